@@ -1,0 +1,73 @@
+"""Data with dynamic batch sizes. Importing the package imports no torch; the names below load on first use."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_HOMES = {
+    "datamodules.schedules": (
+        "Bounded",
+        "Chain",
+        "Constant",
+        "Cosine",
+        "Cyclic",
+        "Exponential",
+        "Inverse",
+        "NoiseSchedule",
+        "OneCycle",
+        "Polynomial",
+        "Schedule",
+        "StepEvery",
+        "Steps",
+        "Triangle",
+        "WarmRestarts",
+        "exchange",
+    ),
+    "datamodules.batches": ("EpochPlan", "PlannedBatchSampler", "PlannedLoader", "plan_epoch", "plan_of"),
+    "datamodules.vision": (
+        "CIFAR10DataModule",
+        "DigitsDataModule",
+        "FashionMNISTDataModule",
+        "ImageDataModule",
+        "ImageFolderDataModule",
+        "MNISTDataModule",
+    ),
+    "datamodules.subsets": ("stratified_subset",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+if TYPE_CHECKING:
+    from datamodules.batches import EpochPlan, PlannedBatchSampler, PlannedLoader, plan_epoch, plan_of
+    from datamodules.schedules import (
+        Bounded,
+        Chain,
+        Constant,
+        Cosine,
+        Cyclic,
+        Exponential,
+        Inverse,
+        NoiseSchedule,
+        OneCycle,
+        Polynomial,
+        Schedule,
+        StepEvery,
+        Steps,
+        Triangle,
+        WarmRestarts,
+        exchange,
+    )
+    from datamodules.subsets import stratified_subset
+    from datamodules.vision import (
+        CIFAR10DataModule,
+        DigitsDataModule,
+        FashionMNISTDataModule,
+        ImageDataModule,
+        ImageFolderDataModule,
+        MNISTDataModule,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,209 @@
+"""LightningDataModules whose batch size may be a schedule, over images that live on the training device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from datamodules.augment import CropAndFlip
+from datamodules.batches import PlannedLoader, Sampling, check_batch_size, contiguous_shard, plan_epoch
+from datamodules.schedules import Schedule, as_schedule
+from datamodules.sources import Prepared, prepare
+from datamodules.subsets import split, stratified_subset
+
+# Per-channel mean and standard deviation of the training images, in [0, 1]; the usual published values.
+STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "mnist": ((0.1307,), (0.3081,)),
+    "fashionmnist": ((0.2860,), (0.3530,)),
+}
+
+
+class ImageDataModule(pl.LightningDataModule):
+    """Images in memory, normalised once, moved to the device once, batched by an epoch plan.
+
+    Args:
+        name: a data set of `datamodules.sources`, or a `Prepared` one.
+        batch_size: examples a step over all devices: a number, or a function of the epoch progress. By default
+            128, or what a NoiseScheduler brings.
+        validation: images held out of the training set by a seeded permutation.
+        train: size of the training subset (stratified); all that is left by default.
+        test: size of the test subset (stratified); all by default.
+        augment: random crop (padding 4) and horizontal flip of the training images.
+        seed: of data order and augmentation. `split_seed` is that of the splits.
+        sampling: "shuffle" (each example once an epoch) or "replacement".
+        max_batch_size: where a growing schedule is clipped; eta takes over the clipped part.
+        drop_last: leave out the examples that no longer fill a batch.
+        watch_test: evaluate the test set together with the validation set after every epoch.
+        dtype: of the images, float32 or float64.
+
+    The plan of every epoch is made anew, so the epoch's length follows the schedule: in `setup` the Trainer is
+    told to reload its loaders every epoch.
+    """
+
+    augment_default: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        name: str | Prepared,
+        data_dir: str | Path = "data",
+        *,
+        batch_size: int | Schedule | None = None,
+        validation: int = 5_000,
+        train: int | None = None,
+        test: int | None = None,
+        augment: bool | None = None,
+        seed: int = 0,
+        split_seed: int = 0,
+        sampling: Sampling = "shuffle",
+        max_batch_size: int | None = None,
+        drop_last: bool = True,
+        eval_batch_size: int = 1_000,
+        watch_test: bool = False,
+        download: bool = True,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.name, self.data_dir, self.download = name, data_dir, download
+        self.batch_size = None if batch_size is None else as_schedule(batch_size, "batch_size")
+        self.validation, self.train, self.test = validation, train, test
+        self.augment = self.augment_default if augment is None else augment
+        self.seed, self.split_seed, self.sampling = seed, split_seed, sampling
+        self.max_batch_size, self.drop_last, self.eval_batch_size = max_batch_size, drop_last, eval_batch_size
+        self.watch_test, self.dtype = watch_test, dtype
+        self.splits: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def prepare_data(self) -> None:
+        if not isinstance(self.name, Prepared):
+            prepare(self.name, self.data_dir, download=self.download)
+
+    def setup(self, stage: str | None = None) -> None:
+        if not self.splits:
+            self._load()
+        if self.trainer is not None:
+            self.trainer.reload_dataloaders_every_n_epochs = 1
+            self._check_batch_size()
+
+    def _load(self) -> None:
+        source = self.name if isinstance(self.name, Prepared) else prepare(self.name, self.data_dir, download=False)
+        arrays = source.arrays()
+        labels = np.asarray(arrays["train_labels"])
+        chosen, held_out = split(labels, self.validation, self.train, self.split_seed)
+        test_labels = np.asarray(arrays["test_labels"])
+        tested = stratified_subset(test_labels, self.test if self.test is not None else len(test_labels), self.split_seed)
+        self.mean, self.std = self._statistics(source.name, arrays["train_images"], chosen)
+        self.num_classes, self.source = source.classes, source
+        for part, array, indices in (
+            ("train", "train", chosen),
+            ("val", "train", held_out),
+            ("test", "test", tested),
+        ):
+            images = torch.from_numpy(np.ascontiguousarray(arrays[f"{array}_images"][indices])).to(self.dtype)
+            images = images.div_(255).sub_(self.mean.view(1, -1, 1, 1)).div_(self.std.view(1, -1, 1, 1))
+            self.splits[part] = images, torch.from_numpy(np.asarray(arrays[f"{array}_labels"])[indices])
+
+    def _statistics(self, name: str, images: np.ndarray, chosen: np.ndarray) -> tuple[Tensor, Tensor]:
+        if name in STATISTICS:
+            mean, std = STATISTICS[name]
+        else:
+            sample = images[np.sort(chosen)[:: max(1, len(chosen) // 5_000)]] / 255
+            mean, std = sample.mean(axis=(0, 2, 3)), np.maximum(sample.std(axis=(0, 2, 3)), 1e-3)
+        return torch.tensor(mean, dtype=self.dtype), torch.tensor(std, dtype=self.dtype)
+
+    @property
+    def examples(self) -> int:
+        """N, the size of the training set."""
+        return len(self.splits["train"][1])
+
+    def _check_batch_size(self) -> Schedule:
+        world_size = self.trainer.world_size if self.trainer is not None else 1
+        return check_batch_size(
+            128 if self.batch_size is None else self.batch_size, self.examples, world_size, self.max_batch_size
+        )
+
+    def _on_device(self, part: str) -> tuple[Tensor, Tensor]:
+        images, labels = self.splits[part]
+        if self.trainer is not None and images.device != self.trainer.strategy.root_device:
+            device = self.trainer.strategy.root_device
+            self.splits[part] = images, labels = images.to(device), labels.to(device)
+        return images, labels
+
+    def train_dataloader(self) -> PlannedLoader:
+        images, labels = self._on_device("train")
+        trainer = self.trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        epoch = trainer.current_epoch if trainer is not None else 0
+        plan = plan_epoch(
+            self.examples,
+            self._check_batch_size(),
+            epoch,
+            seed=self.seed,
+            sampling=self.sampling,
+            world_size=world_size,
+            max_batch_size=self.max_batch_size,
+            drop_last=self.drop_last,
+        )
+        transform = None
+        if self.augment:
+            black = -self.mean / self.std
+            transform = CropAndFlip(self.examples, black, seed=self.seed, epoch=epoch, device=images.device)
+        return PlannedLoader(images, labels, plan, rank=rank, world_size=world_size, transform=transform)
+
+    def _evaluation(self, part: str) -> list[tuple[Tensor, Tensor]]:
+        tensors = self._on_device(part)
+        if self.trainer is not None:
+            shard = contiguous_shard(len(tensors[1]), self.trainer.global_rank, self.trainer.world_size)
+            tensors = tensors[0][shard], tensors[1][shard]
+        return list(zip(*(tensor.split(self.eval_batch_size) for tensor in tensors)))
+
+    def val_dataloader(self) -> list[Any]:
+        parts = ["val", "test"] if self.watch_test else ["val"]
+        return [self._evaluation(part) for part in parts]
+
+    def test_dataloader(self) -> list[tuple[Tensor, Tensor]]:
+        return self._evaluation("test")
+
+
+class CIFAR10DataModule(ImageDataModule):
+    """CIFAR-10, 45 000 / 5 000 / 10 000, cropped and flipped in training."""
+
+    augment_default = True
+
+    def __init__(self, data_dir: str | Path = "data", **options: Any) -> None:
+        super().__init__("cifar10", data_dir, **options)
+
+
+class MNISTDataModule(ImageDataModule):
+    """MNIST, 50 000 / 10 000 / 10 000, no augmentation."""
+
+    def __init__(self, data_dir: str | Path = "data", *, validation: int = 10_000, **options: Any) -> None:
+        super().__init__("mnist", data_dir, validation=validation, **options)
+
+
+class FashionMNISTDataModule(ImageDataModule):
+    """FashionMNIST, 50 000 / 10 000 / 10 000, no augmentation."""
+
+    def __init__(self, data_dir: str | Path = "data", *, validation: int = 10_000, **options: Any) -> None:
+        super().__init__("fashionmnist", data_dir, validation=validation, **options)
+
+
+class ImageFolderDataModule(ImageDataModule):
+    """Images of DATA_DIR/NAME/{train,test}/<class>/*, all of one size."""
+
+    def __init__(self, name: str, data_dir: str | Path = "data", **options: Any) -> None:
+        super().__init__(name, data_dir, **options)
+
+
+class DigitsDataModule(ImageDataModule):
+    """The embedded digits: 10 000 training images (1 000 of them held out) and 2 000 test images.
+
+    `gray=True` gives 28 x 28 x 1 (in place of MNIST), otherwise 32 x 32 x 3 (in place of CIFAR-10).
+    """
+
+    def __init__(self, *, gray: bool = False, validation: int = 1_000, **options: Any) -> None:
+        super().__init__("digits28" if gray else "digits", validation=validation, **options)
