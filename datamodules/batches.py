@@ -6,7 +6,7 @@ It is computed alike on every rank and then split, so that `batch_size` is globa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -235,6 +235,17 @@ def contiguous_shard(examples: int, rank: int, world_size: int) -> slice:
     return slice(examples * rank // world_size, examples * (rank + 1) // world_size)
 
 
-def batches_of(tensors: Sequence[Tensor], size: int) -> list[tuple[Tensor, ...]]:
-    """Consecutive batches of at most `size` examples, as views."""
-    return list(zip(*(tensor.split(size) for tensor in tensors)))
+class EvaluationLoader:
+    """This rank's part of a fixed set in consecutive batches, each example exactly once over all ranks."""
+
+    def __init__(
+        self, inputs: Tensor, targets: Tensor, batch_size: int, *, rank: int = 0, world_size: int = 1
+    ) -> None:
+        shard = contiguous_shard(len(targets), rank, world_size)
+        self.inputs, self.targets, self.batch_size = inputs[shard], targets[shard], batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.targets) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(zip(self.inputs.split(self.batch_size), self.targets.split(self.batch_size)))

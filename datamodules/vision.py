@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datamodules.augment import CropAndFlip
-from datamodules.batches import PlannedLoader, Sampling, check_batch_size, contiguous_shard, plan_epoch
+from datamodules.batches import EvaluationLoader, PlannedLoader, Sampling, check_batch_size, plan_epoch
 from datamodules.schedules import Schedule, as_schedule
 from datamodules.sources import Prepared, prepare
 from datamodules.subsets import split, stratified_subset
@@ -135,9 +135,8 @@ class ImageDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> PlannedLoader:
         images, labels = self._on_device("train")
-        trainer = self.trainer
-        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        epoch = trainer.current_epoch if trainer is not None else 0
+        rank, world_size = self._place()
+        epoch = self.trainer.current_epoch if self.trainer is not None else 0
         plan = plan_epoch(
             self.examples,
             self._check_batch_size(),
@@ -154,18 +153,19 @@ class ImageDataModule(pl.LightningDataModule):
             transform = CropAndFlip(self.examples, black, seed=self.seed, epoch=epoch, device=images.device)
         return PlannedLoader(images, labels, plan, rank=rank, world_size=world_size, transform=transform)
 
-    def _evaluation(self, part: str) -> list[tuple[Tensor, Tensor]]:
-        tensors = self._on_device(part)
-        if self.trainer is not None:
-            shard = contiguous_shard(len(tensors[1]), self.trainer.global_rank, self.trainer.world_size)
-            tensors = tensors[0][shard], tensors[1][shard]
-        return list(zip(*(tensor.split(self.eval_batch_size) for tensor in tensors)))
+    def _evaluation(self, part: str) -> EvaluationLoader:
+        images, labels = self._on_device(part)
+        rank, world_size = self._place()
+        return EvaluationLoader(images, labels, self.eval_batch_size, rank=rank, world_size=world_size)
 
-    def val_dataloader(self) -> list[Any]:
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def val_dataloader(self) -> list[EvaluationLoader]:
         parts = ["val", "test"] if self.watch_test else ["val"]
         return [self._evaluation(part) for part in parts]
 
-    def test_dataloader(self) -> list[tuple[Tensor, Tensor]]:
+    def test_dataloader(self) -> EvaluationLoader:
         return self._evaluation("test")
 
 

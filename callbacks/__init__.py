@@ -1,0 +1,16 @@
+"""Callbacks for any Lightning project. Importing the package imports no torch; the names load on first use."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_HOME = {"NoiseScheduler": "callbacks.noise_schedule"}
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+if TYPE_CHECKING:
+    from callbacks.noise_schedule import NoiseScheduler
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,90 @@
+"""NoiseScheduler: drives the learning rate and the batch size of any Lightning project along one schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+
+from datamodules.schedules import NoiseSchedule, Schedule, as_schedule, bounds
+
+
+class NoiseScheduler(pl.Callback):
+    """Sets eta at the start of every step so that eta/S = n(t), for the S that the batch really has.
+
+        schedule = NoiseSchedule(lr=.005, batch_size=Cyclic(high=640, low=128, period=10))
+        pl.Trainer(callbacks=[NoiseScheduler(schedule)]).fit(module, CIFAR10DataModule())
+
+    Works with any LightningModule (every parameter group gets eta) and any loader with an epoch plan: the data
+    modules of `datamodules`, which take S from the schedule, and DataLoaders with a `PlannedBatchSampler`. Other
+    loaders keep their own batch size; then only a schedule with a constant S can be driven.
+
+    Logs to the Trainer's logger, at its `log_every_n_steps`: `noise/lr`, `noise/batch_size`, `noise/ratio`,
+    `noise/t_eta` (the sum of eta over the steps taken) and `noise/epoch` (the epoch progress t).
+
+    Raises:
+        ValueError: the data module has a batch size of its own that differs from the schedule's.
+    """
+
+    def __init__(self, schedule: NoiseSchedule) -> None:
+        if not isinstance(schedule, NoiseSchedule):
+            raise ValueError(f"schedule: {schedule!r} is not a NoiseSchedule(lr=…, batch_size=…)")
+        self.schedule = schedule
+        self.t_eta = 0.0
+        self.lr = 0.0
+        self.progress = 0.0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        trainer.reload_dataloaders_every_n_epochs = 1  # the epoch's length follows S
+        data: Any = getattr(trainer, "datamodule", None)
+        if data is not None and hasattr(data, "batch_size") and hasattr(data, "max_batch_size"):
+            wanted = as_schedule(self.schedule.batch_size)
+            own: float | Schedule | None = data.batch_size
+            if own is not None and as_schedule(own) != wanted:
+                raise ValueError(f"batch_size: the data module's {own!r} is not the schedule's {wanted!r}")
+            data.batch_size = wanted
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        plan = getattr(trainer.train_dataloader, "plan", None)
+        if plan is None:
+            plan = getattr(getattr(trainer.train_dataloader, "batch_sampler", None), "plan", None)
+        if plan is None:
+            self.progress = trainer.current_epoch + batch_idx / max(1, int(trainer.num_training_batches))
+            low, high = bounds(as_schedule(self.schedule.batch_size))
+            if low != high:
+                raise ValueError("batch_size: the training loader has no epoch plan, so S cannot follow a schedule")
+            self.batch_size = int(low)
+        else:
+            self.progress = plan.progress(batch_idx)
+            self.batch_size = int(plan.edges[batch_idx + 1] - plan.edges[batch_idx])
+        self.lr = self.schedule.setting(self.progress, self.batch_size).lr
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.t_eta += self.lr
+        if trainer.logger is not None and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            trainer.logger.log_metrics(self.state(), step=trainer.global_step)
+
+    def state(self) -> dict[str, float]:
+        """The step just taken, under the names it is logged by."""
+        return {
+            "noise/lr": self.lr,
+            "noise/batch_size": self.batch_size,
+            "noise/ratio": self.lr / self.batch_size,
+            "noise/t_eta": self.t_eta,
+            "noise/epoch": self.progress,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"t_eta": self.t_eta}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.t_eta = state_dict["t_eta"]

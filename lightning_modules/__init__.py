@@ -1,0 +1,24 @@
+"""The paper's networks as LightningModules. Importing the package imports no torch; the names load on first use."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "MLP": "lightning_modules.mlp",
+    "MLPNet": "lightning_modules.mlp",
+    "SGDClassifier": "lightning_modules.classifier",
+    "VGG11": "lightning_modules.vgg",
+    "VGG11Net": "lightning_modules.vgg",
+}
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+if TYPE_CHECKING:
+    from lightning_modules.classifier import SGDClassifier
+    from lightning_modules.mlp import MLP, MLPNet
+    from lightning_modules.vgg import VGG11, VGG11Net
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

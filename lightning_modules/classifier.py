@@ -1,0 +1,116 @@
+"""A network, the mean cross-entropy, and plain SGD: the training that the paper's theory is about."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric
+
+Batch = tuple[Tensor, Tensor]
+
+
+class SGDClassifier(pl.LightningModule):
+    """Trains `network` on the mean cross-entropy with SGD at a learning rate that callbacks may drive.
+
+    Logs, once an epoch: `train/loss` and `train/accuracy` (running means over the epoch's batches, in training
+    mode), `val/loss`, `val/accuracy`, and `test/…` for a second validation loader or in `trainer.test`.
+
+    Args:
+        network: maps inputs to logits (B, classes).
+        lr: learning rate eta.
+        momentum: heavy-ball momentum beta in [0, 1).
+        weight_decay: L2 coefficient.
+    """
+
+    def __init__(self, network: nn.Module, *, lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
+        super().__init__()
+        for name, value in (("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name}: {value!r} is not a non-negative finite number")
+        if momentum >= 1:
+            raise ValueError(f"momentum: {momentum!r} is not below 1")
+        self.network = network
+        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
+        self.evaluations = nn.ModuleDict(
+            {f"{part}_{what}": MeanMetric() for part in ("val", "test") for what in ("loss", "accuracy")}
+        )
+        self._sums: Tensor | None = None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.network(inputs)
+
+    @staticmethod
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        """Mean cross-entropy over a batch, a scalar."""
+        return F.cross_entropy(output, target)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        inputs, targets = batch
+        logits = self.network(inputs)
+        loss = self.loss(logits, targets)
+        self._accumulate(loss.detach(), logits, targets)
+        return loss * self._share(len(targets))
+
+    def _share(self, local: int) -> Tensor | float:
+        """local x ranks / S: makes DDP's mean over ranks the mean over the global batch, however S was split."""
+        if self._trainer is None or self.trainer.world_size == 1:
+            return 1.0
+        total = torch.tensor(float(local), device=self.device, dtype=torch.float64)
+        torch.distributed.all_reduce(total)
+        return local * self.trainer.world_size / total
+
+    @torch.no_grad()
+    def _accumulate(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
+        # Kept as tensors: a `self.log` or a torchmetrics update per step costs more than a small network's step.
+        correct = (logits.argmax(1) == targets).sum()
+        step = torch.stack([loss.double() * len(targets), correct.double(), correct.new_tensor(len(targets)).double()])
+        self._sums = step if self._sums is None else self._sums + step
+
+    def on_train_epoch_start(self) -> None:
+        self._sums = None
+
+    def on_train_epoch_end(self) -> None:
+        if self._sums is None:
+            return
+        sums = self._sums.clone()
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(sums)
+        self.log("train/loss", (sums[0] / sums[2]).float(), rank_zero_only=True)
+        self.log("train/accuracy", (sums[1] / sums[2]).float(), rank_zero_only=True)
+
+    def _evaluate(self, part: str, batch: Batch) -> None:
+        inputs, targets = batch
+        logits = self.network(inputs)
+        self.evaluations[f"{part}_loss"].update(F.cross_entropy(logits, targets, reduction="none"))
+        self.evaluations[f"{part}_accuracy"].update((logits.argmax(1) == targets).to(logits.dtype))
+
+    def _log_evaluation(self, part: str) -> None:
+        for what in ("loss", "accuracy"):
+            metric = self.evaluations[f"{part}_{what}"]
+            if metric.update_called:
+                self.log(f"{part}/{what}", metric.compute())
+                metric.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._evaluate("test" if dataloader_idx else "val", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_evaluation("val")
+        self._log_evaluation("test")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate("test", batch)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_evaluation("test")
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(
+            self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
+        )

@@ -1,0 +1,64 @@
+"""Multilayer perceptrons: the paper's networks on MNIST and FashionMNIST."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from lightning_modules.classifier import SGDClassifier
+from lightning_modules.normalization import BatchNorm1d
+
+
+class MLPNet(nn.Module):
+    """Flattens its input; ReLU hidden layers, He initialisation, optional batch norm before each ReLU.
+
+    Args:
+        hidden: width of every hidden layer; (256, 256) is the network of Figs. 5, 14 and 15 (Arpit et al. 2017).
+        in_features: values an example has, 784 for 28 x 28.
+    """
+
+    def __init__(
+        self,
+        *,
+        hidden: Sequence[int] = (256, 256),
+        batch_norm: bool = False,
+        in_features: int = 784,
+        num_classes: int = 10,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = in_features
+        for out in hidden:
+            layers.append(nn.Linear(width, out))
+            if batch_norm:
+                layers.append(BatchNorm1d(out))
+            layers.append(nn.ReLU(inplace=True))
+            width = out
+        self.layers = nn.Sequential(*layers, nn.Linear(width, num_classes))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images.flatten(1))
+
+
+class MLP(SGDClassifier):
+    """`MLPNet` trained by SGD; see `SGDClassifier` for what it logs."""
+
+    def __init__(
+        self,
+        *,
+        lr: float = 0.1,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        hidden: Sequence[int] = (256, 256),
+        batch_norm: bool = False,
+        in_features: int = 784,
+        num_classes: int = 10,
+    ) -> None:
+        network = MLPNet(hidden=hidden, batch_norm=batch_norm, in_features=in_features, num_classes=num_classes)
+        super().__init__(network, lr=lr, momentum=momentum, weight_decay=weight_decay)
+        self.save_hyperparameters()

@@ -1,0 +1,118 @@
+"""Batch normalisation over the global batch on any backend, or over ghost batches of a fixed size.
+
+torch's SyncBatchNorm refuses CPU tensors; here the statistics of all ranks come from one differentiable all_reduce
+of (sum, sum of squares, count). In eval mode, and on one rank without ghost batches, this is torch's own kernel.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class _AllReduceSum(torch.autograd.Function):
+    """Sum over ranks. Every rank's loss depends on the sum, so the gradient is summed as well."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:  # type: ignore[override]
+        total = local.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        total = gradient.contiguous().clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+
+def _world_size() -> int:
+    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if ready else 1
+
+
+class _BatchNorm(nn.modules.batchnorm._BatchNorm):
+    """See `BatchNorm2d`."""
+
+    def __init__(self, num_features: int, ghost_batch_size: int | None = None, **options: Any) -> None:
+        super().__init__(num_features, **options)
+        if ghost_batch_size is not None and ghost_batch_size < 2:
+            raise ValueError(f"ghost_batch_size: {ghost_batch_size} is less than 2 examples")
+        self.ghost_batch_size = ghost_batch_size
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        if self.ghost_batch_size is not None:
+            return self._over_ghosts(input, self.ghost_batch_size)
+        if _world_size() > 1:
+            return self._over_ranks(input)
+        return super().forward(input)
+
+    def _over_ghosts(self, input: Tensor, size: int) -> Tensor:
+        """Groups of `size` neighbours are normalised apart; a remainder is shared out, so no group is smaller."""
+        self._check_input_dim(input)
+        groups = input.tensor_split(max(1, len(input) // size))
+        dims = [d for d in range(input.dim()) if d != 1]
+        with torch.no_grad():
+            means = torch.stack([g.mean(dims) for g in groups])
+            variances = torch.stack([g.var(dims) for g in groups])  # unbiased, as torch's running variance
+            self._update(means.mean(0), variances.mean(0))
+        normalised = [
+            F.batch_norm(g, None, None, self.weight, self.bias, training=True, eps=self.eps) for g in groups
+        ]
+        return torch.cat(normalised)
+
+    def _over_ranks(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
+        dims = [d for d in range(input.dim()) if d != 1]
+        shape = [1, -1] + [1] * (input.dim() - 2)
+        # Sums about a value that all ranks share: the squares do not cancel when the mean is far from 0.
+        origin = torch.zeros_like(input[:1].mean(dims)) if self.running_mean is None else self.running_mean.clone()
+        shifted = input - origin.view(shape)
+        count = input.new_full((1,), input.numel() // input.shape[1])
+        local = torch.cat([shifted.sum(dims), shifted.square().sum(dims), count])
+        total = _AllReduceSum.apply(local)
+        features, count = input.shape[1], total[-1].detach()
+        mean = total[:features] / count
+        variance = (total[features : 2 * features] / count - mean.square()).clamp_min(0)
+        with torch.no_grad():
+            self._update(mean + origin, variance * count / (count - 1))
+        output = (shifted - mean.view(shape)) * torch.rsqrt(variance + self.eps).view(shape)
+        if self.weight is not None:
+            output = output * self.weight.view(shape) + self.bias.view(shape)
+        return output
+
+    def _update(self, mean: Tensor, variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean), weight)
+        self.running_var.lerp_(variance.to(self.running_var), weight)
+
+
+class BatchNorm2d(_BatchNorm):
+    """torch's BatchNorm2d over the global batch: under DDP the statistics are those of all ranks' examples.
+
+    Args:
+        ghost_batch_size: normalise groups of this many neighbouring examples instead (Hoffer et al. 2017), so that
+            the noise of batch norm does not depend on S. On several ranks the groups lie within a rank: the same
+            as on one if every rank's part is a multiple of it.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() != 4:
+            raise ValueError(f"input: {input.dim()} dimensions, 4 expected")
+
+
+class BatchNorm1d(_BatchNorm):
+    """As `BatchNorm2d`, over (B, C) inputs."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() != 2:
+            raise ValueError(f"input: {input.dim()} dimensions, 2 expected")
