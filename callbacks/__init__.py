@@ -3,11 +3,12 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-_HOME = {"NoiseScheduler": "callbacks.noise_schedule"}
+_HOME = {"NoiseScheduler": "callbacks.noise_schedule", "ProgressFile": "callbacks.progress"}
 __all__ = sorted(_HOME)  # noqa: PLE0605
 
 if TYPE_CHECKING:
     from callbacks.noise_schedule import NoiseScheduler
+    from callbacks.progress import ProgressFile
 
 
 def __getattr__(name: str) -> Any:

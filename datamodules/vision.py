@@ -23,6 +23,9 @@ STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "fashionmnist": ((0.2860,), (0.3530,)),
 }
 
+WATCHED = ("val", "test", "train_subset")
+TRAIN_SUBSET = 1_000  # examples
+
 
 class ImageDataModule(pl.LightningDataModule):
     """Images in memory, normalised once, moved to the device once, batched by an epoch plan.
@@ -39,7 +42,8 @@ class ImageDataModule(pl.LightningDataModule):
         sampling: "shuffle" (each example once an epoch) or "replacement".
         max_batch_size: where a growing schedule is clipped; eta takes over the clipped part.
         drop_last: leave out the examples that no longer fill a batch.
-        watch_test: evaluate the test set together with the validation set after every epoch.
+        watch: what is evaluated after every epoch: "val", then if wanted "test" and "train_subset" (up to 1 000
+            training images, not augmented), in this order.
         dtype: of the images, float32 or float64.
 
     The plan of every epoch is made anew, so the epoch's length follows the schedule: in `setup` the Trainer is
@@ -64,7 +68,7 @@ class ImageDataModule(pl.LightningDataModule):
         max_batch_size: int | None = None,
         drop_last: bool = True,
         eval_batch_size: int = 1_000,
-        watch_test: bool = False,
+        watch: tuple[str, ...] = ("val",),
         download: bool = True,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -75,7 +79,9 @@ class ImageDataModule(pl.LightningDataModule):
         self.augment = self.augment_default if augment is None else augment
         self.seed, self.split_seed, self.sampling = seed, split_seed, sampling
         self.max_batch_size, self.drop_last, self.eval_batch_size = max_batch_size, drop_last, eval_batch_size
-        self.watch_test, self.dtype = watch_test, dtype
+        if watch != WATCHED[: len(watch)] or not watch:
+            raise ValueError(f"watch: {watch!r} is not a beginning of {WATCHED!r}")
+        self.watch, self.dtype = watch, dtype
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}
 
     def prepare_data(self) -> None:
@@ -154,7 +160,9 @@ class ImageDataModule(pl.LightningDataModule):
         return PlannedLoader(images, labels, plan, rank=rank, world_size=world_size, transform=transform)
 
     def _evaluation(self, part: str) -> EvaluationLoader:
-        images, labels = self._on_device(part)
+        images, labels = self._on_device("train" if part == "train_subset" else part)
+        if part == "train_subset":  # already in random order, see `subsets`
+            images, labels = images[:TRAIN_SUBSET], labels[:TRAIN_SUBSET]
         rank, world_size = self._place()
         return EvaluationLoader(images, labels, self.eval_batch_size, rank=rank, world_size=world_size)
 
@@ -162,8 +170,7 @@ class ImageDataModule(pl.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     def val_dataloader(self) -> list[EvaluationLoader]:
-        parts = ["val", "test"] if self.watch_test else ["val"]
-        return [self._evaluation(part) for part in parts]
+        return [self._evaluation(part) for part in self.watch]
 
     def test_dataloader(self) -> EvaluationLoader:
         return self._evaluation("test")

@@ -13,13 +13,15 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
 Batch = tuple[Tensor, Tensor]
+EVALUATED = ("val", "test", "train_subset")  # what the first, second and third validation loader holds
 
 
 class SGDClassifier(pl.LightningModule):
     """Trains `network` on the mean cross-entropy with SGD at a learning rate that callbacks may drive.
 
     Logs, once an epoch: `train/loss` and `train/accuracy` (running means over the epoch's batches, in training
-    mode), `val/loss`, `val/accuracy`, and `test/…` for a second validation loader or in `trainer.test`.
+    mode), `val/loss`, `val/accuracy`; `test/…` for a second validation loader or in `trainer.test`, and
+    `train_subset/…` for a third.
 
     Args:
         network: maps inputs to logits (B, classes).
@@ -38,7 +40,7 @@ class SGDClassifier(pl.LightningModule):
         self.network = network
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.evaluations = nn.ModuleDict(
-            {f"{part}_{what}": MeanMetric() for part in ("val", "test") for what in ("loss", "accuracy")}
+            {f"{part}/{what}": MeanMetric() for part in EVALUATED for what in ("loss", "accuracy")}
         )
         self._sums: Tensor | None = None
 
@@ -87,28 +89,26 @@ class SGDClassifier(pl.LightningModule):
     def _evaluate(self, part: str, batch: Batch) -> None:
         inputs, targets = batch
         logits = self.network(inputs)
-        self.evaluations[f"{part}_loss"].update(F.cross_entropy(logits, targets, reduction="none"))
-        self.evaluations[f"{part}_accuracy"].update((logits.argmax(1) == targets).to(logits.dtype))
+        self.evaluations[f"{part}/loss"].update(F.cross_entropy(logits, targets, reduction="none"))
+        self.evaluations[f"{part}/accuracy"].update((logits.argmax(1) == targets).to(logits.dtype))
 
-    def _log_evaluation(self, part: str) -> None:
-        for what in ("loss", "accuracy"):
-            metric = self.evaluations[f"{part}_{what}"]
-            if metric.update_called:
-                self.log(f"{part}/{what}", metric.compute())
+    def _log_evaluations(self) -> None:
+        for name, metric in self.evaluations.items():
+            if isinstance(metric, MeanMetric) and metric.update_called:
+                self.log(name, metric.compute())
                 metric.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._evaluate("test" if dataloader_idx else "val", batch)
+        self._evaluate(EVALUATED[dataloader_idx], batch)
 
     def on_validation_epoch_end(self) -> None:
-        self._log_evaluation("val")
-        self._log_evaluation("test")
+        self._log_evaluations()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("test", batch)
 
     def on_test_epoch_end(self) -> None:
-        self._log_evaluation("test")
+        self._log_evaluations()
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(

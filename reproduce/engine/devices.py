@@ -1,0 +1,72 @@
+"""What there is to train on, asked without torch: the figure's process must stay light."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from reproduce.engine.options import InputError
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """`accelerator` is "cuda" or "cpu"; `count` is the number of GPUs, or of CPU cores."""
+
+    accelerator: str
+    count: int
+    name: str
+
+    def describe(self) -> str:
+        return f"{self.count} x {self.name}" if self.accelerator == "cuda" else f"{self.count} CPU cores ({self.name})"
+
+
+def detect() -> Hardware:
+    gpus = _gpus()
+    if gpus:
+        return Hardware("cuda", len(gpus), gpus[0])
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Hardware("cpu", cores, _cpu_name())
+
+
+def check(devices: int, hardware: Hardware) -> None:
+    """Raises InputError if a run asks for more devices than there are (on CPU a device is a core)."""
+    if devices > hardware.count:
+        raise InputError(f"--devices: {devices} asked for, here is {hardware.describe()}")
+
+
+def _gpus() -> list[str]:
+    """Names of the visible GPUs by NVML, which starts no CUDA context."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1"):
+        return []
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return []
+    if nvml.nvmlInit_v2() != 0:
+        return []
+    try:
+        count = ctypes.c_uint()
+        nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
+        names = []
+        for index in range(count.value):
+            handle, text = ctypes.c_void_p(), ctypes.create_string_buffer(96)
+            if nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) == 0:
+                nvml.nvmlDeviceGetName(handle, text, 96)
+                names.append(text.value.decode())
+    finally:
+        nvml.nvmlShutdown()
+    return names if visible is None else names[: len(visible.split(","))]
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,105 @@
+"""The command line that all figure scripts share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+Scale = Literal["smoke", "quick", "paper"]
+SCALES: tuple[Scale, ...] = ("smoke", "quick", "paper")
+WANDB_MODES = ("offline", "online", "disabled")
+
+
+class InputError(ValueError):
+    """Bad input: one line that names the field and the value. A script prints it and exits with 2."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a figure script is asked to do. Every field is a flag of the same name."""
+
+    scale: Scale = "quick"
+    data: str | None = None
+    data_dir: Path = Path("data")
+    out: Path = Path("results")
+    seeds: int | None = None
+    devices: int = 1
+    jobs: int | None = None
+    wandb: str = "offline"
+    plot_only: bool = False
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if self.scale not in SCALES:
+            raise InputError(f"--scale: {self.scale!r} is not one of {', '.join(SCALES)}")
+        if self.wandb not in WANDB_MODES:
+            raise InputError(f"--wandb: {self.wandb!r} is not one of {', '.join(WANDB_MODES)}")
+        for name in ("seeds", "devices", "jobs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name}: {value} is less than 1")
+        if self.plot_only and self.dry_run:
+            raise InputError("--dry-run: cannot go with --plot-only")
+        _check_writable(self.out)
+
+
+HELP = {
+    "scale": "smoke (seconds), quick (minutes on two CPU cores, the default) or paper (the paper's own numbers)",
+    "data": "cifar10, mnist, fashionmnist, digits, digits28, or a folder NAME/{train,test}/<class>/* in --data-dir; "
+    "default: the figure's own, or the embedded digits, said loudly, if it is nowhere to be had",
+    "data_dir": "where data sets are looked for and downloaded to (default: data)",
+    "out": "results folder (default: results)",
+    "seeds": "seeds per arm; more seeds train only the new ones (default: the scale's)",
+    "devices": "devices a run trains on together, with DDP (default: 1)",
+    "jobs": "runs at a time (default: one a GPU, or one a CPU core)",
+    "wandb": "W&B mirror: offline (default), online or disabled",
+    "plot_only": "draw and judge what is there; train nothing",
+    "dry_run": "print runs, steps and expected hours; train nothing",
+}
+METAVARS = {"scale": "smoke|quick|paper", "wandb": "offline|online|disabled", "data": "NAME", "data_dir": "DIR", "out": "DIR"}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message.removeprefix("argument "))
+
+
+def parse(description: str, arguments: list[str] | None = None) -> Options:
+    """Options from the command line; ends the process with one line and status 2 on bad input."""
+    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    for field in fields(Options):
+        flag = "--" + field.name.replace("_", "-")
+        if field.type == "bool":
+            parser.add_argument(flag, action="store_true", help=HELP[field.name])
+            continue
+        kind: Any = int if "int" in str(field.type) else Path if field.type == "Path" else str
+        parser.add_argument(
+            flag, type=kind, default=field.default, metavar=METAVARS.get(field.name, "K"), help=HELP[field.name]
+        )
+    try:
+        return Options(**vars(parser.parse_args(arguments)))
+    except InputError as error:
+        refuse(error)
+
+
+def refuse(error: Exception) -> NoReturn:
+    """One line on standard error, exit status 2."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    raise SystemExit(2)
+
+
+def _check_writable(folder: Path) -> None:
+    """That `folder` is, or could be made, a folder we may write to; makes nothing."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out: {str(folder)!r} is not a folder")
+    nearest = folder.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"--out: {str(folder)!r} cannot be written to")
+
+

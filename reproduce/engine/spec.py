@@ -1,0 +1,175 @@
+"""What a run is: a frozen, validated dataclass whose hash names its folder.
+
+A spec is the experiment alone. Where and on what it ran is in the result's provenance; labels, groups and figures
+are not part of it, so figures that need the same network share its run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, fields, is_dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+from datamodules.schedules import Bounded, Inverse, NoiseSchedule, Ratio, as_schedule
+
+PROTOCOL = 1  # of training and measurement; raise it when the same spec would give another result
+PRECISIONS = {"float32": "32-true", "float64": "64-true", "bf16": "bf16-mixed"}
+
+
+@dataclass(frozen=True)
+class VGG11Network:
+    """`lightning_modules.VGG11`, without the optimiser."""
+
+    width: float = 1.0
+    batch_norm: bool = True
+    ghost_batch_size: int | None = None
+    dropout: float = 0.0
+    in_channels: int = 3
+    num_classes: int = 10
+    module = "VGG11"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.width) and self.width > 0):
+            raise ValueError(f"width: {self.width!r} is not a positive finite number")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: {self.dropout!r} is not in [0, 1)")
+
+
+@dataclass(frozen=True)
+class MLPNetwork:
+    """`lightning_modules.MLP`, without the optimiser."""
+
+    hidden: tuple[int, ...] = (256, 256)
+    batch_norm: bool = False
+    in_features: int = 784
+    num_classes: int = 10
+    module = "MLP"
+
+    def __post_init__(self) -> None:
+        if any(width < 1 for width in self.hidden):
+            raise ValueError(f"hidden: {self.hidden!r} are not all positive widths")
+
+
+Network = VGG11Network | MLPNetwork
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set by its content, and the parts of it that a run uses."""
+
+    name: str
+    fingerprint: str
+    train: int
+    validation: int
+    test: int
+    augment: bool = False
+    split_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("train", "validation", "test"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is less than 1 example")
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One training run.
+
+    Attributes:
+        schedule: eta and S as functions of epoch progress; S is global.
+        epochs: passes over the training subset.
+        seed: of weights, data order, augmentation and dropout; each is a stream of its own.
+        evaluate_every: epochs between evaluations; `epochs` is a multiple of it, so the end is evaluated.
+        max_batch_size: where a growing S is clipped (the clipped part goes into eta); N by default.
+    """
+
+    network: Network
+    data: Data
+    schedule: NoiseSchedule
+    epochs: int
+    seed: int
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    sampling: Literal["shuffle", "replacement"] = "shuffle"
+    precision: Literal["float32", "float64", "bf16"] = "float32"
+    evaluate_every: int = 1
+    max_batch_size: int | None = None
+    protocol: int = PROTOCOL
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs: {self.epochs} is less than 1")
+        if self.evaluate_every < 1 or self.epochs % self.evaluate_every:
+            raise ValueError(f"evaluate_every: {self.evaluate_every} does not divide {self.epochs} epochs")
+        if self.seed < 0:
+            raise ValueError(f"seed: {self.seed} is negative")
+        if not (math.isfinite(self.momentum) and 0 <= self.momentum < 1):
+            raise ValueError(f"momentum: {self.momentum!r} is not in [0, 1)")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"weight_decay: {self.weight_decay!r} is not a non-negative finite number")
+        if self.sampling not in ("shuffle", "replacement"):
+            raise ValueError(f"sampling: {self.sampling!r} is neither 'shuffle' nor 'replacement'")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision: {self.precision!r} is not one of {', '.join(PRECISIONS)}")
+        size = as_schedule(self.schedule.batch_size)
+        if isinstance(size, Bounded):
+            low, high = size.bounds
+            largest = low if isinstance(size, Inverse | Ratio) else high  # these are clipped, see contract of `exchange`
+            if largest > self.data.train:
+                raise ValueError(f"batch_size: {largest:g} is larger than the training set of {self.data.train} examples")
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits of a hash over all fields; the name of the run's folder."""
+        return hashlib.sha256(dumps(self).encode()).hexdigest()[:16]
+
+    def check_devices(self, devices: int) -> None:
+        """Raises ValueError if S falls below one example a device."""
+        size = as_schedule(self.schedule.batch_size)
+        if isinstance(size, Bounded) and size.bounds[0] < devices:
+            raise ValueError(f"batch_size: {size.bounds[0]:g} is less than one example on each of {devices} devices")
+
+
+def dumps(value: Any, indent: int | None = None) -> str:
+    """Canonical JSON of a dataclass: equal values give equal text, in every process and Python version."""
+    return json.dumps(encode(value), sort_keys=True, indent=indent, allow_nan=False)
+
+
+def loads(text: str) -> Any:
+    """The dataclass that `dumps` wrote. Raises ValueError if the text is not one."""
+    return decode(json.loads(text))
+
+
+def encode(value: Any, annotation: str = "") -> Any:
+    """JSON data for a dataclass; numbers in fields that are annotated as floats are written as floats."""
+    if is_dataclass(value) and not isinstance(value, type):
+        kind = type(value)
+        if import_module(kind.__module__).__dict__.get(kind.__qualname__) is not kind:
+            raise ValueError(f"{kind.__qualname__}: only a dataclass at the top of a module can be stored")
+        items = {f.name: encode(getattr(value, f.name), str(f.type)) for f in fields(value)}
+        return {"type": f"{kind.__module__}:{kind.__qualname__}"} | items
+    if isinstance(value, tuple | list):
+        return [encode(item, annotation) for item in value]
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | float):
+        return float(value) if "float" in annotation else value
+    raise ValueError(f"{value!r} cannot be stored in a spec; use a frozen dataclass with an importable name")
+
+
+def decode(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(decode(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    try:
+        module, _, name = value["type"].partition(":")
+        kind = getattr(import_module(module), name)
+        if not is_dataclass(kind):
+            raise TypeError(f"{name} is not a dataclass")
+        return kind(**{key: decode(item) for key, item in value.items() if key != "type"})
+    except (KeyError, AttributeError, TypeError, ImportError) as error:
+        raise ValueError(f"spec: cannot be read ({error})") from error

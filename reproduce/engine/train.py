@@ -1,0 +1,227 @@
+"""One run: builds the only Trainer of the project, trains a spec, and records it in the run's folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed
+from torch import Tensor
+
+import lightning_modules
+from callbacks import NoiseScheduler, ProgressFile
+from datamodules.schedules import as_schedule
+from datamodules.sources import Prepared
+from datamodules.streams import integer_seed
+from datamodules.vision import WATCHED, ImageDataModule
+from reproduce.engine.spec import PRECISIONS, Network, RunSpec
+
+
+@dataclass(frozen=True)
+class Job:
+    """The environment a run gets: nothing here changes which experiment it is."""
+
+    data: Prepared
+    accelerator: str = "cpu"
+    devices: int = 1
+    num_nodes: int = 1
+    threads: int = 1
+
+
+def build_module(network: Network, lr: float = 0.0, momentum: float = 0.0, weight_decay: float = 0.0) -> Any:
+    """The network's LightningModule."""
+    kind = getattr(lightning_modules, network.module)
+    module = kind(**asdict(network), lr=lr, momentum=momentum, weight_decay=weight_decay)
+    if any(isinstance(part, torch.nn.Conv2d) for part in module.modules()):
+        module = module.to(memory_format=torch.channels_last)  # 1.2 x on CPU, more on a GPU; the same arithmetic
+    return module
+
+
+def train(spec: RunSpec, job: Job, folder: Path) -> dict[str, Any] | None:
+    """Trains and returns the result on rank 0 (None on others). Rows go to `folder`/metrics.jsonl as they come."""
+    torch.set_num_threads(job.threads)
+    torch.manual_seed(integer_seed(spec.seed, "weights"))
+    lr0 = as_schedule(spec.schedule.lr)(0.0)
+    module = build_module(spec.network, lr0, spec.momentum, spec.weight_decay)
+    data = ImageDataModule(
+        job.data,
+        validation=spec.data.validation,
+        train=spec.data.train,
+        test=spec.data.test,
+        augment=spec.data.augment,
+        seed=spec.seed,
+        split_seed=spec.data.split_seed,
+        sampling=spec.sampling,
+        max_batch_size=spec.max_batch_size,
+        watch=WATCHED,
+        dtype=torch.float64 if spec.precision == "float64" else torch.float32,
+    )
+    noise = NoiseScheduler(spec.schedule)
+    recorder = Recorder(folder / "metrics.jsonl", noise)
+    several = job.devices * job.num_nodes > 1
+    trainer = pl.Trainer(
+        accelerator="gpu" if job.accelerator == "cuda" else "cpu",
+        devices=job.devices,
+        num_nodes=job.num_nodes,
+        strategy="ddp" if several else "auto",
+        precision=PRECISIONS[spec.precision],  # type: ignore[arg-type]
+        max_epochs=spec.epochs,
+        check_val_every_n_epoch=spec.evaluate_every,
+        num_sanity_val_steps=0,
+        callbacks=[DropoutStream(spec.seed), noise, recorder, ProgressFile(folder / "progress.json")],
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    started = time.time()
+    trainer.fit(module, datamodule=data)
+    if not trainer.is_global_zero:
+        return None
+    finite = all(bool(torch.isfinite(p).all()) for p in module.parameters())
+    return recorder.result(finite) | {"provenance": provenance(job, module, time.time() - started)}
+
+
+class DropoutStream(pl.Callback):
+    """Reseeds torch from (seed, step, rank) before each step, if the network draws: dropout needs no saved state."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed, self.active = seed, False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.active = any(isinstance(part, torch.nn.Dropout) for part in pl_module.modules())
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.active:
+            torch.manual_seed(integer_seed(self.seed, "dropout", trainer.global_step, trainer.global_rank))
+
+
+class Recorder(pl.Callback):
+    """Appends a row an epoch: evaluations, eta, S, t_eta, and the loss of every step of the epoch.
+
+    Losses stay tensors until the epoch ends, so a GPU is not waited for. A loss that is not finite ends the run.
+    """
+
+    def __init__(self, path: Path, noise: NoiseScheduler) -> None:
+        self.path, self.noise = path, noise
+        self.rows: list[dict[str, Any]] = []
+        self.first_loss = math.nan
+        self.diverged = False
+        self._losses: list[Tensor] = []
+        self._settings: list[tuple[float, int]] = []
+        self._row: dict[str, Any] | None = None
+        self._file: TextIO | None = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._losses.append(outputs["loss"])
+        self._settings.append((self.noise.lr, self.noise.batch_size))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        losses = torch.stack(self._losses).double()
+        if trainer.world_size > 1:  # each rank's loss is scaled so that the mean over ranks is the global batch's
+            torch.distributed.all_reduce(losses)
+            losses /= trainer.world_size
+        values = losses.tolist()
+        self.diverged = not all(math.isfinite(v) for v in values)
+        trainer.should_stop = trainer.should_stop or self.diverged
+        if math.isnan(self.first_loss):
+            self.first_loss = values[0]
+        self._row = {
+            "epoch": trainer.current_epoch + 1,
+            "step": trainer.global_step,
+            "t_eta": self.noise.t_eta,
+            "steps": {
+                "loss": [v if math.isfinite(v) else None for v in values],
+                "lr": [lr for lr, _ in self._settings],
+                "batch_size": [size for _, size in self._settings],
+            },
+        }
+        self._losses, self._settings = [], []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._flush(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._flush(trainer)
+        if self._file is not None:
+            self._file.close()
+
+    def _flush(self, trainer: pl.Trainer) -> None:
+        """Writes the epoch's row once the module has logged its means, which is after our own epoch-end hook."""
+        if self._row is None or not trainer.is_global_zero:
+            return
+        evaluated = self._row["epoch"] % (trainer.check_val_every_n_epoch or 1) == 0
+        names = [n for n in trainer.callback_metrics if evaluated or n.startswith("train/")]
+        metrics = {name: float(trainer.callback_metrics[name]) for name in names}
+        row = self._row | {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        self._file = self._file or self.path.open("w", encoding="utf-8")
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        self.rows.append(row)
+        self._row = None
+
+    def result(self, finite_weights: bool) -> dict[str, Any]:
+        """Status and last values. Diverged: a loss or weight not finite, or a loss above the first step's."""
+        last = self.rows[-1]
+        final = last.get("train/loss")
+        diverged = self.diverged or not finite_weights or final is None or final > self.first_loss
+        return {
+            "status": "diverged" if diverged else "ok",
+            "first_loss": self.first_loss if math.isfinite(self.first_loss) else None,
+            "final": {k: v for k, v in last.items() if k != "steps"},
+        }
+
+
+def provenance(job: Job, module: pl.LightningModule, seconds: float) -> dict[str, Any]:
+    """Where a result was made: what may differ between two results of one spec."""
+    return {
+        "seconds": round(seconds, 2),
+        "accelerator": job.accelerator,
+        "device": torch.cuda.get_device_name() if job.accelerator == "cuda" else platform.machine(),
+        "devices": job.devices,
+        "num_nodes": job.num_nodes,
+        "threads": job.threads,
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "data_origin": job.data.origin,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "pytorch_lightning": pl.__version__,
+        },
+    }
+
+
+def seconds_per_batch(network: Network, job: Job, sizes: tuple[int, int] = (32, 128)) -> tuple[float, float]:
+    """Median time of a training step at two batch sizes on one device: (seconds a step, seconds an example)."""
+    torch.set_num_threads(job.threads)
+    device = torch.device("cuda" if job.accelerator == "cuda" else "cpu")
+    module = build_module(network, lr=1e-4).to(device)
+    optimizer = module.configure_optimizers()
+    times = []
+    for size in sizes:
+        images = torch.randn(size, job.data.channels, job.data.size, job.data.size, device=device)
+        labels = torch.zeros(size, dtype=torch.long, device=device)
+        elapsed = []
+        for _ in range(4):
+            start = time.perf_counter()
+            optimizer.zero_grad()
+            module.loss(module(images), labels).backward()
+            optimizer.step()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            elapsed.append(time.perf_counter() - start)
+        times.append(sorted(elapsed[1:])[1])
+    per_example = max((times[1] - times[0]) / (sizes[1] - sizes[0]), 1e-9)
+    return max(times[0] - sizes[0] * per_example, 2e-4), per_example

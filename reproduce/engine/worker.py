@@ -1,0 +1,115 @@
+"""The process a run lives in: trains the spec of one folder and leaves result.json there.
+
+Forked from a server that has torch and Lightning loaded (`serve`), or started for several devices, by torchrun or
+by srun as `python -m reproduce.engine.worker RUN_DIR`. It ends when the figure's process ends, however that dies.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import warnings
+from dataclasses import asdict
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from datamodules.sources import Prepared, prepare
+from reproduce.engine import train as training
+from reproduce.engine.files import write_json
+from reproduce.engine.spec import Network, RunSpec, loads
+
+CUT_OFF = "THREE_FACTORS_WATCH_STDIN"  # set for a worker that shall end when its standard input does
+
+
+def run_folder(folder: Path) -> None:
+    """Trains folder/spec.json under folder/job.json."""
+    spec: RunSpec = loads((folder / "spec.json").read_text())
+    job_data = json.loads((folder / "job.json").read_text())
+    job = training.Job(**(job_data | {"data": Prepared(**job_data["data"])}))
+    result = training.train(spec, job, folder)
+    if result is not None:
+        write_json(folder / "result.json", {"key": spec.key} | result)
+
+
+def serve_run(folder: str, gpu: int | None) -> None:
+    """A forked run: own session, own log, own GPU."""
+    _detach(Path(folder) / "log.txt", gpu)
+    run_folder(Path(folder))
+
+
+def serve_prepare(name: str, data_dir: str, download: bool, answer: Connection) -> None:
+    """Prepares a data set where torchvision is loaded; answers with a Prepared or an error line."""
+    _detach(None, None)
+    try:
+        answer.send(asdict(prepare(name, data_dir, download=download)))
+    except ValueError as error:
+        answer.send(str(error))
+
+
+def serve_timing(network: Network, job: training.Job, answer: Connection) -> None:
+    """Times training steps for the forecast."""
+    _detach(None, 0 if job.accelerator == "cuda" else None)
+    answer.send(training.seconds_per_batch(network, job))
+
+
+def _detach(log: Path | None, gpu: int | None) -> None:
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the figure's to handle
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    _end_with(lambda: wait([parent.sentinel]))
+    if log is not None:
+        _redirect(log)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = _visible(gpu)
+    _quiet()
+
+
+def _visible(gpu: int) -> str:
+    """The gpu-th of the devices that are visible already."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[gpu] if visible else str(gpu)
+
+
+def _redirect(log: Path) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def _end_with(wait_for_end: Any) -> None:
+    """Kills this process's whole group once `wait_for_end` returns."""
+
+    def watch() -> None:
+        wait_for_end()
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True, name="ends with the figure's process").start()
+
+
+def _quiet() -> None:
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+
+
+def main() -> None:
+    if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "spec.json").is_file():
+        print("usage: python -m reproduce.engine.worker RUN_DIR (a folder with spec.json and job.json)", file=sys.stderr)
+        raise SystemExit(2)
+    if os.environ.get(CUT_OFF):
+        _end_with(sys.stdin.buffer.read)
+    _quiet()
+    folder = Path(sys.argv[1])
+    run_folder(folder)
+
+
+if __name__ == "__main__":
+    main()

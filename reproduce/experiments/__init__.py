@@ -1,0 +1,1 @@
+"""Run definitions that figures share."""

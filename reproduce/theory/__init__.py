@@ -1,0 +1,1 @@
+"""Potentials, the SGD simulator and its references."""
