@@ -1,0 +1,101 @@
+"""What a script shows while it runs: one live display on a terminal, one line a run without."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from reproduce.engine.runner import Task
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def say(text: str, style: str | None = None) -> None:
+    console.print(text, style=style, markup=False)
+
+
+def duration(seconds: float) -> str:
+    """'45 s', '4 min', '3.5 h', '12 days'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min" if seconds >= 600 else f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"
+
+
+class Display:
+    """An outer bar over all runs and an inner bar for each run in progress. A `Watcher` of the runner.
+
+    Args:
+        weights: expected share of the work, by label; the outer bar moves with work, not with the count of runs.
+    """
+
+    def __init__(self, weights: dict[str, float], done: int) -> None:
+        self.weights, self.done, self.total = weights, done, done + len(weights)
+        self.live = sys.stdout.isatty()
+        self.finished_work = 0.0
+        self.bars: dict[int, TaskID] = {}
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=28),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            refresh_per_second=5,
+            disable=not self.live,
+        )
+        self.outer = self.progress.add_task(self._runs(), total=sum(weights.values()))
+
+    def __enter__(self) -> Display:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def _runs(self) -> str:
+        return f"{'runs':<11}{self.done:>4} of {self.total:<12}"
+
+    def started(self, task: Task, slot: int, attempt: int) -> None:
+        if slot in self.bars:
+            self.progress.remove_task(self.bars.pop(slot))
+        self.bars[slot] = self.progress.add_task(f"  {task.label:<29}", total=1.0)
+
+    def polled(self, active: dict[int, Task]) -> None:
+        under_way = 0.0
+        for slot, task in active.items():
+            fraction = task.folder.fraction()
+            self.progress.update(self.bars[slot], completed=fraction)
+            under_way += fraction * self.weights[task.label]
+        self.progress.update(self.outer, completed=self.finished_work + under_way)
+
+    def finished(self, task: Task, slot: int, seconds: float, result: dict[str, Any]) -> None:
+        self._end(slot, task)
+        self.done += 1
+        self.progress.update(self.outer, description=self._runs(), completed=self.finished_work)
+        outcome = describe(result)
+        say(f"  {self.done:>3}/{self.total}  {task.label:<30} {outcome}  {duration(seconds):>8}")
+
+    def failed(self, task: Task, slot: int, attempt: int, reason: str) -> None:
+        self._end(slot, None)
+        again = "started once more" if attempt == 1 else "given up"
+        say(f"  {task.label}: {reason}; {again}; log: {task.folder.log}", style="bold red")
+
+    def _end(self, slot: int, task: Task | None) -> None:
+        self.progress.remove_task(self.bars.pop(slot))
+        if task is not None:
+            self.finished_work += self.weights[task.label]
+
+
+def describe(result: dict[str, Any]) -> str:
+    """One run's end in a few words."""
+    final = result["final"]
+    if result["status"] == "diverged":
+        return f"diverged at epoch {final['epoch']}".ljust(39)
+    return f"train loss {final['train/loss']:7.4f}  test {100 * final['test/accuracy']:6.2f} %"

@@ -1,0 +1,102 @@
+"""The results folder: OUT/runs/KEY/ for runs, OUT/FIGURE/SCALE/ for figures. result.json existing means done."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from datamodules.sources import Prepared
+from reproduce.engine.files import read_lines, write_json, write_text
+from reproduce.engine.spec import RunSpec, dumps
+
+SCRATCH = ("metrics.jsonl", "progress.json", "result.json")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's files."""
+
+    path: Path
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    def result(self) -> dict[str, Any] | None:
+        """The finished result, None if there is none yet. Raises ValueError if it is damaged."""
+        file = self.path / "result.json"
+        try:
+            result = json.loads(file.read_text(encoding="utf-8"))
+            if result["key"] != self.path.name or result["status"] not in ("ok", "diverged"):
+                raise ValueError("not this run's result")
+            epochs = result["final"]["epoch"]
+            rows = read_lines(self.path / "metrics.jsonl")
+            if not rows or rows[-1]["epoch"] != epochs:
+                raise ValueError(f"metrics.jsonl does not reach epoch {epochs}")
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"{file} is damaged ({error})") from error
+        return result
+
+    def rows(self) -> list[dict[str, Any]]:
+        return read_lines(self.path / "metrics.jsonl")
+
+    def fraction(self) -> float:
+        """How far the run is, in [0, 1]."""
+        try:
+            return float(json.loads((self.path / "progress.json").read_text())["fraction"])
+        except (OSError, ValueError, KeyError):
+            return 0.0
+
+    def prepare(self, spec: RunSpec, job: dict[str, Any]) -> None:
+        """Makes the folder ready for a run from its start."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for name in SCRATCH:
+            (self.path / name).unlink(missing_ok=True)
+        write_text(self.path / "spec.json", dumps(spec, indent=1) + "\n")
+        write_json(self.path / "job.json", job)
+
+    def set_aside(self) -> Path:
+        """Moves a damaged folder out of the way and returns where it is now."""
+        target = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+        number = 1
+        while target.exists():
+            number += 1
+            target = target.with_name(f"{target.name.split('~')[0]}~{number}")
+        self.path.rename(target)
+        return target
+
+
+class Results:
+    """All runs below one OUT folder."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def folder(self, spec: RunSpec) -> RunFolder:
+        return RunFolder(self.out / "runs" / spec.key)
+
+    def finished(self, spec: RunSpec, say: Callable[[str], None]) -> dict[str, Any] | None:
+        """The run's result if it is done; a damaged one is told, set aside, and counts as absent."""
+        folder = self.folder(spec)
+        try:
+            return folder.result()
+        except ValueError as error:
+            say(f"damaged result: {error}; set aside as {folder.set_aside().name}, to be trained again")
+            return None
+
+
+def job_data(data: Prepared, accelerator: str, devices: int, threads: int) -> dict[str, Any]:
+    """What `worker` reads as its Job."""
+    return {
+        "data": asdict(data),
+        "accelerator": accelerator,
+        "devices": devices,
+        "num_nodes": 1,
+        "threads": threads,
+    }

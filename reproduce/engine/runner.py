@@ -1,0 +1,211 @@
+"""Runs specs, each in a process of its own, several at a time; retries a crashed one once.
+
+One-device runs are forked from a server that has torch and Lightning loaded. Runs on several devices are started as
+`python -m reproduce.engine.worker`, because Lightning's DDP starts that command again for every rank.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, Protocol
+
+from datamodules.sources import DataError, Prepared
+from reproduce.engine.results import RunFolder
+
+ATTEMPTS = 2
+POLL = 0.1  # seconds
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run to be done: its folder is prepared, `label` is for people."""
+
+    label: str
+    folder: RunFolder
+    prepare: Callable[[], None]
+
+
+class Watcher(Protocol):
+    """Told what happens; called from the runner's loop, every `POLL` seconds at least."""
+
+    def started(self, task: Task, slot: int, attempt: int) -> None: ...
+    def polled(self, active: dict[int, Task]) -> None: ...
+    def finished(self, task: Task, slot: int, seconds: float, result: dict[str, Any]) -> None: ...
+    def failed(self, task: Task, slot: int, attempt: int, reason: str) -> None: ...
+
+
+class Server:
+    """The fork server. It starts on first use, in about the time that importing torch and Lightning takes."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["reproduce.engine.worker"])
+
+    @contextmanager
+    def _importable(self) -> Iterator[None]:
+        """sys.path does not reach the server; PYTHONPATH does. Only what is set before its start counts."""
+        before = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *([before] if before else [])])
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["PYTHONPATH"]
+            else:
+                os.environ["PYTHONPATH"] = before
+
+    def start(self, function: str, *arguments: Any) -> Any:
+        """Starts `reproduce.engine.worker.<function>` in a forked process."""
+        with self._importable():
+            process = self._context.Process(target=_call_worker, args=(function, arguments))
+            process.start()
+        return process
+
+    def prepare(self, name: str, data_dir: Path, download: bool = True) -> Prepared:
+        """`sources.prepare` in a process that has torchvision. Raises DataError."""
+        answer = self._ask("serve_prepare", name, str(data_dir), download)
+        if isinstance(answer, str):
+            raise DataError(answer)
+        return Prepared(**answer)
+
+    def time_steps(self, network: Any, job: dict[str, Any]) -> tuple[float, float]:
+        """(seconds a step, seconds an example) of a training step."""
+        return self._ask("serve_timing", network, job)
+
+    def _ask(self, function: str, *arguments: Any) -> Any:
+        ours, theirs = multiprocessing.Pipe(duplex=False)
+        process = self.start(function, *arguments, theirs)
+        theirs.close()
+        try:
+            return ours.recv()
+        except EOFError:
+            process.join()
+            raise RuntimeError(f"{function} ended with status {process.exitcode} and no answer") from None
+        finally:
+            ours.close()
+            process.join()
+
+
+def _call_worker(function: str, arguments: tuple[Any, ...]) -> None:
+    from reproduce.engine import worker
+
+    getattr(worker, function)(*arguments)
+
+
+@dataclass
+class _Active:
+    task: Task
+    attempt: int
+    process: Any
+    since: float
+
+    @property
+    def sentinel(self) -> Any:
+        return getattr(self.process, "sentinel", None)
+
+    def exit_code(self) -> int | None:
+        return self.process.exitcode if self.sentinel is not None else self.process.poll()
+
+    def kill(self) -> None:
+        """Ends the run's whole process session; ranks of a multi-device run are in it."""
+        for end in (os.killpg, os.kill):  # before a forked worker's setsid it has no group of its own
+            try:
+                end(self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        if self.sentinel is not None:
+            self.process.join()
+        else:
+            self.process.wait()
+
+
+class Runner:
+    """Does tasks on `jobs` slots; slot i uses GPU i where there are GPUs."""
+
+    def __init__(self, server: Server, jobs: int, devices: int = 1, gpus: int = 0) -> None:
+        self.server, self.jobs, self.devices, self.gpus = server, jobs, devices, gpus
+
+    def run(self, tasks: list[Task], watcher: Watcher) -> list[Task]:
+        """Runs all tasks and returns those that failed twice. Whatever ends it leaves no process behind."""
+        waiting, active, failed = [(task, 1) for task in tasks], {}, []
+        try:
+            while waiting or active:
+                for slot in range(self.jobs):
+                    if slot not in active and waiting:
+                        task, attempt = waiting.pop(0)
+                        active[slot] = self._start(task, attempt, slot)
+                        watcher.started(task, slot, attempt)
+                self._wait(list(active.values()))
+                watcher.polled({slot: run.task for slot, run in active.items()})
+                for slot, run in list(active.items()):
+                    if run.exit_code() is None:
+                        continue
+                    run.kill()  # a rank that survived the first one's death
+                    del active[slot]
+                    reason = self._outcome(run, watcher, slot)
+                    if reason is None:
+                        continue
+                    watcher.failed(run.task, slot, run.attempt, reason)
+                    if run.attempt < ATTEMPTS:
+                        waiting.insert(0, (run.task, run.attempt + 1))
+                    else:
+                        failed.append(run.task)
+        finally:
+            for run in active.values():
+                run.kill()
+        return failed
+
+    def _outcome(self, run: _Active, watcher: Watcher, slot: int) -> str | None:
+        """None if the run left a result; otherwise why it has none."""
+        try:
+            result = run.task.folder.result()
+        except ValueError as error:
+            return str(error)
+        if result is None:
+            code = run.exit_code()
+            return f"killed by signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+        watcher.finished(run.task, slot, time.monotonic() - run.since, result)
+        return None
+
+    def _start(self, task: Task, attempt: int, slot: int) -> _Active:
+        task.prepare()
+        with task.folder.log.open("a") as log:
+            log.write(f"--- attempt {attempt}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        path = task.folder.path.absolute()
+        process: Any
+        if self.devices == 1:
+            process = self.server.start("serve_run", str(path), slot % self.gpus if self.gpus else None)
+        else:
+            process = self._start_command(path)
+        return _Active(task, attempt, process, time.monotonic())
+
+    def _start_command(self, path: Path) -> subprocess.Popen[bytes]:
+        with (path / "log.txt").open("a") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "reproduce.engine.worker", str(path)],
+                cwd=CHECKOUT,
+                env=os.environ | {"THREE_FACTORS_WATCH_STDIN": "1", "PYTHONPATH": str(CHECKOUT)},
+                stdin=subprocess.PIPE,  # its end tells the ranks that we are gone
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    @staticmethod
+    def _wait(active: list[_Active]) -> None:
+        sentinels = [run.sentinel for run in active if run.sentinel is not None]
+        if len(sentinels) == len(active):
+            wait(sentinels, timeout=POLL)
+        else:
+            time.sleep(POLL)
