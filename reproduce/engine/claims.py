@@ -1,0 +1,209 @@
+"""Claims as statistics that are fixed before the runs, and the verdict rules; the same for every figure.
+
+Directional: supported if the one-sided 95 % bound excludes 0 the claimed way, not supported if the two-sided 90 %
+interval excludes the smallest effect of interest, else inconclusive. Equivalence: supported if the 90 % interval
+lies inside the margin, not supported if wholly outside, else inconclusive. Holm's correction within a figure can
+only take a support back. Not judged: smoke scale, fewer than two runs an arm, or data that are not the figure's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from scipy import stats
+
+from reproduce.engine.table import Table
+
+Verdict = Literal["supported", "not supported", "inconclusive", "not judged"]
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim and what became of it. `low` and `high` bound `value` at 90 % (two one-sided 95 % bounds)."""
+
+    claim: str
+    statistic: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    verdict: Verdict
+    p: float | None = None
+    p_holm: float | None = None
+    power: float | None = None
+    paper: str | None = None
+    note: str = ""
+    data: str = ""
+    arm: str = "epochs"
+
+    def as_json(self) -> dict[str, Any]:
+        return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in asdict(self).items()}
+
+
+def equivalent(
+    table: Table, a: str, b: str, *, on: str, margin: float, claim: str, paper: str | None = None
+) -> Claim:
+    """Two one-sided Welch tests (TOST): the means of two arms differ by less than `margin`."""
+    x, y = table.values(a, on), table.values(b, on)
+    statistic = f"mean {on}, '{a}' minus '{b}'; TOST ±{margin:g}"
+    if min(len(x), len(y)) < 2:
+        return _unjudged(claim, statistic, x, y, paper)
+    mean, error, df = _welch(x, y)
+    low, high = _interval(mean, error, df)
+    p = float(max(stats.t.sf((mean + margin) / error, df), stats.t.cdf((mean - margin) / error, df)))
+    return Claim(claim, statistic, mean, low, high, min(len(x), len(y)), _within(low, high, margin), p, paper=paper)
+
+
+def share_of_effect(
+    table: Table,
+    a: str,
+    b: str,
+    control: str,
+    *,
+    on: str,
+    margin: float,
+    claim: str,
+    paper: str | None = None,
+) -> Claim:
+    """The difference of a pair as a share of what the noise does: (A - B) / ((A + B)/2 - control), by Fieller.
+
+    Equivalence with `margin`, if noise has a visible effect: the denominator's 90 % interval excludes 0. Otherwise
+    the share is unbounded and the verdict is 'inconclusive', whatever A - B is.
+    """
+    x, y, z = (table.values(label, on) for label in (a, b, control))
+    statistic = f"('{a}' - '{b}') / (their mean - '{control}'), {on}; Fieller, margin {margin:.3g}"
+    if min(len(x), len(y), len(z)) < 2:
+        return _unjudged(claim, statistic, x, y, paper, z)
+    sizes = np.array([len(x), len(y), len(z)])
+    df = int(sizes.sum() - 3)
+    variance = sum(float(((v - v.mean()) ** 2).sum()) for v in (x, y, z)) / df / sizes
+    means = np.array([x.mean(), y.mean(), z.mean()])
+    top, bottom = np.array([1.0, -1.0, 0.0]), np.array([0.5, 0.5, -1.0])
+    a_hat, d_hat = float(top @ means), float(bottom @ means)
+    v_aa, v_dd, v_ad = (float((u * w) @ variance) for u, w in ((top, top), (bottom, bottom), (top, bottom)))
+    t = float(stats.t.ppf(1 - ALPHA, df))
+    n = int(sizes.min())
+    if d_hat**2 <= t**2 * v_dd:
+        note = "noise has no visible effect here: the control does not differ"
+        return Claim(claim, statistic, a_hat / d_hat if d_hat else None, None, None, n, "inconclusive", 1.0,
+                     paper=paper, note=note)  # fmt: skip
+    # The roots of (a - r d)^2 = t^2 Var(a - r d) in r.
+    quadratic = [d_hat**2 - t**2 * v_dd, -2 * (a_hat * d_hat - t**2 * v_ad), a_hat**2 - t**2 * v_aa]
+    low, high = sorted(float(r) for r in np.roots(quadratic).real)
+    sign = math.copysign(1, d_hat)
+
+    def one_sided(ratio: float, side: float) -> float:
+        error = math.sqrt(v_aa - 2 * ratio * v_ad + ratio**2 * v_dd)
+        return float(stats.t.sf(side * sign * (a_hat - ratio * d_hat) / error, df))
+
+    p = max(one_sided(-margin, 1), one_sided(margin, -1))
+    return Claim(claim, statistic, a_hat / d_hat, low, high, n, _within(low, high, margin), p, paper=paper)
+
+
+def differ(
+    table: Table,
+    a: str,
+    b: str,
+    *,
+    on: str,
+    smallest: float,
+    claim: str,
+    paper: str | None = None,
+) -> Claim:
+    """Directional Welch test: the mean of `a` is above that of `b`; `smallest` is the effect of interest."""
+    x, y = table.values(a, on), table.values(b, on)
+    statistic = f"mean {on}, '{a}' minus '{b}'; > 0, smallest effect of interest {smallest:g}"
+    if min(len(x), len(y)) < 2:
+        return _unjudged(claim, statistic, x, y, paper)
+    mean, error, df = _welch(x, y)
+    low, high = _interval(mean, error, df)
+    verdict: Verdict = "supported" if low > 0 else "not supported" if high < smallest else "inconclusive"
+    p = float(stats.t.sf(mean / error, df))
+    return Claim(claim, statistic, mean, low, high, min(len(x), len(y)), verdict, p, paper=paper)
+
+
+def same_curve(
+    table: Table, a: str, b: str, *, on: str, bound: float, claim: str, paper: str | None = None
+) -> Claim:
+    """Curves of two arms are no further apart than two seeds: mean distance between arms over that within them.
+
+    The distance of two runs is the root mean square difference over the epochs' ends (equal t_eta within a pair).
+    The interval is the jackknife's over seeds, on the logarithm; supported if its one-sided 95 % upper bound lies
+    below `bound`, not supported if the lower one lies above.
+    """
+    (_, eta_a, x), (_, eta_b, y) = table.curves(a, on), table.curves(b, on)
+    n = min(len(x), len(y))
+    statistic = f"distance of {on} curves between '{a}' and '{b}' over that between seeds; upper bound < {bound:g}"
+    if n < 3:
+        return _unjudged(claim, statistic, x, y, paper)
+    if len(eta_a) != len(eta_b) or not np.allclose(eta_a, eta_b, rtol=1e-6):
+        raise ValueError(f"same_curve: '{a}' and '{b}' are not measured at the same t_eta")
+    x, y = x[:n], y[:n]
+    value = _log_distance_ratio(x, y)
+    left_out = np.array([_log_distance_ratio(np.delete(x, i, 0), np.delete(y, i, 0)) for i in range(n)])
+    error = math.sqrt((n - 1) / n * float(((left_out - left_out.mean()) ** 2).sum()))
+    t = float(stats.t.ppf(1 - ALPHA, n - 1))
+    low, high = math.exp(value - t * error), math.exp(value + t * error)
+    verdict: Verdict = "supported" if high < bound else "not supported" if low > bound else "inconclusive"
+    p = float(stats.t.sf((math.log(bound) - value) / error, n - 1))
+    return Claim(claim, statistic, math.exp(value), low, high, n, verdict, p, paper=paper)
+
+
+def _log_distance_ratio(x: np.ndarray, y: np.ndarray) -> float:
+    def distances(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        return np.sqrt(((u[:, None] - v[None]) ** 2).mean(-1))
+
+    off = ~np.eye(len(x), dtype=bool)  # the same seed in both arms shares its initial weights: left out on both sides
+    within = np.concatenate([distances(x, x)[off], distances(y, y)[off]]).mean()
+    return math.log(distances(x, y)[off].mean() / within)
+
+
+def _welch(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+    """Difference of means, its standard error, Satterthwaite's degrees of freedom."""
+    vx, vy = x.var(ddof=1) / len(x), y.var(ddof=1) / len(y)
+    error = max(math.sqrt(vx + vy), 1e-12)
+    df = (vx + vy) ** 2 / max(vx**2 / (len(x) - 1) + vy**2 / (len(y) - 1), 1e-48)
+    return float(x.mean() - y.mean()), error, max(float(df), 1.0)
+
+
+def _interval(mean: float, error: float, df: float) -> tuple[float, float]:
+    half = float(stats.t.ppf(1 - ALPHA, df)) * error
+    return mean - half, mean + half
+
+
+def _within(low: float, high: float, margin: float) -> Verdict:
+    if -margin < low and high < margin:
+        return "supported"
+    return "not supported" if low > margin or high < -margin else "inconclusive"
+
+
+def _unjudged(claim: str, statistic: str, *others: Any) -> Claim:
+    counts = [len(other) for other in others if isinstance(other, np.ndarray)]
+    paper = next((other for other in others if isinstance(other, str)), None)
+    note = "too few runs that trained"
+    return Claim(claim, statistic, None, None, None, min(counts), "not judged", paper=paper, note=note)
+
+
+def holm(claims: list[Claim]) -> list[Claim]:
+    """Holm's adjusted p; a support whose adjusted p exceeds 5 % becomes inconclusive."""
+    tested = sorted((c.p, i) for i, c in enumerate(claims) if c.p is not None)
+    adjusted, running = list(claims), 0.0
+    for rank, (p, index) in enumerate(tested):
+        running = max(running, min(1.0, p * (len(tested) - rank)))
+        claim = replace(claims[index], p_holm=running)
+        if claim.verdict == "supported" and running > ALPHA:
+            claim = replace(claim, verdict="inconclusive", note="alone it would be supported; not after Holm")
+        adjusted[index] = claim
+    return adjusted
+
+
+def power(check: Callable[[Table], list[Claim]], draw: Callable[[np.random.Generator], Table], trials: int = 300) -> list[float]:
+    """The share of simulated experiments, drawn under the claims' truth, in which each claim ends 'supported'."""
+    random = np.random.Generator(np.random.PCG64(20171113))
+    verdicts = [[c.verdict == "supported" for c in holm(check(draw(random)))] for _ in range(trials)]
+    return [round(float(share), 3) for share in np.mean(verdicts, axis=0)]

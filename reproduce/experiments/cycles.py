@@ -1,0 +1,140 @@
+"""VGG-11 on cyclic and constant noise schedules, each once in eta and once in S: the runs of Figures 4 and 13."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from datamodules.schedules import Cyclic, NoiseSchedule, exchange
+from datamodules.sources import Prepared
+from reproduce.engine.options import InputError, Scale
+from reproduce.engine.spec import Data, RunSpec, VGG11Network
+from reproduce.engine.table import Table
+
+CYCLIC_S, CYCLIC_ETA = "cyclic S", "cyclic eta"
+SMALL_S, LARGE_S = "constant, small S", "constant, large S"
+NOISE_CONTROL = "noise control"
+MEAN_NOISE, ROOT_EPOCHS, ROOT_TIME = "mean noise", "root rule, equal epochs", "root rule, equal t_eta"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a scale changes. eta and S each take two values, 5 apart, so that n does as well."""
+
+    width: float
+    train: int
+    validation: int
+    test: int
+    epochs: int
+    period: float
+    lr: tuple[float, float]
+    batch_size: tuple[int, int]
+    seeds: int
+    extra_controls: bool
+    seed_sd: float  # assumed for the power, before training; of test accuracy
+    effect: float  # of 5x less noise on test accuracy, assumed likewise
+
+
+# The paper's caption and Section 4.2; epochs, square wave and cycle length are not stated there.
+PAPER = Settings(
+    width=1.0,
+    train=44_800,
+    validation=5_000,
+    test=10_000,
+    epochs=300,
+    period=10,
+    lr=(0.001, 0.005),
+    batch_size=(128, 640),
+    seeds=5,
+    extra_controls=True,
+    seed_sd=0.003,
+    effect=0.02,
+)
+QUICK = Settings(
+    width=1 / 8,
+    train=3_200,
+    validation=1_000,
+    test=2_000,
+    epochs=18,
+    period=6,
+    lr=(0.02, 0.1),
+    batch_size=(32, 160),
+    seeds=4,
+    extra_controls=False,
+    seed_sd=0.01,
+    effect=0.04,
+)
+SMOKE = replace(QUICK, width=1 / 32, train=320, validation=100, test=200, epochs=2, period=2, seeds=1)
+SETTINGS: dict[Scale, Settings] = {"smoke": SMOKE, "quick": QUICK, "paper": PAPER}
+
+# paper | quick | why
+REDUCTIONS = [
+    ("VGG-11, width 1", "width 1/8", "64 times less arithmetic"),
+    ("44 800 training images", "3 200", "time; divisible by every constant S"),
+    ("300 epochs, cycle 10", "18 epochs, cycle 6", "time; three whole cycles"),
+    ("S 128-640", "S 32-160", "20 steps an epoch at the largest S"),
+    ("eta 0.001-0.005", "eta 0.02-0.1", "trains in 18 epochs; see the README for how it was chosen"),
+    ("all controls", "noise control only", "time; the others belong to no claim of Figure 4"),
+    ("5 seeds", "4 seeds", "time"),
+]
+
+
+def runs(scale: Scale, source: Prepared) -> dict[str, RunSpec]:
+    """label -> the run of seed 0; other seeds differ in `seed` alone."""
+    s = SETTINGS[scale]
+    if source.size != 32:
+        raise InputError(f"--data: {source.name!r} has {source.size} x {source.size} images, VGG-11 takes 32 x 32")
+    for field, wanted, there in (("train", s.train + s.validation, source.train), ("test", s.test, source.test)):
+        if wanted > there:
+            raise InputError(f"--data: {source.name!r} has {there} {field} images, --scale {scale} takes {wanted}")
+    (lr_low, lr_high), (small, large) = s.lr, s.batch_size
+    data = Data(
+        source.name,
+        source.fingerprint,
+        train=s.train,
+        validation=s.validation,
+        test=s.test,
+        augment=source.name not in ("digits", "digits28"),  # a mirrored digit is another sign, or none
+    )
+    network = VGG11Network(width=s.width, in_channels=source.channels, num_classes=source.classes)
+
+    def run(schedule: NoiseSchedule, stretch: float = 1.0) -> RunSpec:
+        epochs = round(s.epochs * stretch)
+        every = round(stretch) if epochs % round(stretch) == 0 else 1
+        return RunSpec(network, data, schedule, epochs, seed=0, evaluate_every=every)
+
+    # A cycle starts at high noise, that is at small S, and ends at low noise.
+    cyclic = NoiseSchedule(lr_high, Cyclic(high=large, low=small, period=s.period, phase=0.5))
+    constant = NoiseSchedule(lr_low, small)
+    ratio = large / small
+    specs = {
+        CYCLIC_S: run(cyclic),
+        CYCLIC_ETA: run(exchange(cyclic)),
+        SMALL_S: run(constant),
+        LARGE_S: run(constant.scaled(ratio)),
+        # As many steps, of the same eta, to the same t_eta as SMALL_S; only the noise is 5 times smaller.
+        NOISE_CONTROL: run(NoiseSchedule(lr_low, large), stretch=ratio),
+    }
+    if s.extra_controls:
+        root = NoiseSchedule(lr_low * ratio**0.5, large)
+        specs |= {
+            MEAN_NOISE: run(NoiseSchedule((lr_low + lr_high) / 2, small)),
+            ROOT_EPOCHS: run(root),
+            ROOT_TIME: run(root, stretch=ratio**0.5),
+        }
+    return specs
+
+
+def imagined(scale: Scale, seeds: int, random: np.random.Generator) -> Table:
+    """An experiment in which the pairs are equal and noise matters as `Settings` assumes: what power is about."""
+    s = SETTINGS[scale]
+    frames, rows = [], {}
+    for label in (CYCLIC_S, CYCLIC_ETA, SMALL_S, LARGE_S, NOISE_CONTROL):
+        mean = 0.8 - (s.effect if label == NOISE_CONTROL else 0)
+        for seed in range(seeds):
+            frames.append((label, seed, "ok", random.normal(mean, s.seed_sd)))
+            curve = random.normal(0, 1, 10)  # ten independent deviations a curve
+            rows[label, seed] = pd.DataFrame({"t_eta": np.arange(10.0), "train/loss": curve})
+    return Table(pd.DataFrame(frames, columns=["label", "seed", "status", "test/accuracy"]), rows)
