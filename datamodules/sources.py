@@ -29,6 +29,10 @@ class DataError(ValueError):
     """Data that are missing, damaged or unknown; the message is one line."""
 
 
+class DamagedData(DataError):
+    """Data that are there and cannot be used."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A prepared data set: `folder` holds the arrays, `fingerprint` is a hash of their content."""
@@ -137,7 +141,7 @@ def _decode_torchvision(name: str, data_dir: Path) -> Arrays:
             dataset = kind(str(data_dir), train=train, download=False)
         except Exception as error:
             where = str(data_dir / _TORCHVISION_FOLDER[name])
-            raise DataError(f"data-dir: {name} in {where!r} is damaged or incomplete: {_line(error)}") from error
+            raise DamagedData(f"data-dir: {name} in {where!r} is damaged or incomplete: {_line(error)}") from error
         images = np.asarray(dataset.data)
         images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
         arrays[f"{part}_images"] = np.ascontiguousarray(images, dtype=np.uint8)
@@ -151,26 +155,26 @@ def _decode_image_folder(folder: Path) -> Arrays:
 
     classes = sorted(p.name for p in (folder / "train").iterdir() if p.is_dir())
     if len(classes) < 2:
-        raise DataError(f"data-dir: {str(folder / 'train')!r} holds {len(classes)} class folders; 2 are needed")
+        raise DamagedData(f"data-dir: {str(folder / 'train')!r} holds {len(classes)} class folders; 2 are needed")
     arrays: Arrays = {}
     shape: tuple[int, ...] | None = None
     for part in ("train", "test"):
         others = {p.name for p in (folder / part).iterdir() if p.is_dir()} - set(classes)
         if others:
-            raise DataError(f"data-dir: {str(folder / part)!r} has classes that train lacks: {', '.join(sorted(others))}")
+            raise DamagedData(f"data-dir: {str(folder / part)!r} has classes that train lacks: {', '.join(sorted(others))}")
         files = [(p, i) for i, name in enumerate(classes) for p in sorted(_images(folder / part / name))]
         if not files:
-            raise DataError(f"data-dir: {str(folder / part)!r} holds no images")
+            raise DamagedData(f"data-dir: {str(folder / part)!r} holds no images")
         decoded = []
         for path, _ in files:
             try:
                 with Image.open(path) as image:
                     pixels = np.asarray(image.convert("L" if image.mode in ("1", "L", "I;16") else "RGB"))
             except Exception as error:
-                raise DataError(f"data-dir: {str(path)!r} cannot be read: {_line(error)}") from error
+                raise DamagedData(f"data-dir: {str(path)!r} cannot be read: {_line(error)}") from error
             shape = shape or pixels.shape
             if pixels.shape != shape:
-                raise DataError(f"data-dir: {str(path)!r} has shape {pixels.shape}, others have {shape}")
+                raise DamagedData(f"data-dir: {str(path)!r} has shape {pixels.shape}, others have {shape}")
             decoded.append(pixels)
         stack = np.stack(decoded)
         stack = stack[:, None] if stack.ndim == 3 else stack.transpose(0, 3, 1, 2)

@@ -67,8 +67,8 @@ def draw(table, axes):
         for label, colour in colours.items():
             stretch = 5 if label == cycles.NOISE_CONTROL else 1  # drawn at equal t_eta
             name = "noise control, epochs ÷ 5" if stretch > 1 else label
-            plots.band(panel, table, label, "test/accuracy", colour, label=f"{name}, test", stretch=stretch, percent=True)
-            plots.band(panel, table, label, "train/accuracy", colour, label=f"{name}, train", stretch=stretch,
+            plots.band(panel, table, label, "test/accuracy", colour, legend=f"{name}, test", stretch=stretch, percent=True)
+            plots.band(panel, table, label, "train/accuracy", colour, legend=f"{name}, train", stretch=stretch,
                        percent=True, dashed=True)  # fmt: skip
         panel.set(title=title, xlabel="epoch", ylabel="accuracy (%)")
         panel.legend(loc="lower right")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from reproduce.engine.runner import Task
+from reproduce.engine.wandb_mirror import Mirror
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -30,11 +32,13 @@ class Display:
     """An outer bar over all runs and an inner bar for each run in progress. A `Watcher` of the runner.
 
     Args:
-        weights: expected share of the work, by label; the outer bar moves with work, not with the count of runs.
+        weights: expected seconds, by label; the outer bar moves with work, not with the count of runs.
+        mirror: gets every run as it goes, under the configuration that `config` has for its label.
     """
 
-    def __init__(self, weights: dict[str, float], done: int) -> None:
-        self.weights, self.done, self.total = weights, done, done + len(weights)
+    def __init__(self, weights: dict[str, float], mirror: Mirror, config: Callable[[str], dict[str, Any]]) -> None:
+        self.weights, self.done, self.total = weights, 0, len(weights)
+        self.mirror, self.config = mirror, config
         self.live = sys.stdout.isatty()
         self.finished_work = 0.0
         self.bars: dict[int, TaskID] = {}
@@ -66,6 +70,7 @@ class Display:
         if slot in self.bars:
             self.progress.remove_task(self.bars.pop(slot))
         self.bars[slot] = self.progress.add_task(f"  {task.label:<29}", total=1.0)
+        self.mirror.start(task.label, task.folder, self.config(task.label))
 
     def polled(self, active: dict[int, Task]) -> None:
         under_way = 0.0
@@ -74,16 +79,19 @@ class Display:
             self.progress.update(self.bars[slot], completed=fraction)
             under_way += fraction * self.weights[task.label]
         self.progress.update(self.outer, completed=self.finished_work + under_way)
+        self.mirror.poll()
 
     def finished(self, task: Task, slot: int, seconds: float, result: dict[str, Any]) -> None:
         self._end(slot, task)
         self.done += 1
         self.progress.update(self.outer, description=self._runs(), completed=self.finished_work)
+        self.mirror.finish(task.folder, result["status"])
         outcome = describe(result)
         say(f"  {self.done:>3}/{self.total}  {task.label:<30} {outcome}  {duration(seconds):>8}")
 
     def failed(self, task: Task, slot: int, attempt: int, reason: str) -> None:
         self._end(slot, None)
+        self.mirror.discard(task.folder)
         again = "started once more" if attempt == 1 else "given up"
         say(f"  {task.label}: {reason}; {again}; log: {task.folder.log}", style="bold red")
 

@@ -75,8 +75,8 @@ class Server:
     def prepare(self, name: str, data_dir: Path, download: bool = True) -> Prepared:
         """`sources.prepare` in a process that has torchvision. Raises DataError."""
         answer = self._ask("serve_prepare", name, str(data_dir), download)
-        if isinstance(answer, str):
-            raise DataError(answer)
+        if isinstance(answer, DataError):
+            raise answer
         return Prepared(**answer)
 
     def time_steps(self, network: Any, job: dict[str, Any]) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from datamodules.sources import Prepared, prepare
+from datamodules.sources import DataError, Prepared, prepare
 from reproduce.engine import train as training
 from reproduce.engine.files import write_json
 from reproduce.engine.spec import Network, RunSpec, loads
@@ -30,8 +30,7 @@ CUT_OFF = "THREE_FACTORS_WATCH_STDIN"  # set for a worker that shall end when it
 def run_folder(folder: Path) -> None:
     """Trains folder/spec.json under folder/job.json."""
     spec: RunSpec = loads((folder / "spec.json").read_text())
-    job_data = json.loads((folder / "job.json").read_text())
-    job = training.Job(**(job_data | {"data": Prepared(**job_data["data"])}))
+    job = _job(json.loads((folder / "job.json").read_text()))
     result = training.train(spec, job, folder)
     if result is not None:
         write_json(folder / "result.json", {"key": spec.key} | result)
@@ -44,18 +43,22 @@ def serve_run(folder: str, gpu: int | None) -> None:
 
 
 def serve_prepare(name: str, data_dir: str, download: bool, answer: Connection) -> None:
-    """Prepares a data set where torchvision is loaded; answers with a Prepared or an error line."""
+    """Prepares a data set where torchvision is loaded; answers with a Prepared, or the error to raise."""
     _detach(None, None)
     try:
         answer.send(asdict(prepare(name, data_dir, download=download)))
-    except ValueError as error:
-        answer.send(str(error))
+    except DataError as error:
+        answer.send(error)
 
 
-def serve_timing(network: Network, job: training.Job, answer: Connection) -> None:
+def serve_timing(network: Network, job: dict[str, Any], answer: Connection) -> None:
     """Times training steps for the forecast."""
-    _detach(None, 0 if job.accelerator == "cuda" else None)
-    answer.send(training.seconds_per_batch(network, job))
+    _detach(None, 0 if job["accelerator"] == "cuda" else None)
+    answer.send(training.seconds_per_batch(network, _job(job)))
+
+
+def _job(data: dict[str, Any]) -> training.Job:
+    return training.Job(**(data | {"data": Prepared(**data["data"])}))
 
 
 def _detach(log: Path | None, gpu: int | None) -> None:

@@ -1,0 +1,266 @@
+"""From a figure's definition to its files: resolve the data, train what is missing, draw, judge, mirror.
+
+This process never trains and never imports torch. It prints its first line before anything slow is imported.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from reproduce.engine.options import InputError, Options, Scale, parse, refuse
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from datamodules.sources import Prepared
+    from reproduce.engine.claims import Claim
+    from reproduce.engine.spec import RunSpec
+    from reproduce.engine.table import Table
+
+
+class Experiment(Protocol):
+    """A module of `reproduce.experiments`: what is run at which scale, and what was left out of the paper's."""
+
+    SETTINGS: dict[Scale, Any]  # each has .seeds
+    REDUCTIONS: list[tuple[str, str, str]]
+
+    def runs(self, scale: Scale, source: Prepared) -> dict[str, RunSpec]: ...
+    def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> Table: ...
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the paper.
+
+    Attributes:
+        data: its own data set; `substitute` stands in, loudly, where that is not to be had and none was named.
+        check: the claims about a table. draw: the panels, on `axes(rows, columns)`.
+    """
+
+    name: str
+    title: str
+    doc: str
+    data: str
+    substitute: str
+    experiment: Any
+    check: Callable[[Table], list[Claim]]
+    draw: Callable[[Table, Any], None]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    label: str
+    seed: int
+    spec: RunSpec
+
+    @property
+    def name(self) -> str:
+        return f"{self.label} seed {self.seed}"
+
+
+def main(figure: Figure, arguments: list[str] | None = None) -> NoReturn:
+    """Runs a figure's command line and ends the process: 0 done, 1 runs missing, 2 bad input, 130 interrupted."""
+    started = time.monotonic()
+    options = parse(figure.doc, arguments)
+    print(f"{figure.name}: {figure.title} (scale {options.scale})", flush=True)
+    from datamodules.sources import DataError
+
+    try:
+        status = _Session(figure, options, started).run()
+    except (InputError, DataError) as error:
+        refuse(error)
+    except KeyboardInterrupt:
+        print("interrupted; finished runs are kept, the others start anew next time", file=sys.stderr)
+        status = 130
+    sys.stdout.flush()
+    raise SystemExit(status)
+
+
+class _Session:
+    """One call of a figure's script."""
+
+    def __init__(self, figure: Figure, options: Options, started: float) -> None:
+        from reproduce.engine import devices, wandb_mirror
+        from reproduce.engine.display import say
+        from reproduce.engine.forecast import Forecast
+        from reproduce.engine.results import Results
+        from reproduce.engine.runner import Server
+
+        self.figure, self.options, self.started, self.say = figure, options, started, say
+        self.experiment: Experiment = figure.experiment
+        self.hardware = devices.detect()
+        devices.check(options.devices, self.hardware)
+        wandb_mirror.check(options.wandb)
+        self.jobs = options.jobs or max(1, self.hardware.count // options.devices)
+        self.server, self.results = Server(), Results(options.out)
+        self.forecast = Forecast(
+            options.out, self.hardware, lambda spec: self.server.time_steps(spec.network, self.job(threads=1))
+        )
+
+    def run(self) -> int:
+        from reproduce.engine import outputs
+
+        self.source = self.resolve()
+        planned = self.plan()
+        todo = [run for run in planned if self.results.finished(run.spec, self.say) is None]
+        self.announce(planned, todo)
+        if self.options.dry_run:
+            self.paper_command()
+            return 0
+        power = outputs.power(self.figure, self.options, self.seeds, self.say)
+        self.mirror = self.open_mirror()
+        try:
+            if todo and not self.options.plot_only:
+                self.train(todo)
+            self.mirror_cached(planned)
+            missing = outputs.conclude(self, planned, power, trained=bool(todo) and not self.options.plot_only)
+        finally:
+            self.mirror.close()
+        if not self.options.plot_only:
+            self.paper_command()
+        self.say(f"done in {time.monotonic() - self.started:.1f} s")
+        return 1 if missing else 0
+
+    # -- what is to be run
+
+    def resolve(self) -> Prepared:
+        """The data set; the figure's substitute, said loudly, if its own is nowhere and none was named."""
+        from datamodules.sources import DataError, DamagedData, cached
+
+        name, data_dir = self.options.data or self.figure.data, self.options.data_dir
+        if not data_dir.is_dir() and data_dir != Options.data_dir:
+            raise InputError(f"--data-dir: no folder {str(data_dir)!r}")
+        why = "as asked for"
+        source = cached(name, data_dir)
+        try:
+            source = source or self.server.prepare(name, data_dir)
+        except DamagedData:
+            raise  # data that are there but broken are not a case for a substitute
+        except DataError as error:
+            if self.options.data is not None:
+                raise
+            why = str(error)
+            source = cached(self.figure.substitute, data_dir) or self.server.prepare(self.figure.substitute, data_dir)
+        self.own_data = source.name == self.figure.data
+        if not self.own_data:
+            self.say(
+                f"\n  *** NOT {self.figure.data.upper()}: these are the '{source.name}' ({why}).\n"
+                f"  *** Nothing below is a result about {self.figure.data}; no claim is judged on it.\n",
+                style="bold yellow",
+            )
+        self.say(
+            f"data: {source.name}, {source.train} + {source.test} images {source.size}x{source.size}x{source.channels}, "
+            f"content {source.fingerprint}, from {source.origin}"
+        )
+        return source
+
+    def plan(self) -> list[PlannedRun]:
+        """All runs, seed by seed, so that an interrupted figure has whole seeds; the longest first within one."""
+        try:
+            specs = self.experiment.runs(self.options.scale, self.source)
+            for spec in specs.values():
+                spec.check_devices(self.options.devices)
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        self.seeds = self.options.seeds or self.experiment.SETTINGS[self.options.scale].seeds
+        longest_first = sorted(specs.items(), key=lambda item: -item[1].epochs)
+        return [
+            PlannedRun(label, seed, replace(spec, seed=seed))
+            for seed in range(self.seeds)
+            for label, spec in longest_first
+        ]
+
+    def announce(self, planned: list[PlannedRun], todo: list[PlannedRun]) -> None:
+        from reproduce.engine.display import duration
+        from reproduce.engine.forecast import steps_of, wall_time
+
+        self.say(f"device: {self.hardware.describe()}; {self.jobs} runs at a time, each on {self.options.devices}")
+        arms = {run.label: run.spec for run in planned if run.seed == 0}
+        self.say(
+            f"runs: {len(planned)} = {len(arms)} arms x {self.seeds} seeds; {len(planned) - len(todo)} cached in "
+            f"{self.options.out / 'runs'}, {len(todo)} to train"
+        )
+        if self.options.dry_run:
+            for label, spec in arms.items():
+                cost = duration(self.forecast.seconds(spec))
+                self.say(f"  {label:<26} {spec.epochs:>5} epochs {steps_of(spec):>8} steps  {cost:>8} a run")
+        if todo and not self.options.plot_only:
+            seconds = [self.forecast.seconds(run.spec) for run in todo]
+            self.say(f"expected time: {duration(wall_time(seconds, self.jobs))}")
+
+    def paper_command(self) -> None:
+        """The paper-scale command, and its hours on this machine from timed steps of the full network."""
+        from reproduce.engine.display import duration
+        from reproduce.engine.forecast import wall_time
+
+        if self.options.scale == "paper":
+            return
+        try:
+            specs = self.experiment.runs("paper", self.source)
+        except InputError as error:
+            self.say(f"paper scale: not on these data ({error})")
+            return
+        seeds = self.experiment.SETTINGS["paper"].seeds
+        total = wall_time([self.forecast.seconds(spec) for spec in specs.values()] * seeds, self.jobs)
+        self.say(
+            f"paper scale: python reproduce/{self.figure.name}.py --scale paper   "
+            f"({len(specs) * seeds} runs; about {total / 3600:,.0f} h = {duration(total)} on this machine)"
+        )
+
+    # -- running
+
+    def job(self, threads: int | None = None) -> dict[str, Any]:
+        from reproduce.engine.results import job_data
+
+        spare = max(1, self.hardware.count // (self.jobs * self.options.devices))
+        if self.hardware.accelerator == "cuda":
+            spare = 1
+        return job_data(self.source, self.hardware.accelerator, self.options.devices, threads or spare)
+
+    def open_mirror(self) -> Any:
+        from reproduce.engine.wandb_mirror import Mirror
+
+        options = self.options
+        group = f"{self.figure.name}-{options.scale}" + ("" if self.own_data else f"-{self.source.name}")
+        tags = [self.figure.name, options.scale, self.source.name]
+        return Mirror(options.wandb, options.out, group, tags, self.say)
+
+    def config(self, run: PlannedRun) -> dict[str, Any]:
+        """What W&B shows of a run: its spec, and where it belongs."""
+        from reproduce.engine.spec import encode
+
+        place = {"figure": self.figure.name, "scale": self.options.scale, "arm": run.label, "key": run.spec.key}
+        return encode(run.spec) | place | {"own_data": self.own_data}
+
+    def train(self, todo: list[PlannedRun]) -> None:
+        """Trains what is missing; what fails twice is said, and missing afterwards."""
+        from reproduce.engine.display import Display
+        from reproduce.engine.runner import Runner, Task
+
+        gpus = self.hardware.count if self.hardware.accelerator == "cuda" else 0
+        job = self.job()
+        by_name = {run.name: run for run in todo}
+        tasks = [
+            Task(run.name, folder := self.results.folder(run.spec), partial(folder.prepare, run.spec, job))
+            for run in todo
+        ]
+        weights = {run.name: self.forecast.seconds(run.spec) for run in todo}
+        with Display(weights, self.mirror, lambda name: self.config(by_name[name])) as display:
+            Runner(self.server, self.jobs, self.options.devices, gpus).run(tasks, display)
+
+    def mirror_cached(self, planned: list[PlannedRun]) -> None:
+        """Finished runs that W&B has not seen, or that it saw only offline and now is online."""
+        for run in planned:
+            folder = self.results.folder(run.spec)
+            result = self.results.finished(run.spec, self.say)
+            if result is not None and self.mirror.wanted(folder):
+                self.mirror.start(run.name, folder, self.config(run))
+                self.mirror.finish(folder, result["status"])

@@ -1,0 +1,65 @@
+"""How long runs will take here: measured training steps of the very network, kept in OUT/timings.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from datamodules.schedules import as_schedule
+from reproduce.engine.devices import Hardware
+from reproduce.engine.files import write_json
+from reproduce.engine.spec import RunSpec, dumps
+
+EVALUATION = 1 / 3  # the cost of an example that is only evaluated, in examples trained on
+OVERHEAD = 1.15  # Trainer, augmentation, and the other core's work
+
+
+def steps_of(spec: RunSpec) -> int:
+    """Optimisation steps of a run: what its schedule makes of every epoch."""
+    size, examples, steps = as_schedule(spec.schedule.batch_size), spec.data.train, 0
+    for epoch in range(spec.epochs):
+        consumed = 0
+        while consumed < examples:
+            wanted = size(epoch + consumed / examples)
+            batch = min(max(round(min(wanted, examples)), 1), spec.max_batch_size or examples, examples)
+            if consumed + batch > examples:
+                break
+            consumed += batch
+            steps += 1
+    return steps
+
+
+class Forecast:
+    """Seconds for a run, from times of steps that are measured once for every network and device."""
+
+    def __init__(self, out: Path, hardware: Hardware, measure: Callable[[RunSpec], tuple[float, float]]) -> None:
+        self.file, self.hardware, self.measure = out / "timings.json", hardware, measure
+        try:
+            self.known: dict[str, Any] = json.loads(self.file.read_text())
+        except (OSError, ValueError):
+            self.known = {}
+
+    def seconds(self, spec: RunSpec) -> float:
+        text = dumps(spec.network) + self.hardware.accelerator + self.hardware.name
+        key = hashlib.sha256(text.encode()).hexdigest()[:16]
+        if key not in self.known:
+            self.known[key] = list(self.measure(spec))
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.file, self.known)
+        per_step, per_example = self.known[key]
+        evaluated = spec.epochs // spec.evaluate_every * (spec.data.validation + spec.data.test + 1_000)
+        examples = spec.epochs * spec.data.train + EVALUATION * evaluated
+        return OVERHEAD * (steps_of(spec) * per_step + examples * per_example)
+
+
+def wall_time(seconds: list[float], jobs: int) -> float:
+    """How long runs of these lengths take on `jobs` slots, longest first."""
+    slots = [0.0] * jobs
+    for length in sorted(seconds, reverse=True):
+        slots[slots.index(min(slots))] += length
+    return max(slots)
+
+

@@ -1,0 +1,205 @@
+"""What a figure leaves behind: picture, table, claims and provenance on disk, and the verdicts on the console."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich.table import Table as RichTable
+
+from reproduce.engine import claims as judging
+from reproduce.engine import plots
+from reproduce.engine.display import console
+from reproduce.engine.files import write_json, write_text
+from reproduce.engine.options import Options
+from reproduce.engine.results import Results
+from reproduce.engine.table import Table
+
+if TYPE_CHECKING:
+    from reproduce.engine.figure import Figure, PlannedRun, _Session
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+COLOURS = {"supported": "green", "not supported": "red", "inconclusive": "yellow", "not judged": "bright_black"}
+
+
+def power(figure: Figure, options: Options, seeds: int, say: Callable[[str], None]) -> list[float]:
+    """Simulated power of each claim at this many seeds (kept in OUT/power.json); warns of the weak ones."""
+    if options.scale == "smoke" or seeds < 2:
+        return []
+    settings, experiment = figure.experiment.SETTINGS[options.scale], figure.experiment
+    key = hashlib.sha256(f"{figure.name}{settings!r}{seeds}".encode()).hexdigest()[:16]
+    file = options.out / "power.json"
+    try:
+        known = json.loads(file.read_text())
+    except (OSError, ValueError):
+        known = {}
+    if key not in known:
+        known[key] = judging.power(figure.check, lambda random: experiment.imagined(options.scale, seeds, random))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, known)
+    weak = sum(value < 0.6 for value in known[key])
+    if weak:
+        say(
+            f"power: {weak} of {len(known[key])} claims cannot be confirmed at n = {seeds} seeds (power below 60 % at "
+            f"an assumed seed sd of {100 * settings.seed_sd:g} points); --seeds adds more"
+        )
+    return known[key]
+
+
+def collect(planned: list[PlannedRun], results: Results, say: Callable[[str], None]) -> tuple[Table, list[str]]:
+    """The table of what is there, and the names of the runs that are not."""
+    rows, curves, steps, missing = [], {}, {}, []
+    for run in planned:
+        folder = results.folder(run.spec)
+        result = results.finished(run.spec, say)
+        if result is None:
+            missing.append(run.name)
+            continue
+        rows.append(
+            {"label": run.label, "seed": run.seed, "status": result["status"]}
+            | {k: v for k, v in result["final"].items() if v is not None}
+            | {"seconds": result["provenance"]["seconds"], "key": run.spec.key}
+        )
+        if result["status"] == "ok":
+            epochs = folder.rows()
+            curves[run.label, run.seed] = pd.DataFrame(
+                [{k: v for k, v in row.items() if k != "steps"} for row in epochs]
+            ).set_index("epoch")
+            steps[run.label, run.seed] = pd.concat(
+                [pd.DataFrame(row["steps"]).assign(epoch=row["epoch"]) for row in epochs], ignore_index=True
+            )
+    order = list(dict.fromkeys(run.label for run in planned))
+    frame = pd.DataFrame(rows, columns=None if rows else ["label", "seed", "status"])
+    frame = frame.sort_values(["label", "seed"], key=lambda c: c.map(order.index) if c.name == "label" else c)
+    return Table(frame.reset_index(drop=True), curves, steps), missing
+
+
+def judge(figure: Figure, table: Table, powers: list[float], why_not: str | None, data: str) -> list[judging.Claim]:
+    """All claims, after Holm; where nothing may be judged, the values stay and the verdict says why."""
+    found = judging.holm(figure.check(table))
+    judged = []
+    for claim, strength in zip(found, powers or [None] * len(found)):
+        if why_not:
+            claim = replace(claim, verdict="not judged", note=why_not)
+        elif strength is not None and strength < 0.6 and claim.verdict == "inconclusive" and not claim.note:
+            claim = replace(claim, note=f"cannot confirm at this n (power {100 * strength:.0f} %)")
+        judged.append(replace(claim, power=strength, data=data))
+    return judged
+
+
+def conclude(session: _Session, planned: list[PlannedRun], powers: list[float], *, trained: bool) -> list[str]:
+    """Writes OUT/FIGURE/SCALE[-DATA]/ and prints the verdicts. Returns the runs that are missing."""
+    figure, options, source = session.figure, session.options, session.source
+    table, missing = collect(planned, session.results, session.say)
+    if missing:
+        session.say(f"{len(missing)} of {len(planned)} runs are missing: {', '.join(missing)}", style="bold red")
+    diverged = table.frame[table.frame["status"] == "diverged"]
+    if len(diverged):
+        session.say(f"{len(diverged)} runs diverged: {', '.join(diverged['label'] + ' seed ' + diverged['seed'].astype(str))}")
+    if table.frame.empty:
+        session.say("nothing to draw")
+        return missing
+    why_not = _why_not(session, missing)
+    judged = judge(figure, table, powers, why_not, source.name)
+    name = options.scale if session.own_data else f"{options.scale}-{source.name}"
+    folder = options.out / figure.name / name
+    folder.mkdir(parents=True, exist_ok=True)
+    watermark = None if session.own_data else f"{source.name}, not {figure.data}"
+    if options.scale == "smoke":
+        watermark = "smoke scale: no result"
+    footer = _footer(session, missing)
+    plots.save(figure.draw, table, folder, figure.name, footer=footer, watermark=watermark)
+    write_text(folder / "table.csv", table.frame.to_csv(index=False))
+    found = [claim.as_json() for claim in judged]
+    write_json(folder / "claims.json", found)
+    write_json(folder / "provenance.json", _provenance(session, planned, missing))
+    _print(judged)
+    session.say(f"written: {folder}/{{{figure.name}.png,{figure.name}.svg,table.csv,claims.json,provenance.json}}")
+    if trained:
+        session.mirror.figure(folder / f"{figure.name}.png", table.frame, found)
+    return missing
+
+
+def _why_not(session: _Session, missing: list[str]) -> str | None:
+    if session.options.scale == "smoke":
+        return "smoke scale"
+    if not session.own_data:
+        return f"on {session.source.name}, not {session.figure.data}"
+    return "runs are missing" if missing else None
+
+
+def _footer(session: _Session, missing: list[str]) -> str:
+    options = session.options
+    parts = [f"{session.figure.name}, {options.scale}, {session.source.name}, {session.seeds} seed(s), mean ± sd"]
+    if options.scale == "quick":
+        parts += [f"{quick} (paper: {paper})" for paper, quick, _ in session.experiment.REDUCTIONS]
+    if missing:
+        parts.append(f"{len(missing)} runs missing")
+    return " · ".join(parts)
+
+
+def _provenance(session: _Session, planned: list[PlannedRun], missing: list[str]) -> dict[str, Any]:
+    packages = ("torch", "pytorch-lightning", "torchvision", "torchmetrics", "numpy", "scipy", "pandas", "matplotlib", "wandb")
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+        "hardware": session.hardware.describe(),
+        "data": {
+            "name": session.source.name,
+            "fingerprint": session.source.fingerprint,
+            "origin": session.source.origin,
+            "own": session.own_data,
+        },
+        "reductions": session.experiment.REDUCTIONS if session.options.scale == "quick" else [],
+        "runs": {run.name: run.spec.key for run in planned},
+        "missing": missing,
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        answer = subprocess.run(["git", *arguments], cwd=CHECKOUT, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def _print(judged: list[judging.Claim]) -> None:
+    table = RichTable(box=None, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
+    for name, options in {
+        "claim": {"ratio": 1},
+        "here [90 %]": {"justify": "right", "no_wrap": True},
+        "n": {"justify": "right"},
+        "power": {"justify": "right"},
+        "paper": {"max_width": 22},
+        "verdict": {"max_width": 34},
+    }.items():
+        table.add_column(name, **options)  # type: ignore[arg-type]
+    for c in judged:
+        verdict = f"[{COLOURS[c.verdict]}]{c.verdict}[/]" + (f": {c.note}" if c.note else "")
+        strength = "" if c.power is None else f"{100 * c.power:.0f} %"
+        table.add_row(c.claim, _interval(c), str(c.n), strength, c.paper or "", verdict)
+    console.print(table)
+
+
+def _interval(claim: judging.Claim) -> str:
+    if claim.value is None:
+        return "-"
+    if claim.low is None or claim.high is None:
+        return f"{claim.value:.3g} [unbounded]"
+    scale, unit = (100, " pp") if "TOST ±0.005" in claim.statistic or "smallest effect" in claim.statistic else (1, "")
+    return f"{scale * claim.value:.2f} [{scale * claim.low:.2f}, {scale * claim.high:.2f}]{unit}"

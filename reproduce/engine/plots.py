@@ -1,0 +1,83 @@
+"""The house style of all figures: matplotlib, one look, reductions in the footer, a watermark on other data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reproduce.engine.table import Table
+
+BLUE, RED, GREY = "#1f5fa8", "#c23b31", "#7a7a7a"  # S, eta, controls: told apart also without colour vision
+
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.4,
+    "svg.hashsalt": "three-factors",
+    "savefig.dpi": 160,
+}
+
+
+def band(
+    axes: Any,
+    table: Table,
+    label: str,
+    metric: str,
+    colour: str,
+    *,
+    legend: str | None = None,
+    stretch: float = 1.0,
+    percent: bool = False,
+    dashed: bool = False,
+) -> None:
+    """Mean over seeds against the epoch, and a band of one standard deviation between seeds."""
+    epochs, _, values = table.curves(label, metric)
+    if not len(epochs):
+        return
+    values = values * (100 if percent else 1)
+    mean = values.mean(axis=0)
+    style = {"linestyle": (0, (4, 2)), "linewidth": 1.0} if dashed else {}
+    axes.plot(epochs / stretch, mean, color=colour, label=legend or label, **style)
+    if len(values) > 1:
+        spread = values.std(axis=0, ddof=1)
+        axes.fill_between(epochs / stretch, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
+
+
+def save(
+    draw: Callable[[Table, Any], None], table: Table, folder: Path, name: str, *, footer: str, watermark: str | None
+) -> None:
+    """Draws and writes NAME.png and NAME.svg, each whole or not at all."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+        FigureCanvasAgg(figure)
+
+        def axes(rows: int, columns: int, **options: Any) -> Any:
+            return np.atleast_1d(figure.subplots(rows, columns, **options)).ravel()
+
+        draw(table, axes)
+        figure.get_layout_engine().set(rect=(0, 0.07, 1, 0.93))  # type: ignore[union-attr]
+        figure.text(0.01, 0.012, footer, fontsize=6.5, color="#555555", va="bottom", wrap=True)
+        if watermark:
+            figure.text(0.5, 0.55, watermark, fontsize=26, color="#000000", alpha=0.10, ha="center", va="center",
+                        rotation=18, weight="bold")  # fmt: skip
+        for ending in ("png", "svg"):
+            draft = folder / f".{name}.{ending}"
+            metadata = {"Date": None} if ending == "svg" else None  # equal figures give equal files
+            figure.savefig(draft, format=ending, metadata=metadata)
+            draft.replace(folder / f"{name}.{ending}")

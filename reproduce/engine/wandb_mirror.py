@@ -1,0 +1,182 @@
+"""The W&B mirror: the only file that touches wandb. Results on disk stay the truth.
+
+It lives in the figure's process and copies what runs append to metrics.jsonl. The mode is always passed, so nothing
+prompts; online without a login is refused before anything runs; if W&B fails later, that is said, and the runs go on.
+"""
+
+from __future__ import annotations
+
+import json
+import netrc
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reproduce.engine.files import write_json
+from reproduce.engine.options import InputError
+from reproduce.engine.results import RunFolder
+
+PROJECT = "three-factors"
+AXES = ("epoch", "t_eta", "step")
+LOSS_POINTS = 40  # per epoch at most: a log call costs about 0.2 ms
+TIMEOUT = 20  # seconds without an answer
+
+
+@dataclass
+class _Mirrored:
+    run: Any
+    folder: RunFolder
+    offset: int = 0
+    unread: str = ""
+    previous_step: int = 0
+
+
+@dataclass
+class Mirror:
+    """Mirrors the runs of one figure into W&B runs of one group."""
+
+    mode: str
+    directory: Path
+    group: str
+    tags: list[str]
+    say: Callable[[str], None]
+    runs: dict[str, _Mirrored] = field(default_factory=dict)
+
+    def wanted(self, folder: RunFolder) -> bool:
+        """Whether a finished run still has to be mirrored: never done, or only offline and online is asked for."""
+        if self.mode == "disabled":
+            return False
+        try:
+            done = json.loads((folder.path / "wandb.json").read_text())["mode"]
+        except (OSError, ValueError, KeyError):
+            return True
+        return self.mode == "online" and done == "offline"
+
+    def start(self, label: str, folder: RunFolder, config: dict[str, Any]) -> None:
+        self.discard(folder)
+        if self.mode == "disabled":
+            return
+        with self._survives():
+            run = self._init(name=label, group=self.group, job_type=label.rsplit(" seed", 1)[0], config=config)
+            for axis in AXES:
+                run.define_metric(axis, hidden=axis == "step")
+            for name in METRICS:  # exact names: Lightning-style globs are ignored once "*" is defined
+                run.define_metric(name, step_metric="epoch")
+            run.define_metric("step/loss", step_metric="step")
+            self.runs[folder.path.name] = _Mirrored(run, folder)
+
+    def poll(self) -> None:
+        """Copies the rows that have been appended since the last call."""
+        for mirrored in list(self.runs.values()):
+            with self._survives():
+                self._copy(mirrored)
+
+    def finish(self, folder: RunFolder, status: str) -> None:
+        mirrored = self.runs.pop(folder.path.name, None)
+        if mirrored is None:
+            return
+        with self._survives():
+            self._copy(mirrored)
+            mirrored.run.summary["status"] = status
+            mirrored.run.finish()
+            write_json(folder.path / "wandb.json", {"mode": self.mode, "id": mirrored.run.id})
+
+    def discard(self, folder: RunFolder) -> None:
+        """Ends the mirror of a run that crashed."""
+        mirrored = self.runs.pop(folder.path.name, None)
+        if mirrored is not None:
+            with self._survives():
+                mirrored.run.finish(exit_code=1)
+
+    def figure(self, picture: Path, table: Any, claims: list[dict[str, Any]]) -> None:
+        """One more run with the figure, its table and its claims."""
+        if self.mode == "disabled":
+            return
+        with self._survives():
+            import pandas as pd
+            import wandb
+
+            run = self._init(name=self.group, group=self.group, job_type="figure", config={})
+            columns = ["claim", "value", "low", "high", "n", "power", "paper", "verdict"]
+            judged = pd.DataFrame(claims)[columns].astype({"paper": str})
+            run.log({
+                "figure": wandb.Image(str(picture)),
+                "table": wandb.Table(dataframe=table),
+                "claims": wandb.Table(dataframe=judged),
+            })  # fmt: skip
+            run.finish()
+
+    def close(self) -> None:
+        for mirrored in list(self.runs.values()):
+            self.discard(mirrored.folder)
+
+    def _init(self, **options: Any) -> Any:
+        import wandb
+
+        self.directory.mkdir(parents=True, exist_ok=True)
+        settings = wandb.Settings(
+            silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True, init_timeout=TIMEOUT
+        )
+        return wandb.init(
+            project=PROJECT,
+            mode=self.mode,  # type: ignore[arg-type]
+            dir=str(self.directory),
+            tags=self.tags,
+            reinit="create_new",
+            settings=settings,
+            **options,
+        )
+
+    def _copy(self, mirrored: _Mirrored) -> None:
+        try:
+            with (mirrored.folder.path / "metrics.jsonl").open(encoding="utf-8") as file:
+                file.seek(mirrored.offset)
+                text = file.read()
+                mirrored.offset = file.tell()
+        except FileNotFoundError:
+            return
+        *lines, mirrored.unread = (mirrored.unread + text).split("\n")
+        for line in lines:
+            row = json.loads(line)
+            steps = row.pop("steps")
+            losses = steps["loss"]
+            for i in range(0, len(losses), max(1, len(losses) // LOSS_POINTS)):
+                mirrored.run.log({"step": mirrored.previous_step + i + 1, "step/loss": losses[i]})
+            mirrored.previous_step = row["step"]
+            lr, size = steps["lr"][-1], steps["batch_size"][-1]
+            noise = {"noise/lr": lr, "noise/batch_size": size, "noise/ratio": lr / size}
+            mirrored.run.log(row | noise)
+
+    @contextmanager
+    def _survives(self) -> Any:
+        """W&B must not end a run: its failure is said once, and mirroring stops."""
+        try:
+            yield
+        except Exception as error:
+            self.mode = "disabled"
+            self.runs.clear()
+            self.say(f"W&B mirror stopped ({' '.join(str(error).split())[:160]}); results on disk are complete")
+
+
+METRICS = (
+    *(f"{part}/{what}" for part in ("train", "val", "test", "train_subset") for what in ("loss", "accuracy")),
+    "noise/lr",
+    "noise/batch_size",
+    "noise/ratio",
+)
+
+
+def check(mode: str) -> None:
+    """Raises InputError if online is asked for without a login: W&B would prompt, or crash."""
+    if mode != "online" or os.environ.get("WANDB_API_KEY"):
+        return
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0].split(":")[0]
+    try:
+        if netrc.netrc().authenticators(host):
+            return
+    except (OSError, netrc.NetrcParseError):
+        pass
+    raise InputError("--wandb: 'online' needs a login (`wandb login`, or WANDB_API_KEY)")
