@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "datamodules.schedules": (
-        "Bounded",
         "Chain",
         "Constant",
         "Cosine",
@@ -22,7 +21,8 @@ _HOMES = {
         "WarmRestarts",
         "exchange",
     ),
-    "datamodules.batches": ("EpochPlan", "PlannedBatchSampler", "PlannedLoader", "plan_epoch", "plan_of"),
+    "datamodules.batches": ("PlannedBatchSampler", "PlannedLoader", "plan_of"),
+    "datamodules.plan": ("EpochPlan", "plan_epoch"),
     "datamodules.vision": (
         "CIFAR10DataModule",
         "DigitsDataModule",
@@ -37,9 +37,9 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)  # noqa: PLE0605
 
 if TYPE_CHECKING:
-    from datamodules.batches import EpochPlan, PlannedBatchSampler, PlannedLoader, plan_epoch, plan_of
+    from datamodules.batches import PlannedBatchSampler, PlannedLoader, plan_of
+    from datamodules.plan import EpochPlan, plan_epoch
     from datamodules.schedules import (
-        Bounded,
         Chain,
         Constant,
         Cosine,

@@ -14,19 +14,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple
 
 Schedule = Callable[[float], float]
-
-
-@runtime_checkable
-class Bounded(Protocol):
-    """A schedule that knows the interval (lowest, highest) of its values."""
-
-    @property
-    def bounds(self) -> tuple[float, float]: ...
-
-    def __call__(self, epoch: float) -> float: ...
 
 
 def _check(owner: object, *, positive: Sequence[str] = (), nonnegative: Sequence[str] = ()) -> None:
@@ -99,7 +89,7 @@ class Triangle:
 
     def __call__(self, epoch: float) -> float:
         distance_from_peak = abs(2 * ((epoch / self.period + self.phase) % 1) - 1)
-        return self.high + (self.low - self.high) * distance_from_peak
+        return _between(self.high, self.low, distance_from_peak)
 
 
 @dataclass(frozen=True)
@@ -166,7 +156,7 @@ class Polynomial:
         return min(self.start, self.end), max(self.start, self.end)
 
     def __call__(self, epoch: float) -> float:
-        return self.start + (self.end - self.start) * min(epoch / self.epochs, 1.0) ** self.power
+        return _between(self.start, self.end, min(epoch / self.epochs, 1.0) ** self.power)
 
 
 @dataclass(frozen=True)
@@ -204,7 +194,7 @@ class Cosine:
         return min(self.start, self.end), max(self.start, self.end)
 
     def __call__(self, epoch: float) -> float:
-        return self.end + (self.start - self.end) * _half_cosine(min(epoch / self.epochs, 1.0))
+        return _between(self.end, self.start, _half_cosine(min(epoch / self.epochs, 1.0)))
 
 
 @dataclass(frozen=True)
@@ -231,7 +221,7 @@ class WarmRestarts:
             start = epoch // period * period
         while epoch >= start + period:
             start, period = start + period, period * self.growth
-        return self.low + (self.high - self.low) * _half_cosine((epoch - start) / period)
+        return _between(self.low, self.high, _half_cosine((epoch - start) / period))
 
 
 @dataclass(frozen=True)
@@ -257,8 +247,8 @@ class OneCycle:
     def __call__(self, epoch: float) -> float:
         share = min(epoch / self.epochs, 1.0)
         if share < self.warmup:
-            return self.peak + (self.start - self.peak) * _half_cosine(share / self.warmup)
-        return self.end + (self.peak - self.end) * _half_cosine((share - self.warmup) / (1 - self.warmup))
+            return _between(self.peak, self.start, _half_cosine(share / self.warmup))
+        return _between(self.end, self.peak, _half_cosine((share - self.warmup) / (1 - self.warmup)))
 
 
 @dataclass(frozen=True)
@@ -307,6 +297,11 @@ class Inverse:
         return self.product / value if value else math.inf
 
 
+def _between(start: float, end: float, share: float) -> float:
+    """`start` at share 0, `end` at share 1, and never outside them by rounding."""
+    return start * (1 - share) + end * share
+
+
 def _half_cosine(share: float) -> float:
     """1 at share 0, 0 at share 1."""
     return (1 + math.cos(math.pi * share)) / 2
@@ -325,9 +320,23 @@ def as_schedule(value: float | Schedule, name: str = "schedule") -> Schedule:
 
 def bounds(schedule: Schedule) -> tuple[float, float]:
     """(lowest, highest) value of a schedule. Raises ValueError for a callable that does not say."""
-    if isinstance(schedule, Bounded):
-        return schedule.bounds
-    raise ValueError(f"schedule: {schedule!r} has no `bounds`; say which value stays constant")
+    known = known_bounds(schedule)
+    if known is None:
+        raise ValueError(f"schedule: {schedule!r} has no `bounds`; say which value stays constant")
+    return known
+
+
+def known_bounds(schedule: Schedule) -> tuple[float, float] | None:
+    """(lowest, highest) value, or None if the schedule, or one inside it, does not say."""
+    if isinstance(schedule, Inverse):
+        inner = known_bounds(schedule.of)
+        return inner and schedule.bounds
+    if isinstance(schedule, Ratio):
+        inner = known_bounds(schedule.over) and known_bounds(schedule.under)
+        return inner and schedule.bounds
+    if isinstance(schedule, Chain):
+        return schedule.bounds if all(known_bounds(part) for part in schedule.parts) else None
+    return getattr(schedule, "bounds", None)
 
 
 class Setting(NamedTuple):
@@ -350,10 +359,11 @@ class NoiseSchedule:
     def __post_init__(self) -> None:
         object.__setattr__(self, "lr", as_schedule(self.lr, "lr"))
         object.__setattr__(self, "batch_size", as_schedule(self.batch_size, "batch_size"))
-        if isinstance(self.lr, Bounded) and self.lr.bounds[1] == 0:
+        lr, size = known_bounds(as_schedule(self.lr)), known_bounds(as_schedule(self.batch_size))
+        if lr is not None and lr[1] == 0:
             raise ValueError("lr: 0 at all times trains nothing")
-        if isinstance(self.batch_size, Bounded) and self.batch_size.bounds[0] < 1:
-            raise ValueError(f"batch_size: falls to {self.batch_size.bounds[0]!r}, below 1 example")
+        if size is not None and size[0] < 0.5:
+            raise ValueError(f"batch_size: falls to {size[0]!r}, below 1 example")
 
     def noise_ratio(self, epoch: float) -> float:
         """n(t) = eta(t)/S(t), per example, before S is rounded."""

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from datamodules.augment import CropAndFlip
-from datamodules.batches import EvaluationLoader, PlannedLoader, Sampling, check_batch_size, plan_epoch
+from datamodules.batches import EvaluationLoader, PlannedLoader
+from datamodules.plan import Sampling, check_batch_size, plan_epoch
 from datamodules.schedules import Schedule, as_schedule
 from datamodules.sources import Prepared, prepare
 from datamodules.subsets import split, stratified_subset

@@ -71,7 +71,7 @@ def draw(table, axes):
             plots.band(panel, table, label, "train/accuracy", colour, legend=f"{name}, train", stretch=stretch,
                        percent=True, dashed=True)  # fmt: skip
         panel.set(title=title, xlabel="epoch", ylabel="accuracy (%)")
-        panel.legend(loc="lower right")
+        plots.legend_below(panel, columns=len(colours))
 
 
 FIGURE = Figure(

@@ -203,16 +203,13 @@ class _Session:
 
         if self.options.scale == "paper":
             return
-        try:
-            specs = self.experiment.runs("paper", self.source)
-        except InputError as error:
-            self.say(f"paper scale: not on these data ({error})")
-            return
+        own = replace(self.source, name=self.figure.data, train=10**9, test=10**9)  # only its shape is asked for
+        specs = self.experiment.runs("paper", self.source if self.own_data else own)
         seeds = self.experiment.SETTINGS["paper"].seeds
         total = wall_time([self.forecast.seconds(spec) for spec in specs.values()] * seeds, self.jobs)
         self.say(
-            f"paper scale: python reproduce/{self.figure.name}.py --scale paper   "
-            f"({len(specs) * seeds} runs; about {total / 3600:,.0f} h = {duration(total)} on this machine)"
+            f"paper scale: python reproduce/{self.figure.name}.py --scale paper    "
+            f"{len(specs) * seeds} runs, about {total / 3600:,.0f} h ({duration(total)}) on this machine"
         )
 
     # -- running

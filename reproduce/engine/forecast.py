@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from datamodules.plan import epoch_edges
 from datamodules.schedules import as_schedule
 from reproduce.engine.devices import Hardware
 from reproduce.engine.files import write_json
@@ -19,17 +20,10 @@ OVERHEAD = 1.15  # Trainer, augmentation, and the other core's work
 
 def steps_of(spec: RunSpec) -> int:
     """Optimisation steps of a run: what its schedule makes of every epoch."""
-    size, examples, steps = as_schedule(spec.schedule.batch_size), spec.data.train, 0
-    for epoch in range(spec.epochs):
-        consumed = 0
-        while consumed < examples:
-            wanted = size(epoch + consumed / examples)
-            batch = min(max(round(min(wanted, examples)), 1), spec.max_batch_size or examples, examples)
-            if consumed + batch > examples:
-                break
-            consumed += batch
-            steps += 1
-    return steps
+    schedule, largest = as_schedule(spec.schedule.batch_size), spec.max_batch_size
+    return sum(
+        len(epoch_edges(spec.data.train, schedule, epoch, largest=largest)) - 1 for epoch in range(spec.epochs)
+    )
 
 
 class Forecast:

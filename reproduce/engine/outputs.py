@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from rich.table import Table as RichTable
-
 from reproduce.engine import claims as judging
 from reproduce.engine import plots
 from reproduce.engine.display import console
@@ -179,26 +177,22 @@ def _git(*arguments: str) -> str | None:
 
 
 def _print(judged: list[judging.Claim]) -> None:
-    table = RichTable(box=None, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
-    for name, options in {
-        "claim": {"ratio": 1},
-        "here [90 %]": {"justify": "right", "no_wrap": True},
-        "n": {"justify": "right"},
-        "power": {"justify": "right"},
-        "paper": {"max_width": 22},
-        "verdict": {"max_width": 34},
-    }.items():
-        table.add_column(name, **options)  # type: ignore[arg-type]
+    """Two lines a claim: the verdict, and what it rests on, with the paper's own value beside ours."""
     for c in judged:
-        verdict = f"[{COLOURS[c.verdict]}]{c.verdict}[/]" + (f": {c.note}" if c.note else "")
-        strength = "" if c.power is None else f"{100 * c.power:.0f} %"
-        table.add_row(c.claim, _interval(c), str(c.n), strength, c.paper or "", verdict)
-    console.print(table)
+        console.print(f"[bold {COLOURS[c.verdict]}]{c.verdict:<14}[/] {c.claim}")
+        facts = [_interval(c), f"n {c.n}"]
+        if c.power is not None:
+            facts.append(f"power {100 * c.power:.0f} %")
+        if c.paper:
+            facts.append(f"paper: {c.paper}")
+        if c.note:
+            facts.append(c.note)
+        console.print(f"{'':<15}{' · '.join(facts)}", markup=False, style="bright_black")
 
 
 def _interval(claim: judging.Claim) -> str:
     if claim.value is None:
-        return "-"
+        return "no value"
     if claim.low is None or claim.high is None:
         return f"{claim.value:.3g} [unbounded]"
     scale, unit = (100, " pp") if "TOST ±0.005" in claim.statistic or "smallest effect" in claim.statistic else (1, "")

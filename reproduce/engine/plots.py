@@ -55,6 +55,11 @@ def band(
         axes.fill_between(epochs / stretch, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
 
 
+def legend_below(axes: Any, columns: int) -> None:
+    """A legend that covers no data."""
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, columnspacing=1.2, handlelength=1.6)
+
+
 def save(
     draw: Callable[[Table, Any], None], table: Table, folder: Path, name: str, *, footer: str, watermark: str | None
 ) -> None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from typing import Any, Literal
 
-from datamodules.schedules import Bounded, Inverse, NoiseSchedule, Ratio, as_schedule
+from datamodules.plan import check_batch_size
+from datamodules.schedules import NoiseSchedule
 
 PROTOCOL = 1  # of training and measurement; raise it when the same spec would give another result
 PRECISIONS = {"float32": "32-true", "float64": "64-true", "bf16": "bf16-mixed"}
@@ -114,12 +115,7 @@ class RunSpec:
             raise ValueError(f"sampling: {self.sampling!r} is neither 'shuffle' nor 'replacement'")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision: {self.precision!r} is not one of {', '.join(PRECISIONS)}")
-        size = as_schedule(self.schedule.batch_size)
-        if isinstance(size, Bounded):
-            low, high = size.bounds
-            largest = low if isinstance(size, Inverse | Ratio) else high  # these are clipped, see contract of `exchange`
-            if largest > self.data.train:
-                raise ValueError(f"batch_size: {largest:g} is larger than the training set of {self.data.train} examples")
+        check_batch_size(self.schedule.batch_size, self.data.train, max_batch_size=self.max_batch_size)
 
     @property
     def key(self) -> str:
@@ -128,9 +124,7 @@ class RunSpec:
 
     def check_devices(self, devices: int) -> None:
         """Raises ValueError if S falls below one example a device."""
-        size = as_schedule(self.schedule.batch_size)
-        if isinstance(size, Bounded) and size.bounds[0] < devices:
-            raise ValueError(f"batch_size: {size.bounds[0]:g} is less than one example on each of {devices} devices")
+        check_batch_size(self.schedule.batch_size, self.data.train, devices, self.max_batch_size)
 
 
 def dumps(value: Any, indent: int | None = None) -> str:

@@ -1,0 +1,25 @@
+"""What all tests share: a data cache of their own, a W&B that cannot reach out, fast tests first."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+LAST = ("slow", "ddp", "slurm")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: any(item.get_closest_marker(name) for name in LAST))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Prepared data of the tests go to a folder of their own, which subprocesses inherit."""
+    os.environ["THREE_FACTORS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ.pop("WANDB_API_KEY", None)
+    os.environ["WANDB_MODE"] = "offline"

@@ -1,0 +1,143 @@
+"""Schedules are pure functions of epoch progress, and an exchange keeps eta/S."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datamodules.schedules import (
+    Chain,
+    Constant,
+    Cosine,
+    Cyclic,
+    Exponential,
+    Inverse,
+    NoiseSchedule,
+    OneCycle,
+    Polynomial,
+    StepEvery,
+    Steps,
+    Triangle,
+    WarmRestarts,
+    exchange,
+    round_batch_size,
+)
+
+values = st.floats(1e-4, 1e3)
+epochs = st.floats(0, 400)
+lengths = st.floats(0.5, 50)
+schedules = st.one_of(
+    st.builds(Cyclic, high=values, low=values, period=lengths, phase=st.floats(0, 1)),
+    st.builds(Triangle, high=values, low=values, period=lengths, phase=st.floats(0, 1)),
+    st.builds(Polynomial, start=values, end=values, epochs=lengths, power=st.floats(0.2, 4)),
+    st.builds(Exponential, start=values, end=values, epochs=lengths),
+    st.builds(Cosine, start=values, end=values, epochs=lengths),
+    st.builds(WarmRestarts, high=values, low=values, period=lengths, growth=st.floats(1, 3)),
+    st.builds(OneCycle, start=values, peak=values, end=values, epochs=lengths, warmup=st.floats(0.1, 0.9)),
+    st.builds(StepEvery, start=values, factor=st.floats(0.1, 0.9), every=lengths, limit=st.just(1e-5)),
+    st.builds(lambda a, b, c: Steps((a, b, c), (3.0, 8.0)), values, values, values),
+)
+
+
+@given(schedules, epochs)
+def test_every_value_lies_within_the_schedules_bounds(schedule, epoch):
+    low, high = schedule.bounds
+    assert low * (1 - 1e-12) <= schedule(epoch) <= high * (1 + 1e-12)
+
+
+@given(schedules, epochs, st.integers(1, 4096))
+def test_an_exchanged_learning_rate_keeps_the_noise_ratio(schedule, epoch, size):
+    original = NoiseSchedule(schedule, size)
+    exchanged = exchange(original)
+    assert exchanged.lr(0) == exchanged.lr(epoch)  # only S varies now
+    assert math.isclose(exchanged.noise_ratio(epoch), original.noise_ratio(epoch), rel_tol=1e-12)
+
+
+@given(schedules, epochs, st.floats(1e-5, 1))
+def test_an_exchanged_batch_size_keeps_the_noise_ratio(schedule, epoch, lr):
+    low = schedule.bounds[0]
+    original = NoiseSchedule(lr, Inverse(Inverse(schedule, 1.0), 2 / low))  # the schedule, scaled to S >= 2
+    exchanged = exchange(original)
+    assert exchanged.batch_size(0) == exchanged.batch_size(epoch)
+    assert math.isclose(exchanged.noise_ratio(epoch), original.noise_ratio(epoch), rel_tol=1e-12)
+
+
+@given(schedules, epochs, st.integers(1, 640), st.integers(1, 50_000))
+def test_a_step_has_the_schedules_noise_ratio_whatever_whole_batch_it_gets(schedule, epoch, size, largest):
+    exchanged = exchange(NoiseSchedule(schedule, size))
+    got = round_batch_size(exchanged.batch_size(epoch), 1, largest)
+    setting = exchanged.setting(epoch, got)
+    assert 1 <= setting.batch_size <= largest
+    assert math.isclose(setting.lr / setting.batch_size, schedule(epoch) / size, rel_tol=1e-12)
+
+
+@given(schedules, st.integers(1, 640))
+def test_exchanging_twice_gives_the_schedule_back(schedule, size):
+    original = NoiseSchedule(schedule, size)
+    back = exchange(exchange(original))
+    assert back.lr == schedule
+    assert math.isclose(back.batch_size(0), size, rel_tol=1e-12)
+
+
+def test_the_papers_cyclic_pair_is_an_exchange():
+    by_size = NoiseSchedule(0.005, Cyclic(high=640, low=128, period=10, phase=0.5))
+    by_lr = exchange(by_size)
+    assert [by_size.batch_size(t) for t in (0, 4.9, 5, 9.9, 10)] == [128, 128, 640, 640, 128]
+    assert [round(by_lr.lr(t), 12) for t in (0, 4.9, 5, 9.9, 10)] == [0.005, 0.005, 0.001, 0.001, 0.005]
+    assert by_lr.batch_size(7) == 128
+
+
+def test_a_learning_rate_of_zero_becomes_the_largest_batch_allowed_with_eta_zero():
+    exchanged = exchange(NoiseSchedule(Cosine(0.1, 0, epochs=10), 128))
+    size = round_batch_size(exchanged.batch_size(10), 1, 5000)
+    assert exchanged.setting(10, size) == (0.0, 5000)
+
+
+def test_both_varying_needs_to_be_told_which_one_stays():
+    both = NoiseSchedule(Cosine(0.1, 0.01, 10), Cyclic(64, 32, 4))
+    with pytest.raises(ValueError, match="to: lr and batch_size both vary"):
+        exchange(both)
+    for to in ("lr", "batch_size"):
+        moved = exchange(both, to)
+        assert all(math.isclose(moved.noise_ratio(t), both.noise_ratio(t), rel_tol=1e-12) for t in (0, 1.5, 7, 9))
+
+
+def test_any_function_of_the_epoch_is_a_schedule_if_the_constant_is_given():
+    falling = NoiseSchedule(lambda t: 0.1 / (1 + t), 32)
+    with pytest.raises(ValueError, match="bounds"):
+        exchange(falling)
+    assert exchange(falling, lr=0.1).batch_size(3) == pytest.approx(128)
+
+
+def test_the_boundary_of_a_half_cycle_belongs_to_the_next_half():
+    cycle = Cyclic(high=2, low=1, period=6)
+    assert [cycle(t) for t in (0, 2.999, 3, 5.999, 6, 9, 12)] == [2, 2, 1, 1, 2, 1, 2]
+
+
+def test_a_chain_restarts_time_in_every_part():
+    chain = Chain((Polynomial(0, 4, epochs=4), Constant(4.0), Cosine(4, 0, epochs=2)), (4.0, 6.0))
+    assert [chain(t) for t in (0, 2, 5, 6, 8)] == pytest.approx([0, 2, 4, 4, 0])
+    assert chain.bounds == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Cyclic(1, 2, period=0), "Cyclic.period: 0"),
+        (lambda: Cyclic(1, 2, period=-3), "Cyclic.period: -3"),
+        (lambda: Constant(math.nan), "Constant.value: nan"),
+        (lambda: Triangle(-1, 2, 3), "Triangle.high: -1"),
+        (lambda: NoiseSchedule(-0.1, 32), "lr: -0.1"),
+        (lambda: NoiseSchedule(math.nan, 32), "lr: nan"),
+        (lambda: NoiseSchedule(0.1, 0), "batch_size: falls to 0"),
+        (lambda: NoiseSchedule(0.0, 8), "lr: 0 at all times"),
+        (lambda: NoiseSchedule("fast", 32), "lr: 'fast'"),
+        (lambda: Steps((1, 2), (3, 4)), "Steps.values"),
+        (lambda: Steps((1, 2, 3), (4, 3)), "Steps.milestones"),
+        (lambda: OneCycle(0.1, 1, 0, 10, warmup=1.5), "OneCycle.warmup: 1.5"),
+    ],
+)
+def test_bad_values_are_refused_by_field_and_value(make, words):
+    with pytest.raises(ValueError, match=words.replace(".", r"\.")):
+        make()
