@@ -1,0 +1,103 @@
+"""The networks are the paper's, and the classifier trains on the mean cross-entropy by plain SGD."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.nn import functional as F
+
+from datamodules import DigitsDataModule
+from lightning_modules import MLP, VGG11, MLPNet, VGG11Net
+
+
+def parameters(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize(("batch_norm", "count"), [(True, 9_756_426), (False, 9_750_922)])
+def test_vgg11_has_the_papers_number_of_parameters(batch_norm, count):
+    assert parameters(VGG11Net(batch_norm=batch_norm)) == count
+
+
+def test_the_memorisation_mlp_has_784_256_256_10_units():
+    assert parameters(MLPNet()) == 784 * 256 + 256 + 256 * 256 + 256 + 256 * 10 + 10
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"batch_norm": False}, {"ghost_batch_size": 4}, {"dropout": 0.5}, {"in_channels": 1}]
+)
+def test_every_vgg_option_gives_logits(options):
+    network = VGG11Net(width=1 / 16, num_classes=7, **options)
+    assert network(torch.randn(8, options.get("in_channels", 3), 32, 32)).shape == (8, 7)
+
+
+def test_dropout_acts_in_training_only():
+    network, images = VGG11Net(width=1 / 16, batch_norm=False, dropout=0.5), torch.randn(4, 3, 32, 32)
+    assert not torch.equal(network(images), network(images))
+    network.eval()
+    assert torch.equal(network(images), network(images))
+
+
+def test_he_initialisation_keeps_the_scale_of_the_activations():
+    torch.manual_seed(0)
+    activations = torch.randn(512, 784)
+    first = activations.square().mean()
+    for layer in MLPNet(hidden=(512,) * 4).layers[:-1]:
+        activations = layer(activations)
+    assert 0.6 < 2 * activations.square().mean() / first / 2 < 1.6
+
+
+def test_one_step_is_plain_sgd_on_the_mean_cross_entropy(tmp_path):
+    torch.manual_seed(0)
+    module, data = MLP(lr=0.3, hidden=(8,)).double(), DigitsDataModule(gray=True, train=64, dtype=torch.float64)
+    data.batch_size = lambda epoch: 64
+    before = [p.detach().clone() for p in module.parameters()]
+    data.setup()
+    images, labels = data.splits["train"]
+    loss = F.cross_entropy(module(images), labels)
+    gradients = torch.autograd.grad(loss, list(module.parameters()))
+    trainer(max_epochs=1, precision="64-true").fit(module, data)
+    for old, gradient, new in zip(before, gradients, module.parameters()):
+        torch.testing.assert_close(new, old - 0.3 * gradient, rtol=1e-12, atol=1e-14)
+    assert data.trainer.callback_metrics["train/loss"] == pytest.approx(loss.item(), rel=1e-6)
+
+
+def test_evaluation_metrics_are_exact_means_over_the_set():
+    module, data = VGG11(lr=0.0, width=1 / 32), DigitsDataModule(
+        batch_size=32, train=64, test=130, validation=70, eval_batch_size=32
+    )
+    run = trainer(max_epochs=1)
+    run.fit(module, data)
+    module.eval()
+    images, labels = data.splits["val"]
+    with torch.no_grad():
+        logits = module(images)
+    assert run.callback_metrics["val/loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert run.callback_metrics["val/accuracy"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
+
+
+def test_a_checkpoint_loads_without_being_told_the_architecture(tmp_path):
+    run = trainer(max_epochs=1, default_root_dir=tmp_path)
+    module = VGG11(lr=0.01, width=1 / 32, dropout=0.1)
+    run.fit(module, DigitsDataModule(batch_size=32, train=64))
+    run.save_checkpoint(tmp_path / "model.ckpt")
+    loaded = VGG11.load_from_checkpoint(tmp_path / "model.ckpt")
+    assert loaded.lr == 0.01
+    assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), loaded.state_dict().values()))
+
+
+@pytest.mark.parametrize(("options", "words"), [({"lr": -1.0}, "lr: -1.0"), ({"momentum": 1.0}, "momentum: 1.0")])
+def test_bad_optimiser_settings_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        VGG11(width=1 / 32, **options)
+
+
+def trainer(**options):
+    return pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **options,
+    )

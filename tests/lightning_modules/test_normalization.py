@@ -1,0 +1,75 @@
+"""Batch norm over ranks is batch norm over the whole batch; ghost batches are normalised apart."""
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_modules.normalization import BatchNorm1d, BatchNorm2d
+from tests.ranks import on_ranks
+
+
+def forward_backward(norm, inputs, weights):
+    inputs = inputs.clone().requires_grad_()
+    output = norm(inputs)
+    (output * weights).sum().backward()
+    return output.detach(), inputs.grad
+
+
+def one_rank(rank, world_size, dtype):
+    generator = torch.Generator().manual_seed(0)
+    inputs = 100 + torch.randn(11, 3, 4, 4, generator=generator, dtype=dtype)  # a mean far from 0
+    weights = torch.randn(11, 3, 4, 4, generator=generator, dtype=dtype)
+    part = slice(11 * rank // world_size, 11 * (rank + 1) // world_size)
+    norm = BatchNorm2d(3).to(dtype)
+    for _ in range(2):
+        output, gradient = forward_backward(norm, inputs[part], weights[part])
+    return part, output, gradient, norm.weight.grad, norm.running_mean, norm.running_var
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize(("ranks", "dtype", "tolerance"), [(2, torch.float64, 1e-11), (3, torch.float32, 2e-3)])
+def test_several_ranks_normalise_as_one(ranks, dtype, tolerance):
+    (_, output, gradient, weight, mean, variance) = one_rank(0, 1, dtype)
+    results = on_ranks(ranks, one_rank, dtype)
+    for part, out, grad, _, running_mean, running_var in results:
+        torch.testing.assert_close(out, output[part], rtol=0, atol=tolerance)
+        torch.testing.assert_close(grad, gradient[part], rtol=0, atol=tolerance)
+        torch.testing.assert_close(running_mean, mean, rtol=1e-5, atol=tolerance)
+        torch.testing.assert_close(running_var, variance, rtol=1e-5, atol=tolerance)
+    torch.testing.assert_close(sum(r[3] for r in results), weight, rtol=0, atol=100 * tolerance)
+
+
+@pytest.mark.parametrize(("kind", "torchs", "shape"), [
+    (BatchNorm2d, nn.BatchNorm2d, (12, 5, 3, 3)),
+    (BatchNorm1d, nn.BatchNorm1d, (12, 5)),
+])  # fmt: skip
+def test_on_one_rank_it_is_torchs_in_both_modes(kind, torchs, shape):
+    ours, theirs = kind(5), torchs(5)
+    inputs, weights = torch.randn(shape), torch.randn(shape)
+    for mode in (True, False):
+        ours.train(mode), theirs.train(mode)
+        for a, b in zip(forward_backward(ours, inputs, weights), forward_backward(theirs, inputs, weights)):
+            assert torch.equal(a, b)
+    assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values()))
+
+
+def test_ghost_batches_are_normalised_apart():
+    inputs, weights = torch.randn(12, 5, 3, 3, dtype=torch.float64), torch.randn(12, 5, 3, 3, dtype=torch.float64)
+    ghost = BatchNorm2d(5, ghost_batch_size=4).double()
+    output, gradient = forward_backward(ghost, inputs, weights)
+    plain = nn.BatchNorm2d(5, momentum=0.1).double()
+    parts = [forward_backward(plain, inputs[i : i + 4], weights[i : i + 4]) for i in (0, 4, 8)]
+    torch.testing.assert_close(output, torch.cat([p[0] for p in parts]))
+    torch.testing.assert_close(gradient, torch.cat([p[1] for p in parts]))
+    expected = 0.1 * torch.stack([inputs[i : i + 4].mean((0, 2, 3)) for i in (0, 4, 8)]).mean(0)
+    torch.testing.assert_close(ghost.running_mean, expected)
+
+
+def test_a_remainder_makes_no_small_group():
+    ghost = BatchNorm1d(5, ghost_batch_size=4)
+    assert torch.isfinite(ghost(torch.randn(9, 5))).all()
+
+
+def test_a_ghost_of_one_example_is_refused():
+    with pytest.raises(ValueError, match="ghost_batch_size: 1"):
+        BatchNorm2d(3, ghost_batch_size=1)

@@ -1,0 +1,48 @@
+"""Runs a function of this test suite on k gloo ranks and returns what each rank returned."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+def _rank(rank: int, world_size: int, port: int, function: Callable[..., Any], arguments: tuple, queue: Any) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    buffer = io.BytesIO()  # tensors as bytes: shared memory would go with the rank that made it
+    torch.save(function(rank, world_size, *arguments), buffer)
+    queue.put((rank, buffer.getvalue()))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def on_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """`function(rank, world_size, *arguments)` on every rank; it and its results must be picklable."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    queue = mp.get_context("spawn").SimpleQueue()
+    context = mp.start_processes(
+        _rank, args=(world_size, port, function, arguments, queue), nprocs=world_size, join=False, start_method="spawn"
+    )
+    results: dict[int, Any] = {}
+    while not context.join(timeout=0.05):
+        while not queue.empty():
+            rank, value = queue.get()
+            results[rank] = value
+    while not queue.empty():
+        rank, value = queue.get()
+        results[rank] = value
+    return [torch.load(io.BytesIO(results[rank]), weights_only=False) for rank in range(world_size)]
