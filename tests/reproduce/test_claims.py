@@ -1,0 +1,116 @@
+"""Verdicts: each rule on constructed data, error rates under the null, power as a share of supports."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from reproduce.engine import claims
+from reproduce.engine.claims import Claim, holm
+from reproduce.engine.table import Table
+from reproduce.experiments import cycles
+
+
+def table(arms, curves=None):
+    rows = [(label, i, "ok", v) for label, values in arms.items() for i, v in enumerate(values)]
+    frames = {
+        (label, i): pd.DataFrame({"t_eta": np.arange(len(c)), "loss": c}) for label, cs in (curves or {}).items() for i, c in enumerate(cs)
+    }  # fmt: skip
+    return Table(pd.DataFrame(rows, columns=["label", "seed", "status", "acc"]), frames)
+
+
+def equivalent(x, y, margin=0.5):
+    return claims.equivalent(table({"a": x, "b": y}), "a", "b", on="acc", margin=margin, claim="")
+
+
+SPREAD = np.array([-0.1, 0.0, 0.1, 0.05, -0.05])
+
+
+@pytest.mark.parametrize(
+    ("shift", "spread", "verdict"),
+    [(0.1, 1, "supported"), (2.0, 1, "not supported"), (0.4, 10, "inconclusive"), (0.0, 50, "inconclusive")],
+)
+def test_equivalence_needs_the_whole_interval_inside_the_margin(shift, spread, verdict):
+    assert equivalent(SPREAD * spread, SPREAD * spread + shift).verdict == verdict
+
+
+def test_the_interval_is_welchs():
+    x, y = np.array([1.0, 2, 3, 4]), np.array([1.0, 1.5, 3.5])
+    claim, expected = equivalent(x, y), stats.ttest_ind(x, y, equal_var=False).confidence_interval(0.9)
+    assert (claim.low, claim.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_equivalence_is_falsely_supported_in_at_most_five_percent_at_the_margin():
+    random = np.random.default_rng(0)
+    wrong = [equivalent(random.normal(0.5, 0.2, 5), random.normal(0, 0.2, 5)).verdict == "supported" for _ in range(1500)]
+    assert np.mean(wrong) < 0.05 + 3 * (0.05 * 0.95 / 1500) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("shift", "verdict"), [(1.0, "supported"), (-1.0, "not supported"), (0.05, "inconclusive")]
+)
+def test_a_directional_claim_needs_its_lower_bound_above_zero(shift, verdict):
+    t = table({"a": SPREAD + shift, "b": SPREAD})
+    assert claims.differ(t, "a", "b", on="acc", smallest=0.1, claim="").verdict == verdict
+
+
+def share(a, b, c):
+    return claims.share_of_effect(table({"a": a, "b": b, "c": c}), "a", "b", "c", on="acc", margin=1 / 3, claim="")
+
+
+def test_a_share_is_judged_against_what_the_noise_does():
+    assert share(SPREAD, SPREAD + 0.1, SPREAD - 3).verdict == "supported"
+    assert share(SPREAD, SPREAD + 3, SPREAD - 3).verdict == "not supported"
+
+
+def test_without_a_visible_effect_of_noise_the_share_is_inconclusive():
+    claim = share(SPREAD, SPREAD, SPREAD + 0.01)
+    assert (claim.verdict, claim.low) == ("inconclusive", None)
+    assert "noise has no visible effect" in claim.note
+
+
+def test_fiellers_interval_covers_the_true_share_in_ninety_percent():
+    random, hits, trials = np.random.default_rng(1), 0, 1500
+    for _ in range(trials):
+        a, b, c = (random.normal(mean, 0.5, 5) for mean in (2.3, 2.0, 0.15))  # share 0.15 of 2
+        claim = share(a, b, c)
+        hits += claim.low is not None and claim.low <= 0.15 <= claim.high
+    assert 0.87 < hits / trials < 0.93
+
+
+def curves(n, shift=0.0, seed=0):
+    return shift + np.random.default_rng(seed).normal(0, 1, (n, 30))
+
+
+def test_curves_no_further_apart_than_seeds_are_the_same():
+    make = lambda shift: claims.same_curve(  # noqa: E731
+        table({}, {"a": curves(6), "b": curves(6, shift, seed=1)}), "a", "b", on="loss", bound=1.5, claim=""
+    )
+    assert make(0.0).verdict == "supported"
+    assert make(0.0).value == pytest.approx(1, abs=0.15)
+    assert make(5.0).verdict == "not supported"
+
+
+def test_curves_at_other_times_are_not_compared():
+    t = table({}, {"a": curves(4), "b": curves(4)[:, :20]})
+    with pytest.raises(ValueError, match="not measured at the same t_eta"):
+        claims.same_curve(t, "a", "b", on="loss", bound=1.5, claim="")
+
+
+def test_too_few_runs_are_not_judged():
+    assert equivalent([1.0], [1.0, 2.0]).verdict == "not judged"
+
+
+def test_holm_takes_back_what_does_not_survive_it():
+    made = [Claim(str(p), "", 0, 0, 0, 5, "supported", p=p) for p in (0.001, 0.04, 0.03)]
+    judged = holm(made)
+    assert [c.p_holm for c in judged] == pytest.approx([0.003, 0.06, 0.06])
+    assert [c.verdict for c in judged] == ["supported", "inconclusive", "inconclusive"]
+
+
+def test_power_grows_with_seeds():
+    def check(t):
+        return [claims.equivalent(t, cycles.SMALL_S, cycles.LARGE_S, on="test/accuracy", margin=0.02, claim="")]
+
+    few, many = (claims.power(check, lambda r, n=n: cycles.imagined("quick", n, r), trials=60)[0] for n in (3, 16))
+    assert few < 0.5 < 0.9 < many

@@ -1,0 +1,69 @@
+"""Imports point down only, and the figure's process stays free of torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = ("lightning_modules", "datamodules", "callbacks", "reproduce")
+FIGURES = sorted(p.stem for p in (ROOT / "reproduce").glob("*.py") if p.stem[0] != "_")
+FILES = [p.relative_to(ROOT) for top in OURS for p in (ROOT / top).rglob("*.py")]
+
+
+def imported(path):
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def allowed(path, name):
+    top, folder = name.split(".")[0], path.parts[0]
+    if top not in OURS:
+        return True
+    if folder in ("datamodules", "lightning_modules") or path.parts[:2] == ("callbacks", "functional"):
+        return name.startswith(".".join(path.parent.parts))
+    if folder == "callbacks":
+        return top == "callbacks" or name.startswith("datamodules.schedules")
+    if path.parts[:2] == ("reproduce", "engine"):
+        return top != "reproduce" or name.startswith("reproduce.engine")
+    return top != "reproduce" or name.split(".")[1] in ("engine", "experiments", "theory")
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_imports_point_down_only(path):
+    assert [name for name in imported(path) if not allowed(path, name)] == []
+
+
+@pytest.mark.parametrize(("needle", "home"), [("pl.Trainer(", "reproduce/engine/train.py"), ("import wandb", "reproduce/engine/wandb_mirror.py")])
+def test_one_file_builds_a_trainer_and_one_touches_wandb(needle, home):
+    users = [str(p) for p in FILES if any(needle in line for line in code_lines(p))]
+    assert users == [home]
+
+
+def code_lines(path):
+    """Lines of a file without docstrings and comments."""
+    tree = ast.parse((ROOT / path).read_text())
+    return ast.unparse(_Bare().visit(tree)).splitlines()
+
+
+class _Bare(ast.NodeTransformer):
+    def visit_Expr(self, node):
+        return ast.Pass() if isinstance(node.value, ast.Constant) else node
+
+
+@pytest.mark.parametrize("module", [*OURS, *(f"reproduce.{name}" for name in FIGURES), "reproduce.engine.figure",
+                                    "reproduce.engine.outputs", "reproduce.engine.runner"])  # fmt: skip
+def test_importing_what_the_figures_process_uses_imports_no_torch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'pytorch_lightning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_figure_script_holds_no_argparse_trainer_or_wandb(figure):
+    names = set(imported(Path("reproduce") / f"{figure}.py"))
+    assert not any(name.split(".")[0] in ("argparse", "torch", "pytorch_lightning", "wandb") for name in names)

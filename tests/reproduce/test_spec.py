@@ -1,0 +1,109 @@
+"""A spec is refused or round-trips; its hash names the experiment in every process."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datamodules.schedules import Cosine, Cyclic, NoiseSchedule, Triangle, exchange
+from reproduce.engine.spec import Data, MLPNetwork, RunSpec, VGG11Network, dumps, encode, loads
+
+ROOT = Path(__file__).resolve().parents[2]
+SPEC = RunSpec(
+    VGG11Network(width=0.125),
+    Data("cifar10", "0123456789abcdef", 3200, 1000, 2000, augment=True),
+    exchange(NoiseSchedule(0.1, Cyclic(high=160, low=32, period=6, phase=0.5))),
+    epochs=18,
+    seed=3,
+)
+positive = st.floats(1e-3, 10)
+specs = st.builds(
+    RunSpec,
+    network=st.one_of(st.builds(VGG11Network, width=positive), st.builds(MLPNetwork, hidden=st.tuples(st.integers(1, 99)))),
+    data=st.builds(Data, st.text(), st.text(), train=st.integers(500, 900), validation=st.integers(1, 9), test=st.integers(1, 9)),
+    schedule=st.one_of(
+        st.builds(NoiseSchedule, positive, st.integers(1, 500)),
+        st.builds(lambda h, p: exchange(NoiseSchedule(Triangle(h, 0.0, p), 20)), positive, positive),
+        st.builds(lambda s, e: NoiseSchedule(Cosine(s, 0.0, e), 7), positive, positive),
+    ),
+    epochs=st.integers(1, 400),
+    seed=st.integers(0, 2**31),
+    momentum=st.floats(0, 0.99),
+    sampling=st.sampled_from(["shuffle", "replacement"]),
+)  # fmt: skip
+
+
+@given(specs)
+def test_a_spec_survives_json_with_its_hash(spec):
+    again = loads(dumps(spec))
+    assert again == spec
+    assert again.key == spec.key
+
+
+def test_the_hash_is_the_same_in_another_process():
+    code = "import sys; from reproduce.engine.spec import loads; print(loads(sys.stdin.read()).key)"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, input=dumps(SPEC), capture_output=True, text=True, check=True,
+        env={"PYTHONHASHSEED": "77"},
+    )  # fmt: skip
+    assert answer.stdout.strip() == SPEC.key
+
+
+def test_the_hash_does_not_tell_128_from_128_point_0():
+    assert replace(SPEC, schedule=NoiseSchedule(1, 128)).key == replace(SPEC, schedule=NoiseSchedule(1.0, 128.0)).key
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 4},
+        {"epochs": 19},
+        {"momentum": 0.1},
+        {"weight_decay": 1e-4},
+        {"sampling": "replacement"},
+        {"precision": "float64"},
+        {"evaluate_every": 2},
+        {"max_batch_size": 300},
+        {"protocol": 99},
+        {"network": VGG11Network(width=0.25)},
+        {"schedule": NoiseSchedule(0.1, 32)},
+        {"data": replace(SPEC.data, name="digits", fingerprint="fedcba9876543210")},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_every_field_is_in_the_hash(change):
+    assert replace(SPEC, **change).key != SPEC.key
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"epochs": 0}, "epochs: 0"),
+        ({"seed": -1}, "seed: -1"),
+        ({"momentum": 1.0}, "momentum: 1.0"),
+        ({"momentum": float("nan")}, "momentum: nan"),
+        ({"weight_decay": -1.0}, "weight_decay: -1.0"),
+        ({"sampling": "twice"}, "sampling: 'twice'"),
+        ({"precision": "half"}, "precision: 'half'"),
+        ({"evaluate_every": 5}, "evaluate_every: 5"),
+        ({"schedule": NoiseSchedule(0.1, 4000)}, "batch_size: 4000 is larger than the training set of 3200"),
+    ],
+)
+def test_bad_fields_are_refused_by_name_and_value(change, words):
+    with pytest.raises(ValueError, match=words):
+        replace(SPEC, **change)
+
+
+def test_a_schedule_without_an_importable_name_cannot_be_stored():
+    with pytest.raises(ValueError, match="importable name"):
+        encode(NoiseSchedule(lambda t: 0.1, 32))
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", '{"type": "os:system"}', '{"type": "nowhere:Thing"}', "not json"])
+def test_a_damaged_spec_is_a_value_error(text):
+    with pytest.raises((ValueError, AssertionError)):
+        assert isinstance(loads(text), RunSpec)
