@@ -80,17 +80,27 @@ def prepare(name: str, data_dir: str | Path = "data", *, download: bool = True) 
         _download(name, data_dir)
         found = _find(name, data_dir)
     if found is None:
-        raise DataError(f"data: {name!r} is none of {', '.join(NAMES)}, and no folder {str(data_dir / name)!r}")
+        raise _unknown(name, data_dir)
     folder, decode = found
     return _cached(name, str(folder), _listing(folder), decode)
 
 
 def cached(name: str, data_dir: str | Path) -> Prepared | None:
-    """The prepared data set if it is there and its source files are unchanged; decodes and downloads nothing."""
+    """The prepared data set if it is there and its source files are unchanged; decodes and downloads nothing.
+
+    Raises:
+        DataError: unknown name.
+    """
     if name in ("digits", "digits28"):
         return _read_manifest(name, "drawn with matplotlib's fonts", f"v{FORMAT}")
     found = _find(name, Path(data_dir))
+    if found is None and name not in _TORCHVISION:
+        raise _unknown(name, Path(data_dir))
     return found and _read_manifest(name, str(found[0]), _listing(found[0]))
+
+
+def _unknown(name: str, data_dir: Path) -> DataError:
+    return DataError(f"data: {name!r} is none of {', '.join(NAMES)}, and no folder {str(data_dir / name)!r}")
 
 
 def _find(name: str, data_dir: Path) -> tuple[Path, Callable[[], Arrays]] | None:

@@ -25,7 +25,7 @@ STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 
 WATCHED = ("val", "test", "train_subset")
-TRAIN_SUBSET = 1_000  # examples
+TRAIN_SUBSET = 500  # examples
 
 
 class ImageDataModule(pl.LightningDataModule):
@@ -43,7 +43,7 @@ class ImageDataModule(pl.LightningDataModule):
         sampling: "shuffle" (each example once an epoch) or "replacement".
         max_batch_size: where a growing schedule is clipped; eta takes over the clipped part.
         drop_last: leave out the examples that no longer fill a batch.
-        watch: what is evaluated after every epoch: "val", then if wanted "test" and "train_subset" (up to 1 000
+        watch: what is evaluated after every epoch: "val", then if wanted "test" and "train_subset" (up to 500
             training images, not augmented), in this order.
         dtype: of the images, float32 or float64.
 

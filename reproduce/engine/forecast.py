@@ -44,7 +44,7 @@ class Forecast:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.file, self.known)
         per_step, per_example = self.known[key]
-        evaluated = spec.epochs // spec.evaluate_every * (spec.data.validation + spec.data.test + 1_000)
+        evaluated = spec.epochs // spec.evaluate_every * (spec.data.validation + spec.data.test + 500)
         examples = spec.epochs * spec.data.train + EVALUATION * evaluated
         return OVERHEAD * (steps_of(spec) * per_step + examples * per_example)
 

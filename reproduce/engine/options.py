@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
+import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -93,13 +93,16 @@ def refuse(error: Exception) -> NoReturn:
 
 
 def _check_writable(folder: Path) -> None:
-    """That `folder` is, or could be made, a folder we may write to; makes nothing."""
+    """That `folder` is, or could be made, a folder we may write to; leaves nothing there."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out: {str(folder)!r} is not a folder")
     nearest = folder.absolute()
     while not nearest.exists():
         nearest = nearest.parent
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"--out: {str(folder)!r} cannot be written to")
+    try:
+        with tempfile.TemporaryFile(dir=nearest):  # permission bits say nothing to root or on a read-only mount
+            pass
+    except OSError as error:
+        raise InputError(f"--out: {str(folder)!r} cannot be written to ({error.strerror})") from error
 
 

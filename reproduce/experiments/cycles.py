@@ -34,7 +34,8 @@ class Settings:
     seeds: int
     extra_controls: bool
     seed_sd: float  # assumed for the power, before training; of test accuracy
-    effect: float  # of 5x less noise on test accuracy, assumed likewise
+    effect: float  # of 5x less noise on test accuracy, assumed likewise: what parts the paper's two pairs
+    augment: bool
 
 
 # The paper's caption and Section 4.2; epochs, square wave and cycle length are not stated there.
@@ -51,33 +52,41 @@ PAPER = Settings(
     extra_controls=True,
     seed_sd=0.003,
     effect=0.02,
+    augment=True,
 )
 QUICK = Settings(
     width=1 / 8,
     train=3_200,
-    validation=1_000,
+    validation=500,
     test=2_000,
-    epochs=18,
-    period=6,
+    epochs=15,
+    period=5,
     lr=(0.02, 0.1),
     batch_size=(32, 160),
     seeds=4,
     extra_controls=False,
     seed_sd=0.01,
-    effect=0.04,
+    effect=0.02,
+    augment=False,
 )
 SMOKE = replace(QUICK, width=1 / 32, train=320, validation=100, test=200, epochs=2, period=2, seeds=1)
 SETTINGS: dict[Scale, Settings] = {"smoke": SMOKE, "quick": QUICK, "paper": PAPER}
 
+# Frozen on pilot seeds 1000 and 1001, which no verdict uses, by criteria that hold no claim's statistic:
+# at least 20 steps an epoch at the largest S; the higher eta a quarter of the break (the training loss at S = 160
+# rises from eta = 0.2 to 0.4); among 1600, 3200, 4800 and 6400 images at equal cost, the lowest validation loss
+# where both constant runs end at a training loss below 0.5 (with augmentation none does: 1.4).
 # paper | quick | why
 REDUCTIONS = [
     ("VGG-11, width 1", "width 1/8", "64 times less arithmetic"),
     ("44 800 training images", "3 200", "time; divisible by every constant S"),
-    ("300 epochs, cycle 10", "18 epochs, cycle 6", "time; three whole cycles"),
+    ("crop and flip", "no augmentation", "otherwise the training loss stays at 1.4 in this time"),
+    ("300 epochs, cycle 10", "15 epochs, cycle 5", "time; three whole cycles"),
     ("S 128-640", "S 32-160", "20 steps an epoch at the largest S"),
-    ("eta 0.001-0.005", "eta 0.02-0.1", "trains in 18 epochs; see the README for how it was chosen"),
-    ("all controls", "noise control only", "time; the others belong to no claim of Figure 4"),
+    ("eta 0.001-0.005", "eta 0.02-0.1", "trains in 15 epochs; a quarter of the eta that breaks"),
+    ("all controls", "noise control only", "time; no claim of Figure 4 uses the others"),
     ("5 seeds", "4 seeds", "time"),
+    ("10 000 test images", "2 000", "time"),
 ]
 
 
@@ -96,7 +105,7 @@ def runs(scale: Scale, source: Prepared) -> dict[str, RunSpec]:
         train=s.train,
         validation=s.validation,
         test=s.test,
-        augment=source.name not in ("digits", "digits28"),  # a mirrored digit is another sign, or none
+        augment=s.augment and source.name not in ("digits", "digits28"),  # a mirrored digit is no digit
     )
     network = VGG11Network(width=s.width, in_channels=source.channels, num_classes=source.classes)
 

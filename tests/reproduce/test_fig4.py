@@ -1,0 +1,230 @@
+"""`python reproduce/fig4.py` from outside: files, cache, seeds, substitution, and what bad input gets."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.reproduce.script import ROOT, run
+
+FILES = {"fig4.png", "fig4.svg", "table.csv", "claims.json", "provenance.json"}
+KEYS = {"claim", "statistic", "value", "low", "high", "n", "power", "paper", "data", "arm", "verdict"}
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """One smoke run on the digits: (its OUT folder, what it printed)."""
+    out = tmp_path_factory.mktemp("first")
+    return out, run("fig4", out)
+
+
+def results(out):
+    return {p.parent.name: p.stat().st_mtime_ns for p in out.glob("runs/*/result.json")}
+
+
+def test_it_writes_the_promised_files_and_says_what_it_did(first):
+    out, done = first
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {p.name for p in (out / "fig4" / "smoke-digits").iterdir()} == FILES
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("fig4: A learning-rate schedule")
+    before_runs = done.stdout[: done.stdout.index("1/5")]
+    for words in ("NOT CIFAR10", "data: digits", "device: ", "runs: 5 = 5 arms x 1 seeds", "expected time: "):
+        assert words in before_runs
+    assert re.search(r"paper scale: python reproduce/fig4.py --scale paper .* about [\d,]+ h", done.stdout)
+
+
+def test_claims_on_substituted_data_at_smoke_scale_are_not_judged(first):
+    claims = json.loads((first[0] / "fig4" / "smoke-digits" / "claims.json").read_text())
+    assert len(claims) == 7
+    assert all(set(claim) >= KEYS for claim in claims)
+    assert {claim["verdict"] for claim in claims} == {"not judged"}
+    assert {claim["data"] for claim in claims} == {"digits"}
+
+
+def test_a_second_call_trains_nothing_imports_no_torch_and_says_what_was_cached(first):
+    out, _ = first
+    before = results(out)
+    code = (
+        f"import sys, runpy; sys.argv = ['fig4.py', '--out', {str(out)!r}, '--scale', 'smoke', '--data', 'digits']\n"
+        f"sys.path.insert(0, {str(ROOT / 'reproduce')!r})\n"
+        f"try: runpy.run_path({str(ROOT / 'reproduce' / 'fig4.py')!r}, run_name='__main__')\n"
+        "except SystemExit as end: print('status', end.code)\n"
+        "print('heavy:', [m for m in ('torch', 'pytorch_lightning') if m in sys.modules])"
+    )
+    import subprocess
+
+    again = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert "status 0" in again.stdout, again.stdout + again.stderr
+    assert "5 cached" in again.stdout
+    assert "heavy: []" in again.stdout
+    assert results(out) == before
+
+
+def test_plot_only_draws_without_training(first, tmp_path):
+    out, _ = first
+    picture = out / "fig4" / "smoke-digits" / "fig4.png"
+    before, old = results(out), picture.stat().st_mtime_ns
+    assert run("fig4", out, "--plot-only").returncode == 0
+    assert results(out) == before
+    assert picture.stat().st_mtime_ns > old
+    empty = run("fig4", tmp_path / "empty", "--plot-only")
+    assert empty.returncode == 1
+    assert "5 of 5 runs are missing" in empty.stdout
+    assert not list((tmp_path / "empty").glob("runs/*"))
+
+
+def test_a_further_seed_trains_that_seed_alone(first):
+    out, _ = first
+    before = results(out)
+    more = run("fig4", out, "--seeds", "2")
+    assert "5 cached" in more.stdout
+    assert "5 to train" in more.stdout
+    after = results(out)
+    assert {key: after[key] for key in before} == before
+    assert len(after) == len(before) + 5
+
+
+def test_dry_run_trains_nothing_and_gives_steps_and_hours(tmp_path):
+    done = run("fig4", tmp_path, "--dry-run")
+    assert done.returncode == 0
+    assert re.search(r"noise control +10 epochs +20 steps", done.stdout)
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_a_damaged_result_is_told_set_aside_and_trained_again(first):
+    out, _ = first
+    victim = sorted((out / "runs").glob("*/result.json"))[0]
+    victim.write_text(victim.read_text()[:40])
+    again = run("fig4", out)
+    assert again.returncode == 0
+    assert f"{victim} is damaged" in again.stdout
+    assert json.loads(victim.read_text())["status"] in ("ok", "diverged")
+    assert list((out / "runs").glob(f"{victim.parent.name}.damaged-*"))
+
+
+def test_help_names_every_flag():
+    text = run("fig4", Path("unused"), "--help", data="").stdout
+    for flag in "--scale --data --data-dir --out --seeds --devices --jobs --wandb --plot-only --dry-run".split():
+        assert flag in text
+
+
+def image_folder(folder, size=32, per_class=60):
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for part, count in (("train", per_class * 8), ("test", per_class * 4)):
+        for name in ("cat", "dog"):
+            (folder / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(0, 255, (size, size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return image_folder(tmp_path_factory.mktemp("data") / "pets").parent
+
+
+def test_the_same_figure_on_an_image_folder_is_another_experiment(first, folders):
+    out, _ = first
+    before = results(out)
+    done = run("fig4", out, "--data-dir", str(folders), data="pets")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(results(out)) == len(before) + 5
+    assert "NOT CIFAR10" in done.stdout
+    assert (out / "fig4" / "smoke-pets" / "claims.json").is_file()
+
+
+def test_naming_cifar10_never_falls_back(tmp_path):
+    done = run("fig4", tmp_path / "out", "--data-dir", str(tmp_path), data="cifar10")
+    assert done.returncode == 2
+    assert one_line(done).startswith("error: data: cifar10 is not in")
+
+
+def test_the_figures_own_data_fall_back_loudly_if_none_were_named(tmp_path):
+    done = run("fig4", tmp_path / "out", "--dry-run", data="", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "NOT CIFAR10" in done.stdout
+    assert "data: digits" in done.stdout
+
+
+def one_line(done):
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "data", "words"),
+    [
+        (["--scale", "huge"], "digits", "--scale: 'huge'"),
+        (["--seeds", "0"], "digits", "--seeds: 0"),
+        (["--seeds", "three"], "digits", "--seeds: invalid int value: 'three'"),
+        (["--devices", "4096"], "digits", "--devices: 4096"),
+        (["--wandb", "maybe"], "digits", "--wandb: 'maybe'"),
+        (["--wandb", "online"], "digits", "--wandb: 'online' needs a login"),
+        (["--colour"], "digits", "--colour"),
+        ([], "imagenet", "data: 'imagenet'"),
+        (["--data-dir", "nowhere"], "cifar10", "--data-dir: no folder 'nowhere'"),
+        ([], "mnist", "data: mnist is not in"),
+    ],
+)
+def test_bad_input_gets_one_line_that_names_it_exit_2_and_nothing_written(flags, data, words, tmp_path):
+    done = run("fig4", tmp_path / "out", *flags, data=data, cwd=tmp_path, env=os.environ | {"HOME": str(tmp_path)})
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert words in one_line(done)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "corrupt", "another size", "empty"])
+def test_damaged_images_are_named_and_end_in_exit_2(damage, tmp_path):
+    folder = image_folder(tmp_path / "pets", per_class=2)
+    victim = folder / "train" / "dog" / "3.png"
+    if damage == "truncated":
+        victim.write_bytes(victim.read_bytes()[:100])
+    elif damage == "corrupt":
+        victim.write_bytes(b"no image at all")
+    elif damage == "another size":
+        from PIL import Image
+
+        Image.new("RGB", (8, 8)).save(victim)
+    else:
+        victim.write_bytes(b"")
+    done = run("fig4", tmp_path / "out", "--data-dir", str(tmp_path), data="pets")
+    assert done.returncode == 2
+    assert str(victim) in one_line(done)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_truncated_mnist_file_is_damaged_data_not_missing_data(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (raw / f"{name}-ubyte").write_bytes(b"\x00\x00\x08\x03\x00")
+    done = run("fig4", tmp_path / "out", "--data-dir", str(tmp_path), data="mnist")
+    assert done.returncode == 2
+    assert "mnist" in one_line(done)
+    assert "damaged" in one_line(done)
+
+
+def test_a_training_set_that_is_too_small_is_named(tmp_path):
+    image_folder(tmp_path / "pets", per_class=2)
+    done = run("fig4", tmp_path / "out", "--data-dir", str(tmp_path), data="pets")
+    assert done.returncode == 2
+    assert "--data: 'pets' has 32 train images" in one_line(done)
+
+
+def test_an_out_folder_that_cannot_be_written_is_refused(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    for out in (file, file / "below", Path("/proc/out")):
+        done = run("fig4", out)
+        assert done.returncode == 2
+        assert "--out: " in one_line(done)
