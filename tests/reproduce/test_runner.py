@@ -1,0 +1,80 @@
+"""Kills: a killed run is retried once; nothing survives the figure's process; what was done stays done."""
+
+import json
+import signal
+
+import pytest
+
+from tests.reproduce.script import alive, descendants, kill, run, start, until, workers
+
+LONG = ("--seeds", "3", "--wandb", "disabled")
+
+
+def finished(out):
+    return {p.parent.name: p.stat().st_mtime_ns for p in out.glob("runs/*/result.json")}
+
+
+def test_a_worker_killed_once_is_retried_and_the_figure_completes(tmp_path):
+    process = start("fig4", tmp_path, *LONG)
+    _, pid = until(lambda: workers(tmp_path)).popitem()
+    kill(pid)
+    printed, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, printed
+    assert printed.count("killed by signal 9; started once more; log: ") == 1
+    assert len(finished(tmp_path)) == 15
+
+
+def test_a_run_that_fails_twice_leaves_the_others_done_a_named_log_and_exit_1(tmp_path):
+    process = start("fig4", tmp_path, *LONG)
+    folder, pid = until(lambda: workers(tmp_path)).popitem()
+    kill(pid)
+    second = until(lambda: workers(tmp_path).get(folder) not in (None, pid) and workers(tmp_path)[folder])
+    kill(second)
+    printed, _ = process.communicate(timeout=200)
+    assert process.returncode == 1, printed
+    assert f"given up; log: {folder / 'log.txt'}" in printed.replace("\n", "")
+    assert "1 of 15 runs are missing" in printed
+    assert len(finished(tmp_path)) == 14
+    assert (tmp_path / "fig4" / "smoke-digits" / "fig4.png").is_file()
+    assert (folder / "log.txt").read_text().count("--- attempt") == 2
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
+def test_no_process_outlives_the_figures_and_a_later_call_finishes_the_rest(sign, tmp_path):
+    process = start("fig4", tmp_path, *LONG)
+    until(lambda: len(finished(tmp_path)) >= 2 and workers(tmp_path))
+    family = descendants(process.pid)
+    family += [p for child in family for p in descendants(child.pid)]
+    assert len(family) >= 2
+    process.send_signal(sign)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    until(lambda: not alive(family), seconds=20)
+    until(lambda: not workers(tmp_path), seconds=20)
+    kept = finished(tmp_path)
+    assert 2 <= len(kept) < 15
+    later = run("fig4", tmp_path, *LONG)
+    assert later.returncode == 0, later.stdout + later.stderr
+    assert f"{len(kept)} cached" in later.stdout
+    after = finished(tmp_path)
+    assert len(after) == 15
+    assert {key: after[key] for key in kept} == kept
+
+
+def test_a_run_restarted_from_scratch_ends_as_an_uninterrupted_one(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run("fig4", whole, "--wandb", "disabled").returncode == 0
+    process = start("fig4", broken, "--wandb", "disabled")
+    _, pid = until(lambda: workers(broken)).popitem()
+    kill(pid)
+    process.communicate(timeout=200)
+    for file in whole.glob("runs/*/metrics.jsonl"):
+        assert (broken / "runs" / file.parent.name / "metrics.jsonl").read_text() == file.read_text()
+    assert finished(whole).keys() == finished(broken).keys()
+
+
+def test_every_run_says_where_it_was_made(tmp_path):
+    assert run("fig4", tmp_path, "--wandb", "disabled").returncode == 0
+    for file in tmp_path.glob("runs/*/result.json"):
+        made = json.loads(file.read_text())["provenance"]
+        assert {"seconds", "device", "threads", "versions", "data_origin"} <= made.keys()
