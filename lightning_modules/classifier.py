@@ -40,7 +40,7 @@ class SGDClassifier(pl.LightningModule):
         self.network = network
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.evaluations = nn.ModuleDict(
-            {f"{part}/{what}": MeanMetric() for part in EVALUATED for what in ("loss", "accuracy")}
+            {f"{part}/{what}": MeanMetric(nan_strategy="disable") for part in EVALUATED for what in ("loss", "accuracy")}
         )
         self._sums: Tensor | None = None
 

@@ -57,7 +57,7 @@ def draw(table, axes):
         axes(1, 2, sharey=True),
         {
             "Cyclic: S (blue) or η (red)": {cycles.CYCLIC_S: plots.BLUE, cycles.CYCLIC_ETA: plots.RED},
-            "Constant: small S (blue), large S and η (red)": {
+            "Constant: small S (blue), 5 × larger S and η (red)": {
                 cycles.SMALL_S: plots.BLUE,
                 cycles.LARGE_S: plots.RED,
                 cycles.NOISE_CONTROL: plots.GREY,
@@ -66,11 +66,11 @@ def draw(table, axes):
     ):
         for label, colour in colours.items():
             stretch = 5 if label == cycles.NOISE_CONTROL else 1  # drawn at equal t_eta
-            name = "noise control, epochs ÷ 5" if stretch > 1 else label
-            plots.band(panel, table, label, "test/accuracy", colour, legend=f"{name}, test", stretch=stretch, percent=True)
-            plots.band(panel, table, label, "train/accuracy", colour, legend=f"{name}, train", stretch=stretch,
-                       percent=True, dashed=True)  # fmt: skip
-        panel.set(title=title, xlabel="epoch", ylabel="accuracy (%)")
+            name = "noise control (epochs ÷ 5)" if stretch > 1 else label.replace("eta", "η")
+            options = {"stretch": stretch, "percent": True}
+            plots.band(panel, table, label, "test/accuracy", colour, legend=name, **options)
+            plots.band(panel, table, label, "train/accuracy", colour, legend="_", dashed=True, **options)
+        panel.set(title=title, xlabel="epoch", ylabel="accuracy (%): test solid, train dashed")
         plots.legend_below(panel, columns=len(colours))
 
 

@@ -140,7 +140,7 @@ def _footer(session: _Session, missing: list[str]) -> str:
     options = session.options
     parts = [f"{session.figure.name}, {options.scale}, {session.source.name}, {session.seeds} seed(s), mean ± sd"]
     if options.scale == "quick":
-        parts += [f"{quick} (paper: {paper})" for paper, quick, _ in session.experiment.REDUCTIONS]
+        parts.append("reduced: " + "; ".join(f"{paper} → {quick}" for paper, quick, _ in session.experiment.REDUCTIONS))
     if missing:
         parts.append(f"{len(missing)} runs missing")
     return " · ".join(parts)

@@ -43,9 +43,12 @@ def band(
     dashed: bool = False,
 ) -> None:
     """Mean over seeds against the epoch, and a band of one standard deviation between seeds."""
+    from matplotlib.ticker import MaxNLocator
+
     epochs, _, values = table.curves(label, metric)
     if not len(epochs):
         return
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     values = values * (100 if percent else 1)
     mean = values.mean(axis=0)
     style = {"linestyle": (0, (4, 2)), "linewidth": 1.0} if dashed else {}
