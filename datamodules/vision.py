@@ -68,7 +68,7 @@ class ImageDataModule(pl.LightningDataModule):
         sampling: Sampling = "shuffle",
         max_batch_size: int | None = None,
         drop_last: bool = True,
-        eval_batch_size: int = 1_000,
+        eval_batch_size: int = 500,
         watch: tuple[str, ...] = ("val",),
         download: bool = True,
         dtype: torch.dtype = torch.float32,

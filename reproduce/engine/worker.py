@@ -97,10 +97,16 @@ def _end_with(wait_for_end: Any) -> None:
     threading.Thread(target=watch, daemon=True, name="ends with the figure's process").start()
 
 
+def _until_stdin_ends() -> None:
+    while os.read(0, 1024):
+        pass
+
+
 def _quiet() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # torchmetrics and we have reduced them already
 
 
 def main() -> None:
@@ -108,7 +114,7 @@ def main() -> None:
         print("usage: python -m reproduce.engine.worker RUN_DIR (a folder with spec.json and job.json)", file=sys.stderr)
         raise SystemExit(2)
     if os.environ.get(CUT_OFF):
-        _end_with(sys.stdin.buffer.read)
+        _end_with(_until_stdin_ends)
     _quiet()
     folder = Path(sys.argv[1])
     run_folder(folder)
