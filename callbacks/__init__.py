@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _HOME = {"NoiseScheduler": "callbacks.noise_schedule", "ProgressFile": "callbacks.progress"}
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from callbacks.noise_schedule import NoiseScheduler

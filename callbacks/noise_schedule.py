@@ -37,7 +37,7 @@ class NoiseScheduler(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        trainer.reload_dataloaders_every_n_epochs = 1  # the epoch's length follows S
+        trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
         data: Any = getattr(trainer, "datamodule", None)
         if data is not None and hasattr(data, "batch_size") and hasattr(data, "max_batch_size"):
             wanted = as_schedule(self.schedule.batch_size)

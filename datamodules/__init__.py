@@ -34,7 +34,7 @@ _HOMES = {
     "datamodules.subsets": ("stratified_subset",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from datamodules.batches import PlannedBatchSampler, PlannedLoader, plan_of

@@ -43,6 +43,4 @@ class CropAndFlip:
         self.flip = torch.from_numpy(random.random(examples) < 0.5).to(device)
 
     def __call__(self, images: Tensor, where: slice) -> Tensor:
-        return crop_and_flip(
-            images, self.top[where], self.left[where], self.flip[where], self.padding, self.fill
-        )
+        return crop_and_flip(images, self.top[where], self.left[where], self.flip[where], self.padding, self.fill)

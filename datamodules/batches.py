@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -115,14 +116,12 @@ def plan_of(loader: object) -> EpochPlan | None:
 class EvaluationLoader:
     """This rank's part of a fixed set in consecutive batches, each example exactly once over all ranks."""
 
-    def __init__(
-        self, inputs: Tensor, targets: Tensor, batch_size: int, *, rank: int = 0, world_size: int = 1
-    ) -> None:
+    def __init__(self, inputs: Tensor, targets: Tensor, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
         shard = contiguous_shard(len(targets), rank, world_size)
         self.inputs, self.targets, self.batch_size = inputs[shard], targets[shard], batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.targets) // self.batch_size)
+        return math.ceil(len(self.targets) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return iter(zip(self.inputs.split(self.batch_size), self.targets.split(self.batch_size)))

@@ -92,9 +92,7 @@ def plan_epoch(
 ) -> EpochPlan:
     """The plan of one epoch; the same on every rank. See `check_batch_size` for what is refused."""
     schedule = as_schedule(batch_size, "batch_size")
-    edges = epoch_edges(
-        examples, schedule, epoch, smallest=world_size, largest=max_batch_size, drop_last=drop_last
-    )
+    edges = epoch_edges(examples, schedule, epoch, smallest=world_size, largest=max_batch_size, drop_last=drop_last)
     random = generator(seed, "order", epoch)
     if sampling == "shuffle":
         indices = random.permutation(examples)[: edges[-1]]

@@ -55,7 +55,11 @@ class Prepared:
 Arrays = dict[str, np.ndarray]
 NAMES = ("cifar10", "mnist", "fashionmnist", "digits", "digits28")
 _TORCHVISION = {"cifar10": "CIFAR10", "mnist": "MNIST", "fashionmnist": "FashionMNIST"}
-_TORCHVISION_FOLDER = {"cifar10": "cifar-10-batches-py", "mnist": "MNIST/raw", "fashionmnist": "FashionMNIST/raw"}
+_TORCHVISION_FOLDER = {
+    "cifar10": "cifar-10-batches-py",
+    "mnist": "MNIST/raw",
+    "fashionmnist": "FashionMNIST/raw",
+}
 _IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -171,7 +175,9 @@ def _decode_image_folder(folder: Path) -> Arrays:
     for part in ("train", "test"):
         others = {p.name for p in (folder / part).iterdir() if p.is_dir()} - set(classes)
         if others:
-            raise DamagedData(f"data-dir: {str(folder / part)!r} has classes that train lacks: {', '.join(sorted(others))}")
+            raise DamagedData(
+                f"data-dir: {str(folder / part)!r} has classes that train lacks: {', '.join(sorted(others))}"
+            )
         files = [(p, i) for i, name in enumerate(classes) for p in sorted(_images(folder / part / name))]
         if not files:
             raise DamagedData(f"data-dir: {str(folder / part)!r} holds no images")

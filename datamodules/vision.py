@@ -74,7 +74,7 @@ class ImageDataModule(pl.LightningDataModule):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.name, self.data_dir, self.download = name, data_dir, download
+        self.dataset, self.data_dir, self.download = name, data_dir, download
         self.batch_size = None if batch_size is None else as_schedule(batch_size, "batch_size")
         self.validation, self.train, self.test = validation, train, test
         self.augment = self.augment_default if augment is None else augment
@@ -86,23 +86,27 @@ class ImageDataModule(pl.LightningDataModule):
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}
 
     def prepare_data(self) -> None:
-        if not isinstance(self.name, Prepared):
-            prepare(self.name, self.data_dir, download=self.download)
+        if not isinstance(self.dataset, Prepared):
+            prepare(self.dataset, self.data_dir, download=self.download)
 
     def setup(self, stage: str | None = None) -> None:
         if not self.splits:
             self._load()
         if self.trainer is not None:
-            self.trainer.reload_dataloaders_every_n_epochs = 1
+            self.trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
             self._check_batch_size()
 
     def _load(self) -> None:
-        source = self.name if isinstance(self.name, Prepared) else prepare(self.name, self.data_dir, download=False)
+        source = (
+            self.dataset if isinstance(self.dataset, Prepared) else prepare(self.dataset, self.data_dir, download=False)
+        )
         arrays = source.arrays()
         labels = np.asarray(arrays["train_labels"])
         chosen, held_out = split(labels, self.validation, self.train, self.split_seed)
         test_labels = np.asarray(arrays["test_labels"])
-        tested = stratified_subset(test_labels, self.test if self.test is not None else len(test_labels), self.split_seed)
+        tested = stratified_subset(
+            test_labels, self.test if self.test is not None else len(test_labels), self.split_seed
+        )
         self.mean, self.std = self._statistics(source.name, arrays["train_images"], chosen)
         self.num_classes, self.source = source.classes, source
         for part, array, indices in (
@@ -130,7 +134,10 @@ class ImageDataModule(pl.LightningDataModule):
     def _check_batch_size(self) -> Schedule:
         world_size = self.trainer.world_size if self.trainer is not None else 1
         return check_batch_size(
-            128 if self.batch_size is None else self.batch_size, self.examples, world_size, self.max_batch_size
+            128 if self.batch_size is None else self.batch_size,
+            self.examples,
+            world_size,
+            self.max_batch_size,
         )
 
     def _on_device(self, part: str) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ _HOME = {
     "VGG11": "lightning_modules.vgg",
     "VGG11Net": "lightning_modules.vgg",
 }
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from lightning_modules.classifier import SGDClassifier

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -40,7 +40,11 @@ class SGDClassifier(pl.LightningModule):
         self.network = network
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.evaluations = nn.ModuleDict(
-            {f"{part}/{what}": MeanMetric(nan_strategy="disable") for part in EVALUATED for what in ("loss", "accuracy")}
+            {
+                f"{part}/{what}": MeanMetric(nan_strategy="disable")
+                for part in EVALUATED
+                for what in ("loss", "accuracy")
+            }
         )
         self._sums: Tensor | None = None
 
@@ -89,8 +93,9 @@ class SGDClassifier(pl.LightningModule):
     def _evaluate(self, part: str, batch: Batch) -> None:
         inputs, targets = batch
         logits = self.network(inputs)
-        self.evaluations[f"{part}/loss"].update(F.cross_entropy(logits, targets, reduction="none"))
-        self.evaluations[f"{part}/accuracy"].update((logits.argmax(1) == targets).to(logits.dtype))
+        loss, accuracy = (cast(MeanMetric, self.evaluations[f"{part}/{what}"]) for what in ("loss", "accuracy"))
+        loss.update(F.cross_entropy(logits, targets, reduction="none"))
+        accuracy.update((logits.argmax(1) == targets).to(logits.dtype))
 
     def _log_evaluations(self) -> None:
         for name, metric in self.evaluations.items():
@@ -111,6 +116,4 @@ class SGDClassifier(pl.LightningModule):
         self._log_evaluations()
 
     def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(
-            self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
-        )
+        return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)

@@ -18,13 +18,13 @@ class _AllReduceSum(torch.autograd.Function):
     """Sum over ranks. Every rank's loss depends on the sum, so the gradient is summed as well."""
 
     @staticmethod
-    def forward(ctx: Any, local: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, local: Tensor) -> Tensor:
         total = local.clone()
         torch.distributed.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.contiguous().clone()
         torch.distributed.all_reduce(total)
         return total
@@ -62,9 +62,7 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
             means = torch.stack([g.mean(dims) for g in groups])
             variances = torch.stack([g.var(dims) for g in groups])  # unbiased, as torch's running variance
             self._update(means.mean(0), variances.mean(0))
-        normalised = [
-            F.batch_norm(g, None, None, self.weight, self.bias, training=True, eps=self.eps) for g in groups
-        ]
+        normalised = [F.batch_norm(g, None, None, self.weight, self.bias, training=True, eps=self.eps) for g in groups]
         return torch.cat(normalised)
 
     def _over_ranks(self, input: Tensor) -> Tensor:

@@ -67,9 +67,10 @@ def draw(table, axes):
         for label, colour in colours.items():
             stretch = 5 if label == cycles.NOISE_CONTROL else 1  # drawn at equal t_eta
             name = "noise control (epochs ÷ 5)" if stretch > 1 else label.replace("eta", "η")
-            options = {"stretch": stretch, "percent": True}
-            plots.band(panel, table, label, "test/accuracy", colour, legend=name, **options)
-            plots.band(panel, table, label, "train/accuracy", colour, legend="_", dashed=True, **options)
+            plots.band(panel, table, label, "test/accuracy", colour, legend=name, stretch=stretch, percent=True)
+            plots.band(
+                panel, table, label, "train/accuracy", colour, legend="_", stretch=stretch, percent=True, dashed=True
+            )
         panel.set(title=title, xlabel="epoch", ylabel="accuracy (%): test solid, train dashed")
         plots.legend_below(panel, columns=len(colours))
 

@@ -35,7 +35,11 @@ def on_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> 
         port = free.getsockname()[1]
     queue = mp.get_context("spawn").SimpleQueue()
     context = mp.start_processes(
-        _rank, args=(world_size, port, function, arguments, queue), nprocs=world_size, join=False, start_method="spawn"
+        _rank,
+        args=(world_size, port, function, arguments, queue),
+        nprocs=world_size,
+        join=False,
+        start_method="spawn",
     )
     results: dict[int, Any] = {}
     while not context.join(timeout=0.05):

@@ -45,9 +45,7 @@ class Claim:
         return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in asdict(self).items()}
 
 
-def equivalent(
-    table: Table, a: str, b: str, *, on: str, margin: float, claim: str, paper: str | None = None
-) -> Claim:
+def equivalent(table: Table, a: str, b: str, *, on: str, margin: float, claim: str, paper: str | None = None) -> Claim:
     """Two one-sided Welch tests (TOST): the means of two arms differ by less than `margin`."""
     x, y = table.values(a, on), table.values(b, on)
     statistic = f"mean {on}, '{a}' minus '{b}'; TOST ±{margin:g}"
@@ -127,9 +125,7 @@ def differ(
     return Claim(claim, statistic, mean, low, high, min(len(x), len(y)), verdict, p, paper=paper)
 
 
-def same_curve(
-    table: Table, a: str, b: str, *, on: str, bound: float, claim: str, paper: str | None = None
-) -> Claim:
+def same_curve(table: Table, a: str, b: str, *, on: str, bound: float, claim: str, paper: str | None = None) -> Claim:
     """Curves of two arms are no further apart than two seeds: mean distance between arms over that within them.
 
     The distance of two runs is the root mean square difference over the epochs' ends (equal t_eta within a pair).
@@ -202,7 +198,9 @@ def holm(claims: list[Claim]) -> list[Claim]:
     return adjusted
 
 
-def power(check: Callable[[Table], list[Claim]], draw: Callable[[np.random.Generator], Table], trials: int = 300) -> list[float]:
+def power(
+    check: Callable[[Table], list[Claim]], draw: Callable[[np.random.Generator], Table], trials: int = 300
+) -> list[float]:
     """The share of simulated experiments, drawn under the claims' truth, in which each claim ends 'supported'."""
     random = np.random.Generator(np.random.PCG64(20171113))
     verdicts = [[c.verdict == "supported" for c in holm(check(draw(random)))] for _ in range(trials)]

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from reproduce.engine.options import InputError, Options, Scale, parse, refuse
@@ -131,7 +130,7 @@ class _Session:
 
     def resolve(self) -> Prepared:
         """The data set; the figure's substitute, said loudly, if its own is nowhere and none was named."""
-        from datamodules.sources import DataError, DamagedData, cached
+        from datamodules.sources import DamagedData, DataError, cached
 
         name, data_dir = self.options.data or self.figure.data, self.options.data_dir
         if not data_dir.is_dir() and data_dir != Options.data_dir:
@@ -154,8 +153,9 @@ class _Session:
                 f"  *** Nothing below is a result about {self.figure.data}; no claim is judged on it.\n",
                 style="bold yellow",
             )
+        shape = f"{source.size}x{source.size}x{source.channels}"
         self.say(
-            f"data: {source.name}, {source.train} + {source.test} images {source.size}x{source.size}x{source.channels}, "
+            f"data: {source.name}, {source.train} + {source.test} images {shape}, "
             f"content {source.fingerprint}, from {source.origin}"
         )
         return source
@@ -234,7 +234,12 @@ class _Session:
         """What W&B shows of a run: its spec, and where it belongs."""
         from reproduce.engine.spec import encode
 
-        place = {"figure": self.figure.name, "scale": self.options.scale, "arm": run.label, "key": run.spec.key}
+        place = {
+            "figure": self.figure.name,
+            "scale": self.options.scale,
+            "arm": run.label,
+            "key": run.spec.key,
+        }
         return encode(run.spec) | place | {"own_data": self.own_data}
 
     def train(self, todo: list[PlannedRun]) -> None:

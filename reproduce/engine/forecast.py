@@ -21,9 +21,7 @@ OVERHEAD = 1.15  # Trainer, augmentation, and the other core's work
 def steps_of(spec: RunSpec) -> int:
     """Optimisation steps of a run: what its schedule makes of every epoch."""
     schedule, largest = as_schedule(spec.schedule.batch_size), spec.max_batch_size
-    return sum(
-        len(epoch_edges(spec.data.train, schedule, epoch, largest=largest)) - 1 for epoch in range(spec.epochs)
-    )
+    return sum(len(epoch_edges(spec.data.train, schedule, epoch, largest=largest)) - 1 for epoch in range(spec.epochs))
 
 
 class Forecast:
@@ -55,5 +53,3 @@ def wall_time(seconds: list[float], jobs: int) -> float:
     for length in sorted(seconds, reverse=True):
         slots[slots.index(min(slots))] += length
     return max(slots)
-
-

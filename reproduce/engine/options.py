@@ -60,7 +60,13 @@ HELP = {
     "plot_only": "draw and judge what is there; train nothing",
     "dry_run": "print runs, steps and expected hours; train nothing",
 }
-METAVARS = {"scale": "smoke|quick|paper", "wandb": "offline|online|disabled", "data": "NAME", "data_dir": "DIR", "out": "DIR"}
+METAVARS = {
+    "scale": "smoke|quick|paper",
+    "wandb": "offline|online|disabled",
+    "data": "NAME",
+    "data_dir": "DIR",
+    "out": "DIR",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,7 +84,11 @@ def parse(description: str, arguments: list[str] | None = None) -> Options:
             continue
         kind: Any = int if "int" in str(field.type) else Path if field.type == "Path" else str
         parser.add_argument(
-            flag, type=kind, default=field.default, metavar=METAVARS.get(field.name, "K"), help=HELP[field.name]
+            flag,
+            type=kind,
+            default=field.default,
+            metavar=METAVARS.get(field.name, "K"),
+            help=HELP[field.name],
         )
     try:
         return Options(**vars(parser.parse_args(arguments)))
@@ -104,5 +114,3 @@ def _check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise InputError(f"--out: {str(folder)!r} cannot be written to ({error.strerror})") from error
-
-

@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+
 from reproduce.engine import claims as judging
 from reproduce.engine import plots
 from reproduce.engine.display import console
@@ -27,7 +29,12 @@ if TYPE_CHECKING:
     from reproduce.engine.figure import Figure, PlannedRun, _Session
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-COLOURS = {"supported": "green", "not supported": "red", "inconclusive": "yellow", "not judged": "bright_black"}
+COLOURS = {
+    "supported": "green",
+    "not supported": "red",
+    "inconclusive": "yellow",
+    "not judged": "bright_black",
+}
 
 
 def power(figure: Figure, options: Options, seeds: int, say: Callable[[str], None]) -> list[float]:
@@ -86,7 +93,7 @@ def judge(figure: Figure, table: Table, powers: list[float], why_not: str | None
     """All claims, after Holm; where nothing may be judged, the values stay and the verdict says why."""
     found = judging.holm(figure.check(table))
     judged = []
-    for claim, strength in zip(found, powers or [None] * len(found)):
+    for claim, strength in zip_longest(found, powers):
         if why_not:
             claim = replace(claim, verdict="not judged", note=why_not)
         elif strength is not None and strength < 0.6 and claim.verdict == "inconclusive" and not claim.note:
@@ -103,7 +110,9 @@ def conclude(session: _Session, planned: list[PlannedRun], powers: list[float], 
         session.say(f"{len(missing)} of {len(planned)} runs are missing: {', '.join(missing)}", style="bold red")
     diverged = table.frame[table.frame["status"] == "diverged"]
     if len(diverged):
-        session.say(f"{len(diverged)} runs diverged: {', '.join(diverged['label'] + ' seed ' + diverged['seed'].astype(str))}")
+        session.say(
+            f"{len(diverged)} runs diverged: {', '.join(diverged['label'] + ' seed ' + diverged['seed'].astype(str))}"
+        )
     if table.frame.empty:
         session.say("nothing to draw")
         return missing
@@ -147,7 +156,17 @@ def _footer(session: _Session, missing: list[str]) -> str:
 
 
 def _provenance(session: _Session, planned: list[PlannedRun], missing: list[str]) -> dict[str, Any]:
-    packages = ("torch", "pytorch-lightning", "torchvision", "torchmetrics", "numpy", "scipy", "pandas", "matplotlib", "wandb")
+    packages = (
+        "torch",
+        "pytorch-lightning",
+        "torchvision",
+        "torchmetrics",
+        "numpy",
+        "scipy",
+        "pandas",
+        "matplotlib",
+        "wandb",
+    )
     return {
         "command": " ".join(["python", *sys.argv]),
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -170,7 +189,9 @@ def _provenance(session: _Session, planned: list[PlannedRun], missing: list[str]
 
 def _git(*arguments: str) -> str | None:
     try:
-        answer = subprocess.run(["git", *arguments], cwd=CHECKOUT, capture_output=True, text=True, timeout=10, check=True)
+        answer = subprocess.run(
+            ["git", *arguments], cwd=CHECKOUT, capture_output=True, text=True, timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip()

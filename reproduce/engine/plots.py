@@ -12,7 +12,7 @@ from reproduce.engine.table import Table
 
 BLUE, RED, GREY = "#1f5fa8", "#c23b31", "#7a7a7a"  # S, eta, controls: told apart also without colour vision
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,
@@ -64,22 +64,29 @@ def legend_below(axes: Any, columns: int) -> None:
 
 
 def save(
-    draw: Callable[[Table, Any], None], table: Table, folder: Path, name: str, *, footer: str, watermark: str | None
+    draw: Callable[[Table, Any], None],
+    table: Table,
+    folder: Path,
+    name: str,
+    *,
+    footer: str,
+    watermark: str | None,
 ) -> None:
     """Draws and writes NAME.png and NAME.svg, each whole or not at all."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+        layout = ConstrainedLayoutEngine(rect=(0, 0.08, 1, 0.92))  # room for the footer
+        figure = Figure(figsize=(9.0, 4.2), layout=layout)
         FigureCanvasAgg(figure)
 
         def axes(rows: int, columns: int, **options: Any) -> Any:
             return np.atleast_1d(figure.subplots(rows, columns, **options)).ravel()
 
         draw(table, axes)
-        figure.get_layout_engine().set(rect=(0, 0.07, 1, 0.93))  # type: ignore[union-attr]
         figure.text(0.01, 0.012, footer, fontsize=6.5, color="#555555", va="bottom", wrap=True)
         if watermark:
             figure.text(0.5, 0.55, watermark, fontsize=26, color="#000000", alpha=0.10, ha="center", va="center",

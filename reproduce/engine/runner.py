@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -23,7 +23,7 @@ from datamodules.sources import DataError, Prepared
 from reproduce.engine.results import RunFolder
 
 ATTEMPTS = 2
-POLL = 0.1  # seconds
+POLL = 0.2  # seconds
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -120,10 +120,8 @@ class _Active:
     def kill(self) -> None:
         """Ends the run's whole process session; ranks of a multi-device run are in it."""
         for end in (os.killpg, os.kill):  # before a forked worker's setsid it has no group of its own
-            try:
+            with suppress(ProcessLookupError):
                 end(self.process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         if self.sentinel is not None:
             self.process.join()
         else:
@@ -138,7 +136,8 @@ class Runner:
 
     def run(self, tasks: list[Task], watcher: Watcher) -> list[Task]:
         """Runs all tasks and returns those that failed twice. Whatever ends it leaves no process behind."""
-        waiting, active, failed = [(task, 1) for task in tasks], {}, []
+        waiting, failed = [(task, 1) for task in tasks], []
+        active: dict[int, _Active] = {}
         try:
             while waiting or active:
                 for slot in range(self.jobs):

@@ -162,7 +162,7 @@ def decode(value: Any) -> Any:
     try:
         module, _, name = value["type"].partition(":")
         kind = getattr(import_module(module), name)
-        if not is_dataclass(kind):
+        if not (isinstance(kind, type) and is_dataclass(kind)):
             raise TypeError(f"{name} is not a dataclass")
         return kind(**{key: decode(item) for key, item in value.items() if key != "type"})
     except (KeyError, AttributeError, TypeError, ImportError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import statistics
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -213,8 +214,8 @@ def seconds_per_batch(network: Network, job: Job, sizes: tuple[int, int] = (32, 
     for size in sizes:
         images = torch.randn(size, job.data.channels, job.data.size, job.data.size, device=device)
         labels = torch.zeros(size, dtype=torch.long, device=device)
-        elapsed = []
-        for _ in range(4):
+        elapsed: list[float] = []
+        while len(elapsed) < 3 or (len(elapsed) < 10 and sum(elapsed) < 0.5):
             start = time.perf_counter()
             optimizer.zero_grad()
             module.loss(module(images), labels).backward()
@@ -222,6 +223,6 @@ def seconds_per_batch(network: Network, job: Job, sizes: tuple[int, int] = (32, 
             if device.type == "cuda":
                 torch.cuda.synchronize()
             elapsed.append(time.perf_counter() - start)
-        times.append(sorted(elapsed[1:])[1])
+        times.append(statistics.median(elapsed[1:]))
     per_example = max((times[1] - times[0]) / (sizes[1] - sizes[0]), 1e-9)
     return max(times[0] - sizes[0] * per_example, 2e-4), per_example

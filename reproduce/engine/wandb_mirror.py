@@ -21,7 +21,7 @@ from reproduce.engine.results import RunFolder
 
 PROJECT = "three-factors"
 AXES = ("epoch", "t_eta", "step")
-LOSS_POINTS = 40  # per epoch at most: a log call costs about 0.2 ms
+LOSS_POINTS = 20  # per epoch at most: a log call costs about 0.2 ms
 TIMEOUT = 20  # seconds without an answer
 
 
@@ -118,7 +118,12 @@ class Mirror:
 
         self.directory.mkdir(parents=True, exist_ok=True)
         settings = wandb.Settings(
-            silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True, init_timeout=TIMEOUT
+            silent=True,
+            console="off",
+            disable_git=True,
+            disable_code=True,
+            x_disable_stats=True,
+            init_timeout=TIMEOUT,
         )
         return wandb.init(
             project=PROJECT,

@@ -111,7 +111,10 @@ def _quiet() -> None:
 
 def main() -> None:
     if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "spec.json").is_file():
-        print("usage: python -m reproduce.engine.worker RUN_DIR (a folder with spec.json and job.json)", file=sys.stderr)
+        print(
+            "usage: python -m reproduce.engine.worker RUN_DIR (a folder with spec.json and job.json)",
+            file=sys.stderr,
+        )
         raise SystemExit(2)
     if os.environ.get(CUT_OFF):
         _end_with(_until_stdin_ends)

@@ -77,7 +77,7 @@ SETTINGS: dict[Scale, Settings] = {"smoke": SMOKE, "quick": QUICK, "paper": PAPE
 # - the higher eta at most a quarter of the break: at S = 160 the training loss rises from eta = 0.2 to 0.4;
 # - both constant runs end at a loss on clean training images (eval mode) of at most 0.5: with eta 0.02-0.1 the large
 #   S ends at 1.0, with augmentation at 1.3;
-# - then the lowest validation loss, at equal cost, of {1600, 2400, 3200} images x {S from 16, 32} x {eta from .01, .02}.
+# - then the lowest validation loss, at equal cost, of 1600, 2400, 3200 images S from 16 or 32, eta from .01 or .02.
 # paper | quick | why
 REDUCTIONS = [
     ("VGG-11, width 1", "width 1/8", "64 times less arithmetic"),
@@ -97,7 +97,10 @@ def runs(scale: Scale, source: Prepared) -> dict[str, RunSpec]:
     s = SETTINGS[scale]
     if source.size != 32:
         raise InputError(f"--data: {source.name!r} has {source.size} x {source.size} images, VGG-11 takes 32 x 32")
-    for field, wanted, there in (("train", s.train + s.validation, source.train), ("test", s.test, source.test)):
+    for field, wanted, there in (
+        ("train", s.train + s.validation, source.train),
+        ("test", s.test, source.test),
+    ):
         if wanted > there:
             raise InputError(f"--data: {source.name!r} has {there} {field} images, --scale {scale} takes {wanted}")
     (lr_low, lr_high), (small, large) = s.lr, s.batch_size

@@ -77,7 +77,10 @@ def loaders(rounds: int) -> tuple[dict[str, list[float]], list[tuple[str, str, s
         "DataLoader": drain(standard),
     }
     times = interleaved({n: lambda run=run: clocked(run, len(plan)) for n, run in candidates.items()}, rounds)
-    return times, [("loader", "our loader", "plain gather", 1.15), ("loader", "our loader", "DataLoader", 0.25)]
+    return times, [
+        ("loader", "our loader", "plain gather", 1.15),
+        ("loader", "our loader", "DataLoader", 0.25),
+    ]
 
 
 class Epochs(pl.Callback):
@@ -105,7 +108,9 @@ class InMemory(pl.LightningDataModule):
         return PlannedLoader(self.inputs, self.targets, plan_epoch(len(self.targets), BATCH, epoch))
 
 
-def steps(make: Callable[[], pl.LightningModule], shape: tuple[int, ...], count: int, rounds: int) -> dict[str, list[float]]:
+def steps(
+    make: Callable[[], pl.LightningModule], shape: tuple[int, ...], count: int, rounds: int
+) -> dict[str, list[float]]:
     inputs, targets = torch.randn(count * BATCH, *shape), torch.randint(0, 10, (count * BATCH,))
 
     def with_trainer(*callbacks: pl.Callback) -> float:
@@ -161,7 +166,13 @@ def main() -> None:
         ("MLP", "Trainer, all on", "bare Trainer", 1.2),
     ]
     for group, ours, other, bound in pairs:
-        row = {"what": group, "a": ours, "b": other, "ratio": round(ratio(found[group], ours, other), 3), "bound": bound}
+        row = {
+            "what": group,
+            "a": ours,
+            "b": other,
+            "ratio": round(ratio(found[group], ours, other), 3),
+            "bound": bound,
+        }
         row |= {"a_us": round(1e6 * statistics.median(found[group][ours]), 1)}
         row |= {"b_us": round(1e6 * statistics.median(found[group][other]), 1)}
         rows.append(row)
@@ -169,7 +180,9 @@ def main() -> None:
     for r in rows:
         print(f"{r['what']:<12}{r['a']:<18}{r['b']:<15}{r['a_us']:>10}{r['b_us']:>10}{r['ratio']:>8}{r['bound']:>8}")
     if options.json:
-        options.json.write_text(json.dumps({"torch": torch.__version__, "threads": options.threads, "rows": rows}, indent=1))
+        options.json.write_text(
+            json.dumps({"torch": torch.__version__, "threads": options.threads, "rows": rows}, indent=1)
+        )
 
 
 if __name__ == "__main__":

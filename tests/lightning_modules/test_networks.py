@@ -48,7 +48,10 @@ def test_he_initialisation_keeps_the_scale_of_the_activations():
 
 def test_one_step_is_plain_sgd_on_the_mean_cross_entropy(tmp_path):
     torch.manual_seed(0)
-    module, data = MLP(lr=0.3, hidden=(8,)).double(), DigitsDataModule(gray=True, train=64, dtype=torch.float64)
+    module, data = (
+        MLP(lr=0.3, hidden=(8,)).double(),
+        DigitsDataModule(gray=True, train=64, dtype=torch.float64),
+    )
     data.batch_size = lambda epoch: 64
     before = [p.detach().clone() for p in module.parameters()]
     data.setup()
@@ -62,8 +65,9 @@ def test_one_step_is_plain_sgd_on_the_mean_cross_entropy(tmp_path):
 
 
 def test_evaluation_metrics_are_exact_means_over_the_set():
-    module, data = VGG11(lr=0.0, width=1 / 32), DigitsDataModule(
-        batch_size=32, train=64, test=130, validation=70, eval_batch_size=32
+    module, data = (
+        VGG11(lr=0.0, width=1 / 32),
+        DigitsDataModule(batch_size=32, train=64, test=130, validation=70, eval_batch_size=32),
     )
     run = trainer(max_epochs=1)
     run.fit(module, data)

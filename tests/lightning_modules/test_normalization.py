@@ -54,7 +54,10 @@ def test_on_one_rank_it_is_torchs_in_both_modes(kind, torchs, shape):
 
 
 def test_ghost_batches_are_normalised_apart():
-    inputs, weights = torch.randn(12, 5, 3, 3, dtype=torch.float64), torch.randn(12, 5, 3, 3, dtype=torch.float64)
+    inputs, weights = (
+        torch.randn(12, 5, 3, 3, dtype=torch.float64),
+        torch.randn(12, 5, 3, 3, dtype=torch.float64),
+    )
     ghost = BatchNorm2d(5, ghost_batch_size=4).double()
     output, gradient = forward_backward(ghost, inputs, weights)
     plain = nn.BatchNorm2d(5, momentum=0.1).double()

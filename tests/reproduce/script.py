@@ -17,7 +17,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def command(figure: str, out: Path, *flags: str) -> list[str]:
-    return [sys.executable, str(ROOT / "reproduce" / f"{figure}.py"), "--out", str(out), "--scale", "smoke", *flags]
+    return [
+        sys.executable,
+        str(ROOT / "reproduce" / f"{figure}.py"),
+        "--out",
+        str(out),
+        "--scale",
+        "smoke",
+        *flags,
+    ]
 
 
 def run(figure: str, out: Path, *flags: str, data: str = "digits", **options: Any) -> subprocess.CompletedProcess[str]:

@@ -13,9 +13,9 @@ from reproduce.experiments import cycles
 
 def table(arms, curves=None):
     rows = [(label, i, "ok", v) for label, values in arms.items() for i, v in enumerate(values)]
-    frames = {
-        (label, i): pd.DataFrame({"t_eta": np.arange(len(c)), "loss": c}) for label, cs in (curves or {}).items() for i, c in enumerate(cs)
-    }  # fmt: skip
+    frames = {}
+    for label, several in (curves or {}).items():
+        frames |= {(label, i): pd.DataFrame({"t_eta": np.arange(len(c)), "loss": c}) for i, c in enumerate(several)}
     return Table(pd.DataFrame(rows, columns=["label", "seed", "status", "acc"]), frames)
 
 
@@ -42,13 +42,13 @@ def test_the_interval_is_welchs():
 
 def test_equivalence_is_falsely_supported_in_at_most_five_percent_at_the_margin():
     random = np.random.default_rng(0)
-    wrong = [equivalent(random.normal(0.5, 0.2, 5), random.normal(0, 0.2, 5)).verdict == "supported" for _ in range(1500)]
+    wrong = [
+        equivalent(random.normal(0.5, 0.2, 5), random.normal(0, 0.2, 5)).verdict == "supported" for _ in range(1500)
+    ]
     assert np.mean(wrong) < 0.05 + 3 * (0.05 * 0.95 / 1500) ** 0.5
 
 
-@pytest.mark.parametrize(
-    ("shift", "verdict"), [(1.0, "supported"), (-1.0, "not supported"), (0.05, "inconclusive")]
-)
+@pytest.mark.parametrize(("shift", "verdict"), [(1.0, "supported"), (-1.0, "not supported"), (0.05, "inconclusive")])
 def test_a_directional_claim_needs_its_lower_bound_above_zero(shift, verdict):
     t = table({"a": SPREAD + shift, "b": SPREAD})
     assert claims.differ(t, "a", "b", on="acc", smallest=0.1, claim="").verdict == verdict

@@ -56,7 +56,6 @@ def test_a_second_call_trains_nothing_imports_no_torch_and_says_what_was_cached(
         "except SystemExit as end: print('status', end.code)\n"
         "print('heavy:', [m for m in ('torch', 'pytorch_lightning') if m in sys.modules])"
     )
-    import subprocess
 
     again = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
     assert "status 0" in again.stdout, again.stdout + again.stderr
@@ -109,7 +108,18 @@ def test_a_damaged_result_is_told_set_aside_and_trained_again(first):
 
 def test_help_names_every_flag():
     text = run("fig4", Path("unused"), "--help", data="").stdout
-    for flag in "--scale --data --data-dir --out --seeds --devices --jobs --wandb --plot-only --dry-run".split():
+    for flag in (
+        "--scale",
+        "--data",
+        "--data-dir",
+        "--out",
+        "--seeds",
+        "--devices",
+        "--jobs",
+        "--wandb",
+        "--plot-only",
+        "--dry-run",
+    ):
         assert flag in text
 
 

@@ -39,7 +39,10 @@ def test_imports_point_down_only(path):
     assert [name for name in imported(path) if not allowed(path, name)] == []
 
 
-@pytest.mark.parametrize(("needle", "home"), [("pl.Trainer(", "reproduce/engine/train.py"), ("import wandb", "reproduce/engine/wandb_mirror.py")])
+@pytest.mark.parametrize(
+    ("needle", "home"),
+    [("pl.Trainer(", "reproduce/engine/train.py"), ("import wandb", "reproduce/engine/wandb_mirror.py")],
+)
 def test_one_file_builds_a_trainer_and_one_touches_wandb(needle, home):
     users = [str(p) for p in FILES if any(needle in line for line in code_lines(p))]
     assert users == [home]

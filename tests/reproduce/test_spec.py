@@ -21,10 +21,14 @@ SPEC = RunSpec(
     seed=3,
 )
 positive = st.floats(1e-3, 10)
+networks = st.one_of(
+    st.builds(VGG11Network, width=positive), st.builds(MLPNetwork, hidden=st.tuples(st.integers(1, 99)))
+)
+few = st.integers(1, 9)
 specs = st.builds(
     RunSpec,
-    network=st.one_of(st.builds(VGG11Network, width=positive), st.builds(MLPNetwork, hidden=st.tuples(st.integers(1, 99)))),
-    data=st.builds(Data, st.text(), st.text(), train=st.integers(500, 900), validation=st.integers(1, 9), test=st.integers(1, 9)),
+    network=networks,
+    data=st.builds(Data, st.text(), st.text(), train=st.integers(500, 900), validation=few, test=few),
     schedule=st.one_of(
         st.builds(NoiseSchedule, positive, st.integers(1, 500)),
         st.builds(lambda h, p: exchange(NoiseSchedule(Triangle(h, 0.0, p), 20)), positive, positive),

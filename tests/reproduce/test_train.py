@@ -12,7 +12,11 @@ from reproduce.engine.train import Job, train
 
 DATA = Data("digits28", "-", train=320, validation=50, test=100)
 SPEC = RunSpec(
-    MLPNetwork(hidden=(16,)), DATA, NoiseSchedule(0.1, Cyclic(high=160, low=32, period=2, phase=0.5)), epochs=4, seed=0
+    MLPNetwork(hidden=(16,)),
+    DATA,
+    NoiseSchedule(0.1, Cyclic(high=160, low=32, period=2, phase=0.5)),
+    epochs=4,
+    seed=0,
 )
 
 
@@ -36,7 +40,8 @@ def test_every_step_and_epoch_is_recorded(job, tmp_path):
     assert found[-1]["t_eta"] == pytest.approx(0.1 * 24)
     for row in found:
         assert row["train/loss"] == pytest.approx(
-            sum(loss * size for loss, size in zip(row["steps"]["loss"], row["steps"]["batch_size"])) / 320, rel=1e-5
+            sum(loss * size for loss, size in zip(row["steps"]["loss"], row["steps"]["batch_size"])) / 320,
+            rel=1e-5,
         )
         assert {"val/accuracy", "test/accuracy", "train_subset/loss"} <= row.keys()
 
