@@ -46,7 +46,9 @@ class SGDClassifier(pl.LightningModule):
                 for what in ("loss", "accuracy")
             }
         )
-        self._sums: Tensor | None = None
+        self._loss_sum: Tensor | None = None
+        self._correct: Tensor | None = None
+        self._seen = 0
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.network(inputs)
@@ -60,31 +62,32 @@ class SGDClassifier(pl.LightningModule):
         inputs, targets = batch
         logits = self.network(inputs)
         loss = self.loss(logits, targets)
-        self._accumulate(loss.detach(), logits, targets)
-        return loss * self._share(len(targets))
+        self._accumulate(loss.detach(), logits.detach(), targets)
+        return loss if self._trainer is None or self.trainer.world_size == 1 else loss * self._share(len(targets))
 
-    def _share(self, local: int) -> Tensor | float:
+    def _share(self, local: int) -> Tensor:
         """local x ranks / S: makes DDP's mean over ranks the mean over the global batch, however S was split."""
-        if self._trainer is None or self.trainer.world_size == 1:
-            return 1.0
         total = torch.tensor(float(local), device=self.device, dtype=torch.float64)
         torch.distributed.all_reduce(total)
         return local * self.trainer.world_size / total
 
-    @torch.no_grad()
     def _accumulate(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
-        # Kept as tensors: a `self.log` or a torchmetrics update per step costs more than a small network's step.
-        correct = (logits.argmax(1) == targets).sum()
-        step = torch.stack([loss.double() * len(targets), correct.double(), correct.new_tensor(len(targets)).double()])
-        self._sums = step if self._sums is None else self._sums + step
+        # In place and in few operations: a `self.log` or a torchmetrics update costs more than a small network's step.
+        if self._loss_sum is None or self._correct is None:
+            self._loss_sum = torch.zeros((), dtype=torch.float64, device=loss.device)
+            self._correct = torch.zeros((), dtype=torch.int64, device=loss.device)
+        self._loss_sum.add_(loss, alpha=len(targets))
+        self._correct.add_((logits.argmax(1) == targets).sum())
+        self._seen += len(targets)
 
     def on_train_epoch_start(self) -> None:
-        self._sums = None
+        self._loss_sum = self._correct = None
+        self._seen = 0
 
     def on_train_epoch_end(self) -> None:
-        if self._sums is None:
+        if self._loss_sum is None or self._correct is None:
             return
-        sums = self._sums.clone()
+        sums = torch.stack([self._loss_sum, self._correct.double(), self._loss_sum.new_tensor(self._seen)])
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(sums)
         self.log("train/loss", (sums[0] / sums[2]).float(), rank_zero_only=True)
