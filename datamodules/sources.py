@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ import platformdirs
 FORMAT = 2  # of the prepared files; raise it when what they hold changes
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 DOWNLOAD_TIMEOUT = 20  # seconds without an answer; a firewall may hang instead of refusing
+REACH_TIMEOUT = 3  # seconds to a first connection
 
 
 class DataError(ValueError):
@@ -60,6 +62,11 @@ _TORCHVISION_FOLDER = {
     "mnist": "MNIST/raw",
     "fashionmnist": "FashionMNIST/raw",
 }
+_HOST = {  # where torchvision downloads from
+    "cifar10": ("www.cs.toronto.edu", 443),
+    "mnist": ("ossci-datasets.s3.amazonaws.com", 443),
+    "fashionmnist": ("fashion-mnist.s3-website.eu-central-1.amazonaws.com", 80),
+}
 _IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -93,13 +100,15 @@ def cached(name: str, data_dir: str | Path) -> Prepared | None:
     """The prepared data set if it is there and its source files are unchanged; decodes and downloads nothing.
 
     Raises:
-        DataError: unknown name.
+        DataError: unknown name, or nothing here and no way to the server that has it.
     """
     if name in ("digits", "digits28"):
         return _read_manifest(name, "drawn with matplotlib's fonts", f"v{FORMAT}")
     found = _find(name, Path(data_dir))
     if found is None and name not in _TORCHVISION:
         raise _unknown(name, Path(data_dir))
+    if found is None:
+        _check_reachable(name, Path(data_dir))
     return found and _read_manifest(name, str(found[0]), _listing(found[0]))
 
 
@@ -130,8 +139,6 @@ def _draw(name: str) -> Arrays:
 
 
 def _download(name: str, data_dir: Path) -> None:
-    import socket
-
     import torchvision
 
     before = socket.getdefaulttimeout()
@@ -143,6 +150,14 @@ def _download(name: str, data_dir: Path) -> None:
         raise DataError(f"data: {name} is not in {str(data_dir)!r} and its download failed: {_line(error)}") from error
     finally:
         socket.setdefaulttimeout(before)
+
+
+def _check_reachable(name: str, data_dir: Path) -> None:
+    """Asks for a connection to the data set's server, without torchvision: no network is known in milliseconds."""
+    try:
+        socket.create_connection(_HOST[name], timeout=REACH_TIMEOUT).close()
+    except OSError as error:
+        raise DataError(f"data: {name} is not in {str(data_dir)!r} and {_HOST[name][0]} cannot be reached") from error
 
 
 def _decode_torchvision(name: str, data_dir: Path) -> Arrays:

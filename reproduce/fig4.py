@@ -66,7 +66,11 @@ def draw(table, axes):
     ):
         for label, colour in colours.items():
             stretch = 5 if label == cycles.NOISE_CONTROL else 1  # drawn at equal t_eta
-            name = "noise control (epochs ÷ 5)" if stretch > 1 else label.replace("eta", "η")
+            name = {
+                cycles.SMALL_S: "small S",
+                cycles.LARGE_S: "large S and η",
+                cycles.NOISE_CONTROL: "control, noise ÷ 5 (epochs ÷ 5)",
+            }.get(label, label.replace("eta", "η"))
             plots.band(panel, table, label, "test/accuracy", colour, legend=name, stretch=stretch, percent=True)
             plots.band(
                 panel, table, label, "train/accuracy", colour, legend="_", stretch=stretch, percent=True, dashed=True

@@ -60,7 +60,15 @@ def band(
 
 def legend_below(axes: Any, columns: int) -> None:
     """A legend that covers no data."""
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, columnspacing=1.2, handlelength=1.6)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.16),
+            fontsize=7.5,
+            ncols=columns,
+            columnspacing=1.2,
+            handlelength=1.6,
+        )
 
 
 def save(

@@ -1,0 +1,140 @@
+"""Data: splits, normalisation, augmentation, and what every loader yields."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms.v2 import functional as TF
+
+from datamodules import CIFAR10DataModule, DigitsDataModule, ImageFolderDataModule, plan_epoch, stratified_subset
+from datamodules.augment import CropAndFlip, crop_and_flip
+from datamodules.sources import DamagedData, DataError, cached, prepare
+from datamodules.subsets import split
+
+
+def test_the_digits_are_balanced_deterministic_and_no_two_alike():
+    source = prepare("digits")
+    arrays = source.arrays()
+    assert arrays["train_images"].shape == (10_000, 3, 32, 32)
+    assert np.bincount(arrays["train_labels"]).tolist() == [1000] * 10
+    assert len(np.unique(arrays["train_images"].reshape(10_000, -1), axis=0)) == 10_000
+    assert cached("digits", "data") == source
+    from datamodules import digits
+
+    again, _ = digits.draw(20, size=32, channels=3, seed=0)
+    twice, _ = digits.draw(20, size=32, channels=3, seed=0)
+    other, _ = digits.draw(20, size=32, channels=3, seed=1)
+    assert (again == twice).all()
+    assert (again != other).any()
+
+
+def test_a_simple_classifier_reads_the_digits_far_above_chance():
+    """A drawn digit carries its label: nearest class mean, which knows nothing of shape, already beats chance."""
+    arrays = prepare("digits28").arrays()
+    images, labels = arrays["train_images"][:, 0].reshape(10_000, -1) / 255, arrays["train_labels"]
+    means = np.stack([images[labels == c].mean(0) for c in range(10)])
+    test = arrays["test_images"][:, 0].reshape(2_000, -1) / 255
+    guesses = ((test[:, None] - means[None]) ** 2).sum(-1).argmin(1)
+    assert (guesses == arrays["test_labels"]).mean() > 0.2  # chance is 0.1 ± 0.007
+
+
+def test_splits_are_disjoint_seeded_and_stratified():
+    labels = np.repeat(np.arange(10), 100)  # sorted, as files often are
+    train, held_out = split(labels, validation=200, train=300, seed=3)
+    assert not set(train) & set(held_out)
+    rest = np.setdiff1d(np.arange(1000), held_out)
+    shares = np.bincount(labels[rest]) / len(rest)
+    assert (np.abs(np.bincount(labels[train]) - 300 * shares) < 1).all()
+    assert (split(labels, 200, 300, seed=3)[0] == train).all()
+    assert (split(labels, 200, 300, seed=4)[0] != train).any()
+
+
+@pytest.mark.parametrize("size", [0, 7, 100, 1000])
+def test_a_stratified_subset_has_its_size_and_no_repeats(size):
+    chosen = stratified_subset(np.repeat([0, 1, 2], [500, 300, 200]), size, seed=0)
+    assert len(np.unique(chosen)) == len(chosen) == size
+
+
+@pytest.mark.parametrize(
+    ("validation", "train", "words"), [(10_000, None, "validation: 10000"), (9_000, 1_001, "train: 1001")]
+)
+def test_subsets_that_do_not_exist_are_refused(validation, train, words):
+    with pytest.raises(ValueError, match=words):
+        DigitsDataModule(validation=validation, train=train).setup()
+
+
+def test_crop_and_flip_is_torchvisions_for_every_image():
+    generator = torch.Generator().manual_seed(0)
+    mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.3, 0.4])
+    raw = torch.rand(40, 3, 32, 32, generator=generator)
+    top, left = torch.randint(0, 9, (2, 40), generator=generator)
+    flip = torch.rand(40, generator=generator) < 0.5
+    normalised = (raw - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    ours = crop_and_flip(normalised, top, left, flip, 4, -mean / std)
+    for i in range(40):
+        theirs = TF.crop(TF.pad(raw[i], [4]), int(top[i]), int(left[i]), 32, 32)
+        theirs = TF.normalize(TF.horizontal_flip(theirs) if flip[i] else theirs, mean.tolist(), std.tolist())
+        torch.testing.assert_close(ours[i], theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_an_examples_crop_does_not_depend_on_how_the_batch_is_split():
+    images, fill = torch.randn(30, 3, 32, 32), torch.zeros(3)
+    augment = CropAndFlip(30, fill, seed=1, epoch=2, device=torch.device("cpu"))
+    whole = augment(images, slice(0, 30))
+    parts = [augment(images[a:b], slice(a, b)) for a, b in ((0, 11), (11, 12), (12, 30))]
+    assert torch.equal(whole, torch.cat(parts))
+    assert not torch.equal(
+        whole, CropAndFlip(30, fill, seed=1, epoch=3, device=torch.device("cpu"))(images, slice(0, 30))
+    )
+
+
+def test_training_images_are_normalised_and_follow_the_plan():
+    data = DigitsDataModule(train=320, batch_size=32, seed=7)
+    data.setup()
+    images, labels = data.splits["train"]
+    assert images.mean().abs() < 0.05
+    assert images.std() == pytest.approx(1, abs=0.05)
+    batches = list(data.train_dataloader())
+    plan = plan_epoch(320, 32, 0, seed=7)
+    assert torch.equal(torch.cat([y for _, y in batches]), labels[torch.from_numpy(plan.indices)])
+    assert len(data.val_dataloader()) == 1
+    assert sum(len(y) for _, y in data.test_dataloader()) == 2000
+
+
+def test_data_that_are_nowhere_are_one_clear_error(tmp_path):
+    with pytest.raises(DataError, match="no cifar10 in"):
+        CIFAR10DataModule(tmp_path, download=False).prepare_data()
+    with pytest.raises(DataError, match="'imagenet' is none of"):
+        prepare("imagenet", tmp_path)
+
+
+def test_an_image_folder_is_read_once_and_again_when_it_changes(tmp_path):
+    from PIL import Image
+
+    for part in ("train", "test"):
+        for shade, name in enumerate(("dark", "light")):
+            (tmp_path / "shades" / part / name).mkdir(parents=True)
+            for i in range(4):
+                Image.new("RGB", (32, 32), (200 * shade + i,) * 3).save(tmp_path / "shades" / part / name / f"{i}.png")
+    first = prepare("shades", tmp_path)
+    assert (first.train, first.test, first.classes, first.channels) == (8, 8, 2, 3)
+    assert first.arrays()["train_labels"].tolist() == [0] * 4 + [1] * 4
+    assert cached("shades", tmp_path) == first
+    Image.new("RGB", (32, 32), (99, 0, 0)).save(tmp_path / "shades" / "train" / "dark" / "9.png")
+    assert cached("shades", tmp_path) is None
+    second = prepare("shades", tmp_path)
+    assert (second.train, second.fingerprint != first.fingerprint) == (9, True)
+    data = ImageFolderDataModule("shades", tmp_path, validation=2)
+    data.setup()
+    assert data.examples == 7
+    (tmp_path / "shades" / "train" / "dark" / "9.png").write_bytes(b"broken")
+    with pytest.raises(DamagedData, match=r"9\.png"):
+        prepare("shades", tmp_path)
+
+
+def test_a_damaged_cache_is_prepared_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("THREE_FACTORS_CACHE", str(tmp_path))
+    first = prepare("digits28")
+    for damage in ("manifest.json", "train_images.npy"):
+        (tmp_path / first.folder.rsplit("/", 1)[1] / damage).write_bytes(b"{")
+        assert cached("digits28", "data") is None
+        assert prepare("digits28") == first

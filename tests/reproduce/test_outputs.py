@@ -1,0 +1,54 @@
+"""What a figure leaves behind when some of its runs diverged or are missing."""
+
+import json
+from dataclasses import replace
+
+import pandas as pd
+
+from reproduce.engine import outputs, plots
+from reproduce.engine.figure import PlannedRun
+from reproduce.engine.results import Results
+from reproduce.fig4 import FIGURE
+from tests.reproduce.test_spec import SPEC
+
+
+def write(results, run, status, losses):
+    folder = results.folder(run.spec).path
+    folder.mkdir(parents=True)
+    rows = [
+        {"epoch": i + 1, "step": i + 1, "t_eta": 0.1 * i, "train/loss": loss, "train/accuracy": 0.5,
+         "test/accuracy": 0.4, "steps": {"loss": [loss], "lr": [0.1], "batch_size": [32]}}
+        for i, loss in enumerate(losses)
+    ]  # fmt: skip
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    final = {k: v for k, v in rows[-1].items() if k != "steps"}
+    result = {"key": run.spec.key, "status": status, "final": final, "provenance": {"seconds": 1.0}}
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def test_a_diverged_run_is_a_row_and_no_curve_and_a_missing_one_is_named(tmp_path):
+    results = Results(tmp_path)
+    planned = [PlannedRun("constant, small S", seed, replace(SPEC, seed=seed)) for seed in range(3)]
+    write(results, planned[0], "ok", [2.0, 1.0])
+    write(results, planned[1], "diverged", [2.0, None])
+    table, missing = outputs.collect(planned, results, print)
+    assert table.frame[["seed", "status"]].to_numpy().tolist() == [[0, "ok"], [1, "diverged"]]
+    assert table.seeds("constant, small S") == [0]
+    assert missing == ["constant, small S seed 2"]
+    assert table.values("constant, small S", "test/accuracy").tolist() == [0.4]
+
+
+def test_a_figure_with_missing_arms_is_drawn_with_what_is_there(tmp_path):
+    results = Results(tmp_path)
+    planned = [PlannedRun("cyclic S", seed, replace(SPEC, seed=seed)) for seed in range(2)]
+    for run in planned:
+        write(results, run, "ok", [2.0, 1.5, 1.0])
+    table, _ = outputs.collect(planned, results, print)
+    plots.save(FIGURE.draw, table, tmp_path, "fig4", footer="", watermark=None)
+    assert (tmp_path / "fig4.png").read_bytes()[:4] == b"\x89PNG"
+    first = (tmp_path / "fig4.svg").read_bytes()
+    plots.save(FIGURE.draw, table, tmp_path, "fig4", footer="", watermark=None)
+    assert (tmp_path / "fig4.svg").read_bytes() == first  # equal results give equal files
+    judged = outputs.judge(FIGURE, table, [], None, "cifar10")
+    assert {claim.verdict for claim in judged} == {"not judged"}
+    assert isinstance(table.frame, pd.DataFrame)
