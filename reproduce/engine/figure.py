@@ -136,9 +136,8 @@ class _Session:
         if not data_dir.is_dir() and data_dir != Options.data_dir:
             raise InputError(f"--data-dir: no folder {str(data_dir)!r}")
         why = "as asked for"
-        source = cached(name, data_dir)
         try:
-            source = source or self.server.prepare(name, data_dir)
+            source = cached(name, data_dir) or self.server.prepare(name, data_dir)
         except DamagedData:
             raise  # data that are there but broken are not a case for a substitute
         except DataError as error:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.reproduce.script import alive, descendants, kill, run, start, until, workers
 
+pytestmark = pytest.mark.slow
 LONG = ("--seeds", "3", "--wandb", "disabled")
 
 
