@@ -94,7 +94,8 @@ class ImageDataModule(pl.LightningDataModule):
             self._load()
         if self.trainer is not None:
             self.trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
-            self._check_batch_size()
+            if self.batch_size is not None:  # else a NoiseScheduler may still bring one
+                self._check_batch_size()
 
     def _load(self) -> None:
         source = (

@@ -130,6 +130,14 @@ def test_the_steps_noise_is_logged_by_the_documented_names(tmp_path):
     assert {"noise/lr", "noise/batch_size", "noise/ratio", "noise/t_eta", "noise/epoch"} <= set(header)
 
 
+def test_a_small_training_set_takes_the_schedules_batch_size_not_the_default():
+    watch = Watch()
+    trainer(NoiseScheduler(NoiseSchedule(0.1, 25)), watch, max_epochs=1).fit(
+        VGG11(width=1 / 32), DigitsDataModule(train=100)
+    )
+    assert watch.totals == [4]
+
+
 def test_t_eta_survives_a_checkpoint():
     noise = NoiseScheduler(NoiseSchedule(0.1, 32))
     noise.t_eta = 1.5
