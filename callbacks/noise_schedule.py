@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from datamodules.schedules import NoiseSchedule, Schedule, as_schedule, bounds
+from datamodules.schedules import NoiseSchedule, Schedule, as_schedule
 
 
 class NoiseScheduler(pl.Callback):
@@ -23,7 +23,8 @@ class NoiseScheduler(pl.Callback):
     `noise/t_eta` (the sum of eta over the steps taken) and `noise/epoch` (the epoch progress t).
 
     Raises:
-        ValueError: the data module has a batch size of its own that differs from the schedule's.
+        ValueError: the data module, or a loader without a plan, has another batch size than the schedule; or
+            gradients are accumulated.
     """
 
     def __init__(self, schedule: NoiseSchedule) -> None:
@@ -33,10 +34,14 @@ class NoiseScheduler(pl.Callback):
         self.t_eta = 0.0
         self.lr = 0.0
         self.progress = 0.0
+        self.batch_size = 0
+        self._lent: tuple[Any, Any] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
+        if trainer.accumulate_grad_batches != 1:
+            raise ValueError(f"accumulate_grad_batches: {trainer.accumulate_grad_batches} multiplies S; raise S")
         trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
         data: Any = getattr(trainer, "datamodule", None)
         if data is not None and hasattr(data, "batch_size") and hasattr(data, "max_batch_size"):
@@ -44,7 +49,12 @@ class NoiseScheduler(pl.Callback):
             own: float | Schedule | None = data.batch_size
             if own is not None and as_schedule(own) != wanted:
                 raise ValueError(f"batch_size: the data module's {own!r} is not the schedule's {wanted!r}")
-            data.batch_size = wanted
+            self._lent, data.batch_size = (data, own), wanted
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self._lent is not None:  # the data module is as it was, for another fit with another schedule
+            self._lent[0].batch_size = self._lent[1]
+            self._lent = None
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -54,10 +64,7 @@ class NoiseScheduler(pl.Callback):
             plan = getattr(getattr(trainer.train_dataloader, "batch_sampler", None), "plan", None)
         if plan is None:
             self.progress = trainer.current_epoch + batch_idx / max(1, int(trainer.num_training_batches))
-            low, high = bounds(as_schedule(self.schedule.batch_size))
-            if low != high:
-                raise ValueError("batch_size: the training loader has no epoch plan, so S cannot follow a schedule")
-            self.batch_size = int(low)
+            self.batch_size = self._plain_batch_size(trainer)
         else:
             self.progress = plan.progress(batch_idx)
             self.batch_size = int(plan.edges[batch_idx + 1] - plan.edges[batch_idx])
@@ -65,6 +72,19 @@ class NoiseScheduler(pl.Callback):
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.lr
+
+    def _plain_batch_size(self, trainer: pl.Trainer) -> int:
+        """S of a loader without a plan, over all devices; it must be what the schedule says."""
+        local = getattr(trainer.train_dataloader, "batch_size", None)
+        if not isinstance(local, int):
+            raise ValueError("batch_size: the training loader has neither an epoch plan nor a batch size")
+        size = local * trainer.world_size
+        wanted = as_schedule(self.schedule.batch_size)(self.progress)
+        if round(wanted) != size:
+            raise ValueError(
+                f"batch_size: the loader's {size} cannot follow the schedule's {wanted:g}; see PlannedBatchSampler"
+            )
+        return size
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -13,6 +13,7 @@ import os
 import shutil
 import socket
 import tempfile
+import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -120,7 +121,7 @@ def _find(name: str, data_dir: Path) -> tuple[Path, Callable[[], Arrays]] | None
     """The folder that holds the data set, and the function that decodes it."""
     if name in _TORCHVISION:
         folder = data_dir / _TORCHVISION_FOLDER[name]
-        if folder.is_dir():
+        if folder.is_dir() and any(folder.iterdir()):
             return folder, lambda: _decode_torchvision(name, data_dir)
     if name not in ("", ".", "..") and not Path(name).is_absolute():
         folder = data_dir / name
@@ -145,7 +146,12 @@ def _download(name: str, data_dir: Path) -> None:
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        getattr(torchvision.datasets, _TORCHVISION[name])(str(data_dir), download=True)
+        # Fetched beside its place and moved when whole: what an interrupted download leaves is never taken for data.
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=data_dir) as draft:
+            getattr(torchvision.datasets, _TORCHVISION[name])(draft, download=True)
+            place = data_dir / _TORCHVISION_FOLDER[name]
+            place.parent.mkdir(parents=True, exist_ok=True)
+            (Path(draft) / _TORCHVISION_FOLDER[name]).rename(place)
     except Exception as error:
         raise DataError(f"data: {name} is not in {str(data_dir)!r} and its download failed: {_line(error)}") from error
     finally:
@@ -154,6 +160,8 @@ def _download(name: str, data_dir: Path) -> None:
 
 def _check_reachable(name: str, data_dir: Path) -> None:
     """Asks for a connection to the data set's server, without torchvision: no network is known in milliseconds."""
+    if urllib.request.getproxies():
+        return  # then only the download itself can tell
     try:
         socket.create_connection(_HOST[name], timeout=REACH_TIMEOUT).close()
     except OSError as error:
@@ -223,14 +231,17 @@ def _listing(folder: Path) -> str:
     digest = hashlib.sha256(str(FORMAT).encode())
     pending = [str(folder)]
     entries: list[tuple[str, int, int]] = []
-    while pending:
-        with os.scandir(pending.pop()) as scan:
-            for entry in scan:
-                if entry.is_dir():
-                    pending.append(entry.path)
-                else:
-                    stat = entry.stat()
-                    entries.append((entry.path, stat.st_size, stat.st_mtime_ns))
+    try:
+        while pending:
+            with os.scandir(pending.pop()) as scan:
+                for entry in scan:
+                    if entry.is_dir():
+                        pending.append(entry.path)
+                    else:
+                        stat = entry.stat()
+                        entries.append((entry.path, stat.st_size, stat.st_mtime_ns))
+    except OSError as error:
+        raise DamagedData(f"data-dir: {error.filename!r} cannot be read ({error.strerror})") from error
     for item in sorted(entries):
         digest.update(repr(item).encode())
     return digest.hexdigest()
@@ -257,6 +268,7 @@ def _cached(name: str, origin: str, listing: str, decode: Callable[[], Arrays]) 
     if known:
         return known
     arrays = decode()
+    _check_arrays(arrays, origin)
     target = _target(name, origin, listing)
     manifest: dict[str, Any] = {
         "name": name,
@@ -287,6 +299,15 @@ def _cached(name: str, origin: str, listing: str, decode: Callable[[], Arrays]) 
     except OSError as error:
         raise DataError(f"cache: prepared data cannot be written to {str(target.parent)!r}: {_line(error)}") from error
     return prepared
+
+
+def _check_arrays(arrays: Arrays, origin: str) -> None:
+    height, width = arrays["train_images"].shape[2:]
+    if height != width or arrays["test_images"].shape[1:] != arrays["train_images"].shape[1:]:
+        raise DamagedData(f"data-dir: images in {origin!r} are {height}x{width}; square ones of one size are needed")
+    classes = set(np.unique(arrays["train_labels"]).tolist())
+    if classes != set(range(len(classes))) or not set(np.unique(arrays["test_labels"]).tolist()) <= classes:
+        raise DamagedData(f"data-dir: {origin!r} has classes without training images")
 
 
 def _fingerprint(arrays: Arrays) -> str:

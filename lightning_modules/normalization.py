@@ -71,8 +71,10 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
         shape = [1, -1] + [1] * (input.dim() - 2)
         # Sums about a value that all ranks share: the squares do not cancel when the mean is far from 0.
         origin = torch.zeros_like(input[:1].mean(dims)) if self.running_mean is None else self.running_mean.clone()
-        shifted = input - origin.view(shape)
-        count = input.new_full((1,), input.numel() // input.shape[1])
+        precision = torch.promote_types(input.dtype, torch.float32)  # a count of 65 536 overflows float16
+        origin = origin.to(precision)
+        shifted = input.to(precision) - origin.view(shape)
+        count = shifted.new_full((1,), input.numel() // input.shape[1])
         local = torch.cat([shifted.sum(dims), shifted.square().sum(dims), count])
         total = _AllReduceSum.apply(local)
         features, count = input.shape[1], total[-1].detach()
@@ -83,7 +85,7 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
         output = (shifted - mean.view(shape)) * torch.rsqrt(variance + self.eps).view(shape)
         if self.weight is not None:
             output = output * self.weight.view(shape) + self.bias.view(shape)
-        return output
+        return output.to(input.dtype)
 
     def _update(self, mean: Tensor, variance: Tensor) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:

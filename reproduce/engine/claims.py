@@ -20,6 +20,7 @@ from reproduce.engine.table import Table
 
 Verdict = Literal["supported", "not supported", "inconclusive", "not judged"]
 ALPHA = 0.05
+NO_EFFECT = "noise has no visible effect here: the control does not differ more than the pair"
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,21 @@ class Claim:
         return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in asdict(self).items()}
 
 
+@dataclass(frozen=True)
+class NoiseContrast:
+    """What the noise alone does to `on`: the mean of a pair minus its control, at equal eta, steps and t_eta."""
+
+    pair: tuple[str, str]
+    control: str
+    on: str
+
+
 def equivalent(table: Table, a: str, b: str, *, on: str, margin: float, claim: str, paper: str | None = None) -> Claim:
     """Two one-sided Welch tests (TOST): the means of two arms differ by less than `margin`."""
     x, y = table.values(a, on), table.values(b, on)
     statistic = f"mean {on}, '{a}' minus '{b}'; TOST ±{margin:g}"
     if min(len(x), len(y)) < 2:
-        return _unjudged(claim, statistic, x, y, paper)
+        return _unjudged(claim, statistic, min(len(x), len(y)), paper)
     mean, error, df = _welch(x, y)
     low, high = _interval(mean, error, df)
     p = float(max(stats.t.sf((mean + margin) / error, df), stats.t.cdf((mean - margin) / error, df)))
@@ -61,35 +71,36 @@ def share_of_effect(
     table: Table,
     a: str,
     b: str,
-    control: str,
     *,
-    on: str,
+    noise: NoiseContrast,
     margin: float,
     claim: str,
     paper: str | None = None,
 ) -> Claim:
-    """The difference of a pair as a share of what the noise does: (A - B) / ((A + B)/2 - control), by Fieller.
+    """The difference of a pair as a share of what the noise does: (A - B) / `noise`, by Fieller.
 
-    Equivalence with `margin`, if noise has a visible effect: the denominator's 90 % interval excludes 0. Otherwise
-    the share is unbounded and the verdict is 'inconclusive', whatever A - B is.
+    `noise` may be measured on this pair or on another one. Equivalence with `margin`. If the denominator's 90 %
+    interval holds 0 the share is unbounded, and the verdict is 'inconclusive'.
     """
-    x, y, z = (table.values(label, on) for label in (a, b, control))
-    statistic = f"('{a}' - '{b}') / (their mean - '{control}'), {on}; Fieller, margin {margin:.3g}"
-    if min(len(x), len(y), len(z)) < 2:
-        return _unjudged(claim, statistic, x, y, paper, z)
-    sizes = np.array([len(x), len(y), len(z)])
-    df = int(sizes.sum() - 3)
-    variance = sum(float(((v - v.mean()) ** 2).sum()) for v in (x, y, z)) / df / sizes
-    means = np.array([x.mean(), y.mean(), z.mean()])
-    top, bottom = np.array([1.0, -1.0, 0.0]), np.array([0.5, 0.5, -1.0])
+    labels, on = list(dict.fromkeys((a, b, *noise.pair, noise.control))), noise.on
+    top = np.array([(label == a) - (label == b) for label in labels], dtype=float)
+    bottom = np.array([0.5 * (label in noise.pair) - (label == noise.control) for label in labels])
+    samples = [table.values(label, on) for label in labels]
+    against = f"mean of '{noise.pair[0]}' and '{noise.pair[1]}' - '{noise.control}'"
+    statistic = f"('{a}' - '{b}') / ({against}), {on}; Fieller, margin {margin:.3g}"
+    sizes = np.array([len(sample) for sample in samples])
+    n = int(sizes.min())
+    if n < 2:
+        return _unjudged(claim, statistic, n, paper)
+    df = int(sizes.sum() - len(samples))
+    pooled = sum(float(((v - v.mean()) ** 2).sum()) for v in samples) / df
+    variance, means = max(pooled, 1e-24) / sizes, np.array([v.mean() for v in samples])
     a_hat, d_hat = float(top @ means), float(bottom @ means)
     v_aa, v_dd, v_ad = (float((u * w) @ variance) for u, w in ((top, top), (bottom, bottom), (top, bottom)))
     t = float(stats.t.ppf(1 - ALPHA, df))
-    n = int(sizes.min())
     if d_hat**2 <= t**2 * v_dd:
-        note = "noise has no visible effect here: the control does not differ"
-        return Claim(claim, statistic, a_hat / d_hat if d_hat else None, None, None, n, "inconclusive", 1.0,
-                     paper=paper, note=note)  # fmt: skip
+        value = a_hat / d_hat if d_hat else None
+        return Claim(claim, statistic, value, None, None, n, "inconclusive", 1.0, paper=paper, note=NO_EFFECT)
     # The roots of (a - r d)^2 = t^2 Var(a - r d) in r.
     quadratic = [d_hat**2 - t**2 * v_dd, -2 * (a_hat * d_hat - t**2 * v_ad), a_hat**2 - t**2 * v_aa]
     low, high = sorted(float(r) for r in np.roots(quadratic).real)
@@ -101,6 +112,25 @@ def share_of_effect(
 
     p = max(one_sided(-margin, 1), one_sided(margin, -1))
     return Claim(claim, statistic, a_hat / d_hat, low, high, n, _within(low, high, margin), p, paper=paper)
+
+
+def where_noise_shows(found: list[Claim], table: Table, a: str, b: str, noise: NoiseContrast) -> list[Claim]:
+    """Claims about a pair, inconclusive unless the control differs visibly, and more than the pair does.
+
+    Two runs that coincide show nothing about noise where noise does nothing (PAPER: the rule of Figures 4 and 13).
+    """
+    pair, other = (table.values(label, noise.on) for label in (a, b))
+    middle = [table.values(label, noise.on) for label in noise.pair]
+    without = table.values(noise.control, noise.on)
+    if min(len(v) for v in (pair, other, *middle, without)) < 2:
+        return found
+    mean, error, df = _welch(np.concatenate(middle), without)
+    low, high = _interval(mean, error, df)
+    if not low <= 0 <= high and abs(mean) > abs(float(pair.mean() - other.mean())):
+        return found
+    return [
+        replace(c, verdict="inconclusive", p=1.0, note=NO_EFFECT) if c.verdict != "not judged" else c for c in found
+    ]
 
 
 def differ(
@@ -117,7 +147,7 @@ def differ(
     x, y = table.values(a, on), table.values(b, on)
     statistic = f"mean {on}, '{a}' minus '{b}'; > 0, smallest effect of interest {smallest:g}"
     if min(len(x), len(y)) < 2:
-        return _unjudged(claim, statistic, x, y, paper)
+        return _unjudged(claim, statistic, min(len(x), len(y)), paper)
     mean, error, df = _welch(x, y)
     low, high = _interval(mean, error, df)
     verdict: Verdict = "supported" if low > 0 else "not supported" if high < smallest else "inconclusive"
@@ -132,17 +162,17 @@ def same_curve(table: Table, a: str, b: str, *, on: str, bound: float, claim: st
     The interval is the jackknife's over seeds, on the logarithm; supported if its one-sided 95 % upper bound lies
     below `bound`, not supported if the lower one lies above.
     """
-    (_, eta_a, x), (_, eta_b, y) = table.curves(a, on), table.curves(b, on)
-    n = min(len(x), len(y))
+    both = sorted(set(table.seeds(a)) & set(table.seeds(b)))  # seed i of one arm faces seed i of the other
+    (_, eta_a, x), (_, eta_b, y) = table.curves(a, on, both), table.curves(b, on, both)
+    n = len(both)
     statistic = f"distance of {on} curves between '{a}' and '{b}' over that between seeds; upper bound < {bound:g}"
     if n < 3:
-        return _unjudged(claim, statistic, x, y, paper)
+        return _unjudged(claim, statistic, min(len(x), len(y)), paper)
     if len(eta_a) != len(eta_b) or not np.allclose(eta_a, eta_b, rtol=1e-6):
         raise ValueError(f"same_curve: '{a}' and '{b}' are not measured at the same t_eta")
-    x, y = x[:n], y[:n]
     value = _log_distance_ratio(x, y)
     left_out = np.array([_log_distance_ratio(np.delete(x, i, 0), np.delete(y, i, 0)) for i in range(n)])
-    error = math.sqrt((n - 1) / n * float(((left_out - left_out.mean()) ** 2).sum()))
+    error = max(math.sqrt((n - 1) / n * float(((left_out - left_out.mean()) ** 2).sum())), 1e-12)
     t = float(stats.t.ppf(1 - ALPHA, n - 1))
     low, high = math.exp(value - t * error), math.exp(value + t * error)
     verdict: Verdict = "supported" if high < bound else "not supported" if low > bound else "inconclusive"
@@ -156,7 +186,7 @@ def _log_distance_ratio(x: np.ndarray, y: np.ndarray) -> float:
 
     off = ~np.eye(len(x), dtype=bool)  # the same seed in both arms shares its initial weights: left out on both sides
     within = np.concatenate([distances(x, x)[off], distances(y, y)[off]]).mean()
-    return math.log(distances(x, y)[off].mean() / within)
+    return math.log(max(distances(x, y)[off].mean(), 1e-12) / max(within, 1e-12))
 
 
 def _welch(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
@@ -178,11 +208,9 @@ def _within(low: float, high: float, margin: float) -> Verdict:
     return "not supported" if low > margin or high < -margin else "inconclusive"
 
 
-def _unjudged(claim: str, statistic: str, *others: Any) -> Claim:
-    counts = [len(other) for other in others if isinstance(other, np.ndarray)]
-    paper = next((other for other in others if isinstance(other, str)), None)
+def _unjudged(claim: str, statistic: str, n: int, paper: str | None) -> Claim:
     note = "too few runs that trained"
-    return Claim(claim, statistic, None, None, None, min(counts), "not judged", paper=paper, note=note)
+    return Claim(claim, statistic, None, None, None, n, "not judged", paper=paper, note=note)
 
 
 def holm(claims: list[Claim]) -> list[Claim]:

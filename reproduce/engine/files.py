@@ -25,6 +25,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def read_cache(path: Path) -> dict[str, Any]:
+    """The object in a JSON file that can be made again: {} if it is absent or damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSON-lines file; a last line that is still being written is left for later."""
     try:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from datamodules.plan import epoch_edges
 from datamodules.schedules import as_schedule
 from reproduce.engine.devices import Hardware
-from reproduce.engine.files import write_json
+from reproduce.engine.files import read_cache, write_json
 from reproduce.engine.spec import RunSpec, dumps
 
 EVALUATION = 1 / 3  # the cost of an example that is only evaluated, in examples trained on
@@ -29,10 +27,7 @@ class Forecast:
 
     def __init__(self, out: Path, hardware: Hardware, measure: Callable[[RunSpec], tuple[float, float]]) -> None:
         self.file, self.hardware, self.measure = out / "timings.json", hardware, measure
-        try:
-            self.known: dict[str, Any] = json.loads(self.file.read_text())
-        except (OSError, ValueError):
-            self.known = {}
+        self.known = read_cache(self.file)
 
     def seconds(self, spec: RunSpec) -> float:
         text = dumps(spec.network) + self.hardware.accelerator + self.hardware.name

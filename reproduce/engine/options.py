@@ -44,7 +44,13 @@ class Options:
                 raise InputError(f"--{name}: {value} is less than 1")
         if self.plot_only and self.dry_run:
             raise InputError("--dry-run: cannot go with --plot-only")
-        _check_writable(self.out)
+        for name, check in (("data_dir", _check_readable), ("out", _check_writable)):
+            folder = getattr(self, name)
+            try:
+                check(folder)
+            except OSError as error:
+                flag = name.replace("_", "-")
+                raise InputError(f"--{flag}: {str(folder)!r} cannot be used ({error.strerror})") from error
 
 
 HELP = {
@@ -100,6 +106,11 @@ def refuse(error: Exception) -> NoReturn:
     """One line on standard error, exit status 2."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     raise SystemExit(2)
+
+
+def _check_readable(folder: Path) -> None:
+    if not folder.is_dir() and folder != Options.data_dir:  # the default need not exist: data are downloaded to it
+        raise InputError(f"--data-dir: no folder {str(folder)!r}")
 
 
 def _check_writable(folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import subprocess
 import sys
@@ -15,12 +14,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from reproduce.engine import claims as judging
 from reproduce.engine import plots
 from reproduce.engine.display import console
-from reproduce.engine.files import write_json, write_text
+from reproduce.engine.files import read_cache, write_json, write_text
 from reproduce.engine.options import Options
 from reproduce.engine.results import Results
 from reproduce.engine.table import Table
@@ -42,12 +42,11 @@ def power(figure: Figure, options: Options, seeds: int, say: Callable[[str], Non
     if options.scale == "smoke" or seeds < 2:
         return []
     settings, experiment = figure.experiment.SETTINGS[options.scale], figure.experiment
-    key = hashlib.sha256(f"{figure.name}{settings!r}{seeds}".encode()).hexdigest()[:16]
+    example = figure.check(experiment.imagined(options.scale, seeds, np.random.default_rng(0)))
+    asked = [(claim.claim, claim.statistic) for claim in example]
+    key = hashlib.sha256(f"{figure.name}{settings!r}{seeds}{asked}".encode()).hexdigest()[:16]
     file = options.out / "power.json"
-    try:
-        known = json.loads(file.read_text())
-    except (OSError, ValueError):
-        known = {}
+    known = read_cache(file)
     if key not in known:
         known[key] = judging.power(figure.check, lambda random: experiment.imagined(options.scale, seeds, random))
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -186,15 +186,21 @@ class Runner:
         if self.devices == 1:
             process = self.server.start("serve_run", str(path), slot % self.gpus if self.gpus else None)
         else:
-            process = self._start_command(path)
+            process = self._start_command(path, slot)
         return _Active(task, attempt, process, time.monotonic())
 
-    def _start_command(self, path: Path) -> subprocess.Popen[bytes]:
+    def _start_command(self, path: Path, slot: int) -> subprocess.Popen[bytes]:
+        environment = os.environ | {"THREE_FACTORS_WATCH_STDIN": "1"}
+        environment["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *filter(None, [environment.get("PYTHONPATH")])])
+        if self.gpus:  # slot i takes the i-th group of the visible GPUs
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(self.gpus)))
+            first = slot * self.devices % self.gpus
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible.split(",")[first : first + self.devices])
         with (path / "log.txt").open("a") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "reproduce.engine.worker", str(path)],
                 cwd=CHECKOUT,
-                env=os.environ | {"THREE_FACTORS_WATCH_STDIN": "1", "PYTHONPATH": str(CHECKOUT)},
+                env=environment,
                 stdin=subprocess.PIPE,  # its end tells the ranks that we are gone
                 stdout=log,
                 stderr=log,

@@ -30,9 +30,12 @@ class Table:
     def seeds(self, label: str) -> list[int]:
         return sorted(seed for name, seed in self.rows if name == label)
 
-    def curves(self, label: str, metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Epochs (P,), t_eta (P,) and values (seeds, P) of a metric where it was measured."""
-        frames = [self.rows[label, seed].dropna(subset=[metric]) for seed in self.seeds(label)]
+    def curves(
+        self, label: str, metric: str, seeds: list[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Epochs (P,), t_eta (P,) and values (seeds, P) of a metric where it was measured; all seeds by default."""
+        chosen = self.seeds(label) if seeds is None else seeds
+        frames = [self.rows[label, seed].dropna(subset=[metric]) for seed in chosen]
         if not frames:
             return np.empty(0), np.empty(0), np.empty((0, 0))
         return (

@@ -124,6 +124,7 @@ class Mirror:
             disable_code=True,
             x_disable_stats=True,
             init_timeout=TIMEOUT,
+            finish_timeout=TIMEOUT,
         )
         return wandb.init(
             project=PROJECT,

@@ -138,6 +138,35 @@ def test_a_small_training_set_takes_the_schedules_batch_size_not_the_default():
     assert watch.totals == [4]
 
 
+class PlainLoader(Plain):
+    """The same with an ordinary DataLoader."""
+
+    def train_dataloader(self):
+        return DataLoader(self.dataset, batch_size=24)
+
+
+def test_an_ordinary_dataloader_is_driven_if_its_batch_size_is_the_schedules():
+    schedule, watch = NoiseSchedule(Cosine(0.1, 0.0, epochs=4), 24), Watch()
+    trainer(NoiseScheduler(schedule), watch).fit(PlainLoader(schedule))
+    assert [lr for *_, lr in watch.steps] == pytest.approx([schedule.lr(i / 4) for i in range(16)])
+    with pytest.raises(ValueError, match="batch_size: the loader's 24 cannot follow the schedule's 48"):
+        trainer(NoiseScheduler(NoiseSchedule(0.1, 48))).fit(PlainLoader(schedule))
+
+
+def test_accumulated_gradients_are_refused():
+    with pytest.raises(ValueError, match="accumulate_grad_batches: 4"):
+        trainer(NoiseScheduler(NoiseSchedule(0.1, 32)), accumulate_grad_batches=4).fit(
+            VGG11(width=1 / 32), DigitsDataModule(train=128)
+        )
+
+
+def test_a_data_module_can_be_fitted_again_with_the_exchanged_schedule():
+    data, schedule = DigitsDataModule(train=320), NoiseSchedule(0.1, Cyclic(high=160, low=32, period=2))
+    for s in (schedule, exchange(schedule)):
+        trainer(NoiseScheduler(s), max_epochs=1).fit(VGG11(width=1 / 32), data)
+    assert data.batch_size is None
+
+
 def test_t_eta_survives_a_checkpoint():
     noise = NoiseScheduler(NoiseSchedule(0.1, 32))
     noise.t_eta = 1.5

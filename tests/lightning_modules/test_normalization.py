@@ -76,3 +76,17 @@ def test_a_remainder_makes_no_small_group():
 def test_a_ghost_of_one_example_is_refused():
     with pytest.raises(ValueError, match="ghost_batch_size: 1"):
         BatchNorm2d(3, ghost_batch_size=1)
+
+
+def half_precision(rank, world_size):
+    norm, images = BatchNorm2d(2), torch.randn(65, 2, 32, 32, dtype=torch.float16) + 3
+    output = norm(images)
+    return output.dtype, output.float().mean().item(), norm.running_var
+
+
+@pytest.mark.ddp
+def test_half_precision_does_not_overflow_the_count_over_ranks():
+    for dtype, mean, variance in on_ranks(2, half_precision):
+        assert dtype == torch.float16
+        assert abs(mean) < 0.01
+        assert torch.isfinite(variance).all()

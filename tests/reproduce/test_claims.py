@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from reproduce.engine import claims
-from reproduce.engine.claims import Claim, holm
+from reproduce.engine.claims import Claim, NoiseContrast, holm
 from reproduce.engine.table import Table
 from reproduce.experiments import cycles
 
@@ -23,6 +23,7 @@ def equivalent(x, y, margin=0.5):
     return claims.equivalent(table({"a": x, "b": y}), "a", "b", on="acc", margin=margin, claim="")
 
 
+OWN = NoiseContrast(("a", "b"), "c", on="acc")
 SPREAD = np.array([-0.1, 0.0, 0.1, 0.05, -0.05])
 
 
@@ -55,7 +56,8 @@ def test_a_directional_claim_needs_its_lower_bound_above_zero(shift, verdict):
 
 
 def share(a, b, c):
-    return claims.share_of_effect(table({"a": a, "b": b, "c": c}), "a", "b", "c", on="acc", margin=1 / 3, claim="")
+    t = table({"a": a, "b": b, "c": c})
+    return claims.share_of_effect(t, "a", "b", noise=OWN, margin=1 / 3, claim="")
 
 
 def test_a_share_is_judged_against_what_the_noise_does():
@@ -67,6 +69,37 @@ def test_without_a_visible_effect_of_noise_the_share_is_inconclusive():
     claim = share(SPREAD, SPREAD, SPREAD + 0.01)
     assert (claim.verdict, claim.low) == ("inconclusive", None)
     assert "noise has no visible effect" in claim.note
+
+
+def test_the_effect_of_noise_may_come_from_another_pair():
+    t = table({"a": SPREAD + 5, "b": SPREAD + 4.9, "c": SPREAD, "d": SPREAD + 1, "e": SPREAD + 1})
+    noise = NoiseContrast(("d", "e"), "c", on="acc")
+    claim = claims.share_of_effect(t, "a", "b", noise=noise, margin=1 / 3, claim="")
+    assert claim.value == pytest.approx(0.1)
+    assert claim.n == 5
+
+
+def test_what_coincides_where_noise_does_nothing_is_inconclusive():
+    made = [equivalent(SPREAD, SPREAD), equivalent(SPREAD, SPREAD + 9)]
+    for shift, kept in ((3.0, True), (0.01, False)):
+        t = table({"a": SPREAD, "b": SPREAD, "c": SPREAD - shift})
+        judged = [c.verdict for c in claims.where_noise_shows(made, t, "a", "b", OWN)]
+        assert judged == (["supported", "not supported"] if kept else ["inconclusive"] * 2)
+    apart = table({"a": SPREAD, "b": SPREAD + 4, "c": SPREAD - 1})  # the pair differs more than the control
+    assert claims.where_noise_shows(made, apart, "a", "b", OWN)[1].verdict == "inconclusive"
+
+
+def test_arms_without_any_spread_are_judged_without_a_crash():
+    assert share([0.1, 0.1], [0.1, 0.1], [0.12, 0.12]).verdict == "supported"
+
+
+def test_curves_are_paired_by_seed_when_one_diverged():
+    same = curves(5)
+    t = table({}, {"a": same, "b": same})
+    lame = Table(t.frame, {k: v for k, v in t.rows.items() if k != ("a", 0)})
+    whole = Table(t.frame, {k: v for k, v in t.rows.items() if k[1] != 0})
+    values = [claims.same_curve(x, "a", "b", on="loss", bound=1.5, claim="").value for x in (lame, whole)]
+    assert values[0] == values[1]
 
 
 def test_fiellers_interval_covers_the_true_share_in_ninety_percent():

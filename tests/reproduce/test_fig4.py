@@ -225,6 +225,14 @@ def test_a_truncated_mnist_file_is_damaged_data_not_missing_data(tmp_path):
     assert "damaged" in one_line(done)
 
 
+def test_a_link_to_nowhere_among_the_images_is_named(tmp_path):
+    folder = image_folder(tmp_path / "pets", per_class=2)
+    (folder / "train" / "cat" / "lost.png").symlink_to(tmp_path / "nowhere")
+    done = run("fig4", tmp_path / "out", "--data-dir", str(tmp_path), data="pets")
+    assert done.returncode == 2
+    assert "lost.png" in one_line(done)
+
+
 def test_a_training_set_that_is_too_small_is_named(tmp_path):
     image_folder(tmp_path / "pets", per_class=2)
     done = run("fig4", tmp_path / "out", "--data-dir", str(tmp_path), data="pets")
@@ -235,7 +243,7 @@ def test_a_training_set_that_is_too_small_is_named(tmp_path):
 def test_an_out_folder_that_cannot_be_written_is_refused(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
-    for out in (file, file / "below", Path("/proc/out")):
+    for out in (file, file / "below", Path("/proc/out"), tmp_path / ("x" * 300)):
         done = run("fig4", out)
         assert done.returncode == 2
         assert "--out: " in one_line(done)
