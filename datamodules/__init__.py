@@ -21,7 +21,7 @@ _HOMES = {
         "WarmRestarts",
         "exchange",
     ),
-    "datamodules.batches": ("PlannedBatchSampler", "PlannedLoader", "plan_of"),
+    "datamodules.batches": ("PlannedBatchSampler", "PlannedLoader", "plan_of", "resumed_at"),
     "datamodules.plan": ("EpochPlan", "plan_epoch"),
     "datamodules.vision": (
         "CIFAR10DataModule",
@@ -37,7 +37,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
-    from datamodules.batches import PlannedBatchSampler, PlannedLoader, plan_of
+    from datamodules.batches import PlannedBatchSampler, PlannedLoader, plan_of, resumed_at
     from datamodules.plan import EpochPlan, plan_epoch
     from datamodules.schedules import (
         Chain,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed
@@ -24,7 +24,8 @@ class Transform(Protocol):
 class PlannedLoader:
     """Follows a plan over tensors that are in memory, on any device, without workers or collation.
 
-    Yields (inputs, targets) of this rank's part of each batch. `len` is the number of batches of this epoch.
+    Yields (inputs, targets) of this rank's part of each batch. `len` is the number of batches of this epoch, also
+    when the first pass begins at batch `start` because a training was resumed there.
     """
 
     def __init__(
@@ -36,16 +37,18 @@ class PlannedLoader:
         rank: int = 0,
         world_size: int = 1,
         transform: Transform | None = None,
+        start: int = 0,
     ) -> None:
         self.inputs, self.targets, self.plan, self.transform = inputs, targets, plan, transform
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.start = rank, world_size, start
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.from_numpy(self.plan.indices).to(self.inputs.device)
-        for batch in range(len(self.plan)):
+        first, self.start = self.start, 0
+        for batch in range(first, len(self.plan)):
             where = self.plan.shard(batch, self.rank, self.world_size)
             chosen = order[where]
             inputs = self.inputs.index_select(0, chosen)  # half the time of self.inputs[chosen] on CPU
@@ -61,7 +64,8 @@ class PlannedBatchSampler(Sampler[list[int]]):
 
     Under Lightning build it in `train_dataloader` with `epoch=self.trainer.current_epoch`, and pass the Trainer
     `reload_dataloaders_every_n_epochs=1` (NoiseScheduler does) and, on several devices,
-    `use_distributed_sampler=False`. `rank` and `world_size` default to torch.distributed's.
+    `use_distributed_sampler=False`. `rank` and `world_size` default to torch.distributed's. A training that is resumed
+    in mid-epoch goes on at the right batch with `start=resumed_at(self.trainer)`.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class PlannedBatchSampler(Sampler[list[int]]):
         drop_last: bool = True,
         rank: int | None = None,
         world_size: int | None = None,
+        start: int = 0,
     ) -> None:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         self.rank = rank if rank is not None else torch.distributed.get_rank() if distributed else 0
@@ -91,6 +96,7 @@ class PlannedBatchSampler(Sampler[list[int]]):
             drop_last=drop_last,
         )
         self.plan = self._plan(epoch)
+        self.start = start
 
     def set_epoch(self, epoch: int) -> None:
         if epoch != self.plan.epoch:
@@ -100,8 +106,20 @@ class PlannedBatchSampler(Sampler[list[int]]):
         return len(self.plan)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for batch in range(len(self.plan)):
+        first, self.start = self.start, 0
+        for batch in range(first, len(self.plan)):
             yield self.plan.indices[self.plan.shard(batch, self.rank, self.world_size)].tolist()
+
+
+def resumed_at(trainer: Any) -> int:
+    """The batch at which a Trainer that was given a mid-epoch checkpoint goes on; 0 for any other epoch.
+
+    For a `train_dataloader` hook: Lightning counts on from there, but starts the loader anew. Checkpoints written
+    after an epoch's last batch are the exception that Lightning itself gets wrong where epochs differ in length: save
+    at the epoch's end instead (`ModelCheckpoint(save_on_train_epoch_end=True)`).
+    """
+    progress = trainer.fit_loop.epoch_loop.batch_progress.current
+    return int(progress.processed) if trainer.fit_loop.restarting else 0  # `completed` lags in on_train_batch_end
 
 
 def plan_of(loader: object) -> EpochPlan | None:

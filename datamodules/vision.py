@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datamodules.augment import CropAndFlip
-from datamodules.batches import EvaluationLoader, PlannedLoader
+from datamodules.batches import EvaluationLoader, PlannedLoader, resumed_at
 from datamodules.plan import Sampling, check_batch_size, plan_epoch
 from datamodules.schedules import Schedule, as_schedule
 from datamodules.sources import Prepared, prepare
@@ -166,7 +166,8 @@ class ImageDataModule(pl.LightningDataModule):
         if self.augment:
             black = -self.mean / self.std
             transform = CropAndFlip(self.examples, black, seed=self.seed, epoch=epoch, device=images.device)
-        return PlannedLoader(images, labels, plan, rank=rank, world_size=world_size, transform=transform)
+        start = resumed_at(self.trainer) if self.trainer is not None and self.trainer.training else 0
+        return PlannedLoader(images, labels, plan, rank=rank, world_size=world_size, transform=transform, start=start)
 
     def _evaluation(self, part: str) -> EvaluationLoader:
         images, labels = self._on_device("train" if part == "train_subset" else part)

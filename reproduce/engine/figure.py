@@ -226,7 +226,8 @@ class _Session:
         options = self.options
         group = f"{self.figure.name}-{options.scale}" + ("" if self.own_data else f"-{self.source.name}")
         tags = [self.figure.name, options.scale, self.source.name]
-        return Mirror(options.wandb, options.out, group, tags, self.say)
+        mode = "disabled" if options.plot_only else options.wandb  # what is only drawn again is there already
+        return Mirror(mode, options.out, group, tags, self.say)
 
     def config(self, run: PlannedRun) -> dict[str, Any]:
         """What W&B shows of a run: its spec, and where it belongs."""

@@ -131,7 +131,7 @@ def conclude(session: _Session, planned: list[PlannedRun], powers: list[float], 
     write_json(folder / "provenance.json", _provenance(session, planned, missing))
     _print(judged)
     session.say(f"written: {folder}/{{{figure.name}.png,{figure.name}.svg,table.csv,claims.json,provenance.json}}")
-    if trained:
+    if trained or session.mirror.figure_wanted():
         session.mirror.figure(folder / f"{figure.name}.png", table.frame, found)
     return missing
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reproduce.engine.files import write_json
+from reproduce.engine.files import read_cache, write_json
 from reproduce.engine.options import InputError
 from reproduce.engine.results import RunFolder
 
@@ -47,13 +47,19 @@ class Mirror:
 
     def wanted(self, folder: RunFolder) -> bool:
         """Whether a finished run still has to be mirrored: never done, or only offline and online is asked for."""
-        if self.mode == "disabled":
-            return False
-        try:
-            done = json.loads((folder.path / "wandb.json").read_text())["mode"]
-        except (OSError, ValueError, KeyError):
-            return True
-        return self.mode == "online" and done == "offline"
+        return self._wanted(folder.path / "wandb.json")
+
+    def figure_wanted(self) -> bool:
+        """The same for the figure, its table and its claims."""
+        return self._wanted(self._figure_marker)
+
+    @property
+    def _figure_marker(self) -> Path:
+        return self.directory / "wandb" / f"{self.group}.json"
+
+    def _wanted(self, marker: Path) -> bool:
+        done = read_cache(marker).get("mode")
+        return self.mode != "disabled" and (done is None or (self.mode == "online" and done == "offline"))
 
     def start(self, label: str, folder: RunFolder, config: dict[str, Any]) -> None:
         self.discard(folder)
@@ -108,6 +114,7 @@ class Mirror:
                 "claims": wandb.Table(dataframe=judged),
             })  # fmt: skip
             run.finish()
+            write_json(self._figure_marker, {"mode": self.mode, "id": run.id})
 
     def close(self) -> None:
         for mirrored in list(self.runs.values()):
