@@ -4,7 +4,7 @@
 
 Rows: our loader a batch of 128 (3x32x32, float32, no augmentation) against a plain gather and a standard DataLoader;
 a Trainer step with NoiseScheduler, Recorder, ProgressFile and a CSVLogger on, against a hand-written loop over the same
-network, batches and optimiser, for VGG-11 at 1/8 width and for the 784-256-256-10 MLP, there also against a bare Trainer.
+network, batches and optimiser, for VGG-11 at 1/8 width and for the 784-256-256-10 MLP, also against a bare Trainer.
 Each round times every candidate once, in turn; the ratio is the median over rounds of the ratios within a round.
 """
 
