@@ -3,11 +3,16 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-_HOME = {"NoiseScheduler": "callbacks.noise_schedule", "ProgressFile": "callbacks.progress"}
+_HOME = {
+    "NoiseOnPlateau": "callbacks.plateau",
+    "NoiseScheduler": "callbacks.noise_schedule",
+    "ProgressFile": "callbacks.progress",
+}
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from callbacks.noise_schedule import NoiseScheduler
+    from callbacks.plateau import NoiseOnPlateau
     from callbacks.progress import ProgressFile
 
 

@@ -12,6 +12,8 @@ seeds. A noise control (same eta, steps and t_eta, five times less noise) shows 
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
+from dataclasses import dataclass
+
 from reproduce.engine.figure import Figure, main
 from reproduce.experiments import cycles
 
@@ -65,36 +67,65 @@ def check(table):
             claim="noise matters: 5x more of it, at equal eta, steps and t_eta, ends higher",
         )
     )  # fmt: skip
+    if cycles.ROOT_TIME in table.labels:  # the paper scale has the other controls too
+        found += [
+            claims.differ(
+                table, cycles.SMALL_S, cycles.ROOT_TIME, on="test/accuracy", smallest=0.005,
+                claim="eta/S, not eta/√S: S x 5 with eta x √5, at equal t_eta, ends lower",
+            ),
+            claims.differ(
+                table, cycles.CYCLIC_S, cycles.MEAN_NOISE, on="test/accuracy", smallest=0.005,
+                claim="a cycle ends higher than constant noise of its mean",
+            ),
+        ]  # fmt: skip
     return found
+
+
+@dataclass(frozen=True)
+class Line:
+    """An arm in a panel. `stretch`: its epochs are divided by it, so that all lines are drawn at equal t_eta."""
+
+    name: str
+    colour: str
+    stretch: float = 1.0
+
+
+def panels(table):
+    """Title of a panel -> the arms in it; the third where the paper scale's controls are there."""
+    from reproduce.engine.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, RED
+
+    shown = {
+        "Cyclic: S (blue) or η (red)": {
+            cycles.CYCLIC_S: Line("cyclic S", BLUE),
+            cycles.CYCLIC_ETA: Line("cyclic η", RED),
+        },
+        "Constant: small S (blue), 5 × larger S and η (red)": {
+            cycles.SMALL_S: Line("small S", BLUE),
+            cycles.LARGE_S: Line("large S and η", RED),
+            cycles.NOISE_CONTROL: Line("control, noise ÷ 5 (epochs ÷ 5)", GREY, 5),
+        },
+    }
+    if cycles.ROOT_TIME in table.labels:
+        shown["Controls: other rules, other noise"] = {
+            cycles.SMALL_S: Line("small S", BLUE),
+            cycles.ROOT_EPOCHS: Line("S × 5, η × √5", ORANGE),
+            cycles.ROOT_TIME: Line("the same (epochs ÷ √5)", GREEN, 5**0.5),
+            cycles.MEAN_NOISE: Line("cycle's mean noise", PURPLE),
+        }
+    return shown
 
 
 def draw(table, axes):
     from reproduce.engine import plots
 
-    for panel, (title, colours) in zip(
-        axes(1, 2, sharey=True),
-        {
-            "Cyclic: S (blue) or η (red)": {cycles.CYCLIC_S: plots.BLUE, cycles.CYCLIC_ETA: plots.RED},
-            "Constant: small S (blue), 5 × larger S and η (red)": {
-                cycles.SMALL_S: plots.BLUE,
-                cycles.LARGE_S: plots.RED,
-                cycles.NOISE_CONTROL: plots.GREY,
-            },
-        }.items(),
-    ):
-        for label, colour in colours.items():
-            stretch = 5 if label == cycles.NOISE_CONTROL else 1  # drawn at equal t_eta
-            name = {
-                cycles.SMALL_S: "small S",
-                cycles.LARGE_S: "large S and η",
-                cycles.NOISE_CONTROL: "control, noise ÷ 5 (epochs ÷ 5)",
-            }.get(label, label.replace("eta", "η"))
-            plots.band(panel, table, label, "test/accuracy", colour, legend=name, stretch=stretch, percent=True)
-            plots.band(
-                panel, table, label, "train/accuracy", colour, legend="_", stretch=stretch, percent=True, dashed=True
-            )
+    shown = panels(table)
+    for panel, (title, lines) in zip(axes(1, len(shown), sharey=True), shown.items()):
+        for label, line in lines.items():
+            options = {"stretch": line.stretch, "percent": True}
+            plots.band(panel, table, label, "test/accuracy", line.colour, legend=line.name, **options)
+            plots.band(panel, table, label, "train/accuracy", line.colour, legend="_", dashed=True, **options)
         panel.set(title=title, xlabel="epoch", ylabel="accuracy (%): test solid, train dashed")
-        plots.legend_below(panel, columns=len(colours))
+        plots.legend_below(panel, columns=min(3, len(lines)))
 
 
 FIGURE = Figure(

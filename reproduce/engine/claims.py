@@ -25,7 +25,11 @@ NO_EFFECT = "noise has no visible effect here: the control does not differ more 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim and what became of it. `low` and `high` bound `value` at 90 % (two one-sided 95 % bounds)."""
+    """One claim and what became of it. `low` and `high` bound `value` at 90 % (two one-sided 95 % bounds).
+
+    `power` is that of the planned experiment; below 60 %, `needs_n` says how many seeds reach it. `unit` "pp": the
+    values are shares to be read as percentage points.
+    """
 
     claim: str
     statistic: str
@@ -37,10 +41,12 @@ class Claim:
     p: float | None = None
     p_holm: float | None = None
     power: float | None = None
+    needs_n: str | None = None
     paper: str | None = None
     note: str = ""
     data: str = ""
     arm: str = "epochs"
+    unit: Literal["", "pp"] = ""
 
     def as_json(self) -> dict[str, Any]:
         return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in asdict(self).items()}
@@ -64,7 +70,8 @@ def equivalent(table: Table, a: str, b: str, *, on: str, margin: float, claim: s
     mean, error, df = _welch(x, y)
     low, high = _interval(mean, error, df)
     p = float(max(stats.t.sf((mean + margin) / error, df), stats.t.cdf((mean - margin) / error, df)))
-    return Claim(claim, statistic, mean, low, high, min(len(x), len(y)), _within(low, high, margin), p, paper=paper)
+    return Claim(claim, statistic, mean, low, high, min(len(x), len(y)), _within(low, high, margin), p, paper=paper,
+                 unit="pp")  # fmt: skip
 
 
 def share_of_effect(
@@ -152,7 +159,7 @@ def differ(
     low, high = _interval(mean, error, df)
     verdict: Verdict = "supported" if low > 0 else "not supported" if high < smallest else "inconclusive"
     p = float(stats.t.sf(mean / error, df))
-    return Claim(claim, statistic, mean, low, high, min(len(x), len(y)), verdict, p, paper=paper)
+    return Claim(claim, statistic, mean, low, high, min(len(x), len(y)), verdict, p, paper=paper, unit="pp")
 
 
 def same_curve(table: Table, a: str, b: str, *, on: str, bound: float, claim: str, paper: str | None = None) -> Claim:
@@ -170,8 +177,8 @@ def same_curve(table: Table, a: str, b: str, *, on: str, bound: float, claim: st
         return _unjudged(claim, statistic, min(len(x), len(y)), paper)
     if len(eta_a) != len(eta_b) or not np.allclose(eta_a, eta_b, rtol=1e-6):
         raise ValueError(f"same_curve: '{a}' and '{b}' are not measured at the same t_eta")
-    value = _log_distance_ratio(x, y)
-    left_out = np.array([_log_distance_ratio(np.delete(x, i, 0), np.delete(y, i, 0)) for i in range(n)])
+    value, *rest = _log_distance_ratios(x, y)
+    left_out = np.array(rest)
     error = max(math.sqrt((n - 1) / n * float(((left_out - left_out.mean()) ** 2).sum())), 1e-12)
     t = float(stats.t.ppf(1 - ALPHA, n - 1))
     low, high = math.exp(value - t * error), math.exp(value + t * error)
@@ -180,13 +187,16 @@ def same_curve(table: Table, a: str, b: str, *, on: str, bound: float, claim: st
     return Claim(claim, statistic, math.exp(value), low, high, n, verdict, p, paper=paper)
 
 
-def _log_distance_ratio(x: np.ndarray, y: np.ndarray) -> float:
-    def distances(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        return np.sqrt(((u[:, None] - v[None]) ** 2).mean(-1))
+def _log_distance_ratios(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """log(between/within) of curves (seeds, P) x and y: of all seeds, then with each seed left out; (seeds + 1,)."""
 
-    off = ~np.eye(len(x), dtype=bool)  # the same seed in both arms shares its initial weights: left out on both sides
-    within = np.concatenate([distances(x, x)[off], distances(y, y)[off]]).mean()
-    return math.log(max(distances(x, y)[off].mean(), 1e-12) / max(within, 1e-12))
+    def sums(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        distances = np.sqrt(((u[:, None] - v[None]) ** 2).mean(-1))
+        np.fill_diagonal(distances, 0)  # the same seed in both arms shares its initial weights: left out on both sides
+        return np.concatenate([[0], distances.sum(0) + distances.sum(1)]) * -1 + distances.sum()
+
+    between, within = sums(x, y), (sums(x, x) + sums(y, y)) / 2
+    return np.log(np.maximum(between, 1e-12) / np.maximum(within, 1e-12))
 
 
 def _welch(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
@@ -226,10 +236,34 @@ def holm(claims: list[Claim]) -> list[Claim]:
     return adjusted
 
 
+WEAK = 0.6  # below this power a claim cannot be confirmed
+GRID = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # seeds
+
+
 def power(
-    check: Callable[[Table], list[Claim]], draw: Callable[[np.random.Generator], Table], trials: int = 300
+    check: Callable[[Table], list[Claim]], draw: Callable[[int, np.random.Generator], Table], n: int, trials: int = 300
 ) -> list[float]:
-    """The share of simulated experiments, drawn under the claims' truth, in which each claim ends 'supported'."""
+    """The share of simulated experiments of n seeds, drawn under the claims' truth, in which each is 'supported'."""
     random = np.random.Generator(np.random.PCG64(20171113))
-    verdicts = [[c.verdict == "supported" for c in holm(check(draw(random)))] for _ in range(trials)]
+    verdicts = [[c.verdict == "supported" for c in holm(check(draw(n, random)))] for _ in range(trials)]
     return [round(float(share), 3) for share in np.mean(verdicts, axis=0)]
+
+
+def needed(
+    check: Callable[[Table], list[Claim]],
+    draw: Callable[[int, np.random.Generator], Table],
+    powers: list[float],
+    n: int,
+    trials: int = 60,
+) -> list[str | None]:
+    """For every claim whose power at n seeds is weak, the smallest number of `GRID` that gives enough: "≥ 16"."""
+    answers: list[str | None] = [f"> {GRID[-1]}" if p < WEAK else None for p in powers]
+    weak = [i for i, p in enumerate(powers) if p < WEAK]
+    for larger in GRID:
+        if larger <= n or not weak:
+            continue
+        now = power(check, draw, larger, trials)
+        for i in [i for i in weak if now[i] >= WEAK]:
+            answers[i] = f"≥ {larger}"
+            weak.remove(i)
+    return answers

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
+from reproduce.engine import interrupts
 from reproduce.engine.options import InputError, Options, Scale, parse, refuse
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class PlannedRun:
 def main(figure: Figure, arguments: list[str] | None = None) -> NoReturn:
     """Runs a figure's command line and ends the process: 0 done, 1 runs missing, 2 bad input, 130 interrupted."""
     started = time.monotonic()
+    interrupts.listen()
     options = parse(figure.doc, arguments)
     print(f"{figure.name}: {figure.title} (scale {options.scale})", flush=True)
     from datamodules.sources import DataError
@@ -112,13 +114,14 @@ class _Session:
         if self.options.dry_run:
             self.paper_command()
             return 0
-        power = outputs.power(self.figure, self.options, self.seeds, self.say)
+        plans = outputs.power(self.figure, self.options, self.seeds, self.say)
         self.mirror = self.open_mirror()
         try:
             if todo and not self.options.plot_only:
                 self.train(todo)
             self.mirror_cached(planned)
-            missing = outputs.conclude(self, planned, power, trained=bool(todo) and not self.options.plot_only)
+            interrupts.check()
+            missing = outputs.conclude(self, planned, plans, trained=bool(todo) and not self.options.plot_only)
         finally:
             self.mirror.close()
         if not self.options.plot_only:

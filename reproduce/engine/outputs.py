@@ -8,9 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,27 +36,47 @@ COLOURS = {
 }
 
 
-def power(figure: Figure, options: Options, seeds: int, say: Callable[[str], None]) -> list[float]:
+@dataclass(frozen=True)
+class Planned:
+    """What a claim can hope for before anything is trained."""
+
+    power: float | None = None
+    needs_n: str | None = None
+
+
+def power(figure: Figure, options: Options, seeds: int, say: Callable[[str], None]) -> list[Planned]:
     """Simulated power of each claim at this many seeds (kept in OUT/power.json); warns of the weak ones."""
     if options.scale == "smoke" or seeds < 2:
         return []
     settings, experiment = figure.experiment.SETTINGS[options.scale], figure.experiment
-    example = figure.check(experiment.imagined(options.scale, seeds, np.random.default_rng(0)))
+
+    def draw(n: int, random: np.random.Generator) -> Table:
+        return experiment.imagined(options.scale, n, random)
+
+    example = figure.check(draw(seeds, np.random.default_rng(0)))
     asked = [(claim.claim, claim.statistic) for claim in example]
     key = hashlib.sha256(f"{figure.name}{settings!r}{seeds}{asked}".encode()).hexdigest()[:16]
     file = options.out / "power.json"
     known = read_cache(file)
     if key not in known:
-        known[key] = judging.power(figure.check, lambda random: experiment.imagined(options.scale, seeds, random))
+        powers = judging.power(figure.check, draw, seeds)
+        needed = judging.needed(figure.check, draw, powers, seeds)
+        known[key] = [asdict(Planned(p, n)) for p, n in zip(powers, needed)]
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, known)
-    weak = sum(value < 0.6 for value in known[key])
+    planned = [Planned(**entry) for entry in known[key]]
+    weak: dict[str, list[str]] = {}
+    for claim, plan in zip(example, planned):
+        if plan.needs_n is not None:
+            weak.setdefault(plan.needs_n, []).append(claim.claim)
     if weak:
         say(
-            f"power: {weak} of {len(known[key])} claims cannot be confirmed at n = {seeds} seeds (power below 60 % at "
-            f"an assumed seed sd of {100 * settings.seed_sd:g} points); --seeds adds more"
+            f"power: {sum(map(len, weak.values()))} of {len(planned)} claims cannot be confirmed at n = {seeds} seeds "
+            f"(power below {100 * judging.WEAK:.0f} % at an assumed seed sd of {100 * settings.seed_sd:g} points)"
         )
-    return known[key]
+    for n, claims in weak.items():
+        say(f"  needs n {n}: {'; '.join(claims)}")
+    return planned
 
 
 def collect(planned: list[PlannedRun], results: Results, say: Callable[[str], None]) -> tuple[Table, list[str]]:
@@ -88,20 +107,25 @@ def collect(planned: list[PlannedRun], results: Results, say: Callable[[str], No
     return Table(frame.reset_index(drop=True), curves, steps), missing
 
 
-def judge(figure: Figure, table: Table, powers: list[float], why_not: str | None, data: str) -> list[judging.Claim]:
+def judge(figure: Figure, table: Table, plans: list[Planned], why_not: str | None, data: str) -> list[judging.Claim]:
     """All claims, after Holm; where nothing may be judged, the values stay and the verdict says why."""
     found = judging.holm(figure.check(table))
     judged = []
-    for claim, strength in zip_longest(found, powers):
+    for claim, plan in zip(found, plans or [Planned()] * len(found), strict=True):
+        notes = [claim.note] if claim.note else []
         if why_not:
-            claim = replace(claim, verdict="not judged", note=why_not)
-        elif strength is not None and strength < 0.6 and claim.verdict == "inconclusive" and not claim.note:
-            claim = replace(claim, note=f"cannot confirm at this n (power {100 * strength:.0f} %)")
-        judged.append(replace(claim, power=strength, data=data))
+            claim, notes = replace(claim, verdict="not judged"), [why_not]
+        elif plan.needs_n is not None and claim.verdict == "inconclusive":
+            notes.append(f"cannot confirm at this n (needs n {plan.needs_n})")
+        for label in table.labels:
+            if f"'{label}'" in claim.statistic and (lost := table.diverged(label)):
+                notes.append(f"{lost} diverged run{'s' if lost > 1 else ''} of '{label}' left out")
+        note = "; ".join(notes)
+        judged.append(replace(claim, power=plan.power, needs_n=plan.needs_n, data=data, note=note))
     return judged
 
 
-def conclude(session: _Session, planned: list[PlannedRun], powers: list[float], *, trained: bool) -> list[str]:
+def conclude(session: _Session, planned: list[PlannedRun], plans: list[Planned], *, trained: bool) -> list[str]:
     """Writes OUT/FIGURE/SCALE[-DATA]/ and prints the verdicts. Returns the runs that are missing."""
     figure, options, source = session.figure, session.options, session.source
     table, missing = collect(planned, session.results, session.say)
@@ -116,7 +140,7 @@ def conclude(session: _Session, planned: list[PlannedRun], powers: list[float], 
         session.say("nothing to draw")
         return missing
     why_not = _why_not(session, missing)
-    judged = judge(figure, table, powers, why_not, source.name)
+    judged = judge(figure, table, plans, why_not, source.name)
     name = options.scale if session.own_data else f"{options.scale}-{source.name}"
     folder = options.out / figure.name / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -215,5 +239,5 @@ def _interval(claim: judging.Claim) -> str:
         return "no value"
     if claim.low is None or claim.high is None:
         return f"{claim.value:.3g} [unbounded]"
-    scale, unit = (100, " pp") if "TOST ±0.005" in claim.statistic or "smallest effect" in claim.statistic else (1, "")
+    scale, unit = (100, " pp") if claim.unit == "pp" else (1, "")
     return f"{scale * claim.value:.2f} [{scale * claim.low:.2f}, {scale * claim.high:.2f}]{unit}"

@@ -10,7 +10,10 @@ import numpy as np
 
 from reproduce.engine.table import Table
 
-BLUE, RED, GREY = "#1f5fa8", "#c23b31", "#7a7a7a"  # S, eta, controls: told apart also without colour vision
+# S, eta, and controls: told apart also without colour vision
+BLUE, RED, GREY = "#1f5fa8", "#c23b31", "#7a7a7a"
+ORANGE, GREEN, PURPLE = "#e69f00", "#1b9e77", "#8e5aa8"
+PANEL = (4.5, 4.2)  # inches
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -88,10 +91,11 @@ def save(
 
     with mpl.rc_context(STYLE):
         layout = ConstrainedLayoutEngine(rect=(0, 0.08, 1, 0.92))  # room for the footer
-        figure = Figure(figsize=(9.0, 4.2), layout=layout)
+        figure = Figure(figsize=PANEL, layout=layout)
         FigureCanvasAgg(figure)
 
         def axes(rows: int, columns: int, **options: Any) -> Any:
+            figure.set_size_inches(PANEL[0] * columns, PANEL[1] * rows)
             return np.atleast_1d(figure.subplots(rows, columns, **options)).ravel()
 
         draw(table, axes)

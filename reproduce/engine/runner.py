@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from datamodules.sources import DataError, Prepared
+from reproduce.engine import interrupts
 from reproduce.engine.results import RunFolder
 
 ATTEMPTS = 2
@@ -147,6 +148,7 @@ class Runner:
                         watcher.started(task, slot, attempt)
                 self._wait(list(active.values()))
                 watcher.polled({slot: run.task for slot, run in active.items()})
+                interrupts.check()  # a watcher's library may have swallowed it
                 for slot, run in list(active.items()):
                     if run.exit_code() is None:
                         continue

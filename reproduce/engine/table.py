@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -24,8 +25,22 @@ class Table:
 
     def values(self, label: str, metric: str) -> np.ndarray:
         """The end value of a metric, float (seeds,), of the runs that trained."""
-        ok = self.frame[(self.frame["label"] == label) & (self.frame["status"] == "ok")]
-        return ok[metric].to_numpy(dtype=float)
+        trained = self._trained.get(label, self.frame.iloc[:0])
+        return trained[metric].to_numpy(dtype=float)
+
+    @cached_property
+    def _trained(self) -> dict[str, pd.DataFrame]:
+        ok = self.frame[self.frame["status"] == "ok"]
+        return {str(label): rows for label, rows in ok.groupby("label", sort=False)}
+
+    @property
+    def labels(self) -> list[str]:
+        """The arms of which at least one run is done, in order."""
+        return [str(label) for label in dict.fromkeys(self.frame["label"])]
+
+    def diverged(self, label: str) -> int:
+        """How many runs of an arm diverged; `values` and `curves` leave them out."""
+        return int(((self.frame["label"] == label) & (self.frame["status"] == "diverged")).sum())
 
     def seeds(self, label: str) -> list[int]:
         return sorted(seed for name, seed in self.rows if name == label)
@@ -35,11 +50,10 @@ class Table:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Epochs (P,), t_eta (P,) and values (seeds, P) of a metric where it was measured; all seeds by default."""
         chosen = self.seeds(label) if seeds is None else seeds
-        frames = [self.rows[label, seed].dropna(subset=[metric]) for seed in chosen]
-        if not frames:
+        if not chosen:
             return np.empty(0), np.empty(0), np.empty((0, 0))
-        return (
-            frames[0].index.to_numpy(dtype=float),
-            frames[0]["t_eta"].to_numpy(dtype=float),
-            np.stack([frame[metric].to_numpy(dtype=float) for frame in frames]),
-        )
+        values = [self.rows[label, seed][metric].to_numpy(dtype=float) for seed in chosen]
+        measured = [~np.isnan(v) for v in values]
+        first, there = self.rows[label, chosen[0]], measured[0]
+        epochs, t_eta = first.index.to_numpy(dtype=float)[there], first["t_eta"].to_numpy(dtype=float)[there]
+        return epochs, t_eta, np.stack([v[m] for v, m in zip(values, measured)])

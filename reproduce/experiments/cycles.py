@@ -141,14 +141,26 @@ def runs(scale: Scale, source: Prepared) -> dict[str, RunSpec]:
     return specs
 
 
+DEVIATIONS = 5  # independent ones that a loss curve holds, assumed for the power: neighbouring epochs deviate alike
+
+
 def imagined(scale: Scale, seeds: int, random: np.random.Generator) -> Table:
     """An experiment in which the pairs are equal and noise matters as `Settings` assumes: what power is about."""
     s = SETTINGS[scale]
-    frames, rows = [], {}
-    for label in (CYCLIC_S, CYCLIC_ETA, SMALL_S, LARGE_S, NOISE_CONTROL):
-        mean = 0.8 - (s.effect if label == NOISE_CONTROL else 0)
-        for seed in range(seeds):
-            frames.append((label, seed, "ok", random.normal(mean, s.seed_sd)))
-            curve = random.normal(0, 1, 10)  # ten independent deviations a curve
-            rows[label, seed] = pd.DataFrame({"t_eta": np.arange(10.0), "train/loss": curve})
-    return Table(pd.DataFrame(frames, columns=["label", "seed", "status", "test/accuracy"]), rows)
+    lost = dict.fromkeys((CYCLIC_S, CYCLIC_ETA, SMALL_S, LARGE_S), 0.0) | {NOISE_CONTROL: s.effect}
+    if s.extra_controls:  # their noise lies in between
+        lost |= dict.fromkeys((MEAN_NOISE, ROOT_EPOCHS, ROOT_TIME), s.effect / 2)
+    arms, means = list(lost), 0.8 - np.array(list(lost.values()))
+    frame = pd.DataFrame({
+        "label": np.repeat(arms, seeds),
+        "seed": np.tile(np.arange(seeds), len(arms)),
+        "status": "ok",
+        "test/accuracy": random.normal(means[:, None], s.seed_sd, (len(arms), seeds)).ravel(),
+    })  # fmt: skip
+    curves = random.normal(0, 1, (len(arms), seeds, DEVIATIONS))
+    rows = {
+        (label, seed): pd.DataFrame({"t_eta": np.arange(DEVIATIONS, dtype=float), "train/loss": curves[i, seed]})
+        for i, label in enumerate(arms)
+        for seed in range(seeds)
+    }
+    return Table(frame, rows)

@@ -145,5 +145,20 @@ def test_power_grows_with_seeds():
     def check(t):
         return [claims.equivalent(t, cycles.SMALL_S, cycles.LARGE_S, on="test/accuracy", margin=0.02, claim="")]
 
-    few, many = (claims.power(check, lambda r, n=n: cycles.imagined("quick", n, r), trials=60)[0] for n in (3, 16))
+    few, many = (claims.power(check, lambda n, r: cycles.imagined("quick", n, r), n, trials=60)[0] for n in (3, 16))
     assert few < 0.5 < 0.9 < many
+
+
+def test_a_weak_claim_says_how_many_seeds_it_needs():
+    def check(t):
+        pair = (t, cycles.SMALL_S, cycles.LARGE_S)
+        return [claims.equivalent(*pair, on="test/accuracy", margin=m, claim="") for m in (1.0, 0.02, 0.001)]
+
+    def draw(n, random):
+        return cycles.imagined("quick", n, random)
+
+    powers = claims.power(check, draw, 3, trials=60)
+    strong, weak, hopeless = claims.needed(check, draw, powers, 3)
+    assert (strong, hopeless) == (None, "> 64")
+    assert int(weak.removeprefix("≥ ")) in range(4, 13)
+    assert claims.power(check, draw, int(weak.removeprefix("≥ ")), trials=200)[1] > 0.5

@@ -3,12 +3,15 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
+import pytest
 
+from datamodules.sources import Prepared
 from reproduce.engine import outputs, plots
 from reproduce.engine.figure import PlannedRun
 from reproduce.engine.results import Results
-from reproduce.fig4 import FIGURE
+from reproduce.fig4 import FIGURE, panels
 from tests.reproduce.test_spec import SPEC
 
 
@@ -52,3 +55,31 @@ def test_a_figure_with_missing_arms_is_drawn_with_what_is_there(tmp_path):
     judged = outputs.judge(FIGURE, table, [], None, "cifar10")
     assert {claim.verdict for claim in judged} == {"not judged"}
     assert isinstance(table.frame, pd.DataFrame)
+
+
+CIFAR10 = Prepared(
+    "cifar10", folder="", fingerprint="0" * 16, train=50_000, test=10_000, channels=3, size=32, classes=10, origin=""
+)
+
+
+@pytest.mark.parametrize("scale", ["quick", "paper"])
+def test_every_arm_that_is_trained_is_drawn_and_judged(scale):
+    random = np.random.default_rng(0)
+    table = FIGURE.experiment.imagined(scale, 4, random)
+    arms = set(FIGURE.experiment.runs(scale, CIFAR10))
+    drawn = {label for panel in panels(table).values() for label in panel}
+    judged = "".join(claim.statistic for claim in FIGURE.check(table))
+    assert arms == drawn
+    assert {arm for arm in arms if f"'{arm}'" in judged} == arms - {"root rule, equal epochs"}  # shown only
+
+
+def test_a_claim_says_which_of_its_runs_diverged():
+    table = FIGURE.experiment.imagined("quick", 4, np.random.default_rng(0))
+    table.frame.loc[(table.frame["label"] == "constant, large S") & (table.frame["seed"] == 2), "status"] = "diverged"
+    del table.rows["constant, large S", 2]
+    notes = {claim.claim: claim.note for claim in outputs.judge(FIGURE, table, [], None, "cifar10")}
+    assert (
+        "1 diverged run of 'constant, large S' left out"
+        in notes["constant pair: end test accuracies within 0.5 points"]
+    )
+    assert "diverged" not in notes["cyclic pair: loss curves no further apart than two seeds"]

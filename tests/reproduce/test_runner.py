@@ -40,9 +40,19 @@ def test_a_run_that_fails_twice_leaves_the_others_done_a_named_log_and_exit_1(tm
     assert (folder / "log.txt").read_text().count("--- attempt") == 2
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
-def test_no_process_outlives_the_figures_and_a_later_call_finishes_the_rest(sign, tmp_path):
-    process = start("fig4", tmp_path, *LONG)
+@pytest.mark.parametrize(
+    ("sign", "flags"),
+    [
+        (signal.SIGINT, ("--seeds", "3")),  # with the W&B mirror in its default mode, and its own processes
+        (signal.SIGKILL, ("--seeds", "3")),
+        (signal.SIGTERM, LONG),
+        (signal.SIGKILL, ("--seeds", "1", "--devices", "2", "--wandb", "disabled")),
+    ],
+    ids=["Ctrl-C", "kill -9", "kill", "kill -9, two ranks"],
+)
+def test_no_process_outlives_the_figures_and_a_later_call_finishes_the_rest(sign, flags, tmp_path):
+    total = 5 * int(flags[1])
+    process = start("fig4", tmp_path, *flags)
     until(lambda: len(finished(tmp_path)) >= 2 and workers(tmp_path))
     family = descendants(process.pid)
     family += [p for child in family for p in descendants(child.pid)]
@@ -53,12 +63,12 @@ def test_no_process_outlives_the_figures_and_a_later_call_finishes_the_rest(sign
     until(lambda: not alive(family), seconds=20)
     until(lambda: not workers(tmp_path), seconds=20)
     kept = finished(tmp_path)
-    assert 2 <= len(kept) < 15
-    later = run("fig4", tmp_path, *LONG)
+    assert 2 <= len(kept) < total
+    later = run("fig4", tmp_path, *flags)
     assert later.returncode == 0, later.stdout + later.stderr
     assert f"{len(kept)} cached" in later.stdout
     after = finished(tmp_path)
-    assert len(after) == 15
+    assert len(after) == total
     assert {key: after[key] for key in kept} == kept
 
 
