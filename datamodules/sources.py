@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import queue
 import shutil
 import socket
 import tempfile
+import threading
 import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -162,10 +164,24 @@ def _check_reachable(name: str, data_dir: Path) -> None:
     """Asks for a connection to the data set's server, without torchvision: no network is known in milliseconds."""
     if urllib.request.getproxies():
         return  # then only the download itself can tell
+    # In a thread: a firewall may let the name's lookup, or every one of its addresses, hang.
+    answer: queue.SimpleQueue[OSError | None] = queue.SimpleQueue()
+    threading.Thread(target=lambda: answer.put(_connect(*_HOST[name])), daemon=True).start()
     try:
-        socket.create_connection(_HOST[name], timeout=REACH_TIMEOUT).close()
-    except OSError as error:
+        error = answer.get(timeout=REACH_TIMEOUT)
+    except queue.Empty:
+        error = TimeoutError(f"no answer in {REACH_TIMEOUT} s")
+    if error is not None:
         raise DataError(f"data: {name} is not in {str(data_dir)!r} and {_HOST[name][0]} cannot be reached") from error
+
+
+def _connect(host: str, port: int) -> OSError | None:
+    """Why no connection can be made; None if one can."""
+    try:
+        socket.create_connection((host, port), timeout=REACH_TIMEOUT).close()
+    except OSError as error:
+        return error
+    return None
 
 
 def _decode_torchvision(name: str, data_dir: Path) -> Arrays:

@@ -125,7 +125,8 @@ def draw(table, axes):
             plots.band(panel, table, label, "test/accuracy", line.colour, legend=line.name, **options)
             plots.band(panel, table, label, "train/accuracy", line.colour, legend="_", dashed=True, **options)
         panel.set(title=title, xlabel="epoch", ylabel="accuracy (%): test solid, train dashed")
-        plots.legend_below(panel, columns=min(3, len(lines)))
+        panel.label_outer()
+        plots.legend_below(panel, columns=len(lines) if len(lines) < 4 else 2)
 
 
 FIGURE = Figure(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,22 +15,36 @@ from reproduce.engine.options import InputError
 
 @dataclass(frozen=True)
 class Hardware:
-    """`accelerator` is "cuda" or "cpu"; `count` is the number of GPUs, or of CPU cores."""
+    """`accelerator` is "cuda" or "cpu"; `count` is the number of GPUs, or of CPU cores; `note` says what is unused."""
 
     accelerator: str
     count: int
     name: str
+    note: str = ""
 
     def describe(self) -> str:
-        return f"{self.count} x {self.name}" if self.accelerator == "cuda" else f"{self.count} CPU cores ({self.name})"
+        if self.accelerator == "cuda":
+            return f"{self.count} x {self.name}"
+        return f"{self.count} CPU cores ({self.name}){self.note}"
 
 
 def detect() -> Hardware:
-    gpus = _gpus()
-    if gpus:
+    gpus, note = _gpus(), ""
+    if gpus and _torch_has_cuda():
         return Hardware("cuda", len(gpus), gpus[0])
+    if gpus:
+        note = f"; {len(gpus)} x {gpus[0]} unused, because this torch was built without CUDA"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Hardware("cpu", cores, _cpu_name())
+    return Hardware("cpu", cores, _cpu_name(), note)
+
+
+def _torch_has_cuda() -> bool:
+    """From the version file of the installed torch, which is not imported."""
+    found = importlib.util.find_spec("torch")
+    if found is None or not found.submodule_search_locations:
+        return False
+    text = (Path(found.submodule_search_locations[0]) / "version.py").read_text()
+    return re.search(r"^cuda\b.*=\s*['\"]", text, re.MULTILINE) is not None
 
 
 def check(devices: int, hardware: Hardware) -> None:

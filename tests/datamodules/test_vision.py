@@ -1,11 +1,21 @@
 """Data: splits, normalisation, augmentation, and what every loader yields."""
 
+import socket
+import time
+
 import numpy as np
 import pytest
 import torch
 from torchvision.transforms.v2 import functional as TF
 
-from datamodules import CIFAR10DataModule, DigitsDataModule, ImageFolderDataModule, plan_epoch, stratified_subset
+from datamodules import (
+    CIFAR10DataModule,
+    DigitsDataModule,
+    ImageFolderDataModule,
+    plan_epoch,
+    sources,
+    stratified_subset,
+)
 from datamodules.augment import CropAndFlip, crop_and_flip
 from datamodules.sources import DamagedData, DataError, cached, prepare
 from datamodules.subsets import split
@@ -138,3 +148,15 @@ def test_a_damaged_cache_is_prepared_anew(tmp_path, monkeypatch):
         (tmp_path / first.folder.rsplit("/", 1)[1] / damage).write_bytes(b"{")
         assert cached("digits28", "data") is None
         assert prepare("digits28") == first
+
+
+def test_a_server_that_hangs_ends_in_one_error(tmp_path, monkeypatch):
+    def late(*_, **__):
+        time.sleep(3)
+        return socket.socket()
+
+    monkeypatch.setattr(sources.socket, "create_connection", late)
+    monkeypatch.setattr(sources, "REACH_TIMEOUT", 0.1)
+    monkeypatch.setattr(sources.urllib.request, "getproxies", dict)
+    with pytest.raises(DataError, match=r"cifar10 is not in .* and www.cs.toronto.edu cannot be reached"):
+        cached("cifar10", tmp_path)
