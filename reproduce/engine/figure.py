@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from datamodules.sources import Prepared
     from reproduce.engine.claims import Claim
     from reproduce.engine.spec import RunSpec
-    from reproduce.engine.table import Table
+    from reproduce.engine.table import Evidence, Table
 
 
 class Experiment(Protocol):
@@ -31,7 +31,7 @@ class Experiment(Protocol):
     REDUCTIONS: list[tuple[str, str, str]]
 
     def runs(self, scale: Scale, source: Prepared) -> dict[str, RunSpec]: ...
-    def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> Table: ...
+    def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> Evidence: ...
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Figure:
     data: str
     substitute: str
     experiment: Any
-    check: Callable[[Table], list[Claim]]
+    check: Callable[[Any], list[Claim]]
     draw: Callable[[Table, Any], None]
 
 

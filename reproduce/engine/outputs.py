@@ -22,7 +22,7 @@ from reproduce.engine.display import console
 from reproduce.engine.files import read_cache, write_json, write_text
 from reproduce.engine.options import Options
 from reproduce.engine.results import Results
-from reproduce.engine.table import Table
+from reproduce.engine.table import Evidence, Table
 
 if TYPE_CHECKING:
     from reproduce.engine.figure import Figure, PlannedRun, _Session
@@ -50,7 +50,7 @@ def power(figure: Figure, options: Options, seeds: int, say: Callable[[str], Non
         return []
     settings, experiment = figure.experiment.SETTINGS[options.scale], figure.experiment
 
-    def draw(n: int, random: np.random.Generator) -> Table:
+    def draw(n: int, random: np.random.Generator) -> Evidence:
         return experiment.imagined(options.scale, n, random)
 
     example = figure.check(draw(seeds, np.random.default_rng(0)))

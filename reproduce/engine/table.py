@@ -1,17 +1,31 @@
-"""What the runs of a figure came to: one row a run, and the curves of each arm over its seeds."""
+"""What the runs of a figure came to, or are imagined to come to: a row a run, and curves over the seeds of an arm."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
 
+class Evidence(Protocol):
+    """What claims are judged on."""
+
+    @property
+    def labels(self) -> list[str]: ...
+    def values(self, label: str, metric: str) -> np.ndarray: ...
+    def seeds(self, label: str) -> list[int]: ...
+    def diverged(self, label: str) -> int: ...
+    def curves(
+        self, label: str, metric: str, seeds: list[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+
+
 @dataclass(frozen=True)
 class Table:
-    """Results of a figure.
+    """Results of a figure: evidence that was measured.
 
     Attributes:
         frame: a row a run: label, seed, status, and the last value of every metric.
@@ -57,3 +71,36 @@ class Table:
         first, there = self.rows[label, chosen[0]], measured[0]
         epochs, t_eta = first.index.to_numpy(dtype=float)[there], first["t_eta"].to_numpy(dtype=float)[there]
         return epochs, t_eta, np.stack([v[m] for v, m in zip(values, measured)])
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """Evidence drawn at random, for the power of claims: arrays alone, because thousands of them are made.
+
+    Attributes:
+        finals: label -> metric -> (seeds,) end values.
+        series: label -> metric -> (seeds, P) curves, at epochs and t_eta 0 … P - 1.
+    """
+
+    finals: dict[str, dict[str, np.ndarray]]
+    series: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> list[str]:
+        return list(self.finals)
+
+    def values(self, label: str, metric: str) -> np.ndarray:
+        return self.finals[label][metric]
+
+    def seeds(self, label: str) -> list[int]:
+        return list(range(len(next(iter(self.finals[label].values())))))
+
+    def diverged(self, label: str) -> int:
+        return 0
+
+    def curves(
+        self, label: str, metric: str, seeds: list[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        values = self.series[label][metric]
+        times = np.arange(values.shape[1], dtype=float)
+        return times, times, values if seeds is None else values[seeds]

@@ -159,6 +159,6 @@ def test_a_weak_claim_says_how_many_seeds_it_needs():
 
     powers = claims.power(check, draw, 3, trials=60)
     strong, weak, hopeless = claims.needed(check, draw, powers, 3)
-    assert (strong, hopeless) == (None, "> 64")
+    assert (strong, hopeless) == (None, "> 128")
     assert int(weak.removeprefix("≥ ")) in range(4, 13)
     assert claims.power(check, draw, int(weak.removeprefix("≥ ")), trials=200)[1] > 0.5
