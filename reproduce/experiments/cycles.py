@@ -77,7 +77,7 @@ SETTINGS: dict[Scale, Settings] = {"smoke": SMOKE, "quick": QUICK, "paper": PAPE
 # - the higher eta at most a quarter of the break: at S = 120 the training loss rises from eta = 0.2 to 0.4;
 # - both constant runs end at a loss on clean training images (eval mode) of at most 0.5: 3200 images end at 0.5-1.0
 #   in the 10 epochs that this time leaves, whatever eta, and with augmentation at more;
-# - then the lowest validation loss of 1600, 2000, 2400 images (S from 16, 20, 24) and two eta each: 2.4 against 2.6-3.5.
+# - then the lowest validation loss of 1600, 2000, 2400 images (S from 16, 20, 24) at two eta each: 2.4, not 2.6-3.5.
 # paper | quick | why
 REDUCTIONS = [
     ("VGG-11, width 1", "width 1/8", "64 times less arithmetic"),
