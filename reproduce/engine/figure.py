@@ -7,61 +7,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from reproduce.engine import interrupts
-from reproduce.engine.options import InputError, Options, Scale, parse, refuse
+from reproduce.engine.definition import Context, Experiment, Figure, PlannedRun
+from reproduce.engine.options import InputError, Options, parse, refuse
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from datamodules.sources import Prepared
-    from reproduce.engine.claims import Claim
-    from reproduce.engine.spec import RunSpec
-    from reproduce.engine.table import Evidence, Table
 
-
-class Experiment(Protocol):
-    """A module of `reproduce.experiments`: what is run at which scale, and what was left out of the paper's."""
-
-    SETTINGS: dict[Scale, Any]  # each has .seeds
-    REDUCTIONS: list[tuple[str, str, str]]
-
-    def runs(self, scale: Scale, source: Prepared) -> dict[str, RunSpec]: ...
-    def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> Evidence: ...
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure of the paper.
-
-    Attributes:
-        data: its own data set; `substitute` stands in, loudly, where that is not to be had and none was named.
-        check: the claims about a table. draw: the panels, on `axes(rows, columns)`.
-    """
-
-    name: str
-    title: str
-    doc: str
-    data: str
-    substitute: str
-    experiment: Any
-    check: Callable[[Any], list[Claim]]
-    draw: Callable[[Table, Any], None]
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    label: str
-    seed: int
-    spec: RunSpec
-
-    @property
-    def name(self) -> str:
-        return f"{self.label} seed {self.seed}"
+__all__ = ["Figure", "main"]  # all that a figure's script needs
 
 
 def main(figure: Figure, arguments: list[str] | None = None) -> NoReturn:
@@ -121,7 +78,7 @@ class _Session:
                 self.train(todo)
             self.mirror_cached(planned)
             interrupts.check()
-            missing = outputs.conclude(self, planned, plans, trained=bool(todo) and not self.options.plot_only)
+            missing = self.conclude(planned, plans, trained=bool(todo) and not self.options.plot_only)
         finally:
             self.mirror.close()
         if not self.options.plot_only:
@@ -212,6 +169,21 @@ class _Session:
             self.say(f"{command}, about {total / 3600:,.0f} h ({duration(total)}) on this machine")
         except RuntimeError as error:  # the full network does not fit here, but the figure is done
             self.say(f"{command}, not timed here ({error})")
+
+    def conclude(self, planned: list[PlannedRun], plans: list[Any], *, trained: bool) -> list[str]:
+        """Draws, judges and writes what is there. Returns the runs that are missing."""
+        from reproduce.engine import outputs
+
+        table, missing = outputs.collect(planned, self.results, self.say)
+        context = Context(self.figure, self.options, self.source, self.seeds, self.hardware.describe())
+        outputs.report(planned, table, missing, self.say)
+        if table.frame.empty:
+            return missing
+        folder, claims = outputs.write(context, planned, table, missing, plans)
+        self.say(f"written: {folder}/{{{self.figure.name}.png,{self.figure.name}.svg,{','.join(outputs.FILES)}}}")
+        if trained or self.mirror.figure_wanted():
+            self.mirror.figure(folder / f"{self.figure.name}.png", table.frame, claims)
+        return missing
 
     # -- running
 

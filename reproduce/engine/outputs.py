@@ -11,23 +11,22 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from reproduce.engine import claims as judging
 from reproduce.engine import plots
+from reproduce.engine.definition import Context, Figure, PlannedRun
 from reproduce.engine.display import console
 from reproduce.engine.files import read_cache, write_json, write_text
 from reproduce.engine.options import Options
 from reproduce.engine.results import Results
 from reproduce.engine.table import Evidence, Table
 
-if TYPE_CHECKING:
-    from reproduce.engine.figure import Figure, PlannedRun, _Session
-
 CHECKOUT = Path(__file__).resolve().parents[2]
+FILES = ("table.csv", "claims.json", "provenance.json")
 COLOURS = {
     "supported": "green",
     "not supported": "red",
@@ -125,60 +124,57 @@ def judge(figure: Figure, table: Table, plans: list[Planned], why_not: str | Non
     return judged
 
 
-def conclude(session: _Session, planned: list[PlannedRun], plans: list[Planned], *, trained: bool) -> list[str]:
-    """Writes OUT/FIGURE/SCALE[-DATA]/ and prints the verdicts. Returns the runs that are missing."""
-    figure, options, source = session.figure, session.options, session.source
-    table, missing = collect(planned, session.results, session.say)
+def report(planned: list[PlannedRun], table: Table, missing: list[str], say: Callable[..., None]) -> None:
+    """Says which runs are missing and which diverged."""
     if missing:
-        session.say(f"{len(missing)} of {len(planned)} runs are missing: {', '.join(missing)}", style="bold red")
+        say(f"{len(missing)} of {len(planned)} runs are missing: {', '.join(missing)}", style="bold red")
     diverged = table.frame[table.frame["status"] == "diverged"]
     if len(diverged):
-        session.say(
-            f"{len(diverged)} runs diverged: {', '.join(diverged['label'] + ' seed ' + diverged['seed'].astype(str))}"
-        )
+        names = diverged["label"] + " seed " + diverged["seed"].astype(str)
+        say(f"{len(diverged)} runs diverged: {', '.join(names)}")
     if table.frame.empty:
-        session.say("nothing to draw")
-        return missing
-    why_not = _why_not(session, missing)
-    judged = judge(figure, table, plans, why_not, source.name)
-    name = options.scale if session.own_data else f"{options.scale}-{source.name}"
-    folder = options.out / figure.name / name
+        say("nothing to draw")
+
+
+def write(
+    context: Context, planned: list[PlannedRun], table: Table, missing: list[str], plans: list[Planned]
+) -> tuple[Path, list[dict[str, Any]]]:
+    """Writes OUT/FIGURE/SCALE[-DATA]/ and prints the verdicts. Returns the folder and the claims."""
+    figure, options, source = context.figure, context.options, context.source
+    judged = judge(figure, table, plans, _why_not(context, missing), source.name)
+    folder = options.out / figure.name / (options.scale if context.own_data else f"{options.scale}-{source.name}")
     folder.mkdir(parents=True, exist_ok=True)
-    watermark = None if session.own_data else f"{source.name}, not {figure.data}"
+    watermark = None if context.own_data else f"{source.name}, not {figure.data}"
     if options.scale == "smoke":
         watermark = "smoke scale: no result"
-    footer = _footer(session, missing)
-    plots.save(figure.draw, table, folder, figure.name, footer=footer, watermark=watermark)
-    write_text(folder / "table.csv", table.frame.to_csv(index=False))
+    plots.save(figure.draw, table, folder, figure.name, footer=_footer(context, missing), watermark=watermark)
     found = [claim.as_json() for claim in judged]
+    write_text(folder / "table.csv", table.frame.to_csv(index=False))
     write_json(folder / "claims.json", found)
-    write_json(folder / "provenance.json", _provenance(session, planned, missing))
+    write_json(folder / "provenance.json", _provenance(context, planned, missing))
     _print(judged)
-    session.say(f"written: {folder}/{{{figure.name}.png,{figure.name}.svg,table.csv,claims.json,provenance.json}}")
-    if trained or session.mirror.figure_wanted():
-        session.mirror.figure(folder / f"{figure.name}.png", table.frame, found)
-    return missing
+    return folder, found
 
 
-def _why_not(session: _Session, missing: list[str]) -> str | None:
-    if session.options.scale == "smoke":
+def _why_not(context: Context, missing: list[str]) -> str | None:
+    if context.options.scale == "smoke":
         return "smoke scale"
-    if not session.own_data:
-        return f"on {session.source.name}, not {session.figure.data}"
+    if not context.own_data:
+        return f"on {context.source.name}, not {context.figure.data}"
     return "runs are missing" if missing else None
 
 
-def _footer(session: _Session, missing: list[str]) -> str:
-    options = session.options
-    parts = [f"{session.figure.name}, {options.scale}, {session.source.name}, {session.seeds} seed(s), mean ± sd"]
-    if options.scale == "quick":
-        parts.append("reduced: " + "; ".join(f"{paper} → {quick}" for paper, quick, _ in session.experiment.REDUCTIONS))
+def _footer(context: Context, missing: list[str]) -> str:
+    scale, reductions = context.options.scale, context.figure.experiment.REDUCTIONS
+    parts = [f"{context.figure.name}, {scale}, {context.source.name}, {context.seeds} seed(s), mean ± sd"]
+    if scale == "quick":
+        parts.append("reduced: " + "; ".join(f"{paper} → {quick}" for paper, quick, _ in reductions))
     if missing:
         parts.append(f"{len(missing)} runs missing")
     return " · ".join(parts)
 
 
-def _provenance(session: _Session, planned: list[PlannedRun], missing: list[str]) -> dict[str, Any]:
+def _provenance(context: Context, planned: list[PlannedRun], missing: list[str]) -> dict[str, Any]:
     packages = (
         "torch",
         "pytorch-lightning",
@@ -197,14 +193,14 @@ def _provenance(session: _Session, planned: list[PlannedRun], missing: list[str]
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
-        "hardware": session.hardware.describe(),
+        "hardware": context.hardware,
         "data": {
-            "name": session.source.name,
-            "fingerprint": session.source.fingerprint,
-            "origin": session.source.origin,
-            "own": session.own_data,
+            "name": context.source.name,
+            "fingerprint": context.source.fingerprint,
+            "origin": context.source.origin,
+            "own": context.own_data,
         },
-        "reductions": session.experiment.REDUCTIONS if session.options.scale == "quick" else [],
+        "reductions": context.figure.experiment.REDUCTIONS if context.options.scale == "quick" else [],
         "runs": {run.name: run.spec.key for run in planned},
         "missing": missing,
     }

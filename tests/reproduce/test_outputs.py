@@ -9,7 +9,7 @@ import pytest
 
 from datamodules.sources import Prepared
 from reproduce.engine import outputs, plots
-from reproduce.engine.figure import PlannedRun
+from reproduce.engine.definition import PlannedRun
 from reproduce.engine.results import Results
 from reproduce.engine.table import Imagined
 from reproduce.fig4 import FIGURE, panels
