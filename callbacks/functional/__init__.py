@@ -1,0 +1,41 @@
+"""Curvature and gradient noise as functions: torch, no Lightning. The names load on first use."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "Eigenvalues": "lanczos",
+    "Estimate": "estimates",
+    "HessianOperator": "hessian_operator",
+    "Lanczos": "lanczos",
+    "LogDeterminant": "lanczos",
+    "SpectralDensity": "lanczos",
+    "frobenius_norm": "hutchinson",
+    "log_determinant": "lanczos",
+    "measuring": "measuring",
+    "spectral_density": "lanczos",
+    "top_eigenvalues": "lanczos",
+    "trace": "hutchinson",
+}
+__all__ = sorted(_HOME)
+
+if TYPE_CHECKING:
+    from callbacks.functional.estimates import Estimate
+    from callbacks.functional.hessian_operator import HessianOperator
+    from callbacks.functional.hutchinson import frobenius_norm, trace
+    from callbacks.functional.lanczos import (
+        Eigenvalues,
+        Lanczos,
+        LogDeterminant,
+        SpectralDensity,
+        log_determinant,
+        spectral_density,
+        top_eigenvalues,
+    )
+    from callbacks.functional.measuring import measuring
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

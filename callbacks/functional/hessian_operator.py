@@ -1,0 +1,315 @@
+"""The Hessian of a loss as a linear operator: products with vectors, never the matrix.
+
+H = ∇²L(θ), L the mean (or sum) of a loss over given batches. A product is the derivative of g(θ)·v (Pearlmutter 1994)
+by `autograd.grad`: no `.grad` is read or written, and no hook of a distributed wrapper runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from callbacks.functional.measuring import device_of, measuring, plain
+
+Reduction = Literal["mean", "sum"]
+Loss = Callable[[Any, Any], Tensor]
+BatchLoss = Callable[[nn.Module, Any], Tensor]
+
+
+class _Carrier(nn.Module):
+    """f(module, batch) as a module's forward, so that functional_call can exchange the module's tensors."""
+
+    def __init__(self, module: nn.Module, f: BatchLoss) -> None:
+        super().__init__()
+        self.module, self.f = module, f
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.f(self.module, batch)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The gradient's graph of a single batch, and a copy of the tensors it was built from."""
+
+    tensors: list[Tensor]
+    leaves: list[Tensor]
+    gradients: list[Tensor | None]
+
+
+class HessianOperator:
+    """The Hessian of `loss(module(input), target)` over batches, in eval mode.
+
+        H = HessianOperator(module, F.cross_entropy, loader)
+        top_eigenvalues(H, k=5), trace(H), H.matvec(v)
+
+    Args:
+        module: any nn.Module or LightningModule; a compiled or DDP-wrapped one is measured as the plain one inside.
+        loss: loss(output, target), a scalar.
+        batches: (input, target) pairs, a loader, or one pair of tensors. Read once and kept on the module's device.
+            Under torch.distributed these are this rank's examples; ranks may have different numbers of them.
+        reduction: how `loss` treats the examples of a batch. "mean": L is the mean over all examples of all batches
+            and ranks; "sum": the sum.
+        params: the rows of H: names or Parameters (a layer, say); by default every parameter that requires grad.
+        dtype: of the arithmetic, e.g. torch.float64; the module keeps its own. By default the parameters'
+            (float32 at least).
+
+    Attributes:
+        num_params: q, the number of rows. products: how many H v were computed, over all the data.
+
+    Raises:
+        ValueError: no parameters, parameters that are not finite, no batches, or a loss that is not a scalar.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: Loss,
+        batches: Iterable[Any],
+        *,
+        reduction: Reduction = "mean",
+        params: Iterable[str | nn.Parameter] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        one = isinstance(batches, tuple | list) and len(batches) == 2 and all(isinstance(b, Tensor) for b in batches)
+        self._build(
+            module,
+            lambda model, batch: loss(model(batch[0]), batch[1]),
+            [batches] if one else batches,
+            None,
+            reduction,
+            params,
+            dtype,
+        )
+
+    @classmethod
+    def from_batch_loss(
+        cls,
+        module: nn.Module,
+        f: BatchLoss,
+        batches: Iterable[Any],
+        sizes: Sequence[int] | None = None,
+        *,
+        reduction: Reduction = "mean",
+        params: Iterable[str | nn.Parameter] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> HessianOperator:
+        """The same for f(module, batch) -> scalar, whatever a batch is. `sizes`: the examples of each batch."""
+        self = cls.__new__(cls)
+        self._build(module, f, batches, sizes, reduction, params, dtype)
+        return self
+
+    def _build(
+        self,
+        module: nn.Module,
+        f: BatchLoss,
+        batches: Iterable[Any],
+        sizes: Sequence[int] | None,
+        reduction: Reduction,
+        params: Iterable[str | nn.Parameter] | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction: {reduction!r} is neither 'mean' nor 'sum'")
+        self.module, self.reduction = plain(module), reduction
+        self.parameters = _chosen(self.module, params)
+        self.device = device_of(self.module)
+        self.dtype = dtype or torch.promote_types(next(iter(self.parameters.values())).dtype, torch.float32)
+        self.shapes = [p.shape for p in self.parameters.values()]
+        self.lengths = [p.numel() for p in self.parameters.values()]
+        self.num_params = sum(self.lengths)
+        self.products = 0
+        self._carrier = _Carrier(self.module, f)
+        with measuring(self.module):
+            self._batches = [_stored(batch, self.device, dtype and self.dtype) for batch in batches]
+        self.sizes = [_size_of(batch) for batch in self._batches] if sizes is None else list(sizes)
+        if len(self.sizes) != len(self._batches):
+            raise ValueError(f"sizes: {len(self.sizes)} numbers for {len(self._batches)} batches")
+        self.examples = int(self._summed(torch.tensor([float(sum(self.sizes))], dtype=torch.float64))[0])
+        if self.examples == 0:
+            raise ValueError("batches: there is no example in them")
+        self._kept: _Kept | None = None
+
+    # -- products
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """H v for v (q,)."""
+        return self.matmat(vector.reshape(-1, 1))[:, 0]
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """H V for V (q, k). The graph of each batch's gradient is built once for all k; one all_reduce."""
+        if vectors.dim() != 2 or len(vectors) != self.num_params:
+            raise ValueError(f"vectors: shape {tuple(vectors.shape)}, not ({self.num_params}, k)")
+        with measuring(self.module):  # tensors made in inference mode could not be added to outside it
+            rows = vectors.to(self.device, self.dtype).T.contiguous().clone()  # a vector a row
+            result = torch.zeros_like(rows)
+            for index in range(len(self._batches)):
+                self._add_products(index, rows, result)
+        self.products += len(rows)
+        return self._summed(result).T
+
+    def _add_products(self, index: int, rows: Tensor, result: Tensor) -> None:
+        leaves, gradients = self._gradient_graph(index)
+        used = [(i, g) for i, g in enumerate(gradients) if g is not None and g.requires_grad]
+        if not used:  # the gradient does not depend on the parameters: this batch has no curvature
+            return
+        weight, keep = self._weight(index), self._kept is not None
+        for k, row in enumerate(rows):
+            pieces = row.split(self.lengths)
+            curved = torch.autograd.grad(
+                [g for _, g in used],
+                leaves,
+                [pieces[i].view(self.shapes[i]) for i, _ in used],
+                retain_graph=keep or k + 1 < len(rows),
+                allow_unused=True,
+            )
+            result[k].add_(_flat(curved, leaves), alpha=weight)
+
+    def gradient(self, shift: Tensor | None = None) -> Tensor:
+        """∇L, (q,); at θ + shift (q,) if given."""
+        with measuring(self.module):
+            total = torch.zeros(self.num_params, device=self.device, dtype=self.dtype)
+            for index in range(len(self._batches)):
+                leaves = self._leaves(shift)
+                loss = self._loss(index, leaves)
+                total.add_(_flat(torch.autograd.grad(loss, leaves, allow_unused=True), leaves),
+                           alpha=self._weight(index))  # fmt: skip
+        return self._summed(total)
+
+    def gradients_and_products(self) -> Iterable[tuple[int, Tensor, Tensor]]:
+        """For every batch of this rank: its size, its own gradient g_B (q,), and H_B g_B (q,); not summed."""
+        for index, size in enumerate(self.sizes):
+            with measuring(self.module):
+                leaves, gradients = self._gradient_graph(index)
+                g = _flat([None if x is None else x.detach() for x in gradients], leaves)
+                rows, result = g[None].contiguous(), torch.zeros_like(g)[None]
+                self._add_products(index, rows, result)
+            yield size, g, result[0] / self._weight(index)
+
+    def weights(self) -> Tensor:
+        """θ, (q,), a copy."""
+        return torch.cat([p.detach().reshape(-1).to(self.dtype) for p in self.parameters.values()])
+
+    # -- inside
+
+    def _weight(self, index: int) -> float:
+        return self.sizes[index] / self.examples if self.reduction == "mean" else 1.0
+
+    def _gradient_graph(self, index: int) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Leaves and the gradient of one batch, differentiable.
+
+        With a single batch it is kept between calls, with a copy of the module's tensors: weights that have changed
+        since are seen by their values (their version counters miss changes through `.data`).
+        """
+        if self._kept is not None and all(torch.equal(t, copy) for t, copy in zip(self._tensors(), self._kept.tensors)):
+            return self._kept.leaves, self._kept.gradients
+        self._kept = None
+        leaves = self._leaves()
+        loss = self._loss(index, leaves)
+        gradients: list[Tensor | None]
+        gradients = list(torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True))
+        if len(self._batches) == 1:
+            self._kept = _Kept([t.detach().clone() for t in self._tensors()], leaves, gradients)
+        return leaves, gradients
+
+    def _tensors(self) -> list[Tensor]:
+        return [*self.module.parameters(), *self.module.buffers()]
+
+    def _leaves(self, shift: Tensor | None = None) -> list[Tensor]:
+        """The chosen parameters as leaves of a graph of our own."""
+        if shift is None:
+            # With a single batch the graph outlives this call: it gets weights of its own.
+            own = _copied if len(self._batches) == 1 else _detached
+            return [own(p, self.dtype).requires_grad_() for p in self.parameters.values()]
+        pieces = shift.to(self.device, self.dtype).split(self.lengths)
+        return [
+            (_detached(p, self.dtype) + piece.view(p.shape)).requires_grad_()
+            for p, piece in zip(self.parameters.values(), pieces)
+        ]
+
+    def _loss(self, index: int, leaves: list[Tensor]) -> Tensor:
+        own = _copied if len(self._batches) == 1 else _detached
+        tensors = {f"module.{name}": own(p, self.dtype) for name, p in self.module.named_parameters()}
+        tensors |= {f"module.{name}": _copied(b, self.dtype) for name, b in self.module.named_buffers()}
+        tensors |= {f"module.{name}": leaf for name, leaf in zip(self.parameters, leaves)}
+        loss = functional_call(self._carrier, tensors, (self._batches[index],))
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise ValueError(f"loss: returned {what}, not a scalar")
+        if not loss.requires_grad:
+            raise ValueError("loss: does not depend on any of the chosen parameters")
+        return loss.reshape(())
+
+    def _summed(self, values: Tensor) -> Tensor:
+        """Summed over ranks, in place; all ranks must come here."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            there = values.to(self.device)  # NCCL takes no CPU tensor
+            torch.distributed.all_reduce(there)
+            return there
+        return values
+
+
+def _chosen(module: nn.Module, params: Iterable[str | nn.Parameter] | None) -> dict[str, nn.Parameter]:
+    named = dict(module.named_parameters())
+    for name, p in named.items():
+        if not torch.isfinite(p.detach()).all():
+            raise ValueError(f"parameters: {name!r} holds values that are not finite")
+    if params is None:
+        chosen = {name: p for name, p in named.items() if p.requires_grad}
+        if not chosen:
+            raise ValueError("params: no parameter of the module requires grad")
+        return chosen
+    names = {id(p): name for name, p in named.items()}
+    chosen = {}
+    for entry in params:
+        known = entry if isinstance(entry, str) else names.get(id(entry))
+        if known is None or known not in named:
+            shown = repr(entry) if isinstance(entry, str) else f"a tensor of shape {tuple(entry.shape)}"
+            raise ValueError(f"params: {shown} is no parameter of the module")
+        chosen[known] = named[known]
+    if not chosen:
+        raise ValueError("params: empty; name at least one parameter")
+    return chosen
+
+
+def _detached(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same storage without its graph; floating values in `dtype`."""
+    free = tensor.clone() if tensor.is_inference() else tensor.detach()
+    return free.to(dtype) if free.is_floating_point() else free
+
+
+def _copied(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    copy = tensor.detach().clone()
+    return copy.to(dtype) if copy.is_floating_point() else copy
+
+
+def _stored(batch: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
+    """A batch on the device; inference tensors become ordinary ones; floating values in `dtype` if given."""
+    if isinstance(batch, Tensor):
+        there = batch.to(device)
+        there = there.clone() if there.is_inference() else there.detach()
+        return there.to(dtype) if dtype is not None and there.is_floating_point() else there
+    if isinstance(batch, dict):
+        return {key: _stored(value, device, dtype) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return tuple(_stored(value, device, dtype) for value in batch)
+    return batch
+
+
+def _size_of(batch: Any) -> int:
+    """Examples in a batch: the length of the first tensor in it."""
+    if isinstance(batch, Tensor):
+        return len(batch)
+    for part in batch.values() if isinstance(batch, dict) else batch if isinstance(batch, tuple) else ():
+        if isinstance(part, Tensor | dict | tuple):
+            return _size_of(part)
+    raise ValueError(f"batches: no tensor in a {type(batch).__name__}; give `sizes` to from_batch_loss")
+
+
+def _flat(pieces: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
+    return torch.cat([(torch.zeros_like(x) if p is None else p).reshape(-1) for p, x in zip(pieces, like)])

@@ -1,0 +1,68 @@
+"""Measurements that leave no trace: the state of module, random numbers and precision is as before, also on errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+def plain(module: nn.Module) -> nn.Module:
+    """The module inside wrappers of torch.compile and DistributedDataParallel: what is measured."""
+    while True:
+        inner = getattr(module, "_orig_mod", None)  # torch.compile's OptimizedModule
+        if inner is None and isinstance(module, nn.parallel.DistributedDataParallel):
+            inner = module.module
+        if inner is None:
+            return module
+        module = inner
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the module's first parameter or buffer lives; the CPU if it has none."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+@contextmanager
+def measuring(module: nn.Module, *, training: bool = False) -> Iterator[None]:
+    """Within it second derivatives are right and repeatable; after it everything is as it was.
+
+    The module is in eval mode (`training=True`: in train mode), gradients are on, inference mode and autocast are
+    off, float32 is full float32 (no TF32), compiled parts run eagerly and attention by its plain kernel (neither
+    can be differentiated twice), and torch's random states are put back.
+    """
+    device = device_of(module)
+    modes = [(part, part.training) for part in module.modules()]
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in {"cpu", device.type} - {"meta"}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        stack.enter_context(_full_float32())
+        try:
+            module.train(training)
+            yield
+        finally:
+            for part, mode in modes:
+                part.training = mode
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    precision = torch.get_float32_matmul_precision()
+    convolutions = torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = convolutions

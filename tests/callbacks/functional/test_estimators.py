@@ -1,0 +1,185 @@
+"""Eigenvalues, trace, Frobenius norm, density and log-determinant against dense truth; intervals that cover."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from callbacks.functional import (
+    HessianOperator,
+    frobenius_norm,
+    log_determinant,
+    spectral_density,
+    top_eigenvalues,
+    trace,
+)
+from tests.callbacks.functional.dense import KINDS, data, hessian, network
+
+
+class Matrix:
+    """A dense symmetric matrix as an operator that counts its products."""
+
+    def __init__(self, dense):
+        self.dense, self.num_params, self.products = dense, len(dense), 0
+        self.dtype, self.device = dense.dtype, dense.device
+
+    def matvec(self, vector):
+        return self.matmat(vector[:, None])[:, 0]
+
+    def matmat(self, vectors):
+        self.products += vectors.shape[1]
+        return self.dense @ vectors
+
+
+def symmetric(values, seed=0, dtype=torch.float64):
+    """A matrix with these eigenvalues, in a random basis."""
+    values = torch.as_tensor(values, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    basis, _ = torch.linalg.qr(torch.randn(len(values), len(values), generator=generator, dtype=torch.float64))
+    return Matrix(((basis * values) @ basis.T).to(dtype))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def pair(request):
+    module = network(request.param)
+    return HessianOperator(module, F.cross_entropy, data()), hessian(module).detach()
+
+
+def test_eigenvalues_are_the_dense_ones(pair):
+    operator, dense = pair
+    found = top_eigenvalues(operator, k=5, tol=1e-10)
+    truth = torch.linalg.eigvalsh(dense)
+    torch.testing.assert_close(found.values, truth.flip(0)[:5], rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(dense @ found.vectors, found.vectors * found.values, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.vectors.T @ found.vectors, torch.eye(5).double(), rtol=0, atol=1e-10)
+    assert found.converged
+    assert bool(((found.values - truth.flip(0)[:5]).abs() <= found.error + 1e-12).all())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_error_asked_for_is_kept_by_every_seed(seed):
+    values = torch.cat([torch.tensor([9.0, 7, 6.5, 5, 4.8]), torch.rand(495) - 0.3])
+    found = top_eigenvalues(symmetric(values), k=5, tol=1e-3, seed=seed)
+    assert bool(((found.values - values[:5]).abs() <= 1e-3 * values[:5]).all())
+    assert found.products <= 40
+
+
+def test_the_largest_in_magnitude_may_be_negative():
+    matrix = symmetric([-9.0, 3, 2, 1] + [0.1] * 50)
+    assert top_eigenvalues(matrix, which="magnitude").values.tolist() == pytest.approx([-9], rel=1e-3)
+    assert top_eigenvalues(matrix).values.tolist() == pytest.approx([3], rel=1e-3)
+
+
+def test_multiple_eigenvalues_and_zero_matrices_are_found_whole():
+    torch.testing.assert_close(
+        top_eigenvalues(Matrix(torch.eye(6).double() * 2), k=6).values, torch.full((6,), 2.0).double()
+    )
+    assert top_eigenvalues(Matrix(torch.zeros(6, 6)), k=3).values.tolist() == [0, 0, 0]
+
+
+def test_a_search_that_is_cut_short_says_so():
+    found = top_eigenvalues(symmetric(torch.rand(200)), k=5, tol=1e-8, max_products=12)
+    assert (found.converged, found.products) == (False, 12)
+
+
+@pytest.mark.parametrize("k", [0, 7])
+def test_a_number_of_eigenvalues_that_there_is_not_is_named(k):
+    with pytest.raises(ValueError, match=f"k: {k} eigenvalues of a matrix with 6 rows"):
+        top_eigenvalues(Matrix(torch.eye(6)), k=k)
+
+
+def coverage(estimate, truth, seeds=500):
+    """The share of seeds whose 95 % interval holds the truth."""
+    found = [estimate(seed) for seed in range(seeds)]
+    assert {e.high >= e.low for e in found} == {True}
+    return sum(e.low <= truth <= e.high for e in found) / seeds
+
+
+@pytest.mark.slow
+def test_trace_intervals_cover(pair):
+    matrix = Matrix(pair[1])
+    assert 0.92 <= coverage(lambda seed: trace(matrix, tol=0.1, seed=seed), float(matrix.dense.trace())) <= 0.98
+
+
+@pytest.mark.slow
+def test_frobenius_intervals_cover(pair):
+    matrix = Matrix(pair[1])
+    truth = float(matrix.dense.norm())
+    assert 0.92 <= coverage(lambda s: frobenius_norm(matrix, tol=1e-3, seed=s, deflated=8), truth) <= 0.98
+
+
+@pytest.mark.parametrize("estimator", [trace, frobenius_norm])
+def test_a_smaller_tolerance_costs_more_and_errs_less(estimator):
+    matrix = symmetric(torch.cat([torch.tensor([5.0, 4, 3]), torch.rand(397)]))
+    truth = float(matrix.dense.trace() if estimator is trace else matrix.dense.norm())
+    loose, tight = (
+        [estimator(matrix, tol=tol, seed=seed) for seed in range(20)]
+        for tol in ((0.05, 0.01) if estimator is trace else (0.01, 0.001))
+    )
+    assert sum(e.products for e in tight) > sum(e.products for e in loose)
+    assert sum((e.value - truth) ** 2 for e in tight) < sum((e.value - truth) ** 2 for e in loose)
+
+
+def test_the_result_is_the_same_whatever_the_block():
+    matrix = symmetric(torch.rand(100))
+    assert trace(matrix, block=1).value == pytest.approx(trace(matrix, block=7).value, rel=1e-12)
+
+
+def test_few_rows_are_measured_exactly():
+    matrix = symmetric([3.0, 2, -1])
+    assert (trace(matrix).value, trace(matrix).error) == (pytest.approx(4), 0)
+    assert (frobenius_norm(matrix).value, frobenius_norm(matrix).error) == (pytest.approx(math.sqrt(14)), 0)
+
+
+def test_the_density_has_the_moments_of_the_spectrum(pair):
+    operator, dense = pair
+    density = spectral_density(operator, vectors=24, steps=20, seed=1)
+    for power in range(1, 4):
+        moment, truth = (
+            density.expectation(lambda x, p=power: x**p),
+            float(torch.linalg.matrix_power(dense, power).trace()),
+        )
+        assert abs(moment.value - truth / len(dense)) <= 2 * moment.error
+    step = float(density.grid[1] - density.grid[0])
+    assert float(density.values.sum()) * step == pytest.approx(1, abs=0.01)
+    assert density.products == 24 * 20
+
+
+def test_the_quadrature_of_a_vector_is_exact_for_polynomials():
+    matrix = symmetric(torch.rand(50))
+    density = spectral_density(matrix, vectors=2, steps=5, seed=3)
+    generator = torch.Generator().manual_seed(3)
+    for i in range(2):
+        v = torch.randn(50, generator=generator, dtype=torch.float64)
+        v = v / v.norm()
+        truth = float(v @ torch.linalg.matrix_power(matrix.dense, 9) @ v)
+        assert float((density.weights[i] * density.nodes[i] ** 9).sum()) == pytest.approx(truth, rel=1e-10)
+
+
+def test_the_log_determinant_of_what_is_above_the_cut(pair):
+    operator, dense = pair
+    values = torch.linalg.eigvalsh(dense)
+    cut = float(values[-6:-4].mean())
+    found = log_determinant(operator, cut=cut)
+    assert (found.count, found.converged) == (5, True)
+    assert found.value == pytest.approx(float(values[-5:].log().sum()), abs=max(found.error, 1e-9))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_eigenvalue_above_the_cut_is_missed(seed):
+    values = torch.cat([torch.logspace(-1, 1, 30), 0.05 * torch.rand(370)])
+    found = log_determinant(symmetric(values), cut=0.09, seed=seed)
+    assert (found.count, found.converged) == (30, True)
+    assert found.value == pytest.approx(float(torch.logspace(-1, 1, 30).log().sum()), abs=found.error + 1e-3)
+
+
+def test_a_log_determinant_over_too_many_eigenvalues_says_so():
+    found = log_determinant(symmetric(torch.logspace(-3, 1, 400)), cut=0.01, max_products=60)
+    assert (found.converged, found.error) == (False, math.inf)
+    assert found.count < int((torch.logspace(-3, 1, 400) > 0.01).sum())
+
+
+def test_a_cut_that_is_not_positive_is_refused():
+    with pytest.raises(ValueError, match="cut: 0 is not positive"):
+        log_determinant(symmetric([1.0, 2]), cut=0)
