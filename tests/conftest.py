@@ -10,6 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+# The networks of the tests are too small for two threads, which wait for each other where other work runs beside them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 LAST = ("slow", "ddp", "slurm")
 
 

@@ -96,17 +96,15 @@ def coverage(estimate, truth, seeds=500):
     return sum(e.low <= truth <= e.high for e in found) / seeds
 
 
-@pytest.mark.slow
 def test_trace_intervals_cover(pair):
     matrix = Matrix(pair[1])
-    assert 0.92 <= coverage(lambda seed: trace(matrix, tol=0.1, seed=seed), float(matrix.dense.trace())) <= 0.98
+    assert 0.92 <= coverage(lambda seed: trace(matrix, tol=0.2, seed=seed), float(matrix.dense.trace())) <= 0.98
 
 
-@pytest.mark.slow
 def test_frobenius_intervals_cover(pair):
     matrix = Matrix(pair[1])
     truth = float(matrix.dense.norm())
-    assert 0.92 <= coverage(lambda s: frobenius_norm(matrix, tol=1e-3, seed=s, deflated=8), truth) <= 0.98
+    assert 0.92 <= coverage(lambda s: frobenius_norm(matrix, tol=0.02, seed=s, deflated=8), truth) <= 0.98
 
 
 @pytest.mark.parametrize("estimator", [trace, frobenius_norm])
