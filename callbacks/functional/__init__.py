@@ -6,10 +6,15 @@ from typing import TYPE_CHECKING, Any
 _HOME = {
     "Eigenvalues": "lanczos",
     "Estimate": "estimates",
+    "FiniteDifference": "sharpness",
+    "GGNOperator": "ggn",
     "HessianOperator": "hessian_operator",
     "Lanczos": "lanczos",
     "LogDeterminant": "lanczos",
+    "RescaledHessian": "sharpness",
     "SpectralDensity": "lanczos",
+    "batch_sharpness": "sharpness",
+    "finite_difference_norm": "sharpness",
     "frobenius_norm": "hutchinson",
     "log_determinant": "lanczos",
     "measuring": "measuring",
@@ -21,6 +26,7 @@ __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from callbacks.functional.estimates import Estimate
+    from callbacks.functional.ggn import GGNOperator
     from callbacks.functional.hessian_operator import HessianOperator
     from callbacks.functional.hutchinson import frobenius_norm, trace
     from callbacks.functional.lanczos import (
@@ -33,6 +39,12 @@ if TYPE_CHECKING:
         top_eigenvalues,
     )
     from callbacks.functional.measuring import measuring
+    from callbacks.functional.sharpness import (
+        FiniteDifference,
+        RescaledHessian,
+        batch_sharpness,
+        finite_difference_norm,
+    )
 
 
 def __getattr__(name: str) -> Any:
