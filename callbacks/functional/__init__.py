@@ -8,7 +8,9 @@ _HOME = {
     "Estimate": "estimates",
     "FiniteDifference": "sharpness",
     "GGNOperator": "ggn",
+    "GradientNoise": "noise",
     "HessianOperator": "hessian_operator",
+    "Interpolation": "paths",
     "Lanczos": "lanczos",
     "LogDeterminant": "lanczos",
     "RescaledHessian": "sharpness",
@@ -16,9 +18,12 @@ _HOME = {
     "batch_sharpness": "sharpness",
     "finite_difference_norm": "sharpness",
     "frobenius_norm": "hutchinson",
+    "gradient_noise": "noise",
+    "interpolate": "paths",
     "log_determinant": "lanczos",
     "measuring": "measuring",
     "spectral_density": "lanczos",
+    "stationarity": "stationarity",
     "top_eigenvalues": "lanczos",
     "trace": "hutchinson",
 }
@@ -39,12 +44,15 @@ if TYPE_CHECKING:
         top_eigenvalues,
     )
     from callbacks.functional.measuring import measuring
+    from callbacks.functional.noise import GradientNoise, gradient_noise
+    from callbacks.functional.paths import Interpolation, interpolate
     from callbacks.functional.sharpness import (
         FiniteDifference,
         RescaledHessian,
         batch_sharpness,
         finite_difference_norm,
     )
+    from callbacks.functional.stationarity import stationarity
 
 
 def __getattr__(name: str) -> Any:

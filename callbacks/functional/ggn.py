@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from callbacks.functional.hessian_operator import HessianOperator, Loss, Reduction, _flat
+from callbacks.functional.hessian_operator import HessianOperator, Loss, Reduction
+from callbacks.functional.inputs import flat
 
 
 class GGNOperator(HessianOperator):
@@ -51,4 +52,4 @@ class GGNOperator(HessianOperator):
             )
             (curved,) = torch.autograd.grad(slope, free, pushed, retain_graph=True)
             back = torch.autograd.grad(output, leaves, curved, retain_graph=True, allow_unused=True)
-            result[k].add_(_flat(back, leaves), alpha=self._weight(index))
+            result[k].add_(flat(back, leaves), alpha=self._weight(index))

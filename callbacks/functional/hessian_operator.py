@@ -15,6 +15,16 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from callbacks.functional.inputs import (
+    as_batches,
+    chosen_parameters,
+    copied,
+    detached,
+    distributed,
+    flat,
+    size_of,
+    stored,
+)
 from callbacks.functional.measuring import device_of, measuring, plain
 
 Reduction = Literal["mean", "sum"]
@@ -76,11 +86,10 @@ class HessianOperator:
         params: Iterable[str | nn.Parameter] | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        one = isinstance(batches, tuple | list) and len(batches) == 2 and all(isinstance(b, Tensor) for b in batches)
         self._build(
             module,
             lambda model, batch: loss(model(batch[0]), batch[1]),
-            [batches] if one else batches,
+            as_batches(batches),
             None,
             reduction,
             params,
@@ -117,7 +126,7 @@ class HessianOperator:
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction: {reduction!r} is neither 'mean' nor 'sum'")
         self.module, self.reduction = plain(module), reduction
-        self.parameters = _chosen(self.module, params)
+        self.parameters = chosen_parameters(self.module, params)
         self.device = device_of(self.module)
         self.dtype = dtype or torch.promote_types(next(iter(self.parameters.values())).dtype, torch.float32)
         self.shapes = [p.shape for p in self.parameters.values()]
@@ -126,8 +135,8 @@ class HessianOperator:
         self.products = 0
         self._carrier = _Carrier(self.module, f)
         with measuring(self.module):
-            self._batches = [_stored(batch, self.device, dtype and self.dtype) for batch in batches]
-        self.sizes = [_size_of(batch) for batch in self._batches] if sizes is None else list(sizes)
+            self._batches = [stored(batch, self.device, dtype and self.dtype) for batch in batches]
+        self.sizes = [size_of(batch) for batch in self._batches] if sizes is None else list(sizes)
         if len(self.sizes) != len(self._batches):
             raise ValueError(f"sizes: {len(self.sizes)} numbers for {len(self._batches)} batches")
         self.examples = int(self._summed(torch.tensor([float(sum(self.sizes))], dtype=torch.float64))[0])
@@ -168,7 +177,7 @@ class HessianOperator:
                 retain_graph=keep or k + 1 < len(rows),
                 allow_unused=True,
             )
-            result[k].add_(_flat(curved, leaves), alpha=weight)
+            result[k].add_(flat(curved, leaves), alpha=weight)
 
     def gradient(self, shift: Tensor | None = None) -> Tensor:
         """∇L, (q,); at θ + shift (q,) if given."""
@@ -177,7 +186,7 @@ class HessianOperator:
             for index in range(len(self._batches)):
                 leaves = self._leaves(shift)
                 loss = self._loss(index, leaves)
-                total.add_(_flat(torch.autograd.grad(loss, leaves, allow_unused=True), leaves),
+                total.add_(flat(torch.autograd.grad(loss, leaves, allow_unused=True), leaves),
                            alpha=self._weight(index))  # fmt: skip
         return self._summed(total)
 
@@ -186,7 +195,7 @@ class HessianOperator:
         for index, size in enumerate(self.sizes):
             with measuring(self.module):
                 leaves, gradients = self._gradient_graph(index)
-                g = _flat([None if x is None else x.detach() for x in gradients], leaves)
+                g = flat([None if x is None else x.detach() for x in gradients], leaves)
                 rows, result = g[None].contiguous(), torch.zeros_like(g)[None]
                 self._add_products(index, rows, result)
             yield size, g, result[0] / self._weight(index)
@@ -224,18 +233,18 @@ class HessianOperator:
         """The chosen parameters as leaves of a graph of our own."""
         if shift is None:
             # With a single batch the graph outlives this call: it gets weights of its own.
-            own = _copied if len(self._batches) == 1 else _detached
+            own = copied if len(self._batches) == 1 else detached
             return [own(p, self.dtype).requires_grad_() for p in self.parameters.values()]
         pieces = shift.to(self.device, self.dtype).split(self.lengths)
         return [
-            (_detached(p, self.dtype) + piece.view(p.shape)).requires_grad_()
+            (detached(p, self.dtype) + piece.view(p.shape)).requires_grad_()
             for p, piece in zip(self.parameters.values(), pieces)
         ]
 
     def _loss(self, index: int, leaves: list[Tensor]) -> Tensor:
-        own = _copied if len(self._batches) == 1 else _detached
+        own = copied if len(self._batches) == 1 else detached
         tensors = {f"module.{name}": own(p, self.dtype) for name, p in self.module.named_parameters()}
-        tensors |= {f"module.{name}": _copied(b, self.dtype) for name, b in self.module.named_buffers()}
+        tensors |= {f"module.{name}": copied(b, self.dtype) for name, b in self.module.named_buffers()}
         tensors |= {f"module.{name}": leaf for name, leaf in zip(self.parameters, leaves)}
         loss = functional_call(self._carrier, tensors, (self._batches[index],))
         if not isinstance(loss, Tensor) or loss.numel() != 1:
@@ -247,69 +256,8 @@ class HessianOperator:
 
     def _summed(self, values: Tensor) -> Tensor:
         """Summed over ranks, in place; all ranks must come here."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if distributed():
             there = values.to(self.device)  # NCCL takes no CPU tensor
             torch.distributed.all_reduce(there)
             return there
         return values
-
-
-def _chosen(module: nn.Module, params: Iterable[str | nn.Parameter] | None) -> dict[str, nn.Parameter]:
-    named = dict(module.named_parameters())
-    for name, p in named.items():
-        if not torch.isfinite(p.detach()).all():
-            raise ValueError(f"parameters: {name!r} holds values that are not finite")
-    if params is None:
-        chosen = {name: p for name, p in named.items() if p.requires_grad}
-        if not chosen:
-            raise ValueError("params: no parameter of the module requires grad")
-        return chosen
-    names = {id(p): name for name, p in named.items()}
-    chosen = {}
-    for entry in params:
-        known = entry if isinstance(entry, str) else names.get(id(entry))
-        if known is None or known not in named:
-            shown = repr(entry) if isinstance(entry, str) else f"a tensor of shape {tuple(entry.shape)}"
-            raise ValueError(f"params: {shown} is no parameter of the module")
-        chosen[known] = named[known]
-    if not chosen:
-        raise ValueError("params: empty; name at least one parameter")
-    return chosen
-
-
-def _detached(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The same storage without its graph; floating values in `dtype`."""
-    free = tensor.clone() if tensor.is_inference() else tensor.detach()
-    return free.to(dtype) if free.is_floating_point() else free
-
-
-def _copied(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    copy = tensor.detach().clone()
-    return copy.to(dtype) if copy.is_floating_point() else copy
-
-
-def _stored(batch: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
-    """A batch on the device; inference tensors become ordinary ones; floating values in `dtype` if given."""
-    if isinstance(batch, Tensor):
-        there = batch.to(device)
-        there = there.clone() if there.is_inference() else there.detach()
-        return there.to(dtype) if dtype is not None and there.is_floating_point() else there
-    if isinstance(batch, dict):
-        return {key: _stored(value, device, dtype) for key, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        return tuple(_stored(value, device, dtype) for value in batch)
-    return batch
-
-
-def _size_of(batch: Any) -> int:
-    """Examples in a batch: the length of the first tensor in it."""
-    if isinstance(batch, Tensor):
-        return len(batch)
-    for part in batch.values() if isinstance(batch, dict) else batch if isinstance(batch, tuple) else ():
-        if isinstance(part, Tensor | dict | tuple):
-            return _size_of(part)
-    raise ValueError(f"batches: no tensor in a {type(batch).__name__}; give `sizes` to from_batch_loss")
-
-
-def _flat(pieces: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
-    return torch.cat([(torch.zeros_like(x) if p is None else p).reshape(-1) for p, x in zip(pieces, like)])

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.distributed
 from torch import Tensor
 
 from callbacks.functional.estimates import t_quantile
 from callbacks.functional.hessian_operator import HessianOperator
+from callbacks.functional.inputs import of_all_ranks
 
 Scale = Literal["filter", "tensor", "adaptive"]
 
@@ -79,7 +79,7 @@ def batch_sharpness(operator: HessianOperator) -> Ratio:
         ValueError: fewer than 3 batches, which give no interval.
     """
     pairs = [(float(g @ hg), float(g @ g)) for _, g, hg in operator.gradients_and_products()]
-    values = _gathered(torch.tensor(pairs, dtype=torch.float64).reshape(-1, 2))
+    values = torch.cat(of_all_ranks(torch.tensor(pairs, dtype=torch.float64).reshape(-1, 2)))
     n = len(values)
     operator.products += len(pairs)
     if n < 3:
@@ -89,15 +89,6 @@ def batch_sharpness(operator: HessianOperator) -> Ratio:
     without = (total - values)[:, 0] / (total - values)[:, 1]
     error = t_quantile(n - 1) * math.sqrt((n - 1) / n * float(((without - without.mean()) ** 2).sum()))
     return Ratio(ratio, error, ratio - error, ratio + error, n, n)
-
-
-def _gathered(values: Tensor) -> Tensor:
-    """Rows (n_rank, k) of all ranks, on every rank; ranks may have different numbers of them."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return values
-    parts: list[Tensor | None] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, values)
-    return torch.cat([part for part in parts if part is not None])
 
 
 @dataclass(frozen=True)

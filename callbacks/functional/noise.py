@@ -1,0 +1,345 @@
+"""The third factor: the covariance C of the gradients, from per-example gradients or from batch means.
+
+All of it comes from the Gram matrix K = G G' of m gradients, so C (q x q) is never formed. Estimators are unbiased for
+independent draws; intervals are jackknife intervals over groups of gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from callbacks.functional.estimates import Estimate, t_quantile
+from callbacks.functional.hessian_operator import HessianOperator, Loss
+from callbacks.functional.hutchinson import frobenius_norm, trace
+from callbacks.functional.inputs import (
+    as_batches,
+    chosen_parameters,
+    copied,
+    distributed,
+    flat,
+    of_all_ranks,
+    size_of,
+    stored,
+)
+from callbacks.functional.measuring import device_of, measuring, plain
+
+Estimator = Literal["examples", "batches"]
+GROUPS = 20  # of the jackknife
+DIRECTIONS = 8  # random ones, for the kurtosis
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How C lies to the Hessian: `cosine` tr(HC)/(|H||C|), and `lift` q tr(HC)/(tr H tr C), 1 if they are unrelated."""
+
+    cosine: float
+    lift: float
+    trace_hc: Estimate
+
+
+@dataclass(frozen=True)
+class GradientNoise:
+    """What `gradient_noise` found. C is the covariance of one example's gradient; a batch of S has C/S.
+
+    Attributes:
+        value, error: tr C and half its 95 % interval. products: Hessian products, for `alignment`.
+        trace: tr C. mean_square: |∇L|², unbiased. square_trace: tr C², unbiased (off-diagonal U-statistic).
+        top_eigenvalues: of C, the largest first, from the sample (biased upwards where m ≪ q).
+        isotropy: (tr C)²/(q tr C²), 1 for C ∝ 1.
+        noise_scale: tr C/|∇L|² (McCandlish et al. 2018); None, 'undefined', where the interval of |∇L|² reaches 0.
+        temperature: n tr(C)/(2 q), if n = eta/S was given.
+        kurtosis: excess kurtosis of a gradient along random directions, 0 for Gaussian noise (assumption 1). That
+            of batches of S examples is S times smaller than that of examples.
+        alignment: with the Hessian, if one was given.
+        estimator, gradients, batch_size: "examples": from so many gradients of one example (batch_size 1);
+            "batches": from so many means over batches of that size.
+    """
+
+    value: float
+    error: float
+    products: int
+    trace: Estimate
+    mean_square: Estimate
+    square_trace: Estimate
+    top_eigenvalues: Tensor
+    isotropy: Estimate
+    noise_scale: Estimate | None
+    temperature: Estimate | None
+    kurtosis: Estimate
+    alignment: Alignment | None
+    estimator: Estimator
+    gradients: int
+    batch_size: float
+    num_params: int
+
+
+def gradient_noise(
+    module: nn.Module,
+    loss: Loss,
+    batches: Iterable[Any],
+    *,
+    estimator: Estimator | Literal["auto"] = "auto",
+    training: bool = True,
+    params: Iterable[str | nn.Parameter] | None = None,
+    hessian: HessianOperator | None = None,
+    noise_ratio: float | None = None,
+    eigenvalues: int = 3,
+    seed: int = 0,
+    chunk: int = 32,
+    max_bytes: int = 1 << 30,
+) -> GradientNoise:
+    """The gradient noise of `loss(module(input), target)` under training conditions.
+
+    Args:
+        batches: (input, target) pairs, as training sees them (augmented, of the run's S). Under torch.distributed
+            the i-th batches of all ranks are one batch.
+        estimator: "examples" (torch.func, `chunk` at a time) or "batches" (a gradient a batch, for batch norm in
+            train mode, where an example has no gradient of its own); by default what the module allows.
+        training: dropout and batch norm in train mode; their buffers stay as they are.
+        params: as for HessianOperator.
+        hessian: for the alignment, an operator on the same parameters; 16 products, and its norm and trace.
+        noise_ratio: n = eta/S, for the temperature.
+        max_bytes: gradients kept at a time; with more of them blocks of the Gram matrix are computed again.
+
+    Raises:
+        ValueError: per-example gradients asked of a module with batch norm in train mode, fewer than 4 gradients
+            (20 for intervals to mean much), batches of different sizes, parameters as for HessianOperator.
+    """
+    module = plain(module)
+    normalised = training and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
+    if estimator == "auto":
+        estimator = "batches" if normalised else "examples"
+    if estimator not in ("examples", "batches"):
+        raise ValueError(f"estimator: {estimator!r} is none of 'auto', 'examples', 'batches'")
+    if estimator == "examples" and normalised:
+        raise ValueError("estimator: 'examples' under batch norm in train mode; take 'batches' or training=False")
+    with measuring(module, training=training):
+        rows = _Rows(module, loss, batches, estimator, params, seed, chunk)
+        if len(rows) < 4:
+            raise ValueError(f"batches: {len(rows)} gradients are too few for a covariance; at least 4")
+        gram, projections = _gram(rows, max_bytes)
+        pairs = None if hessian is None else rows.differences(min(16, len(rows) // 2))
+    size, q = rows.batch_size, rows.num_params
+    c = _jackknife(lambda keep: _moments(gram[keep][:, keep], size), len(rows))
+    trace_c, square, square_c = c
+    isotropy = _jackknife(lambda keep: [_isotropy(gram[keep][:, keep], q)], len(rows))[0]
+    scale = None
+    if square.low > 0:
+        (scale,) = _jackknife(lambda keep: [_noise_scale(gram[keep][:, keep], size)], len(rows))
+    kurtosis = _jackknife(lambda keep: [_kurtosis(projections[keep])], len(rows))[0]
+    temperature = None if noise_ratio is None else _scaled(trace_c, noise_ratio / (2 * q))
+    alignment, products = None, 0
+    if hessian is not None and pairs is not None:
+        alignment, products = _align(hessian, pairs, size, trace_c.value, square_c.value)
+    return GradientNoise(
+        value=trace_c.value,
+        error=trace_c.error,
+        products=products,
+        trace=trace_c,
+        mean_square=square,
+        square_trace=square_c,
+        top_eigenvalues=_eigenvalues(gram, size, eigenvalues),
+        isotropy=isotropy,
+        noise_scale=scale,
+        temperature=temperature,
+        kurtosis=kurtosis,
+        alignment=alignment,
+        estimator=estimator,
+        gradients=len(rows),
+        batch_size=size,
+        num_params=q,
+    )
+
+
+class _Rows:
+    """Gradients as rows (m, q), computed when asked for; the same each time."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: Loss,
+        batches: Iterable[Any],
+        estimator: Estimator,
+        params: Iterable[str | nn.Parameter] | None,
+        seed: int,
+        chunk: int,
+    ) -> None:
+        self.module, self.loss, self.seed, self.chunk = module, loss, seed, chunk
+        chosen = chosen_parameters(module, params)
+        self.leaves = {name: p.detach().clone() for name, p in chosen.items()}
+        self.rest = {n: p.detach() for n, p in module.named_parameters() if n not in chosen}
+        self.num_params = sum(p.numel() for p in self.leaves.values())
+        self.dtype = next(iter(self.leaves.values())).dtype
+        device = device_of(module)
+        joined = [stored(batch, device, None) for batch in _over_ranks(batches)]
+        if not joined:
+            raise ValueError("batches: there is no example in them")
+        self.estimator = estimator
+        if estimator == "examples":
+            self.inputs = torch.cat([b[0] for b in joined])
+            self.targets = torch.cat([b[1] for b in joined])
+            self.batch_size = 1.0
+        else:
+            sizes = {size_of(b) for b in joined}
+            if len(sizes) > 1:
+                raise ValueError(f"batches: sizes {sorted(sizes)}; batch means need one size")
+            self.batches, self.batch_size = joined, float(sizes.pop())
+
+    def __len__(self) -> int:
+        return len(self.targets) if self.estimator == "examples" else len(self.batches)
+
+    def __call__(self, start: int, stop: int) -> Tensor:
+        """(stop - start, q). Random layers draw by the number of the chunk or batch."""
+        return self._of_examples(start, stop) if self.estimator == "examples" else self._of_batches(start, stop)
+
+    def _of_examples(self, start: int, stop: int) -> Tensor:
+        buffers = {n: b.detach() for n, b in self.module.named_buffers()}
+
+        def loss_of(leaves: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+            output = functional_call(self.module, leaves | self.rest | buffers, (x[None],))
+            return self.loss(output, y[None])
+
+        each = vmap(grad(loss_of), in_dims=(None, 0, 0), randomness="different")
+        found = []
+        for first in range(start - start % self.chunk, stop, self.chunk):  # whole chunks, so that draws repeat
+            torch.manual_seed(self.seed + first)
+            last = min(first + self.chunk, len(self))
+            gradients = each(self.leaves, self.inputs[first:last], self.targets[first:last])
+            rows = torch.cat([g.flatten(1) for g in gradients.values()], 1)
+            found.append(rows[max(start - first, 0) : stop - first])
+        return torch.cat(found)
+
+    def _of_batches(self, start: int, stop: int) -> Tensor:
+        found = []
+        for index in range(start, stop):
+            torch.manual_seed(self.seed + index)
+            leaves = {n: p.detach().requires_grad_() for n, p in self.leaves.items()}
+            buffers = {n: copied(b, b.dtype) for n, b in self.module.named_buffers()}
+            inputs, targets = self.batches[index]
+            value = self.loss(functional_call(self.module, leaves | self.rest | buffers, (inputs,)), targets)
+            wanted = list(leaves.values())
+            found.append(flat(torch.autograd.grad(value, wanted, allow_unused=True), wanted))
+        return torch.stack(found)
+
+    def differences(self, n: int) -> Tensor:
+        """(n, q): (g_2i - g_2i+1)/√2, of mean 0 and the covariance of one row."""
+        rows = self(0, 2 * n)
+        return (rows[0::2] - rows[1::2]) / math.sqrt(2)
+
+
+def _over_ranks(batches: Iterable[Any]) -> list[Any]:
+    """The i-th batches of all ranks as one, on every rank; in one process the batches as they are."""
+    own = list(as_batches(batches))
+    if not distributed():
+        return own
+    ranks = of_all_ranks([stored(b, torch.device("cpu"), None) for b in own])
+    joined = []
+    for i in range(max(map(len, ranks))):
+        parts = [rank[i] for rank in ranks if i < len(rank)]
+        joined.append((torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])))
+    return joined
+
+
+def _gram(rows: _Rows, max_bytes: int) -> tuple[Tensor, Tensor]:
+    """K = G G' (m, m) and the projections of G on random directions (m, DIRECTIONS), float64 on the CPU."""
+    m, q = len(rows), rows.num_params
+    held = max(1, int(max_bytes // (2 * q * torch.finfo(rows.dtype).bits // 8)))
+    generator = torch.Generator().manual_seed(rows.seed)
+    directions = torch.randn(q, DIRECTIONS, generator=generator, dtype=torch.float32)
+    gram, projections = torch.empty(m, m, dtype=torch.float64), torch.empty(m, DIRECTIONS, dtype=torch.float64)
+    edges = list(range(0, m, held))
+    for start in edges:
+        a = rows(start, min(start + held, m))
+        stop = start + len(a)
+        projections[start:stop] = (a @ directions.to(a)).double().cpu()
+        for other in edges:
+            if other < start:
+                continue
+            b = a if other == start else rows(other, min(other + held, m))
+            block = (a @ b.T).double().cpu()
+            gram[start:stop, other : other + len(b)] = block
+            gram[other : other + len(b), start:stop] = block.T
+    return gram, projections
+
+
+def _moments(gram: Tensor, size: float) -> list[float]:
+    """tr C, |g|², tr C², unbiased; `size` examples a row."""
+    return [size * _trace(gram), _mean_square(gram), size**2 * _square_trace(gram)]
+
+
+def _trace(gram: Tensor) -> float:
+    m = len(gram)
+    return float(gram.trace() - gram.sum() / m) / (m - 1)
+
+
+def _mean_square(gram: Tensor) -> float:
+    m = len(gram)
+    return float(gram.sum() - gram.trace()) / (m * (m - 1))
+
+
+def _square_trace(gram: Tensor) -> float:
+    """U-statistic of E[(g1 - μ)·(g2 - μ)]² over distinct gradients (Chen, Zhang, Zhong 2010); no diagonal enters."""
+    m = len(gram)
+    centred = gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
+    off = centred - torch.diag(centred.diagonal())
+    pairs, rows = float((off**2).sum()), off.sum(1)
+    triples = float((rows**2).sum()) - pairs
+    quadruples = float(rows.sum()) ** 2 - 4 * triples - 2 * pairs
+    return pairs / (m * (m - 1)) - 2 * triples / (m * (m - 1) * (m - 2)) + quadruples / (
+        m * (m - 1) * (m - 2) * (m - 3)
+    )  # fmt: skip
+
+
+def _isotropy(gram: Tensor, q: int) -> float:
+    return _trace(gram) ** 2 / (q * _square_trace(gram))
+
+
+def _noise_scale(gram: Tensor, size: float) -> float:
+    return size * _trace(gram) / _mean_square(gram)
+
+
+def _eigenvalues(gram: Tensor, size: float, k: int) -> Tensor:
+    centred = gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
+    return size * torch.linalg.eigvalsh(centred).flip(0)[:k].clamp(min=0) / (len(gram) - 1)
+
+
+def _kurtosis(projections: Tensor) -> float:
+    """Mean excess kurtosis over the directions, by the unbiased cumulants (k-statistics)."""
+    m = len(projections)
+    x = projections - projections.mean(0)
+    second, fourth = (x**2).sum(0), (x**4).sum(0)
+    above = m * (m + 1) * fourth / (m - 1) - 3 * second**2
+    return float(((m - 1) ** 2 * above / ((m - 2) * (m - 3) * second**2)).mean())
+
+
+def _jackknife(f: Callable[[Tensor], list[float]], m: int) -> list[Estimate]:
+    """f of all rows, with intervals from leaving out one group of rows at a time."""
+    groups = min(GROUPS, m)
+    member = torch.arange(m) % groups
+    whole = torch.tensor(f(torch.arange(m)), dtype=torch.float64)
+    left = torch.tensor([f((member != g).nonzero()[:, 0]) for g in range(groups)], dtype=torch.float64)
+    spread = ((groups - 1) / groups * ((left - left.mean(0)) ** 2).sum(0)).sqrt()
+    half = t_quantile(groups - 1) * spread
+    return [Estimate.around(float(v), float(h), 0, left[:, i]) for i, (v, h) in enumerate(zip(whole, half))]
+
+
+def _scaled(e: Estimate, factor: float) -> Estimate:
+    return Estimate.around(factor * e.value, abs(factor) * e.error, e.products, factor * e.samples)
+
+
+def _align(h: HessianOperator, pairs: Tensor, size: float, trace_c: float, square_c: float) -> tuple[Alignment, int]:
+    before = h.products
+    d = pairs.T.to(h.device, h.dtype)
+    if len(d) != h.num_params:
+        raise ValueError(f"hessian: {h.num_params} rows, the gradients have {len(d)}")
+    trace_hc = Estimate.of(size * (d * h.matmat(d)).sum(0).double().cpu(), d.shape[1])
+    cosine = trace_hc.value / (frobenius_norm(h).value * math.sqrt(max(square_c, 1e-300)))
+    lift = h.num_params * trace_hc.value / (trace(h).value * trace_c)
+    return Alignment(cosine, lift, trace_hc), h.products - before
