@@ -127,13 +127,14 @@ def gradient_noise(
         gram, projections = _gram(rows, max_bytes)
         pairs = None if hessian is None else rows.differences(min(16, len(rows) // 2))
     size, q = rows.batch_size, rows.num_params
-    c = _jackknife(lambda keep: _moments(gram[keep][:, keep], size), len(rows))
-    trace_c, square, square_c = c
-    isotropy = _jackknife(lambda keep: [_isotropy(gram[keep][:, keep], q)], len(rows))[0]
-    scale = None
-    if square.low > 0:
-        (scale,) = _jackknife(lambda keep: [_noise_scale(gram[keep][:, keep], size)], len(rows))
-    kurtosis = _jackknife(lambda keep: [_kurtosis(projections[keep])], len(rows))[0]
+    sums = _Sums(gram)
+
+    def statistics(left_out: int | None) -> list[float]:
+        trace_row, mean_square, square_row = sums.without(left_out)
+        c, c2 = size * trace_row, size**2 * square_row
+        return [c, mean_square, c2, c**2 / (q * c2), c / mean_square, _kurtosis(projections[sums.kept(left_out)])]
+
+    trace_c, square, square_c, isotropy, scale, kurtosis = _jackknife(statistics, sums.groups)
     temperature = None if noise_ratio is None else _scaled(trace_c, noise_ratio / (2 * q))
     alignment, products = None, 0
     if hessian is not None and pairs is not None:
@@ -147,7 +148,7 @@ def gradient_noise(
         square_trace=square_c,
         top_eigenvalues=_eigenvalues(gram, size, eigenvalues),
         isotropy=isotropy,
-        noise_scale=scale,
+        noise_scale=scale if square.low > 0 else None,
         temperature=temperature,
         kurtosis=kurtosis,
         alignment=alignment,
@@ -269,45 +270,48 @@ def _gram(rows: _Rows, max_bytes: int) -> tuple[Tensor, Tensor]:
     return gram, projections
 
 
-def _moments(gram: Tensor, size: float) -> list[float]:
-    """tr C, |g|², tr C², unbiased; `size` examples a row."""
-    return [size * _trace(gram), _mean_square(gram), size**2 * _square_trace(gram)]
+class _Sums:
+    """Sums over a Gram matrix, arranged so that leaving out one group of rows costs O(m), not O(m²)."""
+
+    def __init__(self, gram: Tensor) -> None:
+        m = len(gram)
+        self.groups = min(GROUPS, m)
+        self.member = torch.arange(m) % self.groups
+        groups = nn.functional.one_hot(self.member, self.groups).to(gram.dtype)
+        centred = _centred(gram)  # the statistics of C do not depend on the origin; far from it they would cancel
+        self.rows, self.squares = centred @ groups, centred**2 @ groups
+        self.diagonal = centred.diagonal()
+        self.blocks, self.traces = groups.T @ gram @ groups, gram.diagonal() @ groups
+
+    def kept(self, left_out: int | None) -> Tensor:
+        return self.member != (-1 if left_out is None else left_out)
+
+    def without(self, left_out: int | None) -> tuple[float, float, float]:
+        """tr C, |g|², tr C² of one row, each unbiased; of all rows if None is left out.
+
+        tr C² is the U-statistic of E[(g1 - μ)·(g2 - μ)]² over distinct rows (Chen, Zhang, Zhong 2010), in which no
+        diagonal element enters: the plug-in from m ≪ q rows is dominated by its diagonal.
+        """
+        keep = self.kept(left_out)
+        groups = torch.arange(self.groups) != (-1 if left_out is None else left_out)
+        n, diagonal = int(keep.sum()), self.diagonal[keep]
+        row = self.rows[keep][:, groups].sum(1) - diagonal
+        pairs = float((self.squares[keep][:, groups].sum(1) - diagonal**2).sum())
+        triples = float((row**2).sum()) - pairs
+        quadruples = float(row.sum()) ** 2 - 4 * triples - 2 * pairs
+        trace_c = float(diagonal.sum() - (row.sum() + diagonal.sum()) / n) / (n - 1)
+        mean_square = float(self.blocks[groups][:, groups].sum() - self.traces[groups].sum()) / (n * (n - 1))
+        three = n * (n - 1) * (n - 2)
+        square_trace = pairs / (n * (n - 1)) - 2 * triples / three + quadruples / (three * (n - 3))
+        return trace_c, mean_square, square_trace
 
 
-def _trace(gram: Tensor) -> float:
-    m = len(gram)
-    return float(gram.trace() - gram.sum() / m) / (m - 1)
-
-
-def _mean_square(gram: Tensor) -> float:
-    m = len(gram)
-    return float(gram.sum() - gram.trace()) / (m * (m - 1))
-
-
-def _square_trace(gram: Tensor) -> float:
-    """U-statistic of E[(g1 - μ)·(g2 - μ)]² over distinct gradients (Chen, Zhang, Zhong 2010); no diagonal enters."""
-    m = len(gram)
-    centred = gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
-    off = centred - torch.diag(centred.diagonal())
-    pairs, rows = float((off**2).sum()), off.sum(1)
-    triples = float((rows**2).sum()) - pairs
-    quadruples = float(rows.sum()) ** 2 - 4 * triples - 2 * pairs
-    return pairs / (m * (m - 1)) - 2 * triples / (m * (m - 1) * (m - 2)) + quadruples / (
-        m * (m - 1) * (m - 2) * (m - 3)
-    )  # fmt: skip
-
-
-def _isotropy(gram: Tensor, q: int) -> float:
-    return _trace(gram) ** 2 / (q * _square_trace(gram))
-
-
-def _noise_scale(gram: Tensor, size: float) -> float:
-    return size * _trace(gram) / _mean_square(gram)
+def _centred(gram: Tensor) -> Tensor:
+    return gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
 
 
 def _eigenvalues(gram: Tensor, size: float, k: int) -> Tensor:
-    centred = gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
-    return size * torch.linalg.eigvalsh(centred).flip(0)[:k].clamp(min=0) / (len(gram) - 1)
+    return size * torch.linalg.eigvalsh(_centred(gram)).flip(0)[:k].clamp(min=0) / (len(gram) - 1)
 
 
 def _kurtosis(projections: Tensor) -> float:
@@ -319,15 +323,12 @@ def _kurtosis(projections: Tensor) -> float:
     return float(((m - 1) ** 2 * above / ((m - 2) * (m - 3) * second**2)).mean())
 
 
-def _jackknife(f: Callable[[Tensor], list[float]], m: int) -> list[Estimate]:
+def _jackknife(f: Callable[[int | None], list[float]], groups: int) -> list[Estimate]:
     """f of all rows, with intervals from leaving out one group of rows at a time."""
-    groups = min(GROUPS, m)
-    member = torch.arange(m) % groups
-    whole = torch.tensor(f(torch.arange(m)), dtype=torch.float64)
-    left = torch.tensor([f((member != g).nonzero()[:, 0]) for g in range(groups)], dtype=torch.float64)
+    left = torch.tensor([f(g) for g in range(groups)], dtype=torch.float64)
     spread = ((groups - 1) / groups * ((left - left.mean(0)) ** 2).sum(0)).sqrt()
     half = t_quantile(groups - 1) * spread
-    return [Estimate.around(float(v), float(h), 0, left[:, i]) for i, (v, h) in enumerate(zip(whole, half))]
+    return [Estimate.around(v, float(h), 0, left[:, i]) for i, (v, h) in enumerate(zip(f(None), half))]
 
 
 def _scaled(e: Estimate, factor: float) -> Estimate:

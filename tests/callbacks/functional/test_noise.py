@@ -9,7 +9,7 @@ from torch.func import functional_call, jacrev
 from torch.nn import functional as F
 
 from callbacks.functional import HessianOperator, gradient_noise
-from callbacks.functional.noise import _mean_square, _square_trace, _trace
+from callbacks.functional.noise import _Sums
 from callbacks.functional.stationarity import autocorrelation_time, stationarity
 from tests.callbacks.functional.dense import batches, data, hessian, network
 
@@ -47,11 +47,18 @@ def test_the_estimators_are_unbiased():
     found = []
     for _ in range(4000):
         g = mean + torch.randn(8, 6, generator=generator, dtype=torch.float64) @ mixing.T
-        gram = g @ g.T
-        found.append([_trace(gram), _mean_square(gram), _square_trace(gram)])
+        found.append(_Sums(g @ g.T).without(None))
     values = torch.tensor(found, dtype=torch.float64)
     z = (values.mean(0) - truth) / (values.std(0) / math.sqrt(len(values)))
     assert bool((z.abs() < 3.5).all()), z
+
+
+def test_leaving_out_a_group_is_computing_without_its_rows():
+    g = torch.randn(47, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 3
+    whole = _Sums(g @ g.T)
+    for group in (0, 13):
+        rest = g[whole.kept(group)]
+        assert whole.without(group) == pytest.approx(_Sums(rest @ rest.T).without(None), rel=1e-9)
 
 
 def test_the_error_shrinks_with_the_number_of_gradients():
