@@ -4,6 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _HOME = {
+    "GradientNoiseMonitor": "callbacks.gradient_noise",
+    "HessianMonitor": "callbacks.hessian",
+    "InterpolationMonitor": "callbacks.interpolation",
     "NoiseOnPlateau": "callbacks.plateau",
     "NoiseScheduler": "callbacks.noise_schedule",
     "ProgressFile": "callbacks.progress",
@@ -11,6 +14,9 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
+    from callbacks.gradient_noise import GradientNoiseMonitor
+    from callbacks.hessian import HessianMonitor
+    from callbacks.interpolation import InterpolationMonitor
     from callbacks.noise_schedule import NoiseScheduler
     from callbacks.plateau import NoiseOnPlateau
     from callbacks.progress import ProgressFile

@@ -176,6 +176,14 @@ class ImageDataModule(pl.LightningDataModule):
         rank, world_size = self._place()
         return EvaluationLoader(images, labels, self.eval_batch_size, rank=rank, world_size=world_size)
 
+    def measurement_batches(self, examples: int, batch_size: int) -> list[tuple[Tensor, Tensor]]:
+        """A fixed subset of the training set without augmentation, this rank's part of it, in batches."""
+        images, labels = self._on_device("train")  # already in random order, see `subsets`
+        rank, world_size = self._place()
+        return list(
+            EvaluationLoader(images[:examples], labels[:examples], batch_size, rank=rank, world_size=world_size)
+        )
+
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 

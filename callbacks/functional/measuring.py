@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -34,7 +36,7 @@ def measuring(module: nn.Module, *, training: bool = False) -> Iterator[None]:
 
     The module is in eval mode (`training=True`: in train mode), gradients are on, inference mode and autocast are
     off, float32 is full float32 (no TF32), compiled parts run eagerly and attention by its plain kernel (neither
-    can be differentiated twice), and torch's random states are put back.
+    can be differentiated twice), and random states (torch, numpy, Python) are put back.
     """
     device = device_of(module)
     modes = [(part, part.training) for part in module.modules()]
@@ -47,6 +49,8 @@ def measuring(module: nn.Module, *, training: bool = False) -> Iterator[None]:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(_full_float32())
+        stack.callback(random.setstate, random.getstate())  # loaders and transforms draw from these two
+        stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
         try:
             module.train(training)
             yield
