@@ -7,14 +7,16 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from callbacks.functional import GradientNoise, HessianOperator, gradient_noise, stationarity
+from callbacks.functional.fluctuation import Stationarity
 from callbacks.functional.inputs import size_of
-from callbacks.functional.measuring import plain
-from callbacks.functional.stationarity import Stationarity
+from callbacks.functional.state import plain
 from callbacks.measurement import Batches, Loss, Monitor, training_batches
 
+FEWEST = 4  # gradients that a covariance needs
 SCALE_INVARIANT = 1e-3  # mean |θ·g| / |θ||g| below this: the loss does not depend on the norm of θ (Euler)
 
 
@@ -31,7 +33,8 @@ class GradientNoiseMonitor(Monitor):
 
     Args:
         batches: how many batches of the training loader are measured on (or the batches themselves, or a function
-            of the Trainer that gives them).
+            of the Trainer that gives them). With batch norm an epoch of fewer than 4 batches is not measured, with a
+            warning.
         stationarity: follow θ·g and |v|² at every step, two dot products a parameter. SGD only.
         alignment: with the Hessian on the same batches.
     """
@@ -52,8 +55,8 @@ class GradientNoiseMonitor(Monitor):
         super().__init__(
             every_n_epochs=every_n_epochs, loss=loss, batches=None if isinstance(batches, int) else batches
         )
-        if isinstance(batches, int) and batches < 4:
-            raise ValueError(f"batches: {batches} are too few for a covariance; at least 4")
+        if isinstance(batches, int) and batches < FEWEST:
+            raise ValueError(f"batches: {batches} are too few for a covariance; at least {FEWEST}")
         self.number = batches if isinstance(batches, int) else 0
         self.follow, self.alignment, self.seed, self.max_bytes = stationarity, alignment, seed, max_bytes
         self.measurements: list[GradientNoise] = []
@@ -68,10 +71,18 @@ class GradientNoiseMonitor(Monitor):
         # Lightning's own batches may end with a smaller one.
         sizes = [size_of(b) for b in batches]
         whole = [b for b, s in zip(batches, sizes) if s >= 0.9 * max(sizes)]
+        if len(whole) < FEWEST and not self.alone(module):
+            rank_zero_warn(f"GradientNoiseMonitor: epoch {trainer.current_epoch} has {len(whole)} batches, too few")
+            return self._stationarity()
         lr = float(trainer.optimizers[0].param_groups[0]["lr"])
         found = self.measure(module, whole, noise_ratio=lr / (max(sizes) * trainer.world_size))
         self.measurements.append(found)
         return self._summary(found) | self._stationarity()
+
+    @staticmethod
+    def alone(module: nn.Module) -> bool:
+        """Whether an example has a gradient of its own: there is no batch norm."""
+        return not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
 
     def measure(self, module: nn.Module, batches: Any, *, noise_ratio: float | None = None) -> GradientNoise:
         """The noise of any module on any batches."""

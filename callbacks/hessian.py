@@ -19,7 +19,7 @@ from callbacks.functional import (
     top_eigenvalues,
     trace,
 )
-from callbacks.functional.measuring import plain
+from callbacks.functional.state import plain
 from callbacks.measurement import Batches, Loss, Monitor, training_subset
 
 Measure = Literal[
@@ -49,7 +49,8 @@ class HessianMonitor(Monitor):
 
     Args:
         measures: which of them.
-        k: eigenvalues. tol: their relative error. trace_tol, norm_tol: relative 95 % half-widths.
+        k: eigenvalues. tol: their relative error. trace_tol, norm_tol: relative 95 % half-widths,
+            as far as `max_products` reach for each; the error that is logged says.
         examples, batch_size: of the subset that is taken where no `batches` are given; fewer at a time need less
             memory. For batch sharpness `batch_size` is the run's S.
         loss: loss(output, target); by default the module's own `loss`.
@@ -72,6 +73,7 @@ class HessianMonitor(Monitor):
         tol: float = 1e-3,
         trace_tol: float = 0.03,
         norm_tol: float = 0.01,
+        max_products: int = 200,
         examples: int = 1_000,
         batch_size: int = 250,
         loss: Loss | None = None,
@@ -92,6 +94,7 @@ class HessianMonitor(Monitor):
             if value < 1:
                 raise ValueError(f"{name}: {value!r} is not positive")
         self.k, self.tol, self.trace_tol, self.norm_tol = k, tol, trace_tol, norm_tol
+        self.max_products = max_products
         self.examples, self.batch_size, self.dtype = examples, batch_size, dtype
         self.params = None if params is None else list(params)
         self.backend, self.seed = backend, seed
@@ -119,16 +122,16 @@ class HessianMonitor(Monitor):
         found[f"hessian/{name}"], found[f"hessian/{name}_error"] = float(value), float(error)
 
     def _top_eigenvalue(self, operator: HessianOperator, found: dict[str, float]) -> None:
-        top = top_eigenvalues(operator, self.k, self.tol, self.seed)
+        top = top_eigenvalues(operator, self.k, self.tol, self.seed, max_products=self.max_products)
         for i, (value, error) in enumerate(zip(top.values, top.error)):
             self._put(found, "top_eigenvalue" if i == 0 else f"eigenvalue_{i + 1}", float(value), float(error))
 
     def _trace(self, operator: HessianOperator, found: dict[str, float]) -> None:
-        estimate = trace(operator, self.trace_tol, self.seed)
+        estimate = trace(operator, self.trace_tol, self.seed, max_products=self.max_products)
         self._put(found, "trace", estimate.value, estimate.error)
 
     def _frobenius(self, operator: HessianOperator, found: dict[str, float]) -> None:
-        estimate = frobenius_norm(operator, self.norm_tol, self.seed)
+        estimate = frobenius_norm(operator, self.norm_tol, self.seed, max_products=self.max_products)
         self._put(found, "frobenius", estimate.value, estimate.error)
 
     def _finite_difference(self, operator: HessianOperator, found: dict[str, float]) -> None:
@@ -137,11 +140,15 @@ class HessianMonitor(Monitor):
         found["hessian/finite_difference_step"] = estimate.step
 
     def _normalized_sharpness(self, operator: HessianOperator, found: dict[str, float]) -> None:
-        top = top_eigenvalues(RescaledHessian(operator, "filter"), 1, self.tol, self.seed)
+        top = top_eigenvalues(
+            RescaledHessian(operator, "filter"), 1, self.tol, self.seed, max_products=self.max_products
+        )
         self._put(found, "normalized_sharpness", float(top.values[0]), float(top.error[0]))
 
     def _adaptive_sharpness(self, operator: HessianOperator, found: dict[str, float]) -> None:
-        top = top_eigenvalues(RescaledHessian(operator, "adaptive"), 1, self.tol, self.seed)
+        top = top_eigenvalues(
+            RescaledHessian(operator, "adaptive"), 1, self.tol, self.seed, max_products=self.max_products
+        )
         self._put(found, "adaptive_sharpness", float(top.values[0]), float(top.error[0]))
 
     def _batch_sharpness(self, operator: HessianOperator, found: dict[str, float]) -> None:

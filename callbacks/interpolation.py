@@ -10,8 +10,8 @@ import pytorch_lightning as pl
 from torch import Tensor, nn
 
 from callbacks.functional import Interpolation, interpolate
-from callbacks.functional.measuring import plain
 from callbacks.functional.paths import BatchNormPolicy
+from callbacks.functional.state import plain
 from callbacks.measurement import Batches, Loss, Monitor, training_subset
 
 

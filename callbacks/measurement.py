@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from callbacks.functional.inputs import as_batches, stored
-from callbacks.functional.measuring import device_of, measuring
+from callbacks.functional.state import device_of, measuring
 
 Loss = Callable[[Any, Any], Tensor]
 Batches = Iterable[Any] | Callable[[pl.Trainer], Iterable[Any]] | None

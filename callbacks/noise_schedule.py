@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from datamodules.schedules import NoiseSchedule, Schedule, as_schedule
+from datamodules.schedules import NoiseSchedule, Schedule, as_schedule, round_batch_size
 
 
 class NoiseScheduler(pl.Callback):
@@ -68,10 +68,21 @@ class NoiseScheduler(pl.Callback):
         else:
             self.progress = plan.progress(batch_idx)
             self.batch_size = int(plan.edges[batch_idx + 1] - plan.edges[batch_idx])
+            self._check(plan, batch_idx)
         self.lr = self.schedule.setting(self.progress, self.batch_size).lr
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.lr
+
+    def _check(self, plan: Any, batch_idx: int) -> None:
+        """That the loader's plan was made from this schedule's S (the last batch of an epoch may be a smaller rest)."""
+        asked = as_schedule(self.schedule.batch_size)(self.progress)
+        wanted = round_batch_size(asked, plan.smallest, plan.largest)
+        if self.batch_size != wanted and batch_idx + 1 < len(plan):
+            raise ValueError(
+                f"batch_size: the loader's {self.batch_size} at t = {self.progress:g} is not the schedule's {wanted}; "
+                "build the PlannedBatchSampler with the scheduler's `schedule.batch_size`"
+            )
 
     def _plain_batch_size(self, trainer: pl.Trainer) -> int:
         """S of a loader without a plan, over all devices; it must be what the schedule says."""

@@ -25,7 +25,7 @@ class _Scaled:
 
 
 class NoiseOnPlateau(NoiseScheduler):
-    """Divides eta/S by `factor` when `monitor` has not improved for more than `patience` validations.
+    """Divides eta/S by `factor` when `monitor` has not improved for more than `patience` epochs or validations.
 
     By `change="batch_size"` S is multiplied by `factor` (past the largest S allowed eta is divided instead); by
     `change="lr"` eta is divided. The rule, and what the other arguments mean, is torch's `ReduceLROnPlateau`. The
@@ -33,11 +33,15 @@ class NoiseOnPlateau(NoiseScheduler):
 
         NoiseOnPlateau(NoiseSchedule(lr=.05, batch_size=128), monitor="val/loss", factor=5, patience=3)
 
+    A metric that is there at the end of a validation is judged then, one that the training step logs at the end of
+    the epoch; one that the module logs in its own `on_train_epoch_end` comes an epoch late. A `PlannedBatchSampler`
+    has to be given `callback.schedule.batch_size` for S to change.
+
     Unlike the pure schedules this one depends on the run, so it cannot be exchanged beforehand; its state is in the
     Trainer's checkpoints. Logs what NoiseScheduler logs.
 
     Raises:
-        ValueError: `factor` is not above 1; the metric was not logged by the end of a validation.
+        ValueError: `factor` is not above 1; the metric was not logged by the end of the second epoch.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class NoiseOnPlateau(NoiseScheduler):
         self._lr, self._batch_size = _Scaled(as_schedule(schedule.lr)), _Scaled(as_schedule(schedule.batch_size))
         self.schedule = NoiseSchedule(self._lr, self._batch_size)
         # torch's own rule, on a stand-in whose learning rate is the share of the noise that is left
+        self._after: str | None = None  # whether the metric comes with the validation or with the training epoch
         self._share = torch.optim.SGD([torch.zeros(1)], lr=1.0)
         self._rule = ReduceLROnPlateau(
             self._share,
@@ -80,11 +85,23 @@ class NoiseOnPlateau(NoiseScheduler):
         return 1 / float(self._share.param_groups[0]["lr"])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking or trainer.state.fn != "fit":
+        if trainer.sanity_checking or trainer.state.fn != "fit" or self._after == "training":
             return
-        if self.monitor not in trainer.callback_metrics:
+        if self.monitor in trainer.callback_metrics:
+            self._after = "validation"
+            self._judge(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._after == "validation":
+            return
+        if self.monitor in trainer.callback_metrics:
+            self._after = "training"
+            self._judge(trainer)
+        elif trainer.current_epoch >= (trainer.check_val_every_n_epoch or 1):  # every hook has had its turn
             logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
             raise ValueError(f"monitor: {self.monitor!r} was not logged; {logged} was")
+
+    def _judge(self, trainer: pl.Trainer) -> None:
         value = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))  # one decision for all ranks
         self._rule.step(value)
         self._apply()

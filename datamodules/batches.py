@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -97,6 +98,7 @@ class PlannedBatchSampler(Sampler[list[int]]):
         )
         self.plan = self._plan(epoch)
         self.start = start
+        self._seen = -1  # the epoch that was gone through last
 
     def set_epoch(self, epoch: int) -> None:
         if epoch != self.plan.epoch:
@@ -106,6 +108,13 @@ class PlannedBatchSampler(Sampler[list[int]]):
         return len(self.plan)
 
     def __iter__(self) -> Iterator[list[int]]:
+        if self._seen == self.plan.epoch:
+            warnings.warn(
+                f"PlannedBatchSampler: epoch {self.plan.epoch} for the second time, in the same order; build it anew "
+                "every epoch (under Lightning: reload_dataloaders_every_n_epochs=1, or NoiseScheduler), or set_epoch",
+                stacklevel=2,
+            )
+        self._seen = self.plan.epoch
         first, self.start = self.start, 0
         for batch in range(first, len(self.plan)):
             yield self.plan.indices[self.plan.shard(batch, self.rank, self.world_size)].tolist()

@@ -26,12 +26,15 @@ class EpochPlan:
         examples: N, the size of the training set.
         indices: int64 (examples used,), in the order of use.
         edges: int64 (batches + 1,); edges[i] examples of this epoch are consumed before batch i.
+        smallest, largest: what S was clipped to.
     """
 
     epoch: int
     examples: int
     indices: np.ndarray
     edges: np.ndarray
+    smallest: int
+    largest: int
 
     def __len__(self) -> int:
         return len(self.edges) - 1
@@ -100,7 +103,8 @@ def plan_epoch(
         indices = random.integers(0, examples, size=int(edges[-1]))
     else:
         raise ValueError(f"sampling: {sampling!r} is neither 'shuffle' nor 'replacement'")
-    return EpochPlan(epoch, examples, indices.astype(np.int64, copy=False), edges)
+    largest = examples if max_batch_size is None else min(max_batch_size, examples)
+    return EpochPlan(epoch, examples, indices.astype(np.int64, copy=False), edges, world_size, largest)
 
 
 def check_batch_size(

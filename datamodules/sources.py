@@ -7,6 +7,7 @@ name only when it is whole. Naming a data set never falls back on another: the e
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -116,6 +117,11 @@ def cached(name: str, data_dir: str | Path) -> Prepared | None:
 
 
 def _unknown(name: str, data_dir: Path) -> DataError:
+    if name and (data_dir / name).is_dir():
+        return DataError(f"data: {str(data_dir / name)!r} holds no train/<class>/* and test/<class>/*")
+    near = difflib.get_close_matches(name.lower(), NAMES, 1)
+    if near:
+        return DataError(f"data: {name!r} is none of {', '.join(NAMES)}; {near[0]!r}?")
     return DataError(f"data: {name!r} is none of {', '.join(NAMES)}, and no folder {str(data_dir / name)!r}")
 
 
@@ -172,7 +178,10 @@ def _check_reachable(name: str, data_dir: Path) -> None:
     except queue.Empty:
         error = TimeoutError(f"no answer in {REACH_TIMEOUT} s")
     if error is not None:
-        raise DataError(f"data: {name} is not in {str(data_dir)!r} and {_HOST[name][0]} cannot be reached") from error
+        layout = f"{_TORCHVISION_FOLDER[name]}/ or {name}/{{train,test}}/<class>/*"
+        raise DataError(
+            f"data: {name} is not in {str(data_dir)!r} (as {layout}) and {_HOST[name][0]} cannot be reached"
+        ) from error
 
 
 def _connect(host: str, port: int) -> OSError | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+import torch
 
 import datamodules
 import lightning_modules
@@ -15,26 +16,43 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.fixture
-def small(monkeypatch):
-    """The same names on a small scale: digits for CIFAR-10, a narrow VGG-11, two short epochs."""
+def small(monkeypatch, tmp_path):
+    """The same names on a small scale: digits for CIFAR-10, a narrow VGG-11, at most ten short epochs.
+
+    Returns what the examples take for granted: a module, a loader, two checkpoints.
+    """
 
     class Trainer(pl.Trainer):
         def __init__(self, **options):
             quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-            super().__init__(**options | quiet | {"max_epochs": 2, "accelerator": "cpu"})
+            epochs = min(10, options["max_epochs"])
+            super().__init__(**options | quiet | {"max_epochs": epochs, "accelerator": "cpu"})
 
-    def digits(max_batch_size):
-        return datamodules.DigitsDataModule(train=640, max_batch_size=max_batch_size)
+    def digits(**options):
+        return datamodules.DigitsDataModule(train=1280, **options)
 
     real = lightning_modules.VGG11
     monkeypatch.setattr(pl, "Trainer", Trainer)
     monkeypatch.setattr(datamodules, "CIFAR10DataModule", digits, raising=False)
-    monkeypatch.setattr(lightning_modules, "VGG11", lambda: real(width=1 / 32), raising=False)
+    monkeypatch.setattr(lightning_modules, "VGG11", lambda **options: real(width=1 / 64, **options), raising=False)
+    monkeypatch.chdir(tmp_path)
+    module = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    for name in ("a.ckpt", "b.ckpt"):
+        module[0].reset_parameters()
+        torch.save({"state_dict": module.state_dict()}, name)
+    return {"module": module, "loader": [(torch.randn(20, 6), torch.randint(0, 3, (20,))) for _ in range(3)]}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda text: text.splitlines()[0][:40])
 def test_every_python_example_of_the_readme_runs(example, small):
-    exec(compile(example, "README.md", "exec"), {})
+    exec(compile(example, "README.md", "exec"), small)
+    for monitor in small.get("monitors", []):
+        assert getattr(monitor, "history", ["Lightning's own"]), f"{monitor} did not measure"
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda text: text.splitlines()[0][:40])
+def test_every_python_example_is_short(example):
+    assert sum(bool(line.strip()) for line in example.splitlines()) <= 12
 
 
 def test_the_batch_sampler_example_gives_a_loader_of_the_planned_length():

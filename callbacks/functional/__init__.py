@@ -21,9 +21,9 @@ _HOME = {
     "gradient_noise": "noise",
     "interpolate": "paths",
     "log_determinant": "lanczos",
-    "measuring": "measuring",
+    "measuring": "state",
     "spectral_density": "lanczos",
-    "stationarity": "stationarity",
+    "stationarity": "fluctuation",
     "top_eigenvalues": "lanczos",
     "trace": "hutchinson",
 }
@@ -31,6 +31,7 @@ __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from callbacks.functional.estimates import Estimate
+    from callbacks.functional.fluctuation import stationarity
     from callbacks.functional.ggn import GGNOperator
     from callbacks.functional.hessian_operator import HessianOperator
     from callbacks.functional.hutchinson import frobenius_norm, trace
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
         spectral_density,
         top_eigenvalues,
     )
-    from callbacks.functional.measuring import measuring
     from callbacks.functional.noise import GradientNoise, gradient_noise
     from callbacks.functional.paths import Interpolation, interpolate
     from callbacks.functional.sharpness import (
@@ -52,10 +52,14 @@ if TYPE_CHECKING:
         batch_sharpness,
         finite_difference_norm,
     )
-    from callbacks.functional.stationarity import stationarity
+    from callbacks.functional.state import measuring
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

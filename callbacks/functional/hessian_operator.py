@@ -25,7 +25,7 @@ from callbacks.functional.inputs import (
     size_of,
     stored,
 )
-from callbacks.functional.measuring import device_of, measuring, plain
+from callbacks.functional.state import device_of, measuring, plain
 
 Reduction = Literal["mean", "sum"]
 Loss = Callable[[Any, Any], Tensor]

@@ -81,8 +81,8 @@ def size_of(batch: Any) -> int:
     """Examples in a batch: the length of the first tensor in it."""
     if isinstance(batch, Tensor):
         return len(batch)
-    for part in batch.values() if isinstance(batch, dict) else batch if isinstance(batch, tuple) else ():
-        if isinstance(part, Tensor | dict | tuple):
+    for part in batch.values() if isinstance(batch, dict) else batch if isinstance(batch, tuple | list) else ():
+        if isinstance(part, Tensor | dict | tuple | list):
             return size_of(part)
     raise ValueError(f"batches: no tensor in a {type(batch).__name__}; give `sizes` to from_batch_loss")
 

@@ -28,7 +28,7 @@ from callbacks.functional.inputs import (
     size_of,
     stored,
 )
-from callbacks.functional.measuring import device_of, measuring, plain
+from callbacks.functional.state import device_of, measuring, plain
 
 Estimator = Literal["examples", "batches"]
 GROUPS = 20  # of the jackknife

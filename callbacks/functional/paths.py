@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from callbacks.functional.hessian_operator import Loss
 from callbacks.functional.inputs import as_batches, distributed, of_all_ranks, stored
-from callbacks.functional.measuring import device_of, measuring, plain
+from callbacks.functional.state import device_of, measuring, plain
 
 BatchNormPolicy = Literal["re-estimate", "interpolate", "batch"]
 Weights = Mapping[str, Tensor] | str | Path

@@ -20,15 +20,15 @@ from reproduce.engine.table import Evidence
 
 Verdict = Literal["supported", "not supported", "inconclusive", "not judged"]
 ALPHA = 0.05
-NO_EFFECT = "noise has no visible effect here: the control does not differ more than the pair"
+NO_EFFECT = "no effect of noise is shown here: the control differs neither clearly nor more than the pair"
 
 
 @dataclass(frozen=True)
 class Claim:
     """One claim and what became of it. `low` and `high` bound `value` at 90 % (two one-sided 95 % bounds).
 
-    `power` is that of the planned experiment; below 60 %, `needs_n` says how many seeds reach it. `unit` "pp": the
-    values are shares to be read as percentage points.
+    `power` is that of the planned experiment; below 60 %, `needs_n` says how many seeds reach it. `unit` "share": of 1,
+    printed as percentage points.
     """
 
     claim: str
@@ -46,7 +46,7 @@ class Claim:
     note: str = ""
     data: str = ""
     arm: str = "epochs"
-    unit: Literal["", "pp"] = ""
+    unit: Literal["", "share"] = ""
 
     def as_json(self) -> dict[str, Any]:
         return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in asdict(self).items()}
@@ -73,7 +73,7 @@ def equivalent(
     low, high = _interval(mean, error, df)
     p = max(_t_above((mean + margin) / error, df), _t_above((margin - mean) / error, df))
     return Claim(claim, statistic, mean, low, high, min(len(x), len(y)), _within(low, high, margin), p, paper=paper,
-                 unit="pp")  # fmt: skip
+                 unit="share")  # fmt: skip
 
 
 def share_of_effect(
@@ -161,7 +161,7 @@ def differ(
     low, high = _interval(mean, error, df)
     verdict: Verdict = "supported" if low > 0 else "not supported" if high < smallest else "inconclusive"
     p = _t_above(mean / error, df)
-    return Claim(claim, statistic, mean, low, high, min(len(x), len(y)), verdict, p, paper=paper, unit="pp")
+    return Claim(claim, statistic, mean, low, high, min(len(x), len(y)), verdict, p, paper=paper, unit="share")
 
 
 def same_curve(

@@ -19,20 +19,22 @@ if TYPE_CHECKING:
     from datamodules.sources import Prepared
 
 __all__ = ["Figure", "main"]  # all that a figure's script needs
+START_UP = 8  # seconds: torch and Lightning are imported once, and the figure is drawn
 
 
 def main(figure: Figure, arguments: list[str] | None = None) -> NoReturn:
     """Runs a figure's command line and ends the process: 0 done, 1 runs missing, 2 bad input, 130 interrupted."""
     started = time.monotonic()
     interrupts.listen()
-    options = parse(figure.doc, arguments)
-    print(f"{figure.name}: {figure.title} (scale {options.scale})", flush=True)
-    from datamodules.sources import DataError
-
     try:
-        status = _Session(figure, options, started).run()
-    except (InputError, DataError) as error:
-        refuse(error)
+        options = parse(figure.doc, arguments)
+        print(f"{figure.name}: {figure.title} (scale {options.scale})", flush=True)
+        from datamodules.sources import DataError
+
+        try:
+            status = _Session(figure, options, started).run()
+        except (InputError, DataError) as error:
+            refuse(error)
     except KeyboardInterrupt:
         print("interrupted; finished runs are kept, the others start anew next time", file=sys.stderr)
         status = 130
@@ -56,9 +58,12 @@ class _Session:
         devices.check(options.devices, self.hardware)
         wandb_mirror.check(options.wandb)
         self.jobs = options.jobs or max(1, self.hardware.count // options.devices)
+        self.at_once = min(self.jobs, max(1, self.hardware.count // options.devices))  # what runs without waiting
         self.server, self.results = Server(), Results(options.out)
         self.forecast = Forecast(
-            options.out, self.hardware, lambda spec: self.server.time_steps(spec.network, self.job(threads=1))
+            None if options.dry_run else options.out,
+            self.hardware,
+            lambda spec: self.server.time_steps(spec.network, self.job(threads=1)),
         )
 
     def run(self) -> int:
@@ -71,7 +76,7 @@ class _Session:
         if self.options.dry_run:
             self.paper_command()
             return 0
-        plans = outputs.power(self.figure, self.options, self.seeds, self.say)
+        plans = outputs.power(self.figure, self.options, self.seeds, self.say) if self.own_data else []
         self.mirror = self.open_mirror()
         try:
             if todo and not self.options.plot_only:
@@ -139,11 +144,14 @@ class _Session:
         from reproduce.engine.display import duration
         from reproduce.engine.forecast import steps_of, wall_time
 
-        self.say(f"device: {self.hardware.describe()}; {self.jobs} runs at a time, each on {self.options.devices}")
+        slots = f"{self.jobs} run{'s' if self.jobs > 1 else ''} at a time, each on {self.options.devices}"
+        crowded = f"; only {self.at_once} can go at full speed" if self.at_once < self.jobs else ""
+        self.say(f"device: {self.hardware.describe()}; {slots}{crowded}")
         arms = {run.label: run.spec for run in planned if run.seed == 0}
         self.say(
-            f"runs: {len(planned)} = {len(arms)} arms x {self.seeds} seeds; {len(planned) - len(todo)} cached in "
-            f"{self.options.out / 'runs'}, {len(todo)} to train"
+            f"runs: {len(planned)} = {len(arms)} arms x {self.seeds} seed{'s' if self.seeds > 1 else ''}; "
+            f"{len(planned) - len(todo)} cached in {self.options.out / 'runs'}, "
+            f"{len(todo)} {'missing' if self.options.plot_only else 'to train'}"
         )
         if self.options.dry_run:
             for label, spec in arms.items():
@@ -151,7 +159,7 @@ class _Session:
                 self.say(f"  {label:<26} {spec.epochs:>5} epochs {steps_of(spec):>8} steps  {cost:>8} a run")
         if todo and not self.options.plot_only:
             seconds = [self.forecast.seconds(run.spec) for run in todo]
-            self.say(f"expected time: {duration(wall_time(seconds, self.jobs))}")
+            self.say(f"expected time: {duration(START_UP + wall_time(seconds, self.at_once))}")
 
     def paper_command(self) -> None:
         """The paper-scale command, and its hours on this machine from timed steps of the full network."""
@@ -165,7 +173,7 @@ class _Session:
         seeds = self.experiment.SETTINGS["paper"].seeds
         command = f"paper scale: python reproduce/{self.figure.name}.py --scale paper    {len(specs) * seeds} runs"
         try:
-            total = wall_time([self.forecast.seconds(spec) for spec in specs.values()] * seeds, self.jobs)
+            total = wall_time([self.forecast.seconds(spec) for spec in specs.values()] * seeds, self.at_once)
             self.say(f"{command}, about {total / 3600:,.0f} h ({duration(total)}) on this machine")
         except RuntimeError as error:  # the full network does not fit here, but the figure is done
             self.say(f"{command}, not timed here ({error})")
@@ -175,6 +183,8 @@ class _Session:
         from reproduce.engine import outputs
 
         table, missing = outputs.collect(planned, self.results, self.say)
+        if missing:
+            plans = []  # they are about the whole experiment
         context = Context(self.figure, self.options, self.source, self.seeds, self.hardware.describe())
         outputs.report(planned, table, missing, self.say)
         if table.frame.empty:

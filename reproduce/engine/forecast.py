@@ -23,19 +23,23 @@ def steps_of(spec: RunSpec) -> int:
 
 
 class Forecast:
-    """Seconds for a run, from times of steps that are measured once for every network and device."""
+    """Seconds for a run, from times of steps that are measured once for every network and device.
 
-    def __init__(self, out: Path, hardware: Hardware, measure: Callable[[RunSpec], tuple[float, float]]) -> None:
-        self.file, self.hardware, self.measure = out / "timings.json", hardware, measure
-        self.known = read_cache(self.file)
+    They are kept in `out`, if that is given.
+    """
+
+    def __init__(self, out: Path | None, hardware: Hardware, measure: Callable[[RunSpec], tuple[float, float]]) -> None:
+        self.file, self.hardware, self.measure = out and out / "timings.json", hardware, measure
+        self.known = read_cache(self.file) if self.file else {}
 
     def seconds(self, spec: RunSpec) -> float:
         text = dumps(spec.network) + self.hardware.accelerator + self.hardware.name
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         if key not in self.known:
             self.known[key] = list(self.measure(spec))
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.file, self.known)
+            if self.file:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                write_json(self.file, self.known)
         per_step, per_example = self.known[key]
         evaluated = spec.epochs // spec.evaluate_every * (spec.data.validation + spec.data.test + 500)
         examples = spec.epochs * spec.data.train + EVALUATION * evaluated

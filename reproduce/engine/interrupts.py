@@ -25,4 +25,5 @@ def check() -> None:
 def _hear(*_: Any) -> NoReturn:
     global _heard
     _heard = True
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one must not break off the ending of the runs
     raise KeyboardInterrupt

@@ -235,5 +235,5 @@ def _interval(claim: judging.Claim) -> str:
         return "no value"
     if claim.low is None or claim.high is None:
         return f"{claim.value:.3g} [unbounded]"
-    scale, unit = (100, " pp") if claim.unit == "pp" else (1, "")
+    scale, unit = (100, " pp") if claim.unit == "share" else (1, "")
     return f"{scale * claim.value:.2f} [{scale * claim.low:.2f}, {scale * claim.high:.2f}]{unit}"

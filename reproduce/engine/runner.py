@@ -47,7 +47,11 @@ class Watcher(Protocol):
 
 
 class Server:
-    """The fork server. It starts on first use, in about the time that importing torch and Lightning takes."""
+    """The fork server. It starts on first use, in about the time that importing torch and Lightning takes.
+
+    It is started with SIGINT blocked, which its children inherit: Ctrl-C reaches the figure's process alone, which
+    ends them.
+    """
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
@@ -56,6 +60,7 @@ class Server:
     @contextmanager
     def _importable(self) -> Iterator[None]:
         """sys.path does not reach the server; PYTHONPATH does. Only what is set before its start counts."""
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *([before] if before else [])])
         try:
@@ -65,6 +70,7 @@ class Server:
                 del os.environ["PYTHONPATH"]
             else:
                 os.environ["PYTHONPATH"] = before
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def start(self, function: str, *arguments: Any) -> Any:
         """Starts `reproduce.engine.worker.<function>` in a forked process."""

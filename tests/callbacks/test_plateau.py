@@ -27,8 +27,8 @@ class Scripted(MLP):
             self.seen.append((len(batch[1]), self.optimizers().param_groups[0]["lr"]))
 
 
-def fit(callback, module, epochs=10, **options):
-    data = DigitsDataModule(gray=True, train=320, max_batch_size=160)
+def fit(callback, module, epochs=10, data=DigitsDataModule, **options):
+    data = data(gray=True, train=320, max_batch_size=160)
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=epochs, num_sanity_val_steps=0, logger=False, enable_progress_bar=False,
         enable_model_summary=False, enable_checkpointing=False, callbacks=[callback],
@@ -77,9 +77,29 @@ def test_a_resumed_training_goes_on_with_the_noise_it_had(tmp_path):
     assert first.seen + second.seen == whole.seen
 
 
+class Unvalidated(Scripted):
+    """No validation: the training step logs the metric."""
+
+    def training_step(self, batch, batch_idx):
+        self.log("scripted", LOSSES[self.current_epoch], on_step=False, on_epoch=True)
+        return super().training_step(batch, batch_idx)
+
+
+class WithoutValidation(DigitsDataModule):
+    val_dataloader = None
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_metric_of_the_training_step_counts_with_and_without_a_validation(validated):
+    module = Unvalidated()
+    kind = DigitsDataModule if validated else WithoutValidation
+    fit(NoiseOnPlateau(NoiseSchedule(0.1, 32), "scripted", factor=2, patience=1), module, data=kind)
+    assert [lr / size for size, lr in module.seen] == pytest.approx([r / 32 for r in torchs_own(2, 1)], rel=1e-12)
+
+
 def test_a_metric_that_nobody_logs_is_named():
     with pytest.raises(ValueError, match=r"monitor: 'val/nothing' was not logged; .*val/scripted"):
-        fit(NoiseOnPlateau(NoiseSchedule(0.1, 32), "val/nothing"), Scripted(), epochs=1)
+        fit(NoiseOnPlateau(NoiseSchedule(0.1, 32), "val/nothing"), Scripted(), epochs=2)
 
 
 @pytest.mark.parametrize(("field", "value"), [("factor", 1.0), ("change", "momentum")])

@@ -68,7 +68,7 @@ def test_a_share_is_judged_against_what_the_noise_does():
 def test_without_a_visible_effect_of_noise_the_share_is_inconclusive():
     claim = share(SPREAD, SPREAD, SPREAD + 0.01)
     assert (claim.verdict, claim.low) == ("inconclusive", None)
-    assert "noise has no visible effect" in claim.note
+    assert "no effect of noise is shown" in claim.note
 
 
 def test_the_effect_of_noise_may_come_from_another_pair():

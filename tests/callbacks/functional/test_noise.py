@@ -9,8 +9,8 @@ from torch.func import functional_call, jacrev
 from torch.nn import functional as F
 
 from callbacks.functional import HessianOperator, gradient_noise
+from callbacks.functional.fluctuation import autocorrelation_time, stationarity
 from callbacks.functional.noise import _Sums
-from callbacks.functional.stationarity import autocorrelation_time, stationarity
 from tests.callbacks.functional.dense import batches, data, hessian, network
 
 

@@ -1,0 +1,75 @@
+"""1, 2 and 3 gloo ranks with seeds of their own and uneven shards give the same numbers."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from callbacks.functional import (
+    HessianOperator,
+    batch_sharpness,
+    finite_difference_norm,
+    frobenius_norm,
+    gradient_noise,
+    interpolate,
+    log_determinant,
+    spectral_density,
+    top_eigenvalues,
+    trace,
+)
+from tests.callbacks.functional.dense import batches, data, network
+from tests.ranks import on_ranks
+
+SHARDS = {1: [(0, 40)], 2: [(0, 29), (29, 40)], 3: [(0, 7), (7, 30), (30, 40)]}
+
+
+def measure(rank, world_size, kind):
+    """Everything, on this rank's share of the examples, which it holds in batches of its own size."""
+    torch.manual_seed(100 * world_size + rank)
+    module = network(kind)
+    torch.manual_seed(100 * world_size + rank)
+    start, stop = SHARDS[world_size][rank]
+    inputs, targets = (t[start:stop] for t in data())
+    own = list(zip(inputs.split(6 + rank), targets.split(6 + rank)))
+    operator = HessianOperator(module, F.cross_entropy, own)
+    vector = torch.ones(operator.num_params, dtype=torch.float64)
+    other = {k: v * 1.1 if v.is_floating_point() else v for k, v in module.state_dict().items()}
+    path = interpolate(
+        module, F.cross_entropy, own, module.state_dict(), other, alphas=[0, 1], batch_norm="interpolate"
+    )
+    found = {
+        "product": operator.matvec(vector),
+        "gradient": operator.gradient(),
+        "eigenvalues": top_eigenvalues(operator, k=3, tol=1e-10).values,
+        "trace": torch.tensor(trace(operator, tol=0.5).value),
+        "frobenius": torch.tensor(frobenius_norm(operator, tol=0.1).value),
+        "density": spectral_density(operator, vectors=2, steps=10).nodes,
+        "log det": torch.tensor(log_determinant(operator, cut=0.05).value),
+        "finite difference": torch.tensor(finite_difference_norm(operator, vectors=4).value),
+        "path": torch.tensor(path.values),
+        "examples": torch.tensor(operator.examples),
+    }
+    part = batches(8, 8, 8, 8)  # the i-th batches of the ranks are one batch
+    shares = [tuple(t.tensor_split(world_size)[rank] for t in pair) for pair in part]
+    noise = gradient_noise(module, F.cross_entropy, shares, training=False)
+    found["noise"] = torch.tensor([noise.value, noise.mean_square.value, noise.square_trace.value, noise.error])
+    found["kurtosis"] = torch.tensor(noise.kurtosis.value)
+    mine = part[rank::world_size]
+    found["batch sharpness"] = torch.tensor(batch_sharpness(HessianOperator(module, F.cross_entropy, mine)).value)
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    F.cross_entropy(module(inputs), targets).backward()
+    optimizer.step()  # training goes on
+    assert all(bool(torch.isfinite(p).all()) for p in module.parameters())
+    return found
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("kind", ["tanh", "batch norm"])
+def test_ranks_agree_with_one_process(world_size, kind):
+    alone = measure(0, 1, kind)
+    for found in on_ranks(world_size, measure, kind):
+        for name, value in found.items():
+            loose = name in ("finite difference",)  # differences of gradients at 1e-6: rounding is 1e-10 of them
+            torch.testing.assert_close(
+                value, alone[name], rtol=1e-6 if loose else 1e-10, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}"
+            )

@@ -1,0 +1,119 @@
+"""Monitors: training is bit-equal with and without them; what they log is what the functions measure."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
+from callbacks.functional import HessianOperator, top_eigenvalues, trace
+from tests.callbacks.fits import fit, fit_on_rank, monitor
+from tests.ranks import on_ranks
+
+KINDS = ("hessian", "pyhessian", "noise", "interpolation")
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("project", ["own", "mlp", "vgg"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_is_bit_equal_with_and_without_a_monitor(project, kind):
+    watch = monitor(kind)
+    weights, trainer = fit(project, [watch])
+    assert equal(weights, fit(project, [])[0])
+    assert len(watch.history) == 2
+    logged = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(watch.prefix)}
+    last = {k: v for k, v in watch.history[-1].items() if k not in ("epoch", "step")}
+    assert logged.keys() == last.keys()
+    assert all(math.isnan(last[k]) or logged[k] == pytest.approx(last[k], rel=1e-5) for k in last)
+
+
+def test_what_is_logged_is_what_the_functions_measure_on_the_final_weights():
+    torch.manual_seed(0)
+    watch = HessianMonitor(measures=("top_eigenvalue", "trace"), examples=96, batch_size=48, trace_tol=0.5)
+    _, trainer = fit("mlp", [watch])
+    operator = HessianOperator(
+        trainer.lightning_module, F.cross_entropy, trainer.datamodule.measurement_batches(96, 48)
+    )
+    top, total = top_eigenvalues(operator), trace(operator, tol=0.5)
+    found = watch.history[-1]
+    assert found["hessian/top_eigenvalue"] == pytest.approx(float(top.values[0]), rel=1e-5)
+    assert found["hessian/trace"] == pytest.approx(total.value, rel=1e-5)
+    assert found["hessian/trace_error"] == pytest.approx(total.error, rel=1e-5)
+    assert found["hessian/lr_top_eigenvalue"] == pytest.approx(0.05 * found["hessian/top_eigenvalue"])
+    assert found["hessian/products"] == top.products + total.products
+
+
+def test_it_measures_when_it_is_due_and_without_a_trainer():
+    watch = HessianMonitor(every_n_epochs=2, measures=("trace",), examples=32, trace_tol=0.5)
+    _, trainer = fit("mlp", [watch], epochs=5)
+    assert [row["epoch"] for row in watch.history] == [2, 4]
+    alone = watch.measure(trainer.lightning_module, trainer.datamodule.measurement_batches(32, 32))
+    assert set(alone) == {"hessian/trace", "hessian/trace_error", "hessian/weight_norm", "hessian/products"}
+
+
+def test_the_interpolation_runs_from_the_first_weights_to_the_last_and_survives_a_checkpoint(tmp_path):
+    watch = InterpolationMonitor(alphas=[0, 1], examples=96)
+    _, trainer = fit("mlp", [watch])
+    profile, found = watch.profiles[-1], watch.history[-1]
+    assert found["interpolation/current_loss"] < found["interpolation/reference_loss"]
+    assert found["interpolation/distance"] == profile.distance > 0
+    trainer.save_checkpoint(tmp_path / "c.ckpt")
+    again = InterpolationMonitor(alphas=[0, 1], examples=96)
+    again.load_state_dict(watch.state_dict())
+    assert all(torch.equal(v, again._initial[k]) for k, v in watch._initial.items())
+    there = InterpolationMonitor(reference=tmp_path / "c.ckpt", alphas=[0, 1], examples=96)
+    fit("mlp", [there])
+    assert there.profiles[-1].distance == pytest.approx(0, abs=1e-6)
+
+
+def test_stationarity_is_followed_per_parameter_group_and_restarts_when_the_rate_changes():
+    watch = GradientNoiseMonitor(batches=6)
+    fit("own", [watch], epochs=3)
+    (series,) = watch._groups
+    assert len(series.rows) == 30  # three epochs of ten steps at one rate and one batch size
+    assert watch.states[-1][0].verdict in ("too short", "not stationary", "stationary")
+    series.before([(torch.ones(2), torch.ones(2))], 0.01, 0.9, 0.0)
+    assert series.rows == []
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: HessianMonitor(every_n_epochs=0), "every_n_epochs: 0"),
+        (lambda: HessianMonitor(measures=("norm",)), "measures: 'norm'"),
+        (lambda: HessianMonitor(backend="scipy"), "backend: 'scipy'"),
+        (lambda: HessianMonitor(k=0), "k: 0"),
+        (lambda: GradientNoiseMonitor(batches=3), "batches: 3 are too few"),
+        (lambda: InterpolationMonitor(reference="nowhere.ckpt"), "reference: 'nowhere.ckpt'"),
+        (lambda: InterpolationMonitor(alphas=[0, 0.5]), "alphas: a = 0 and a = 1"),
+        (lambda: InterpolationMonitor(rises=(0,)), "rises: "),
+    ],
+)
+def test_bad_arguments_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_module_without_a_loss_is_told_so():
+    with pytest.raises(ValueError, match="loss: Linear has no loss"):
+        HessianMonitor().measure(torch.nn.Linear(2, 2), [(torch.ones(2, 2), torch.zeros(2).long())])
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_ranks_measure_what_one_does_and_train_on_bit_equal(kind):
+    watch = monitor(kind)
+    fit("mlp", [watch], precision="64-true")
+    with_monitor = on_ranks(2, fit_on_rank, "mlp", kind, "64-true")
+    without = on_ranks(2, fit_on_rank, "mlp", None, "64-true")
+    for rank in range(2):
+        assert equal(with_monitor[rank][0], without[rank][0])
+        for one, two in zip(watch.history, with_monitor[rank][1]):
+            assert one.keys() == two.keys()
+            for name in one.keys() - {f"{watch.prefix}/seconds"}:
+                # the weights of one rank and two agree to rounding, and with them what is measured on them
+                assert two[name] == pytest.approx(one[name], rel=1e-6, abs=1e-9, nan_ok=True), name
