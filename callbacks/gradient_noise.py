@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from callbacks.functional import GradientNoise, HessianOperator, gradient_noise, stationarity
 from callbacks.functional.fluctuation import Stationarity
-from callbacks.functional.inputs import size_of
+from callbacks.functional.inputs import of_all_ranks, size_of
 from callbacks.functional.state import plain
 from callbacks.measurement import Batches, Loss, Monitor, training_batches
 
@@ -75,7 +75,7 @@ class GradientNoiseMonitor(Monitor):
             rank_zero_warn(f"GradientNoiseMonitor: epoch {trainer.current_epoch} has {len(whole)} batches, too few")
             return self._stationarity()
         lr = float(trainer.optimizers[0].param_groups[0]["lr"])
-        found = self.measure(module, whole, noise_ratio=lr / (max(sizes) * trainer.world_size))
+        found = self.measure(module, whole, noise_ratio=lr / sum(of_all_ranks(max(sizes))))
         self.measurements.append(found)
         return self._summary(found) | self._stationarity()
 

@@ -20,11 +20,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 def _rank(rank: int, world_size: int, port: int, function: Callable[..., Any], arguments: tuple, queue: Any) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    store = dist.TCPStore("127.0.0.1", port, world_size, is_master=rank == 0)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
     buffer = io.BytesIO()  # tensors as bytes: shared memory would go with the rank that made it
     torch.save(function(rank, world_size, *arguments), buffer)
     queue.put((rank, buffer.getvalue()))
+    # Nobody leaves while another still talks to it, rank 0 with the store last.
     dist.barrier()
+    store.set(f"done {rank}", "1")
+    if rank == 0:
+        store.wait([f"done {other}" for other in range(world_size)])
     dist.destroy_process_group()
 
 

@@ -1,12 +1,14 @@
 """The README's examples run, and its promises about flags and names hold."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
 
+import callbacks
 import datamodules
 import lightning_modules
 
@@ -33,6 +35,8 @@ def small(monkeypatch, tmp_path):
 
     real = lightning_modules.VGG11
     monkeypatch.setattr(pl, "Trainer", Trainer)
+    for name in ("HessianMonitor", "InterpolationMonitor"):
+        monkeypatch.setattr(callbacks, name, partial(getattr(callbacks, name), examples=50), raising=False)
     monkeypatch.setattr(datamodules, "CIFAR10DataModule", digits, raising=False)
     monkeypatch.setattr(lightning_modules, "VGG11", lambda **options: real(width=1 / 64, **options), raising=False)
     monkeypatch.chdir(tmp_path)

@@ -104,7 +104,8 @@ def gradient_noise(
             train mode, where an example has no gradient of its own); by default what the module allows.
         training: dropout and batch norm in train mode; their buffers stay as they are.
         params: as for HessianOperator.
-        hessian: for the alignment, an operator on the same parameters; 16 products, and its norm and trace.
+        hessian: for the alignment, an operator on the same parameters; 16 products, and up to 100 each for
+            its norm and trace.
         noise_ratio: n = eta/S, for the temperature.
         max_bytes: gradients kept at a time; with more of them blocks of the Gram matrix are computed again.
 
@@ -341,6 +342,6 @@ def _align(h: HessianOperator, pairs: Tensor, size: float, trace_c: float, squar
     if len(d) != h.num_params:
         raise ValueError(f"hessian: {h.num_params} rows, the gradients have {len(d)}")
     trace_hc = Estimate.of(size * (d * h.matmat(d)).sum(0).double().cpu(), d.shape[1])
-    cosine = trace_hc.value / (frobenius_norm(h).value * math.sqrt(max(square_c, 1e-300)))
-    lift = h.num_params * trace_hc.value / (trace(h).value * trace_c)
+    cosine = trace_hc.value / (frobenius_norm(h, tol=0.05, max_products=100).value * math.sqrt(max(square_c, 1e-300)))
+    lift = h.num_params * trace_hc.value / (trace(h, tol=0.1, max_products=100).value * trace_c)
     return Alignment(cosine, lift, trace_hc), h.products - before

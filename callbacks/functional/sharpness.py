@@ -72,8 +72,8 @@ class Ratio:
 def batch_sharpness(operator: HessianOperator) -> Ratio:
     """E[g'H_B g] / E|g|², g = ∇L_B, over the operator's batches (Andreyev, Beneventano 2024); compare with 2/eta.
 
-    The batches should be minibatches of the run's S; each is one product. Under torch.distributed those of all ranks
-    count.
+    The batches should be minibatches of the run's S; together they cost one product. Under torch.distributed those of
+    all ranks count.
 
     Raises:
         ValueError: fewer than 3 batches, which give no interval.
@@ -81,14 +81,14 @@ def batch_sharpness(operator: HessianOperator) -> Ratio:
     pairs = [(float(g @ hg), float(g @ g)) for _, g, hg in operator.gradients_and_products()]
     values = torch.cat(of_all_ranks(torch.tensor(pairs, dtype=torch.float64).reshape(-1, 2)))
     n = len(values)
-    operator.products += len(pairs)
+    operator.products += 1  # together one pass over the data
     if n < 3:
         raise ValueError(f"batches: {n} are too few for batch sharpness and its interval; at least 3")
     total = values.sum(0)
     ratio = float(total[0] / total[1])
     without = (total - values)[:, 0] / (total - values)[:, 1]
     error = t_quantile(n - 1) * math.sqrt((n - 1) / n * float(((without - without.mean()) ** 2).sum()))
-    return Ratio(ratio, error, ratio - error, ratio + error, n, n)
+    return Ratio(ratio, error, ratio - error, ratio + error, 1, n)
 
 
 @dataclass(frozen=True)

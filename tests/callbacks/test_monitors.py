@@ -11,6 +11,12 @@ from callbacks.functional import HessianOperator, top_eigenvalues, trace
 from tests.callbacks.fits import fit, fit_on_rank, monitor
 from tests.ranks import on_ranks
 
+OF_THE_BATCHES = {  # two ranks have other batches than one
+    "hessian/batch_sharpness",
+    "hessian/batch_sharpness_error",
+    "interpolation/reference_loss_error",
+    "interpolation/current_loss_error",
+}
 KINDS = ("hessian", "pyhessian", "noise", "interpolation")
 
 
@@ -114,6 +120,6 @@ def test_two_ranks_measure_what_one_does_and_train_on_bit_equal(kind):
         assert equal(with_monitor[rank][0], without[rank][0])
         for one, two in zip(watch.history, with_monitor[rank][1]):
             assert one.keys() == two.keys()
-            for name in one.keys() - {f"{watch.prefix}/seconds"}:
+            for name in one.keys() - {f"{watch.prefix}/seconds", *OF_THE_BATCHES}:
                 # the weights of one rank and two agree to rounding, and with them what is measured on them
                 assert two[name] == pytest.approx(one[name], rel=1e-6, abs=1e-9, nan_ok=True), name
