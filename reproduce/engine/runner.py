@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,7 +50,7 @@ class Watcher(Protocol):
 class Server:
     """The fork server. It starts on first use, in about the time that importing torch and Lightning takes.
 
-    It is started with SIGINT blocked, which its children inherit: Ctrl-C reaches the figure's process alone, which
+    It is started with SIGINT ignored, which its children inherit: Ctrl-C reaches the figure's process alone, which
     ends them.
     """
 
@@ -60,7 +61,6 @@ class Server:
     @contextmanager
     def _importable(self) -> Iterator[None]:
         """sys.path does not reach the server; PYTHONPATH does. Only what is set before its start counts."""
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *([before] if before else [])])
         try:
@@ -70,14 +70,23 @@ class Server:
                 del os.environ["PYTHONPATH"]
             else:
                 os.environ["PYTHONPATH"] = before
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def start(self, function: str, *arguments: Any) -> Any:
         """Starts `reproduce.engine.worker.<function>` in a forked process."""
         with self._importable():
+            self._ensure_running()
             process = self._context.Process(target=_call_worker, args=(function, arguments))
             process.start()
         return process
+
+    @staticmethod
+    def _ensure_running() -> None:
+        """Only the start itself ignores SIGINT: a first run then waits seconds for the imports, and can be ended."""
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def prepare(self, name: str, data_dir: Path, download: bool = True) -> Prepared:
         """`sources.prepare` in a process that has torchvision. Raises DataError."""

@@ -1,7 +1,9 @@
 """Kills: a killed run is retried once; nothing survives the figure's process; what was done stays done."""
 
 import json
+import os
 import signal
+import time
 
 import pytest
 
@@ -70,6 +72,20 @@ def test_no_process_outlives_the_figures_and_a_later_call_finishes_the_rest(sign
     after = finished(tmp_path)
     assert len(after) == total
     assert {key: after[key] for key in kept} == kept
+
+
+@pytest.mark.parametrize("seconds", [0.1, 2.0])
+def test_an_impatient_ctrl_c_while_it_starts_ends_in_one_line(seconds, tmp_path):
+    process = start("fig4", tmp_path, *LONG)
+    process.stdout.readline()
+    time.sleep(seconds)  # into the imports of the fork server
+    for _ in range(2):
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to every process there is
+        time.sleep(0.2)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, printed
+    assert printed.strip().endswith("finished runs are kept, the others start anew next time")
+    assert "Traceback" not in printed
 
 
 def test_a_run_restarted_from_scratch_ends_as_an_uninterrupted_one(tmp_path):
