@@ -24,7 +24,7 @@ def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("project", ["own", "mlp", "vgg"])
+@pytest.mark.parametrize("project", ["own", "mlp", pytest.param("vgg", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_is_bit_equal_with_and_without_a_monitor(project, kind):
     watch = monitor(kind)

@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 
 from datamodules import (
@@ -19,6 +20,7 @@ from datamodules import (
 from datamodules.augment import CropAndFlip, crop_and_flip
 from datamodules.sources import DamagedData, DataError, cached, prepare
 from datamodules.subsets import split
+from tests.images import image_folder
 
 
 def test_the_digits_are_balanced_deterministic_and_no_two_alike():
@@ -118,8 +120,6 @@ def test_data_that_are_nowhere_are_one_clear_error(tmp_path):
 
 
 def test_an_image_folder_is_read_once_and_again_when_it_changes(tmp_path):
-    from PIL import Image
-
     for part in ("train", "test"):
         for shade, name in enumerate(("dark", "light")):
             (tmp_path / "shades" / part / name).mkdir(parents=True)
@@ -139,6 +139,30 @@ def test_an_image_folder_is_read_once_and_again_when_it_changes(tmp_path):
     (tmp_path / "shades" / "train" / "dark" / "9.png").write_bytes(b"broken")
     with pytest.raises(DamagedData, match=r"9\.png"):
         prepare("shades", tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "corrupt", "another size", "empty", "a link to nowhere"])
+def test_a_damaged_image_is_named(damage, tmp_path):
+    victim = image_folder(tmp_path / "pets", per_class=1) / "train" / "dog" / "3.png"
+    if damage == "another size":
+        Image.new("RGB", (8, 8)).save(victim)
+    elif damage == "a link to nowhere":
+        victim.unlink()
+        victim.symlink_to(tmp_path / "nowhere")
+    else:
+        content = {"truncated": victim.read_bytes()[:100], "corrupt": b"no image at all", "empty": b""}
+        victim.write_bytes(content[damage])
+    with pytest.raises(DataError, match=victim.name):
+        prepare("pets", tmp_path)
+
+
+def test_a_truncated_mnist_file_is_damaged_data_not_missing_data(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (raw / f"{name}-ubyte").write_bytes(b"\x00\x00\x08\x03\x00")
+    with pytest.raises(DamagedData, match=r"mnist in .* is damaged"):
+        prepare("mnist", tmp_path)
 
 
 def test_a_damaged_cache_is_prepared_anew(tmp_path, monkeypatch):
