@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 _HOME = {
     "MLP": "lightning_modules.mlp",
     "MLPNet": "lightning_modules.mlp",
+    "ResNet56": "lightning_modules.resnet",
+    "ResNet56Net": "lightning_modules.resnet",
     "SGDClassifier": "lightning_modules.classifier",
     "VGG11": "lightning_modules.vgg",
     "VGG11Net": "lightning_modules.vgg",
@@ -15,6 +17,7 @@ __all__ = sorted(_HOME)
 if TYPE_CHECKING:
     from lightning_modules.classifier import SGDClassifier
     from lightning_modules.mlp import MLP, MLPNet
+    from lightning_modules.resnet import ResNet56, ResNet56Net
     from lightning_modules.vgg import VGG11, VGG11Net
 
 

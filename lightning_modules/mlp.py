@@ -11,10 +11,12 @@ from lightning_modules.normalization import BatchNorm1d
 
 
 class MLPNet(nn.Module):
-    """Flattens its input; ReLU hidden layers, He initialisation, optional batch norm before each ReLU.
+    """Flattens its input; ReLU hidden layers, optional batch norm before each ReLU.
 
     Args:
         hidden: width of every hidden layer; (256, 256) is the network of Figs. 5, 14 and 15 (Arpit et al. 2017).
+        init_std: standard deviation of all weights, such as the 0.1 of Fig. 9's bad initialisation; by default
+            He's, sqrt(2 / inputs). Biases are 0.
         in_features: values an example has, 784 for 28 x 28.
     """
 
@@ -23,6 +25,7 @@ class MLPNet(nn.Module):
         *,
         hidden: Sequence[int] = (256, 256),
         batch_norm: bool = False,
+        init_std: float | None = None,
         in_features: int = 784,
         num_classes: int = 10,
     ) -> None:
@@ -38,7 +41,10 @@ class MLPNet(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(width, num_classes))
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if init_std is None:
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                else:
+                    nn.init.normal_(module.weight, std=init_std)
                 nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -56,9 +62,12 @@ class MLP(SGDClassifier):
         weight_decay: float = 0.0,
         hidden: Sequence[int] = (256, 256),
         batch_norm: bool = False,
+        init_std: float | None = None,
         in_features: int = 784,
         num_classes: int = 10,
     ) -> None:
-        network = MLPNet(hidden=hidden, batch_norm=batch_norm, in_features=in_features, num_classes=num_classes)
+        network = MLPNet(
+            hidden=hidden, batch_norm=batch_norm, init_std=init_std, in_features=in_features, num_classes=num_classes
+        )
         super().__init__(network, lr=lr, momentum=momentum, weight_decay=weight_decay)
         self.save_hyperparameters()

@@ -1,12 +1,14 @@
 """The networks are the paper's, and the classifier trains on the mean cross-entropy by plain SGD."""
 
+import statistics
+
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
 
 from datamodules import DigitsDataModule
-from lightning_modules import MLP, VGG11, MLPNet, VGG11Net
+from lightning_modules import MLP, VGG11, MLPNet, ResNet56Net, VGG11Net
 
 
 def parameters(module):
@@ -20,6 +22,56 @@ def test_vgg11_has_the_papers_number_of_parameters(batch_norm, count):
 
 def test_the_memorisation_mlp_has_784_256_256_10_units():
     assert parameters(MLPNet()) == 784 * 256 + 256 + 256 * 256 + 256 + 256 * 10 + 10
+
+
+@pytest.mark.parametrize(("form", "count"), [("preactivation", 855_578), ("original", 853_018)])
+def test_resnet56_has_its_papers_number_of_parameters_and_convolutions(form, count):
+    network = ResNet56Net(form=form)
+    assert parameters(network) == count
+    # 1 + 2 x 27 convolutions and a linear layer: 56 layers; projections are not counted
+    assert sum(isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3) for m in network.modules()) == 55
+
+
+def test_fig1s_mlp_has_four_hidden_layers_of_512_with_batch_norm():
+    count = 784 * 512 + 3 * 512 * 512 + 4 * 512 + 4 * 2 * 512 + 512 * 10 + 10
+    assert parameters(MLPNet(hidden=(512,) * 4, batch_norm=True)) == count
+
+
+def test_fig9s_mlp_has_twenty_hidden_layers_of_50():
+    assert parameters(MLPNet(hidden=(50,) * 20)) == 784 * 50 + 50 + 19 * (50 * 50 + 50) + 50 * 10 + 10
+
+
+@pytest.mark.parametrize("form", ["preactivation", "original"])
+@pytest.mark.parametrize(
+    "options", [{}, {"batch_norm": False}, {"ghost_batch_size": 4}, {"width": 0.25}, {"in_channels": 1}]
+)
+def test_every_resnet_option_gives_logits_and_gradients_of_its_first_layer(form, options):
+    network = ResNet56Net(depth=8, form=form, num_classes=7, **options)
+    logits = network(torch.randn(8, options.get("in_channels", 3), 32, 32))
+    assert logits.shape == (8, 7)
+    logits.square().sum().backward()
+    assert network.stem[0].weight.grad.norm() > 0
+
+
+@pytest.mark.parametrize("form", ["preactivation", "original"])
+def test_a_deep_resnet_without_batch_norm_starts_at_a_moderate_loss(form):
+    torch.manual_seed(0)
+    logits = ResNet56Net(form=form, batch_norm=False)(torch.randn(16, 3, 32, 32))
+    assert F.cross_entropy(logits, torch.zeros(16).long()) < 4
+
+
+@pytest.mark.parametrize("depth", [9, 2, 55])
+def test_a_depth_that_is_no_resnets_is_named(depth):
+    with pytest.raises(ValueError, match=f"depth: {depth}"):
+        ResNet56Net(depth=depth)
+
+
+def test_original_shortcuts_have_no_parameters_and_keep_the_identity():
+    network = ResNet56Net(depth=8, form="original", batch_norm=False).eval()  # the residuals start at 0
+    images = torch.rand(2, 16, 32, 32)
+    narrowed = network.blocks(images)
+    assert torch.equal(narrowed[:, 24:40], images[:, :, ::4, ::4])
+    assert not narrowed[:, :24].any()
 
 
 @pytest.mark.parametrize(
@@ -44,6 +96,19 @@ def test_he_initialisation_keeps_the_scale_of_the_activations():
     for layer in MLPNet(hidden=(512,) * 4).layers[:-1]:
         activations = layer(activations)
     assert 0.6 < 2 * activations.square().mean() / first / 2 < 1.6
+
+
+@pytest.mark.parametrize(("init_std", "grows"), [(None, (0.2, 5)), (0.1, (0, 0.02))])
+def test_good_initialisation_keeps_the_signal_through_twenty_layers_and_bad_loses_it(init_std, grows):
+    ratios = []
+    for seed in range(20):  # twenty layers of 50 units differ much from one draw to the next
+        torch.manual_seed(seed)
+        network, images = MLPNet(hidden=(50,) * 20, init_std=init_std), torch.randn(256, 784)
+        hidden = torch.cat([m.weight.flatten() for m in network.layers[2:] if isinstance(m, torch.nn.Linear)])
+        assert float(hidden.detach().std()) == pytest.approx(init_std or (2 / 50) ** 0.5, rel=0.02)
+        first, last = network.layers[:2](images), network.layers[:-1](images)
+        ratios.append(float((last.square().mean() / first.square().mean()).detach()))
+    assert grows[0] < statistics.median(ratios) < grows[1]
 
 
 def test_one_step_is_plain_sgd_on_the_mean_cross_entropy(tmp_path):
