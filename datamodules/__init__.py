@@ -22,6 +22,7 @@ _HOMES = {
         "exchange",
     ),
     "datamodules.batches": ("PlannedBatchSampler", "PlannedLoader", "plan_of", "resumed_at"),
+    "datamodules.label_noise": ("LabelNoise",),
     "datamodules.plan": ("EpochPlan", "plan_epoch"),
     "datamodules.vision": (
         "CIFAR10DataModule",
@@ -38,6 +39,7 @@ __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from datamodules.batches import PlannedBatchSampler, PlannedLoader, plan_of, resumed_at
+    from datamodules.label_noise import LabelNoise
     from datamodules.plan import EpochPlan, plan_epoch
     from datamodules.schedules import (
         Chain,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from datamodules.augment import CropAndFlip
 from datamodules.batches import EvaluationLoader, PlannedLoader, resumed_at
+from datamodules.label_noise import LabelNoise
 from datamodules.plan import Sampling, check_batch_size, plan_epoch
 from datamodules.schedules import Schedule, as_schedule
 from datamodules.sources import Prepared, prepare
@@ -25,7 +26,7 @@ STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 
 WATCHED = ("val", "test", "train_subset")
-TRAIN_SUBSET = 500  # examples
+WITH_LABEL_NOISE = (*WATCHED, "train_clean", "train_wrong")
 
 
 class ImageDataModule(pl.LightningDataModule):
@@ -43,8 +44,11 @@ class ImageDataModule(pl.LightningDataModule):
         sampling: "shuffle" (each example once an epoch) or "replacement".
         max_batch_size: where a growing schedule is clipped; eta takes over the clipped part.
         drop_last: leave out the examples that no longer fill a batch.
-        watch: what is evaluated after every epoch: "val", then if wanted "test" and "train_subset" (up to 500
-            training images, not augmented), in this order.
+        label_noise: wrong labels for a part of the training set; validation and test labels stay right. Drawn from
+            `seed`.
+        watch: what is evaluated after every epoch: "val", then if wanted "test", "train_subset" (`subset` training
+            images, not augmented, with the labels that are trained on), and with label noise "train_clean" and
+            "train_wrong" (as many with a right and with a wrong label), in this order.
         dtype: of the images, float32 or float64.
 
     The plan of every epoch is made anew, so the epoch's length follows the schedule: in `setup` the Trainer is
@@ -69,7 +73,9 @@ class ImageDataModule(pl.LightningDataModule):
         max_batch_size: int | None = None,
         drop_last: bool = True,
         eval_batch_size: int = 500,
+        label_noise: LabelNoise | None = None,
         watch: tuple[str, ...] = ("val",),
+        subset: int = 500,
         download: bool = True,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -80,10 +86,12 @@ class ImageDataModule(pl.LightningDataModule):
         self.augment = self.augment_default if augment is None else augment
         self.seed, self.split_seed, self.sampling = seed, split_seed, sampling
         self.max_batch_size, self.drop_last, self.eval_batch_size = max_batch_size, drop_last, eval_batch_size
-        if watch != WATCHED[: len(watch)] or not watch:
-            raise ValueError(f"watch: {watch!r} is not a beginning of {WATCHED!r}")
-        self.watch, self.dtype = watch, dtype
+        known = WATCHED if label_noise is None else WITH_LABEL_NOISE
+        if watch != known[: len(watch)] or not watch:
+            raise ValueError(f"watch: {watch!r} is not a beginning of {known!r}")
+        self.label_noise, self.watch, self.subset, self.dtype = label_noise, watch, subset, dtype
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}
+        self._chosen: dict[str, np.ndarray] = {}  # of the training examples, those with a right and with a wrong label
 
     def prepare_data(self) -> None:
         if not isinstance(self.dataset, Prepared):
@@ -117,7 +125,12 @@ class ImageDataModule(pl.LightningDataModule):
         ):
             images = torch.from_numpy(np.ascontiguousarray(arrays[f"{array}_images"][indices])).to(self.dtype)
             images = images.div_(255).sub_(self.mean.view(1, -1, 1, 1)).div_(self.std.view(1, -1, 1, 1))
-            self.splits[part] = images, torch.from_numpy(np.asarray(arrays[f"{array}_labels"])[indices])
+            right = np.asarray(arrays[f"{array}_labels"])[indices]
+            given = right
+            if part == "train" and self.label_noise is not None:
+                given = self.label_noise(right, source.classes, self.seed)
+                self._chosen = {"train_clean": given == right, "train_wrong": given != right}
+            self.splits[part] = images, torch.from_numpy(given)
 
     def _statistics(self, name: str, images: np.ndarray, chosen: np.ndarray) -> tuple[Tensor, Tensor]:
         if name in STATISTICS:
@@ -170,9 +183,12 @@ class ImageDataModule(pl.LightningDataModule):
         return PlannedLoader(images, labels, plan, rank=rank, world_size=world_size, transform=transform, start=start)
 
     def _evaluation(self, part: str) -> EvaluationLoader:
-        images, labels = self._on_device("train" if part == "train_subset" else part)
+        images, labels = self._on_device("train" if part.startswith("train") else part)
         if part == "train_subset":  # already in random order, see `subsets`
-            images, labels = images[:TRAIN_SUBSET], labels[:TRAIN_SUBSET]
+            images, labels = images[: self.subset], labels[: self.subset]
+        elif part in self._chosen:
+            indices = torch.from_numpy(np.flatnonzero(self._chosen[part])[: self.subset]).to(labels.device)
+            images, labels = images[indices], labels[indices]
         rank, world_size = self._place()
         return EvaluationLoader(images, labels, self.eval_batch_size, rank=rank, world_size=world_size)
 

@@ -13,15 +13,15 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
 Batch = tuple[Tensor, Tensor]
-EVALUATED = ("val", "test", "train_subset")  # what the first, second and third validation loader holds
+EVALUATED = ("val", "test", "train_subset", "train_clean", "train_wrong")  # what the validation loaders hold, in order
 
 
 class SGDClassifier(pl.LightningModule):
     """Trains `network` on the mean cross-entropy with SGD at a learning rate that callbacks may drive.
 
     Logs, once an epoch: `train/loss` and `train/accuracy` (running means over the epoch's batches, in training
-    mode), `val/loss`, `val/accuracy`; `test/…` for a second validation loader or in `trainer.test`, and
-    `train_subset/…` for a third.
+    mode), `val/loss`, `val/accuracy`; `test/…` for a second validation loader or in `trainer.test`, `train_subset/…` for
+    a third, `train_clean/…` and `train_wrong/…` (right and wrong labels, against the label given) for two more.
 
     Args:
         network: maps inputs to logits (B, classes).
