@@ -20,8 +20,9 @@ class SGDClassifier(pl.LightningModule):
     """Trains `network` on the mean cross-entropy with SGD at a learning rate that callbacks may drive.
 
     Logs, once an epoch: `train/loss` and `train/accuracy` (running means over the epoch's batches, in training
-    mode), `val/loss`, `val/accuracy`; `test/…` for a second validation loader or in `trainer.test`, `train_subset/…` for
-    a third, `train_clean/…` and `train_wrong/…` (right and wrong labels, against the label given) for two more.
+    mode), `val/loss`, `val/accuracy`; `test/…` for a second validation loader or in `trainer.test`, and
+    `train_subset/…` for a third; `train_clean/…` and `train_wrong/…` (right and wrong labels, against the label that
+    is given) for two more.
 
     Args:
         network: maps inputs to logits (B, classes).

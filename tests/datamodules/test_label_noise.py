@@ -43,7 +43,7 @@ def test_bad_noise_is_named(options, words):
 
 
 def modules(seed=0):
-    options = {"gray": True, "train": 400, "test": 100, "validation": 100, "seed": seed}
+    options = {"gray": True, "train": 2000, "subset": 2000, "test": 100, "validation": 100, "seed": seed}
     watch = ("val", "test", "train_subset", "train_clean", "train_wrong")
     return DigitsDataModule(**options), DigitsDataModule(label_noise=LabelNoise(0.5), watch=watch, **options)
 
@@ -66,7 +66,7 @@ def test_accuracy_is_logged_apart_for_right_and_wrong_labels():
     _, data = modules()
     data.batch_size = lambda epoch: 20
     fitted = trainer([], epochs=3)
-    fitted.fit(MLP(hidden=(256,), lr=0.1), data)
+    fitted.fit(MLP(hidden=(256,), lr=0.02), data)
     clean, wrong, both = (
         float(fitted.callback_metrics[f"{part}/accuracy"]) for part in ("train_clean", "train_wrong", "train_subset")
     )
