@@ -52,7 +52,8 @@ class Estimate:
 
     @classmethod
     def exact(cls, value: float, products: int) -> Estimate:
-        return cls(value, 0.0, value, value, products, torch.empty(0, dtype=torch.float64))
+        error = 0.0 if math.isfinite(value) else math.nan
+        return cls(value, error, value, value, products, torch.empty(0, dtype=torch.float64), math.isfinite(value))
 
 
 def two_stage(
@@ -72,7 +73,10 @@ def two_stage(
     first = sample(pilot).double()
     half = t_quantile(pilot - 1) * float(first.std())
     wanted = tolerance(float(first.mean()))
-    needed = math.ceil((half / wanted) ** 2) if wanted > 0 else (limit if half > 0 else pilot)
+    if not math.isfinite(half):
+        return Estimate.around(math.nan, math.nan, pilot, first, converged=False)
+    needed = math.ceil(min((half / wanted) ** 2, 2.0**62)) if wanted > 0 else (limit if half > 0 else pilot)
     n = min(max(needed, pilot), max(limit, pilot))
     values = torch.cat([first, sample(n - pilot).double()]) if n > pilot else first
-    return Estimate.around(float(values.mean()), half / math.sqrt(n), n, values, converged=needed <= n)
+    mean, error = float(values.mean()), half / math.sqrt(n)
+    return Estimate.around(mean, error, n, values, converged=needed <= n and math.isfinite(mean))

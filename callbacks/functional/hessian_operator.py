@@ -64,7 +64,8 @@ class HessianOperator:
         batches: (input, target) pairs, a loader, or one pair of tensors. Read once and kept on the module's device.
             Under torch.distributed these are this rank's examples; ranks may have different numbers of them.
         reduction: how `loss` treats the examples of a batch. "mean": L is the mean over all examples of all batches
-            and ranks; "sum": the sum.
+            and ranks; "sum": the sum. A "mean" over anything but examples (class weights, ignored targets) is not
+            the mean of all data: give its weights as `sizes` to `from_batch_loss`.
         params: the rows of H: names or Parameters (a layer, say); by default every parameter that requires grad.
         dtype: of the arithmetic, e.g. torch.float64; the module keeps its own. By default the parameters'
             (float32 at least).
@@ -108,7 +109,12 @@ class HessianOperator:
         params: Iterable[str | nn.Parameter] | None = None,
         dtype: torch.dtype | None = None,
     ) -> HessianOperator:
-        """The same for f(module, batch) -> scalar, whatever a batch is. `sizes`: the examples of each batch."""
+        """The same for f(module, batch) -> scalar, whatever a batch is.
+
+        Args:
+            sizes: how much each batch weighs in the mean: its number of examples (the default), or of whatever f is
+                the mean over.
+        """
         self = cls.__new__(cls)
         self._build(module, f, batches, sizes, reduction, params, dtype)
         return self
@@ -135,10 +141,12 @@ class HessianOperator:
         self.products = 0
         self._carrier = _Carrier(self.module, f)
         with measuring(self.module):
-            self._batches = [stored(batch, self.device, dtype and self.dtype) for batch in batches]
-        self.sizes = [size_of(batch) for batch in self._batches] if sizes is None else list(sizes)
-        if len(self.sizes) != len(self._batches):
-            raise ValueError(f"sizes: {len(self.sizes)} numbers for {len(self._batches)} batches")
+            held = [stored(batch, self.device, dtype and self.dtype) for batch in batches]
+        numbers = [size_of(batch) for batch in held] if sizes is None else list(sizes)
+        if len(numbers) != len(held):
+            raise ValueError(f"sizes: {len(numbers)} numbers for {len(held)} batches")
+        self._batches = [batch for batch, number in zip(held, numbers) if number]  # the mean over none is NaN
+        self.sizes = [number for number in numbers if number]
         self.examples = int(self._summed(torch.tensor([float(sum(self.sizes))], dtype=torch.float64))[0])
         if self.examples == 0:
             raise ValueError("batches: there is no example in them")

@@ -73,7 +73,8 @@ def stored(batch: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
     if isinstance(batch, dict):
         return {key: stored(value, device, dtype) for key, value in batch.items()}
     if isinstance(batch, tuple | list):
-        return tuple(stored(value, device, dtype) for value in batch)
+        parts = [stored(value, device, dtype) for value in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else tuple(parts)  # named tuples keep their names
     return batch
 
 

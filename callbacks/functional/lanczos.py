@@ -1,7 +1,8 @@
 """Eigenvalues, spectral density and log-determinant of a symmetric operator by Lanczos' method.
 
 Full reorthogonalisation (twice), so that no eigenvalue appears in copies; a breakdown (an invariant subspace) is
-continued with a fresh random vector, so that multiple eigenvalues are found as well.
+continued with a fresh random vector. Before that a Krylov space holds one vector of each eigenspace: of an eigenvalue
+that occurs several times (the Hessian of linear regression with several outputs) one copy is found.
 """
 
 from __future__ import annotations
@@ -35,19 +36,22 @@ class Eigenvalues:
     Attributes:
         values: (k,), float64, the largest first.
         vectors: (q, k), orthonormal.
-        residuals: (k,), |H v - λ v|: an eigenvalue lies that near for certain.
-        error: (k,), the smaller of the residual and residual²/gap (Kato-Temple), gap being that to the other Ritz
-            values.
+        residuals: (k,), |H v - λ v|: an eigenvalue lies that near for certain. Mostly it lies much nearer, at
+            residual²/gap, but the gap to eigenvalues that have not shown yet is not known.
         products: H v computed for it.
-        converged: every error is within the tolerance asked for.
+        converged: every residual is within the tolerance asked for.
     """
 
     values: Tensor
     vectors: Tensor
     residuals: Tensor
-    error: Tensor
     products: int
     converged: bool
+
+    @property
+    def error(self) -> Tensor:
+        """The residuals, as the bound that they are."""
+        return self.residuals
 
 
 class Lanczos:
@@ -82,7 +86,7 @@ class Lanczos:
         self.alphas.append(float(coefficients[m]))
         beta = float(w.norm())
         scale = max(map(abs, (*self.alphas, *self.betas)))
-        if beta > 10 * torch.finfo(w.dtype).eps * scale:
+        if not beta <= 10 * torch.finfo(w.dtype).eps * scale:  # larger, or NaN
             self.betas.append(beta)
             self._next = w / beta
         else:
@@ -96,8 +100,11 @@ class Lanczos:
         return torch.diag(torch.tensor(self.alphas, dtype=torch.float64)) + torch.diag(off, 1) + torch.diag(off, -1)
 
     def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Ritz values (m,) ascending, their vectors in the basis (m, m), their residuals (m,)."""
-        values, vectors = torch.linalg.eigh(self.tridiagonal())
+        """Ritz values (m,) ascending, their vectors in the basis (m, m), their residuals (m,); NaN for a NaN matrix."""
+        matrix = self.tridiagonal()
+        if not matrix.isfinite().all():
+            return matrix.new_full((self.size,), math.nan), torch.full_like(matrix, math.nan), matrix[0] * math.nan
+        values, vectors = torch.linalg.eigh(matrix)
         return values, vectors, self.betas[-1] * vectors[-1].abs()
 
     def _orthogonalise(self, w: Tensor, known: Tensor) -> Tensor:
@@ -128,9 +135,9 @@ def top_eigenvalues(
     which: Literal["algebraic", "magnitude"] = "algebraic",
     max_products: int | None = None,
 ) -> Eigenvalues:
-    """The k largest eigenvalues (of largest magnitude, if asked for), each to the relative error `tol`.
+    """The k largest distinct eigenvalues (of largest magnitude, if asked for), each to the relative error `tol`.
 
-    Stops when every estimated error is at most tol |λ|, or at `max_products` (default max(200, 4 k)); the basis of
+    Stops when every residual is at most tol |λ|, or at `max_products` (default max(200, 4 k)); the basis of
     (products, q) values is kept. Under torch.distributed every rank computes the same numbers.
 
     Raises:
@@ -147,31 +154,19 @@ def top_eigenvalues(
         if lanczos.size < k:
             continue
         values, vectors, residuals = lanczos.ritz()
-        error = _errors(values, residuals)
         order = torch.argsort(values if which == "algebraic" else values.abs(), descending=True, stable=True)[:k]
         floor = 10 * torch.finfo(operator.dtype).eps * float(values.abs().max())
-        converged = bool((error[order] <= torch.clamp(tol * values[order].abs(), min=floor)).all())
-        if converged or lanczos.size >= limit:
+        converged = bool((residuals[order] <= torch.clamp(tol * values[order].abs(), min=floor)).all())
+        if converged or lanczos.size >= limit or not values.isfinite().all():
             break
     chosen = vectors[:, order].to(operator.device, operator.dtype)
     return Eigenvalues(
         values[order],
         lanczos.basis[: lanczos.size].T @ chosen,
         residuals[order],
-        error[order],
         lanczos.size,
-        converged or lanczos.complete,
+        (converged or lanczos.complete) and bool(values.isfinite().all()),
     )
-
-
-def _errors(values: Tensor, residuals: Tensor) -> Tensor:
-    """min(r, r²/gap), the gap to the nearest other Ritz value less that one's own residual."""
-    if len(values) == 1:
-        return residuals
-    distance = (values[:, None] - values[None]).abs() - residuals[None]
-    distance.fill_diagonal_(math.inf)
-    gap = distance.min(dim=1).values.clamp(min=0)
-    return torch.minimum(residuals, torch.where(gap > 0, residuals**2 / gap, residuals))
 
 
 @dataclass(frozen=True)
@@ -229,11 +224,11 @@ def spectral_density(
         products += lanczos.size
         values, inside, _ = lanczos.ritz()
         pad = steps - len(values)
-        nodes.append(torch.cat([values, values.new_zeros(pad)]))
+        nodes.append(torch.cat([values, values[:1].expand(pad)]))  # a node that f is defined at
         weights.append(torch.cat([inside[0] ** 2, values.new_zeros(pad)]))
     node, weight = torch.stack(nodes), torch.stack(weights)
     low, high = float(node[weight > 0].min()), float(node[weight > 0].max())
-    width = width or max(0.01 * (high - low), 1e-12 * max(abs(low), abs(high), 1e-300))
+    width = width or 0.01 * (high - low) or 1e-3 * abs(high) or 1e-3  # a single eigenvalue, or none but 0
     where = torch.linspace(low - 4 * width, high + 4 * width, points, dtype=torch.float64) if grid is None else grid
     kernel = torch.exp(-0.5 * ((where.double()[None, None] - node[..., None]) / width) ** 2)
     curves = (weight[..., None] * kernel).sum(1) / (width * math.sqrt(2 * math.pi))
@@ -243,7 +238,7 @@ def spectral_density(
 
 @dataclass(frozen=True)
 class LogDeterminant:
-    """Σ log λ over the `count` eigenvalues above `cut`, within ± `error`; not `converged`: there are more of them."""
+    """Σ log λ over the `count` eigenvalues above `cut`, within ± `error`. Not `converged`: there may be more."""
 
     value: float
     error: float
@@ -255,11 +250,30 @@ class LogDeterminant:
     converged: bool
 
 
+class _Without:
+    """(1 - VV') H (1 - VV') for orthonormal V: the operator without the eigenvectors found so far."""
+
+    def __init__(self, operator: Operator, found: Tensor) -> None:
+        self.operator, self.found = operator, found
+        self.num_params, self.device, self.dtype = operator.num_params, operator.device, operator.dtype
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        return self.project(self.operator.matvec(self.project(vector)))
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        return self.project(self.operator.matmat(self.project(vectors)))
+
+    def project(self, vectors: Tensor) -> Tensor:
+        return vectors - self.found @ (self.found.T @ vectors)
+
+
 def log_determinant(operator: Operator, cut: float, seed: int = 0, *, max_products: int = 300) -> LogDeterminant:
     """log det of H on the space of its eigenvalues above `cut` (Theorem 2's det H; over all of them it is 0).
 
-    Lanczos until every Ritz value above the cut is settled and at least eight lie below it. Where `max_products` do
-    not suffice, the sum over those that are settled comes back with an infinite error: take a higher cut. Stochastic
+    Lanczos until every Ritz value above the cut is settled (its residual is small and less than its distance to the
+    cut) and at least eight lie below it, the largest of those settled; then again without the eigenvectors found,
+    until a round finds none, so that multiple eigenvalues count as often as they occur. Where `max_products` do not
+    suffice, the sum over those that are settled comes back with an infinite error: take a higher cut. Stochastic
     quadrature would give a number here, but with a bias at the cut that its interval does not show.
 
     Raises:
@@ -267,21 +281,41 @@ def log_determinant(operator: Operator, cut: float, seed: int = 0, *, max_produc
     """
     if not cut > 0:
         raise ValueError(f"cut: {cut!r} is not positive; log λ is summed over the eigenvalues above it")
-    lanczos = Lanczos(operator, _generator(seed))
-    while True:
+    generator = _generator(seed)
+    vectors = torch.empty(operator.num_params, 0, device=operator.device, dtype=operator.dtype)
+    values, residuals = (torch.empty(0, dtype=torch.float64) for _ in range(2))
+    left, done = max_products, False
+    while not done and left > 0:
+        lanczos = Lanczos(_Without(operator, vectors), generator)
+        finished = _run_to_cut(lanczos, cut, left)
+        left -= lanczos.size
+        ritz, inside, residual = lanczos.ritz()
+        settled = _settled(ritz, residual, cut) & (ritz > cut)
+        chosen = inside[:, settled].to(operator.device, operator.dtype)
+        vectors = torch.cat([vectors, lanczos.basis[: lanczos.size].T @ chosen], dim=1)
+        values, residuals = torch.cat([values, ritz[settled]]), torch.cat([residuals, residual[settled]])
+        if not finished:
+            break
+        done = lanczos.complete or not settled.any()
+    value = float(values.log().sum())
+    half = float((residuals / values).sum()) if done else math.inf
+    return LogDeterminant(value, half, value - half, value + half, max_products - left, len(values), cut, done)
+
+
+def _run_to_cut(lanczos: Lanczos, cut: float, limit: int) -> bool:
+    """Steps until every eigenvalue of the Krylov space above the cut is settled; False at `limit` steps."""
+    while lanczos.size < limit:
         lanczos.step()
         values, _, residuals = lanczos.ritz()
-        error = _errors(values, residuals)
-        above = values > cut
-        settled = (residuals <= 1e-3 * values.abs()) & (values - cut > error)
-        found = bool(settled[above].all()) and int((~above).sum()) >= 8
-        if found or lanczos.complete or lanczos.size >= max_products:
-            break
-    done = found or lanczos.complete
-    counted = above if done else settled
-    value = float(values[counted].log().sum())
-    half = float((error[counted] / values[counted]).sum()) if done else math.inf
-    return LogDeterminant(value, half, value - half, value + half, lanczos.size, int(counted.sum()), cut, done)
+        settled, below = _settled(values, residuals, cut), values <= cut
+        if lanczos.complete or (settled[~below].all() and int(below.sum()) >= 8 and settled[below][-1]):
+            return True
+    return False
+
+
+def _settled(values: Tensor, residuals: Tensor, cut: float) -> Tensor:
+    """On which side of the cut the eigenvalue lies is certain; above it, its logarithm is as well."""
+    return (residuals < (values - cut).abs()) & ((values <= cut) | (residuals <= 1e-3 * values.abs()))
 
 
 def _generator(seed: int) -> torch.Generator:

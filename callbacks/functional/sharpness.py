@@ -85,7 +85,7 @@ def batch_sharpness(operator: HessianOperator) -> Ratio:
     if n < 3:
         raise ValueError(f"batches: {n} are too few for batch sharpness and its interval; at least 3")
     total = values.sum(0)
-    ratio = float(total[0] / total[1])
+    ratio = float(total[0] / total[1])  # NaN where all gradients are 0
     without = (total - values)[:, 0] / (total - values)[:, 1]
     error = t_quantile(n - 1) * math.sqrt((n - 1) / n * float(((without - without.mean()) ** 2).sum()))
     return Ratio(ratio, error, ratio - error, ratio + error, 1, n)

@@ -34,7 +34,8 @@ def device_of(module: nn.Module) -> torch.device:
 def measuring(module: nn.Module, *, training: bool = False) -> Iterator[None]:
     """Within it second derivatives are right and repeatable; after it everything is as it was.
 
-    The module is in eval mode (`training=True`: in train mode), gradients are on, inference mode and autocast are
+    The module is in eval mode (`training=True`: in train mode, but for parts that the user keeps in eval mode while it
+    trains), gradients are on, inference mode and autocast are
     off, float32 is full float32 (no TF32), compiled parts run eagerly and attention by its plain kernel (neither
     can be differentiated twice), and random states (torch, numpy, Python) are put back.
     """
@@ -52,7 +53,8 @@ def measuring(module: nn.Module, *, training: bool = False) -> Iterator[None]:
         stack.callback(random.setstate, random.getstate())  # loaders and transforms draw from these two
         stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
         try:
-            module.train(training)
+            if not (training and module.training):
+                module.train(training)
             yield
         finally:
             for part, mode in modes:
@@ -61,12 +63,17 @@ def measuring(module: nn.Module, *, training: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _full_float32() -> Iterator[None]:
-    precision = torch.get_float32_matmul_precision()
-    convolutions = torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
+    """By the setting of each kind of operation: the global ones raise an error if a user has set these."""
+    backends = torch.backends
+    kinds = (
+        backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn,
+        backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn,
+    )  # fmt: skip
+    before = [kind.fp32_precision for kind in kinds]
+    for kind in kinds:
+        kind.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(precision)
-        torch.backends.cudnn.allow_tf32 = convolutions
+        for kind, precision in zip(kinds, before):
+            kind.fp32_precision = precision

@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
 from callbacks.functional import HessianOperator, top_eigenvalues, trace
-from tests.callbacks.fits import fit, fit_on_rank, monitor
+from datamodules import PlannedBatchSampler
+from tests.callbacks.fits import Own, fit, fit_on_rank, monitor, trainer
 from tests.ranks import on_ranks
 
 OF_THE_BATCHES = {  # two ranks have other batches than one
@@ -35,6 +37,87 @@ def test_training_is_bit_equal_with_and_without_a_monitor(project, kind):
     last = {k: v for k, v in watch.history[-1].items() if k not in ("epoch", "step")}
     assert logged.keys() == last.keys()
     assert all(math.isnan(last[k]) or logged[k] == pytest.approx(last[k], rel=1e-5) for k in last)
+
+
+class OwnGenerator(Own):
+    """A loader that draws from a generator of its own."""
+
+    def train_dataloader(self):
+        if not hasattr(self, "drawing"):
+            self.drawing = torch.Generator().manual_seed(1)
+        return DataLoader(self.pairs, 16, shuffle=True, generator=self.drawing)
+
+
+class OwnPlan(Own):
+    """A loader that follows a plan; a second pass over an epoch would be warned of."""
+
+    def train_dataloader(self):
+        sampler = PlannedBatchSampler(len(self.pairs), 16, epoch=self.trainer.current_epoch)
+        return DataLoader(self.pairs, batch_sampler=sampler)
+
+
+@pytest.mark.filterwarnings("error:PlannedBatchSampler")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("project", [OwnGenerator, OwnPlan])
+def test_a_loader_with_random_numbers_of_its_own_goes_on_as_without_a_monitor(project, kind):
+    weights = []
+    for callbacks in ([monitor(kind)], []):
+        torch.manual_seed(3)
+        module = project()
+        fitted = trainer(callbacks, use_distributed_sampler=False, reload_dataloaders_every_n_epochs=1)
+        fitted.fit(module)
+        weights.append({k: v.clone() for k, v in module.state_dict().items()})
+    assert equal(*weights)
+
+
+class Normalising(Own):
+    """Scales its inputs when they reach the device, as many do."""
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return 3 * batch[0], batch[1]
+
+
+@pytest.mark.parametrize(("project", "scale"), [(Own, 1), (Normalising, 3)])
+def test_it_measures_on_the_data_that_the_network_sees(project, scale):
+    watch = HessianMonitor(measures=("top_eigenvalue",), examples=160, batch_size=160)
+    module = project()
+    trainer([watch], epochs=1).fit(module)
+    inputs, targets = module.pairs.tensors
+    truth = top_eigenvalues(HessianOperator(module, F.cross_entropy, (scale * inputs, targets)))
+    assert watch.history[0]["hessian/top_eigenvalue"] == pytest.approx(float(truth.values[0]), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["hessian", "interpolation"])
+def test_double_precision_reaches_the_measurement_with_ones_own_loader(kind):
+    watch = monitor(kind)
+    trainer([watch], epochs=1, precision="64-true").fit(Own())
+    assert len(watch.history) == 1
+
+
+@pytest.mark.parametrize("kind", ["hessian", "interpolation"])
+def test_weights_that_are_not_finite_are_logged_as_nan_and_end_no_training(kind):
+    watch = monitor(kind)
+
+    class Diverging(Own):
+        def on_train_epoch_start(self):
+            if self.current_epoch == 1:
+                torch.nn.init.constant_(self.network[0].weight, math.nan)
+
+    with pytest.warns(UserWarning, match="epoch 2: weights are not finite"):
+        trainer([watch], epochs=2).fit(Diverging())
+    first, second = watch.history
+    assert first.keys() == second.keys()
+    assert all(math.isnan(v) for k, v in second.items() if k.startswith(watch.prefix) and not k.endswith("seconds"))
+
+
+def test_a_monitor_used_again_measures_the_new_fits_data():
+    watch = HessianMonitor(measures=("top_eigenvalue",), examples=160)
+    for scale in (1, 2):
+        module = Own()
+        module.pairs = TensorDataset(scale * module.pairs.tensors[0], module.pairs.tensors[1])
+        trainer([watch], epochs=1).fit(module)
+    truth = top_eigenvalues(HessianOperator(module, F.cross_entropy, module.pairs.tensors))
+    assert watch.history[1]["hessian/top_eigenvalue"] == pytest.approx(float(truth.values[0]), rel=1e-3)
 
 
 def test_what_is_logged_is_what_the_functions_measure_on_the_final_weights():

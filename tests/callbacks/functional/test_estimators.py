@@ -65,6 +65,21 @@ def test_the_error_asked_for_is_kept_by_every_seed(seed):
     assert found.products <= 40
 
 
+@pytest.mark.parametrize(("second", "share"), [(9.9, 0.08), (9.5, 0.02)])
+def test_a_close_pair_is_rarely_taken_for_one(second, share):
+    matrix = symmetric(torch.cat([torch.tensor([10.0, second]), 5 * torch.rand(198)]))
+    found = [top_eigenvalues(matrix, tol=1e-3, seed=seed) for seed in range(200)]
+    assert sum(abs(float(f.values[0]) - 10) > 0.01 for f in found) <= share * 200
+    assert all(float(f.error[0]) <= 1e-3 * float(f.values[0]) for f in found)
+
+
+def test_an_eigenvalue_lies_within_the_error_of_every_value(pair):
+    operator, dense = pair
+    truth = torch.linalg.eigvalsh(dense)
+    found = top_eigenvalues(operator, k=4, tol=0.1, seed=3)
+    assert bool(((found.values[:, None] - truth).abs().min(dim=1).values <= found.error + 1e-12).all())
+
+
 def test_the_largest_in_magnitude_may_be_negative():
     matrix = symmetric([-9.0, 3, 2, 1] + [0.1] * 50)
     assert top_eigenvalues(matrix, which="magnitude").values.tolist() == pytest.approx([-9], rel=1e-3)
@@ -105,6 +120,30 @@ def test_frobenius_intervals_cover(pair):
     matrix = Matrix(pair[1])
     truth = float(matrix.dense.norm())
     assert 0.92 <= coverage(lambda s: frobenius_norm(matrix, tol=0.02, seed=s, deflated=8), truth) <= 0.98
+
+
+@pytest.mark.parametrize("outliers", [1, 10])
+@pytest.mark.parametrize("tol", [0.5, 0.1])
+def test_trace_intervals_cover_where_a_few_eigenvalues_are_most_of_it(outliers, tol):
+    matrix = symmetric([100.0 - i for i in range(outliers)] + [0.01] * (300 - outliers))
+    truth = float(matrix.dense.trace())
+    assert coverage(lambda seed: trace(matrix, tol=tol, seed=seed), truth, seeds=100) >= 0.92
+
+
+@pytest.mark.parametrize("estimator", [trace, frobenius_norm])
+def test_without_deflation_it_is_plain_hutchinson(estimator):
+    matrix = symmetric(torch.rand(200))
+    truth = float(matrix.dense.trace() if estimator is trace else matrix.dense.norm())
+    found = estimator(matrix, tol=0.02, deflated=0)
+    assert found.value == pytest.approx(truth, rel=0.06)
+    assert found.products == len(found.samples)
+
+
+@pytest.mark.parametrize("estimator", [trace, frobenius_norm, top_eigenvalues])
+def test_a_hessian_that_is_not_finite_never_counts_as_converged(estimator):
+    found = estimator(Matrix(torch.full((40, 40), math.nan, dtype=torch.float64)))
+    assert not found.converged
+    assert math.isnan(float(found.error if isinstance(found.error, float) else found.error[0]))
 
 
 @pytest.mark.parametrize("estimator", [trace, frobenius_norm])
@@ -170,6 +209,21 @@ def test_no_eigenvalue_above_the_cut_is_missed(seed):
     found = log_determinant(symmetric(values), cut=0.09, seed=seed)
     assert (found.count, found.converged) == (30, True)
     assert found.value == pytest.approx(float(torch.logspace(-1, 1, 30).log().sum()), abs=found.error + 1e-3)
+
+
+def test_an_eigenvalue_that_occurs_several_times_counts_as_often():
+    values = [3.0] * 4 + [2.0] * 3 + [1.0] * 10 + [0.1] * 60
+    found = log_determinant(symmetric(values), cut=0.5)
+    assert (found.count, found.converged) == (17, True)
+    assert found.value == pytest.approx(4 * math.log(3) + 3 * math.log(2), abs=1e-6)
+
+
+def test_a_density_of_one_eigenvalue_is_a_peak_there_and_its_logarithm_is_finite():
+    for value in (0.0, 2.0):
+        density = spectral_density(symmetric([value] * 30), vectors=2, steps=5)
+        assert bool(density.values.isfinite().all())
+        assert float(density.grid[density.values.argmax()]) == pytest.approx(value, abs=0.01)
+    assert density.expectation(torch.log).value == pytest.approx(math.log(2))
 
 
 def test_a_log_determinant_over_too_many_eigenvalues_says_so():
