@@ -7,6 +7,7 @@ _HOME = {
     "GradientNoiseMonitor": "callbacks.gradient_noise",
     "HessianMonitor": "callbacks.hessian",
     "InterpolationMonitor": "callbacks.interpolation",
+    "KeepWeights": "callbacks.milestones",
     "NoiseOnPlateau": "callbacks.plateau",
     "NoiseScheduler": "callbacks.noise_schedule",
     "ProgressFile": "callbacks.progress",
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from callbacks.gradient_noise import GradientNoiseMonitor
     from callbacks.hessian import HessianMonitor
     from callbacks.interpolation import InterpolationMonitor
+    from callbacks.milestones import KeepWeights
     from callbacks.noise_schedule import NoiseScheduler
     from callbacks.plateau import NoiseOnPlateau
     from callbacks.progress import ProgressFile

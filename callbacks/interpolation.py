@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 
 from callbacks.functional import Interpolation, interpolate
+from callbacks.functional.inputs import of_all_ranks
 from callbacks.functional.paths import BatchNormPolicy
 from callbacks.functional.state import plain
 from callbacks.measurement import Batches, Loss, Monitor, training_subset
@@ -21,10 +23,10 @@ class InterpolationMonitor(Monitor):
         pl.Trainer(callbacks=[InterpolationMonitor(every_n_epochs=10)])
 
     Logs `interpolation/barrier`, `interpolation/distance` (|Δθ|), `interpolation/reference_loss`,
-    `interpolation/current_loss` (with `…_error`, over batches) and, for each rise δ, `interpolation/width_δ`: the
-    outward distance from the current weights to where the loss has risen by δ (with `…_error`, half a point's
-    spacing); where it had not risen at the end of the path `interpolation/width_at_least_δ` instead. The whole
-    profiles are in `profiles`.
+    `interpolation/current_loss` (with `…_error`, one standard error over batches) and, for each rise δ,
+    `interpolation/width_δ`: the outward distance from the current weights to where the loss has risen by δ (with
+    `…_error`, half a point's spacing); where it had not risen at the end of the path `interpolation/width_at_least_δ`
+    instead. The whole profiles are in `profiles`.
 
     Args:
         reference: "initial", the weights at the start of the fit (they are kept in checkpoints), or a state
@@ -63,6 +65,7 @@ class InterpolationMonitor(Monitor):
         self.examples, self.batch_size = examples, batch_size
         self.profiles: list[Interpolation] = []
         self._initial: dict[str, Tensor] | None = None
+        self._estimation: list[Any] | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.reference == "initial" and self._initial is None:  # else a checkpoint has brought it
@@ -71,14 +74,18 @@ class InterpolationMonitor(Monitor):
     def measured(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, float]:
         if self.batches is None:
             self.batches = list(training_subset(trainer, module, self.examples, self.batch_size))
+            self._estimation = _of_every_rank(self.batches, self.batch_size)
         reference = self._initial if self.reference == "initial" else self.reference
         assert reference is not None
-        profile = self.measure(module, self.given_batches(trainer, module) or [], reference)
+        profile = self._path(module, self.given_batches(trainer, module) or [], reference, self._estimation)
         self.profiles.append(profile)
         return self._summary(profile)
 
     def measure(self, module: nn.Module, batches: Any, reference: Any) -> Interpolation:
         """The path from `reference` to the module's own weights."""
+        return self._path(module, batches, reference, None)
+
+    def _path(self, module: nn.Module, batches: Any, reference: Any, estimation: list[Any] | None) -> Interpolation:
         return interpolate(
             module,
             self.loss_of(plain(module)),
@@ -87,6 +94,7 @@ class InterpolationMonitor(Monitor):
             plain(module).state_dict(),
             alphas=self.alphas,
             batch_norm=self.batch_norm,
+            estimation=estimation,
         )
 
     def _summary(self, profile: Interpolation) -> dict[str, float]:
@@ -113,3 +121,14 @@ class InterpolationMonitor(Monitor):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._initial = state_dict["initial"]
+
+
+def _of_every_rank(batches: list[tuple[Tensor, Tensor]], batch_size: int) -> list[tuple[Tensor]] | None:
+    """All ranks' inputs in the batches one process would have, so that batch norm is re-estimated alike on any number.
+
+    None on one process, which has them already.
+    """
+    parts = of_all_ranks([inputs.cpu() for inputs, _ in batches])
+    if len(parts) == 1:
+        return None
+    return [(inputs,) for inputs in torch.cat([own for part in parts for own in part]).split(batch_size)]

@@ -12,17 +12,17 @@ _HOME = {
     "HessianOperator": "hessian_operator",
     "Interpolation": "paths",
     "Lanczos": "lanczos",
-    "LogDeterminant": "lanczos",
+    "LogDeterminant": "spectrum",
     "RescaledHessian": "sharpness",
-    "SpectralDensity": "lanczos",
+    "SpectralDensity": "spectrum",
     "batch_sharpness": "sharpness",
     "finite_difference_norm": "sharpness",
     "frobenius_norm": "hutchinson",
     "gradient_noise": "noise",
     "interpolate": "paths",
-    "log_determinant": "lanczos",
+    "log_determinant": "spectrum",
     "measuring": "state",
-    "spectral_density": "lanczos",
+    "spectral_density": "spectrum",
     "stationarity": "fluctuation",
     "top_eigenvalues": "lanczos",
     "trace": "hutchinson",
@@ -35,15 +35,7 @@ if TYPE_CHECKING:
     from callbacks.functional.ggn import GGNOperator
     from callbacks.functional.hessian_operator import HessianOperator
     from callbacks.functional.hutchinson import frobenius_norm, trace
-    from callbacks.functional.lanczos import (
-        Eigenvalues,
-        Lanczos,
-        LogDeterminant,
-        SpectralDensity,
-        log_determinant,
-        spectral_density,
-        top_eigenvalues,
-    )
+    from callbacks.functional.lanczos import Eigenvalues, Lanczos, top_eigenvalues
     from callbacks.functional.noise import GradientNoise, gradient_noise
     from callbacks.functional.paths import Interpolation, interpolate
     from callbacks.functional.sharpness import (
@@ -52,6 +44,7 @@ if TYPE_CHECKING:
         batch_sharpness,
         finite_difference_norm,
     )
+    from callbacks.functional.spectrum import LogDeterminant, SpectralDensity, log_determinant, spectral_density
     from callbacks.functional.state import measuring
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from callbacks.functional.batch_statistics import batch_norms, own_statistics, re_estimate
 from callbacks.functional.hessian_operator import Loss
-from callbacks.functional.inputs import as_batches, distributed, of_all_ranks, stored
+from callbacks.functional.inputs import as_batches, of_all_ranks, size_of, stored
+from callbacks.functional.resumed import Resumed, about_path
 from callbacks.functional.state import device_of, measuring, plain
 
 BatchNormPolicy = Literal["re-estimate", "interpolate", "batch"]
@@ -46,7 +47,8 @@ class Interpolation:
 
     Attributes:
         alphas: a. values: the loss at each (mean over the examples). accuracy: likewise, NaN where outputs are no
-            logits of classes. error: standard error of the loss over the examples' batches (0 for one batch).
+            logits of classes. error: one standard error of each loss (no 95 % interval), from the scatter of the
+            batches about it, weighted by their numbers of examples; 0 for one batch.
         distance: |θ2 - θ1|. norms: |θ1|, |θ2|. products: 0, it needs none. batch_norm: the policy.
     """
 
@@ -66,10 +68,7 @@ class Interpolation:
         the path.
         """
         origin = {1: 0.0, 2: 1.0}[end]
-        at = [i for i, a in enumerate(self.alphas) if abs(a - origin) < 1e-9]
-        if not at:
-            raise ValueError(f"alphas: no point at a = {origin:g}, the end whose width is asked for")
-        base = self.values[at[0]]
+        base = self._value_at(origin)
         outward = sorted(
             (abs(a - origin), v - base) for a, v in zip(self.alphas, self.values) if (a < 0 if end == 1 else a > 1)
         )
@@ -84,10 +83,19 @@ class Interpolation:
 
     @property
     def barrier(self) -> float:
-        """The highest loss between the ends above the line that joins theirs (0 if it never rises above it)."""
-        inside = [(a, v) for a, v in zip(self.alphas, self.values) if 0 <= a <= 1]
-        (_, first), (_, last) = inside[0], inside[-1]
-        return max(v - ((1 - a) * first + a * last) for a, v in inside)
+        """The highest loss between the ends above the line that joins theirs (0 if it never rises above it).
+
+        The points may come in any order. Raises ValueError if an end is no point of the path.
+        """
+        first, last = self._value_at(0.0), self._value_at(1.0)
+        inside = [(a, v) for a, v in zip(self.alphas, self.values) if 0 < a < 1]
+        return max([0.0, *(v - ((1 - a) * first + a * last) for a, v in inside)])
+
+    def _value_at(self, end: float) -> float:
+        for a, value in zip(self.alphas, self.values):
+            if abs(a - end) < 1e-9:
+                return value
+        raise ValueError(f"alphas: {self.alphas!r} has no point at a = {end:g}, an end of the path")
 
 
 def _crossing(before: tuple[float, float], after: tuple[float, float], rise: float) -> float:
@@ -116,16 +124,21 @@ def interpolate(
     Args:
         start, end: state dictionaries, or checkpoint files (Lightning's or plain state dictionaries).
         alphas: by default 61 points in [-1, 2] (the paper's Figures 2, 3, 10-12).
-        batch_norm: "re-estimate": running statistics of each point are the mean over `estimation` (by default over
-            `batches`), with only the batch norm layers in train mode; "interpolate": the two ends' statistics are
-            interpolated; "batch": each batch's own.
+        batch_norm: "re-estimate": every layer gets the mean and the variance (E[x²] - E[x]²) of all that comes into
+            it over `estimation` (by default `batches`); "interpolate": the two ends' statistics are interpolated;
+            "batch": each batch's own, of its rank (those of its ghost batches where a layer has them).
         resume: a file of finished points, appended to as they come; a later call computes only what is missing.
 
-    Under torch.distributed each rank gives its own examples, and every rank gets the result.
+    Re-estimation takes one pass, in which each batch is normalised by its own statistics. Those of the first batch norm
+    layer do not depend on how the examples are split into batches and ranks; what comes into the deeper ones does.
+    Where a batch's own statistics count, batches of less than half of the longest join a neighbour.
+
+    Under torch.distributed each rank gives its own examples, in any number of batches, and every rank gets the result.
 
     Raises:
-        ValueError: a weight is missing or has another shape, an alpha is not finite, there is no example; `resume`
-            holds points of other ends or data.
+        ValueError: a weight is missing or has another shape, an alpha is not finite, there is no example on any rank;
+            `resume` holds points of other ends, other batches or another batch norm policy (it does not know the
+            loss), or does not begin with a header.
     """
     module = plain(module)
     if batch_norm not in ("re-estimate", "interpolate", "batch"):
@@ -135,26 +148,68 @@ def interpolate(
         raise ValueError(f"alphas: {alphas!r} holds no number, or one that is not finite")
     with measuring(module):
         device = device_of(module)
-        held = [stored(b, device, None) for b in as_batches(batches)]
-        statistics = held if estimation is None else [stored(b, device, None) for b in as_batches(estimation)]
+        held = _held(batches, device, "batches")
+        statistics = None
+        if batch_norm == "re-estimate":
+            statistics = held if estimation is None else _held(estimation, device, "estimation")
         copied = copy.deepcopy(module)
         one, two = (_aligned(_load(w), copied, name) for w, name in ((start, "start"), (end, "end")))
         weights = [n for n, _ in copied.named_parameters()]
-        distance = math.sqrt(sum(float(((two[n] - one[n]).double() ** 2).sum()) for n in weights))
-        norms = tuple(math.sqrt(sum(float((x[n].double() ** 2).sum()) for n in weights)) for x in (one, two))
-        done = _Resumed(resume, [distance, *norms, batch_norm, sum(of_all_ranks(len(held)))])
-        found = []
+        distance = _norm([two[n] - one[n] for n in weights])
+        norms = tuple(_norm([state[n] for n in weights]) for state in (one, two))
+        about = {} if resume is None else about_path(batch_norm, one, two, held, statistics)
+        done = Resumed(resume, about)
+        layers = batch_norms(copied)
+        own = layers if batch_norm == "batch" else []
+        held = _joined(held) if own else held
+        inputs = _joined([batch[:1] for batch in statistics or []])
         for a in points:
-            if a not in done.points:
-                _place(copied, one, two, a)
-                layers = _prepare(copied, batch_norm, statistics)
-                with torch.no_grad():
+            if a in done.points:
+                continue
+            _place(copied, one, two, a)
+            with torch.no_grad():
+                if layers and statistics is not None:
+                    re_estimate(copied, layers, inputs)
+                with own_statistics(own, ghosts=True):
                     done.add(a, _evaluate(copied, loss, held))
-                for layer, mode in layers:
-                    layer.training = mode
-            found.append(done.points[a])
-    values, accuracy, error = (list(column) for column in zip(*found))
+    values, accuracy, error = (list(column) for column in zip(*(done.points[a] for a in points)))
     return Interpolation(points, values, accuracy, error, distance, (norms[0], norms[1]), batch_norm)
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    return math.sqrt(sum(float((x.double() ** 2).sum()) for x in tensors))
+
+
+def _held(batches: Iterable[Any], device: torch.device, field: str) -> list[Any]:
+    """The batches that hold an example; if no rank has one, ValueError on every rank."""
+    given = [stored(batch, device, None) for batch in as_batches(batches)]
+    held = [batch for batch in given if size_of(batch)]
+    if not any(of_all_ranks(len(held))):
+        raise ValueError(f"{field}: there is no example in {len(given)} batches")
+    return held
+
+
+def _joined(batches: list[Any]) -> list[Any]:
+    """Batches of less than half of the longest, or of one example, in one with a neighbour, so far as they fit."""
+    enough = max([2, *(size_of(batch) / 2 for batch in batches)])
+    joined: list[Any] = []
+    for batch in batches:
+        if joined and size_of(joined[-1]) < enough and _fit(joined[-1], batch):
+            joined[-1] = _cat(joined[-1], batch)
+        else:
+            joined.append(batch)
+    if len(joined) > 1 and size_of(joined[-1]) < enough and _fit(joined[-2], joined[-1]):
+        joined[-2:] = [_cat(*joined[-2:])]
+    return joined
+
+
+def _fit(one: Any, other: Any) -> bool:
+    pairs = zip(one, other)
+    return all(isinstance(x, Tensor) and isinstance(y, Tensor) and x.shape[1:] == y.shape[1:] for x, y in pairs)
+
+
+def _cat(one: Any, other: Any) -> Any:
+    return tuple(torch.cat(pair) for pair in zip(one, other))
 
 
 def _load(weights: Weights) -> Mapping[str, Tensor]:
@@ -187,42 +242,6 @@ def _place(module: nn.Module, one: dict[str, Tensor], two: dict[str, Tensor], a:
                 own.copy_(one[key])
 
 
-def _prepare(module: nn.Module, policy: str, batches: list[Any]) -> list[tuple[nn.Module, bool]]:
-    """Brings batch norm to the policy; returns layers whose mode has to be put back."""
-    layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if not layers or policy == "interpolate":
-        return []
-    before: list[tuple[nn.Module, bool]] = [(layer, layer.training) for layer in layers]
-    if policy == "re-estimate":
-        momenta = [layer.momentum for layer in layers]
-        for layer in layers:
-            layer.reset_running_stats()
-            layer.momentum = None  # cumulative: the mean over all batches
-            layer.train()
-        with torch.no_grad():
-            for batch in batches:
-                module(batch[0])
-        _average_over_ranks(layers)
-        for layer, momentum in zip(layers, momenta):
-            layer.momentum = momentum
-            layer.eval()
-        return []
-    for layer in layers:
-        layer.train()
-    return before
-
-
-def _average_over_ranks(layers: list[Any]) -> None:
-    if not distributed():
-        return
-    ranks = torch.distributed.get_world_size()
-    for layer in layers:
-        for buffer in (layer.running_mean, layer.running_var):
-            if buffer is not None:
-                torch.distributed.all_reduce(buffer)
-                buffer.div_(ranks)
-
-
 def _evaluate(module: nn.Module, loss: Loss, batches: list[Any]) -> tuple[float, float, float]:
     """Loss, accuracy and the loss's standard error over batches, of all ranks' examples."""
     rows = []
@@ -233,43 +252,13 @@ def _evaluate(module: nn.Module, loss: Loss, batches: list[Any]) -> tuple[float,
             raise ValueError(f"loss: returned a tensor of shape {tuple(value.shape)}, not a scalar")
         classes = output.dim() == 2 and targets.dim() == 1 and not targets.is_floating_point()
         right = float((output.argmax(1) == targets).sum()) if classes else math.nan
-        rows.append((float(len(inputs)), float(value), right))
+        rows.append((float(size_of(inputs)), float(value), right))
     rows = [row for part in of_all_ranks(rows) for row in part]
-    if not rows:
-        raise ValueError("batches: there is no example in them")
     table = torch.tensor(rows, dtype=torch.float64)
     n = table[:, 0].sum()
     share = table[:, 0] / n
     mean = float((share * table[:, 1]).sum())
-    error = math.sqrt(float((share**2 * (table[:, 1] - mean) ** 2).sum())) if len(rows) > 1 else 0.0
+    scatter = float((share**2 * (table[:, 1] - mean) ** 2).sum())
+    # A batch's loss has a variance of σ²/share: the scatter is σ² (1 - Σ share²), n / (n - 1) for equal shares.
+    error = math.sqrt(scatter / (1 - float((share**2).sum()))) if len(rows) > 1 else 0.0
     return mean, float(table[:, 2].sum() / n), error
-
-
-class _Resumed:
-    """Points already done, in a file of one JSON line each; the first line says of which path they are."""
-
-    def __init__(self, path: str | Path | None, about: list[Any]) -> None:
-        self.path, self.points = None if path is None else Path(path), {}
-        about = [f"{x:.9g}" if isinstance(x, float) else x for x in about]
-        self.writes = not distributed() or torch.distributed.get_rank() == 0
-        if self.path is None:
-            return
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        if lines:
-            if json.loads(lines[0]) != about:
-                raise ValueError(f"resume: {str(self.path)!r} holds points of another path")
-            for line in lines[1:]:
-                try:
-                    a, *point = json.loads(line)
-                except ValueError:
-                    continue  # the last line of a call that was killed
-                self.points[a] = tuple(point)
-        elif self.writes:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps(about) + "\n")
-
-    def add(self, a: float, point: tuple[float, float, float]) -> None:
-        self.points[a] = point
-        if self.path is not None and self.writes:
-            with self.path.open("a") as file:
-                file.write(json.dumps([a, *point]) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ def measuring(module: nn.Module, *, training: bool = False) -> Iterator[None]:
 @contextmanager
 def _full_float32() -> Iterator[None]:
     """By the setting of each kind of operation: the global ones raise an error if a user has set these."""
-    backends = torch.backends
+    backends: Any = torch.backends  # its stubs lack what it makes by name
     kinds = (
         backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn,
         backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn,

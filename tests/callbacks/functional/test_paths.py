@@ -1,14 +1,17 @@
 """Interpolation: the losses are those of the interpolated weights; batch norm policies; widths; resuming."""
 
 import copy
-import json
 import math
+import re
+import statistics
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from callbacks.functional import Interpolation, interpolate
+from lightning_modules.normalization import BatchNorm2d
 from tests.callbacks.functional.dense import batches, data, network
 
 
@@ -35,19 +38,128 @@ def test_the_profile_is_the_loss_of_the_interpolated_weights(ends, policy):
         state = {k: (1 - a) * v + a * w if v.is_floating_point() else v
                  for (k, v), w in zip(ends[0].state_dict().items(), ends[1].state_dict().values())}  # fmt: skip
         module.load_state_dict(state)
-        norms = [m for m in module.modules() if hasattr(m, "running_mean")]
-        for layer in norms if policy == "re-estimate" else ():
-            layer.reset_running_stats()
-            layer.momentum = None
-            layer.train()
-        if policy == "re-estimate":
-            [module(x) for x, _ in batches(25, 15)]
-        for layer in norms:
-            layer.train(policy == "batch")
+        for i, layer in enumerate(module):
+            if isinstance(layer, nn.BatchNorm1d):
+                layer.train(policy == "batch")
+                if policy == "re-estimate":  # it is the only one: what comes in needs no statistics
+                    incoming = module[:i](data()[0]).detach()
+                    layer.running_mean, layer.running_var = incoming.mean(0), incoming.var(0, correction=0)
         outputs = [(module(x), y) for x, y in batches(25, 15)]
         truth = sum(len(y) * float(F.cross_entropy(o, y).detach()) for o, y in outputs) / 40
         assert value == pytest.approx(truth, rel=1e-12)
         assert accuracy == pytest.approx(sum(float((o.argmax(1) == y).sum()) for o, y in outputs) / 40)
+
+
+def loss_of(module, parts, **options):
+    state = module.state_dict()
+    return interpolate(module, F.cross_entropy, parts, state, state, alphas=[0], **options).values[0]
+
+
+@pytest.mark.parametrize("sizes", [(40, 2), (41, 1), (1, 41), (20, 22), (30, 12), (16, 9, 17)])
+@pytest.mark.parametrize("kind", ["batch norm", "conv"])
+def test_statistics_of_one_layer_do_not_depend_on_the_split_into_batches(kind, sizes):
+    whole, split = batches(42), batches(*sizes)
+    truth = loss_of(network(kind), whole)
+    assert loss_of(network(kind), whole, estimation=split) == pytest.approx(truth, rel=1e-12)
+    assert loss_of(network(kind), whole, batch_norm="batch") == pytest.approx(truth, rel=1e-12)
+
+
+def deep():
+    torch.manual_seed(7)
+    layers = [nn.Linear(8, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 6), nn.BatchNorm1d(6), nn.Linear(6, 4)]
+    return nn.Sequential(*layers).double()
+
+
+@pytest.mark.parametrize("sizes", [(40, 2), (41, 1), (1, 41), (2, 1, 36, 3)])
+@pytest.mark.parametrize("policy", ["re-estimate", "batch"])
+def test_a_batch_too_short_for_statistics_of_its_own_joins_a_neighbour(sizes, policy):
+    assert loss_of(deep(), batches(*sizes), batch_norm=policy) == pytest.approx(
+        loss_of(deep(), batches(42), batch_norm=policy), rel=1e-12
+    )
+
+
+def test_examples_of_another_shape_are_left_in_batches_of_their_own():
+    module = nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).double()
+    images = [torch.randn(n, 1, size, size, dtype=torch.float64) for n, size in ((20, 4), (2, 6))]
+    assert math.isfinite(loss_of(module, [(x, torch.zeros(len(x)).long()) for x in images]))
+
+
+@pytest.mark.parametrize("policy", ["re-estimate", "batch"])
+def test_an_only_example_is_evaluated_with_a_warning(policy):
+    with pytest.warns(UserWarning, match="1 example alone"):
+        assert math.isfinite(loss_of(deep(), batches(1), batch_norm=policy))
+
+
+def test_each_batchs_own_statistics_are_those_of_training_also_in_ghost_batches():
+    module = network("conv")
+    module[2] = BatchNorm2d(6, ghost_batch_size=5).double()
+    found = loss_of(module, batches(25, 17), batch_norm="batch")
+    module[2].train()
+    truth = sum(len(y) * float(F.cross_entropy(module(x), y).detach()) for x, y in batches(25, 17)) / 42
+    assert found == pytest.approx(truth, rel=1e-12)
+
+
+class Sometimes(nn.Module):
+    """Batch norm for two examples only."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8).double()
+
+    def forward(self, x):
+        return self.norm(x) if len(x) == 2 else x
+
+
+def test_a_layer_that_the_estimation_does_not_reach_keeps_its_statistics():
+    module = Sometimes()
+    module.norm.running_mean.fill_(3)
+    truth = F.cross_entropy((batches(2)[0][0] - 3) / math.sqrt(1 + 1e-5), batches(2)[0][1])
+    assert loss_of(module, batches(2), estimation=batches(40)) == pytest.approx(float(truth), rel=1e-12)
+
+
+@pytest.mark.parametrize("policy", ["re-estimate", "interpolate", "batch"])
+def test_empty_batches_are_skipped(ends, policy):
+    parts, found = batches(0, 25, 0, 15), path(ends, alphas=[0, 1], batch_norm=policy)
+    one, two = (end.state_dict() for end in ends)
+    again = interpolate(
+        ends[0], F.cross_entropy, parts, one, two, alphas=[0, 1], batch_norm=policy, estimation=batches(25, 0, 15)
+    )
+    assert again == found
+
+
+@pytest.mark.parametrize("empty", [[], batches(0, 0)])
+@pytest.mark.parametrize("field", ["batches", "estimation"])
+def test_no_example_is_an_error(ends, empty, field):
+    given = {"batches": batches(40), "estimation": batches(40)} | {field: empty}
+    with pytest.raises(ValueError, match=rf"{field}: there is no example in {len(empty)} batches"):
+        loss_of(ends[0], given["batches"], estimation=given["estimation"])
+
+
+def mean_of_inputs(output, target):
+    return output.mean()
+
+
+def errors(sizes, seeds):
+    """The losses and their errors over new data each time; the loss is the mean of standard normal numbers."""
+    module = nn.Linear(1, 1, bias=False).double()
+    nn.init.ones_(module.weight)
+    state, generator = module.state_dict(), torch.Generator().manual_seed(0)
+    for _ in range(seeds):
+        inputs = torch.randn(sum(sizes), 1, generator=generator, dtype=torch.float64)
+        parts = list(zip(inputs.split(sizes), inputs.split(sizes)))
+        found = interpolate(module, mean_of_inputs, parts, state, state, alphas=[0])
+        yield found.values[0], found.error[0], [float(x.mean()) for x, _ in parts]
+
+
+def test_the_error_over_equal_batches_is_the_standard_error_of_their_mean():
+    (_, error, means), *_ = errors((10, 10, 10), 1)
+    assert error == pytest.approx(statistics.stdev(means) / math.sqrt(3), rel=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [(5, 5), (10, 7, 3)])
+def test_the_squared_error_is_the_variance_of_the_loss_on_average(sizes):
+    squares = [error**2 for _, error, _ in errors(sizes, 800)]
+    assert statistics.mean(squares) == pytest.approx(1 / sum(sizes), rel=0.15)  # three standard errors
 
 
 def test_nothing_of_the_module_changes_and_the_default_has_61_points(ends):
@@ -97,6 +209,17 @@ def test_the_barrier_is_the_rise_above_the_line_between_the_ends():
     assert parabola().barrier == pytest.approx(8 * 0.25, rel=0.1)
 
 
+def test_the_barrier_does_not_depend_on_the_order_of_the_points():
+    found = Interpolation([1.0, 0.25, 2.0, 0.0], [3.0, 9.0, 50.0, 1.0], [], [], 1.0, (1.0, 1.0), "")
+    assert found.barrier == 9 - 1.5
+
+
+@pytest.mark.parametrize(("alphas", "missing"), [([-1.0, 2.0], "0"), ([0.0, 0.5], "1")])
+def test_a_barrier_needs_both_ends(alphas, missing):
+    with pytest.raises(ValueError, match=rf"alphas: {re.escape(repr(alphas))} has no point at a = {missing}"):
+        _ = Interpolation(alphas, [1.0, 1.0], [], [], 1.0, (1.0, 1.0), "").barrier
+
+
 def test_a_broken_off_path_is_resumed_without_doing_a_point_twice(ends, tmp_path):
     whole, calls = path(ends, alphas=[0, 0.5, 1]), []
 
@@ -113,8 +236,6 @@ def test_a_broken_off_path_is_resumed_without_doing_a_point_twice(ends, tmp_path
     resumed([0])
     with (tmp_path / "path.jsonl").open("a") as file:
         file.write("[0.5, 1.2")  # killed while it wrote
-    with (tmp_path / "path.jsonl").open("a") as file:
-        file.write("\n")
     assert len(calls) == 2
     assert resumed([0, 0.5, 1]).values == whole.values
     assert len(calls) == 6
@@ -122,13 +243,52 @@ def test_a_broken_off_path_is_resumed_without_doing_a_point_twice(ends, tmp_path
     assert len(calls) == 6
 
 
-def test_points_of_another_path_are_refused(ends, tmp_path):
+OTHER_INPUTS = [(x + 1e-9, y) for x, y in batches(25, 15)]
+OTHER_TARGETS = [(x, (y + 1) % 4) for x, y in batches(25, 15)]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"batches": OTHER_INPUTS, "estimation": batches(25, 15)}, "batches"),
+        ({"batches": OTHER_TARGETS, "estimation": batches(25, 15)}, "batches"),
+        ({"batches": batches(15, 25), "estimation": batches(25, 15)}, "batches"),
+        ({"estimation": OTHER_INPUTS}, "estimation"),
+        ({"start": network("tanh")}, "start"),
+        ({"end": network("relu")}, "end"),
+        ({"batch_norm": "batch"}, "batch_norm, estimation"),
+    ],
+)
+def test_points_of_another_path_are_refused(tmp_path, change, named):
+    start, end = network("tanh"), network("tanh")
+    with torch.no_grad():
+        start[0].weight.flatten()[:2] = torch.tensor([1.0, 2.0])
+        end[0].weight.flatten()[:2] = torch.tensor([2.0, 1.0])  # of the norm and at the distance of another
+    given = {"batches": batches(25, 15), "start": start, "end": end} | change
+    states = {k: given.pop(k).state_dict() for k in ("start", "end")}
     file = tmp_path / "path.jsonl"
-    path(ends, alphas=[0], resume=file)
-    first = json.loads(file.read_text().splitlines()[0])
-    file.write_text(json.dumps(["1.0", *first[1:]]) + "\n")
-    with pytest.raises(ValueError, match=r"resume: .* holds points of another path"):
-        path(ends, alphas=[0], resume=file)
+    interpolate(
+        start, F.cross_entropy, batches(25, 15), start.state_dict(), end.state_dict(), alphas=[0], resume=file
+    )  # fmt: skip
+    before = file.read_text()
+    with pytest.raises(ValueError, match=rf"resume: .*' holds points of another path; not the same: {named}$"):
+        interpolate(start, F.cross_entropy, **given, **states, alphas=[1], resume=file)
+    assert file.read_text() == before
+
+
+@pytest.mark.parametrize("header", ['{"batch_norm": "re-est', "nonsense\n", "[0.0, 1.0, 1.0, 0.0]\n", "\n"])
+def test_a_file_with_a_broken_header_is_named(ends, tmp_path, header):
+    (tmp_path / "path.jsonl").write_text(header)
+    with pytest.raises(ValueError, match=r"resume: .*path.jsonl' does not begin with the header of a path"):
+        path(ends, alphas=[0], resume=tmp_path / "path.jsonl")
+
+
+def test_lines_that_are_no_point_are_done_again(ends, tmp_path):
+    file = tmp_path / "path.jsonl"
+    whole = path(ends, alphas=[0, 1], resume=file)
+    header, *_ = file.read_text().splitlines()
+    file.write_text("\n".join([header, "3", "[0.0]", "[[0.0], 1.0, 1.0, 0.0]", '[1.0, "a", 1.0, 0.0]', ""]))
+    assert path(ends, alphas=[0, 1], resume=file) == whole
 
 
 @pytest.mark.parametrize(

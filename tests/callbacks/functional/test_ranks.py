@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from callbacks import InterpolationMonitor
 from callbacks.functional import (
     HessianOperator,
     batch_sharpness,
@@ -16,6 +17,8 @@ from callbacks.functional import (
     top_eigenvalues,
     trace,
 )
+from lightning_modules.normalization import BatchNorm1d
+from tests.callbacks import fits
 from tests.callbacks.functional.dense import batches, data, network
 from tests.ranks import on_ranks
 
@@ -73,3 +76,77 @@ def test_ranks_agree_with_one_process(world_size, kind):
             torch.testing.assert_close(
                 value, alone[name], rtol=1e-6 if loose else 1e-10, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}"
             )
+
+
+# Sizes of each rank's batches: other numbers of them, a single example left over, a rank with one or none.
+SIZES = {"uneven": [(12, 12, 1), (12, 3)], "nothing": [(12, 12, 16), ()], "one example": [(20, 19), (1,)]}
+
+
+def losses(own, **options):
+    """On the path of a network with the project's batch norm, which waits for all ranks in train mode."""
+    module = network("batch norm")
+    norm = BatchNorm1d(12).double()
+    norm.load_state_dict(module[1].state_dict())
+    module[1] = norm
+    state = module.state_dict()
+    other = {k: v * 1.1 if v.is_floating_point() else v for k, v in state.items()}
+    return interpolate(module, F.cross_entropy, own, state, other, alphas=[0, 0.5], **options).values
+
+
+def on_uneven_ranks(rank, world_size, folder):
+    found = {}
+    for split, (first, second) in SIZES.items():
+        everything = batches(*first, *second)
+        own = everything[len(first) :] if rank else everything[: len(first)]
+        for policy in ("re-estimate", "batch"):
+            found[split, policy] = losses(own, batch_norm=policy)
+    file = folder / "not there" / "path.jsonl" if rank else folder / "path.jsonl"  # another machine's disk
+    found["resumed"] = losses(own, resume=file), losses(own, resume=file)
+    with pytest.raises(ValueError, match="batches: there is no example"):
+        losses([])
+    return found
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    return on_ranks(2, on_uneven_ranks, tmp_path_factory.mktemp("uneven"))
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("split", SIZES)
+def test_batch_norm_is_re_estimated_on_all_ranks_examples_however_they_are_split(uneven, split):
+    alone = losses(batches(40), batch_norm="re-estimate")
+    assert [found[split, "re-estimate"] for found in uneven] == 2 * [pytest.approx(alone, rel=1e-12)]
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize(("split", "sizes"), [("uneven", (12, 13, 15)), ("nothing", (12, 12, 16))])
+def test_each_batchs_own_statistics_need_no_other_rank(uneven, split, sizes):
+    alone = losses(batches(*sizes), batch_norm="batch")  # leftovers have joined a neighbour
+    assert [found[split, "batch"] for found in uneven] == 2 * [pytest.approx(alone, rel=1e-12)]
+
+
+@pytest.mark.ddp
+def test_ranks_that_do_not_see_the_file_resume_with_the_first(uneven):
+    for found in uneven:
+        once, again = found["resumed"]
+        assert once == again
+
+
+def watched(kind="interpolation"):
+    return InterpolationMonitor(alphas=[0, 0.5, 1], examples=101, batch_size=50)  # 51 on rank 0: one is left over
+
+
+def monitored(rank, world_size):
+    fits.monitor = watched
+    return fits.fit_on_rank(rank, world_size, "mlp", "interpolation", "64-true")[1]
+
+
+@pytest.mark.ddp
+def test_the_monitor_gives_the_path_of_one_process_through_several_layers_of_batch_norm():
+    watch = watched()
+    fits.fit("mlp", [watch], precision="64-true")
+    keys = ("interpolation/barrier", "interpolation/reference_loss", "interpolation/current_loss")
+    alone = [{key: pytest.approx(row[key], rel=1e-6, abs=1e-9) for key in keys} for row in watch.history]
+    for history in on_ranks(2, monitored):
+        assert [{key: row[key] for key in keys} for row in history] == alone
