@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 WINDOWS = 10  # fewer windows of five relaxation times cannot be judged
-Verdict = Literal["stationary", "not stationary", "too short", "no stationary state"]
+Verdict = Literal["stationary", "not stationary", "too short", "no stationary state", "clipped"]
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,11 @@ class Stationarity:
     """2<θ·g> / (eta (1 + beta) <|v|²>), 1 in the stationary state, with its 95 % interval.
 
     Attributes:
-        value, error, low, high: the ratio. products: 0, it needs none.
+        value, error, low, high: the ratio; nan where it is undefined (no gradient, or values that are not finite).
+            products: 0, it needs none.
         verdict: "stationary" only if the interval lies in [.9, 1.1]; "too short" for less than ten windows;
-            "no stationary state" for scale-invariant weights without weight decay, whose norm only grows.
+            "no stationary state" for scale-invariant weights without weight decay, whose norm only grows;
+            "clipped": not followed, since the gradients that could be seen are not those of the step.
         relaxation: steps, the longer integrated autocorrelation time of the two series.
         drift: change of |θ|² over the series as a share of its mean. For plain SGD this is all the relation says.
     """

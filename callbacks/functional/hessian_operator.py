@@ -134,14 +134,16 @@ class HessianOperator:
         self.module, self.reduction = plain(module), reduction
         self.parameters = chosen_parameters(self.module, params)
         self.device = device_of(self.module)
-        self.dtype = dtype or torch.promote_types(next(iter(self.parameters.values())).dtype, torch.float32)
+        own = next(iter(self.parameters.values())).dtype
+        self.dtype = dtype or torch.promote_types(own, torch.float32)
         self.shapes = [p.shape for p in self.parameters.values()]
         self.lengths = [p.numel() for p in self.parameters.values()]
         self.num_params = sum(self.lengths)
         self.products = 0
         self._carrier = _Carrier(self.module, f)
         with measuring(self.module):
-            held = [stored(batch, self.device, dtype and self.dtype) for batch in batches]
+            wanted = None if dtype is None and own == self.dtype else self.dtype  # inputs go with the parameters
+            held = [stored(batch, self.device, wanted) for batch in batches]
         numbers = [size_of(batch) for batch in held] if sizes is None else list(sizes)
         if len(numbers) != len(held):
             raise ValueError(f"sizes: {len(numbers)} numbers for {len(held)} batches")

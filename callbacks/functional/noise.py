@@ -13,35 +13,32 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
 
 from callbacks.functional.estimates import Estimate, t_quantile
+from callbacks.functional.gradients import Estimator, Gradients
 from callbacks.functional.hessian_operator import HessianOperator, Loss
 from callbacks.functional.hutchinson import frobenius_norm, trace
-from callbacks.functional.inputs import (
-    as_batches,
-    chosen_parameters,
-    copied,
-    distributed,
-    flat,
-    of_all_ranks,
-    size_of,
-    stored,
-)
-from callbacks.functional.state import device_of, measuring, plain
+from callbacks.functional.state import measuring, plain
 
-Estimator = Literal["examples", "batches"]
+FEWEST = 5  # gradients: with one left out, for the intervals, tr C² and the kurtosis still have the 4 they need
 GROUPS = 20  # of the jackknife
 DIRECTIONS = 8  # random ones, for the kurtosis
+RESOLVED = 8  # tr C is told from rounding if it exceeds so many units of rounding of a gradient's square
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """How C lies to the Hessian: `cosine` tr(HC)/(|H||C|), and `lift` q tr(HC)/(tr H tr C), 1 if they are unrelated."""
+    """How C lies to the Hessian: `cosine` tr(HC)/(|H||C|), and `lift` q tr(HC)/(tr H tr C), 1 if they are unrelated.
+
+    Their errors are 95 % half-widths to first order, those of the three estimates in quadrature. nan where a
+    denominator is 0.
+    """
 
     cosine: float
     lift: float
     trace_hc: Estimate
+    cosine_error: float
+    lift_error: float
 
 
 @dataclass(frozen=True)
@@ -50,8 +47,12 @@ class GradientNoise:
 
     Attributes:
         value, error: tr C and half its 95 % interval. products: Hessian products, for `alignment`.
-        trace: tr C. mean_square: |∇L|², unbiased. square_trace: tr C², unbiased (off-diagonal U-statistic).
-        top_eigenvalues: of C, the largest first, from the sample (biased upwards where m ≪ q).
+        trace: tr C. square_trace: tr C², unbiased (off-diagonal U-statistic).
+        mean_square: |∇L|², unbiased, L being the expected loss: over the population that the examples are a sample of
+            (and over augmentation and dropout). For examples drawn without replacement from N training examples this
+            is not the training loss's, which is larger by tr C/N.
+        top_eigenvalues: of C, the largest first, of the sample. Biased upwards where m ≪ q, by more than they scatter;
+            they have no interval.
         isotropy: (tr C)²/(q tr C²), 1 for C ∝ 1.
         noise_scale: tr C/|∇L|² (McCandlish et al. 2018); None, 'undefined', where the interval of |∇L|² reaches 0.
         temperature: n tr(C)/(2 q), if n = eta/S was given.
@@ -60,6 +61,9 @@ class GradientNoise:
         alignment: with the Hessian, if one was given.
         estimator, gradients, batch_size: "examples": from so many gradients of one example (batch_size 1);
             "batches": from so many means over batches of that size.
+
+    Ratios are nan where they are undefined: without noise (zero or equal gradients), isotropy and kurtosis; with
+    gradients that are not finite, everything.
     """
 
     value: float
@@ -102,16 +106,16 @@ def gradient_noise(
             the i-th batches of all ranks are one batch.
         estimator: "examples" (torch.func, `chunk` at a time) or "batches" (a gradient a batch, for batch norm in
             train mode, where an example has no gradient of its own); by default what the module allows.
-        training: dropout and batch norm in train mode; their buffers stay as they are.
-        params: as for HessianOperator.
-        hessian: for the alignment, an operator on the same parameters; 16 products, and up to 100 each for
-            its norm and trace.
+        training: dropout and batch norm in train mode. The module's buffers stay as they are.
+        params: as for HessianOperator; bfloat16 and float16 ones are measured in float32.
+        hessian: for the alignment, an operator on the same parameters; 16 products, and some 120 at most for each
+            of its norm and trace.
         noise_ratio: n = eta/S, for the temperature.
         max_bytes: gradients kept at a time; with more of them blocks of the Gram matrix are computed again.
 
     Raises:
-        ValueError: per-example gradients asked of a module with batch norm in train mode, fewer than 4 gradients
-            (20 for intervals to mean much), batches of different sizes, parameters as for HessianOperator.
+        ValueError: per-example gradients asked of a module with batch norm in train mode, fewer than 5 gradients
+            (take 20 for intervals to mean much), batches of different sizes, parameters as for HessianOperator.
     """
     module = plain(module)
     normalised = training and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
@@ -122,24 +126,28 @@ def gradient_noise(
     if estimator == "examples" and normalised:
         raise ValueError("estimator: 'examples' under batch norm in train mode; take 'batches' or training=False")
     with measuring(module, training=training):
-        rows = _Rows(module, loss, batches, estimator, params, seed, chunk)
-        if len(rows) < 4:
-            raise ValueError(f"batches: {len(rows)} gradients are too few for a covariance; at least 4")
+        rows = Gradients(module, loss, batches, estimator, params, seed, chunk)
+        if len(rows) < FEWEST:
+            raise ValueError(f"batches: {len(rows)} gradients are too few for a covariance; at least {FEWEST}")
         gram, projections = _gram(rows, max_bytes)
         pairs = None if hessian is None else rows.differences(min(16, len(rows) // 2))
     size, q = rows.batch_size, rows.num_params
     sums = _Sums(gram)
+    rounding = RESOLVED * torch.finfo(rows.dtype).eps * float(gram.diagonal().mean())
 
     def statistics(left_out: int | None) -> list[float]:
         trace_row, mean_square, square_row = sums.without(left_out)
         c, c2 = size * trace_row, size**2 * square_row
-        return [c, mean_square, c2, c**2 / (q * c2), c / mean_square, _kurtosis(projections[sums.kept(left_out)])]
+        isotropy, kurtosis = math.nan, math.nan
+        if trace_row > rounding:
+            isotropy, kurtosis = _ratio(c**2, q * c2), _kurtosis(projections[sums.kept(left_out)])
+        return [c, mean_square, c2, isotropy, _ratio(c, mean_square), kurtosis]
 
     trace_c, square, square_c, isotropy, scale, kurtosis = _jackknife(statistics, sums.groups)
     temperature = None if noise_ratio is None else _scaled(trace_c, noise_ratio / (2 * q))
     alignment, products = None, 0
     if hessian is not None and pairs is not None:
-        alignment, products = _align(hessian, pairs, size, trace_c.value, square_c.value)
+        alignment, products = _align(hessian, pairs, size, trace_c, square_c)
     return GradientNoise(
         value=trace_c.value,
         error=trace_c.error,
@@ -160,96 +168,7 @@ def gradient_noise(
     )
 
 
-class _Rows:
-    """Gradients as rows (m, q), computed when asked for; the same each time."""
-
-    def __init__(
-        self,
-        module: nn.Module,
-        loss: Loss,
-        batches: Iterable[Any],
-        estimator: Estimator,
-        params: Iterable[str | nn.Parameter] | None,
-        seed: int,
-        chunk: int,
-    ) -> None:
-        self.module, self.loss, self.seed, self.chunk = module, loss, seed, chunk
-        chosen = chosen_parameters(module, params)
-        self.leaves = {name: p.detach().clone() for name, p in chosen.items()}
-        self.rest = {n: p.detach() for n, p in module.named_parameters() if n not in chosen}
-        self.num_params = sum(p.numel() for p in self.leaves.values())
-        self.dtype = next(iter(self.leaves.values())).dtype
-        device = device_of(module)
-        joined = [stored(batch, device, None) for batch in _over_ranks(batches)]
-        if not joined:
-            raise ValueError("batches: there is no example in them")
-        self.estimator = estimator
-        if estimator == "examples":
-            self.inputs = torch.cat([b[0] for b in joined])
-            self.targets = torch.cat([b[1] for b in joined])
-            self.batch_size = 1.0
-        else:
-            sizes = {size_of(b) for b in joined}
-            if len(sizes) > 1:
-                raise ValueError(f"batches: sizes {sorted(sizes)}; batch means need one size")
-            self.batches, self.batch_size = joined, float(sizes.pop())
-
-    def __len__(self) -> int:
-        return len(self.targets) if self.estimator == "examples" else len(self.batches)
-
-    def __call__(self, start: int, stop: int) -> Tensor:
-        """(stop - start, q). Random layers draw by the number of the chunk or batch."""
-        return self._of_examples(start, stop) if self.estimator == "examples" else self._of_batches(start, stop)
-
-    def _of_examples(self, start: int, stop: int) -> Tensor:
-        buffers = {n: b.detach() for n, b in self.module.named_buffers()}
-
-        def loss_of(leaves: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            output = functional_call(self.module, leaves | self.rest | buffers, (x[None],))
-            return self.loss(output, y[None])
-
-        each = vmap(grad(loss_of), in_dims=(None, 0, 0), randomness="different")
-        found = []
-        for first in range(start - start % self.chunk, stop, self.chunk):  # whole chunks, so that draws repeat
-            torch.manual_seed(self.seed + first)
-            last = min(first + self.chunk, len(self))
-            gradients = each(self.leaves, self.inputs[first:last], self.targets[first:last])
-            rows = torch.cat([g.flatten(1) for g in gradients.values()], 1)
-            found.append(rows[max(start - first, 0) : stop - first])
-        return torch.cat(found)
-
-    def _of_batches(self, start: int, stop: int) -> Tensor:
-        found = []
-        for index in range(start, stop):
-            torch.manual_seed(self.seed + index)
-            leaves = {n: p.detach().requires_grad_() for n, p in self.leaves.items()}
-            buffers = {n: copied(b, b.dtype) for n, b in self.module.named_buffers()}
-            inputs, targets = self.batches[index]
-            value = self.loss(functional_call(self.module, leaves | self.rest | buffers, (inputs,)), targets)
-            wanted = list(leaves.values())
-            found.append(flat(torch.autograd.grad(value, wanted, allow_unused=True), wanted))
-        return torch.stack(found)
-
-    def differences(self, n: int) -> Tensor:
-        """(n, q): (g_2i - g_2i+1)/√2, of mean 0 and the covariance of one row."""
-        rows = self(0, 2 * n)
-        return (rows[0::2] - rows[1::2]) / math.sqrt(2)
-
-
-def _over_ranks(batches: Iterable[Any]) -> list[Any]:
-    """The i-th batches of all ranks as one, on every rank; in one process the batches as they are."""
-    own = list(as_batches(batches))
-    if not distributed():
-        return own
-    ranks = of_all_ranks([stored(b, torch.device("cpu"), None) for b in own])
-    joined = []
-    for i in range(max(map(len, ranks))):
-        parts = [rank[i] for rank in ranks if i < len(rank)]
-        joined.append((torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])))
-    return joined
-
-
-def _gram(rows: _Rows, max_bytes: int) -> tuple[Tensor, Tensor]:
+def _gram(rows: Gradients, max_bytes: int) -> tuple[Tensor, Tensor]:
     """K = G G' (m, m) and the projections of G on random directions (m, DIRECTIONS), float64 on the CPU."""
     m, q = len(rows), rows.num_params
     held = max(1, int(max_bytes // (2 * q * torch.finfo(rows.dtype).bits // 8)))
@@ -312,7 +231,13 @@ def _centred(gram: Tensor) -> Tensor:
 
 
 def _eigenvalues(gram: Tensor, size: float, k: int) -> Tensor:
+    if not bool(gram.isfinite().all()):  # LAPACK would raise
+        return gram.new_full((min(k, len(gram)),), math.nan)
     return size * torch.linalg.eigvalsh(_centred(gram)).flip(0)[:k].clamp(min=0) / (len(gram) - 1)
+
+
+def _ratio(above: float, below: float) -> float:
+    return above / below if below else math.nan
 
 
 def _kurtosis(projections: Tensor) -> float:
@@ -336,12 +261,28 @@ def _scaled(e: Estimate, factor: float) -> Estimate:
     return Estimate.around(factor * e.value, abs(factor) * e.error, e.products, factor * e.samples)
 
 
-def _align(h: HessianOperator, pairs: Tensor, size: float, trace_c: float, square_c: float) -> tuple[Alignment, int]:
+def _align(
+    h: HessianOperator, pairs: Tensor, size: float, trace_c: Estimate, square_c: Estimate
+) -> tuple[Alignment, int]:
     before = h.products
     d = pairs.T.to(h.device, h.dtype)
     if len(d) != h.num_params:
         raise ValueError(f"hessian: {h.num_params} rows, the gradients have {len(d)}")
     trace_hc = Estimate.of(size * (d * h.matmat(d)).sum(0).double().cpu(), d.shape[1])
-    cosine = trace_hc.value / (frobenius_norm(h, tol=0.05, max_products=100).value * math.sqrt(max(square_c, 1e-300)))
-    lift = h.num_params * trace_hc.value / (trace(h, tol=0.1, max_products=100).value * trace_c)
-    return Alignment(cosine, lift, trace_hc), h.products - before
+    if not math.isfinite(trace_hc.value):
+        return Alignment(math.nan, math.nan, trace_hc, math.nan, math.nan), h.products - before
+    norm_h, trace_h = frobenius_norm(h, tol=0.05, max_products=100), trace(h, tol=0.1, max_products=100)
+    norm_c = math.sqrt(max(square_c.value, 0.0))
+    cosine, cosine_error = _quotient(trace_hc, norm_h, (norm_c, _ratio(square_c.error, 2 * norm_c)))
+    lift, lift_error = _quotient(_scaled(trace_hc, h.num_params), trace_h, (trace_c.value, trace_c.error))
+    return Alignment(cosine, lift, trace_hc, cosine_error, lift_error), h.products - before
+
+
+def _quotient(above: Estimate, first: Estimate, second: tuple[float, float]) -> tuple[float, float]:
+    """above/(first · second) and its error, to first order, the three taken as independent."""
+    below = first.value * second[0]
+    if not below:
+        return math.nan, math.nan
+    value = above.value / below
+    parts = above.error / below, value * first.error / first.value, value * second[1] / second[0]
+    return value, math.hypot(*parts)

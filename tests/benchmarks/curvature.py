@@ -42,8 +42,8 @@ from callbacks.functional.hutchinson import PILOT
 from callbacks.functional.lanczos import Lanczos
 from datamodules.sources import prepare
 
-STEPS, EXAMPLES, BATCH = 1000, 128, 64
-SEEDS, RECORDED, DEFLATED, LIMIT = 20, 160, 16, 0.03
+STEPS, EXAMPLES, BATCH = 400, 128, 64
+SEEDS, RECORDED, DEFLATED, LIMIT = 20, 192, 16, 0.03
 
 
 def network(name: str) -> nn.Module:

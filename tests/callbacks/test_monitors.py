@@ -166,7 +166,7 @@ def test_stationarity_is_followed_per_parameter_group_and_restarts_when_the_rate
     assert len(series.rows) == 30  # three epochs of ten steps at one rate and one batch size
     assert watch.states[-1][0].verdict in ("too short", "not stationary", "stationary")
     series.before([(torch.ones(2), torch.ones(2))], 0.01, 0.9, 0.0)
-    assert series.rows == []
+    assert len(series.rows) == 0
 
 
 @pytest.mark.parametrize(

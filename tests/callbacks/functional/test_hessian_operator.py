@@ -113,6 +113,15 @@ def test_float64_can_be_asked_of_a_float32_module_which_stays_float32():
     assert {p.dtype for p in module.parameters()} == {torch.float32}
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_parameters_are_measured_in_single(dtype):
+    module, (inputs, targets) = network("tanh").to(dtype), data()
+    operator = HessianOperator(module, F.cross_entropy, (inputs.to(dtype), targets))
+    truth = HessianOperator(module, F.cross_entropy, (inputs.to(dtype), targets), dtype=torch.float64)
+    v = torch.ones(operator.num_params)
+    torch.testing.assert_close(operator.matvec(v).double(), truth.matvec(v.double()), rtol=1e-4, atol=1e-5)
+
+
 def test_the_products_follow_weights_and_buffers_that_change():
     module = network("batch norm")
     operator = HessianOperator(module, F.cross_entropy, data())

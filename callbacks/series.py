@@ -1,0 +1,90 @@
+"""What the stationarity of SGD is judged on: inner products of weights and gradients, step by step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacks.functional import stationarity
+from callbacks.functional.fluctuation import Stationarity
+
+SCALE_INVARIANT = 1e-3  # mean |θ·g| / |θ||g| below this: the loss does not depend on the norm of θ (Euler)
+
+
+@dataclass
+class Series:
+    """2θ·g, eta(1+beta)|v|², |θ|² and cos(θ, g) of one parameter group, since eta, S or momentum last changed.
+
+    Attributes:
+        count, table: so many steps, a row each, float64; the table has room for more.
+        setting, size: eta, beta and weight decay of the steps, and S of the first of them.
+        recent: of the last steps, whose S over all ranks is not known yet: this rank's part of it, and whether the
+            step ended an epoch. (A collective at every step would cost more than what is followed.)
+    """
+
+    count: int = 0
+    table: Tensor = field(default_factory=lambda: torch.empty(0, 4, dtype=torch.float64))
+    setting: tuple[float, ...] = ()
+    size: int = 0
+    recent: list[tuple[int, bool]] = field(default_factory=list)
+    pending: Tensor | None = None
+
+    @property
+    def rows(self) -> Tensor:
+        """(T, 4)."""
+        return self.table[: self.count]
+
+    def state(self) -> dict[str, Any]:
+        table = self.rows.clone().cpu()  # a view would be saved with all its room
+        return {"table": table, "setting": self.setting, "size": self.size, "recent": list(self.recent)}
+
+    def before(self, pairs: list[tuple[Tensor, Tensor]], lr: float, momentum: float, decay: float) -> None:
+        if self.setting != (lr, momentum, decay):
+            self.count, self.setting, self.size, self.recent = 0, (lr, momentum, decay), 0, []
+        inner = torch.stack([(p * g).sum(dtype=torch.float64) for p, g in pairs]).sum()
+        square = torch.stack([(p * p).sum(dtype=torch.float64) for p, g in pairs]).sum()
+        power = torch.stack([(g * g).sum(dtype=torch.float64) for p, g in pairs]).sum()
+        cosine = inner.abs() / (square * power).sqrt().clamp(min=1e-300)
+        with_decay = power + 2 * decay * inner + decay**2 * square
+        self.pending = torch.stack([2 * (inner + decay * square), lr * (1 + momentum) * with_decay, square, cosine])
+
+    def after(self, buffers: list[Tensor], size: int, last: bool) -> None:
+        row, self.pending = self.pending, None
+        if row is None:
+            return
+        lr, momentum, _ = self.setting
+        if momentum and buffers:
+            velocity = torch.stack([(b * b).sum(dtype=torch.float64) for b in buffers]).sum()
+            row[1] = lr * (1 + momentum) * velocity
+        if self.count == len(self.table):
+            grown = row.new_empty(max(64, 2 * self.count), len(row))
+            grown[: self.count] = self.table
+            self.table = grown
+        self.table[self.count] = row
+        self.count += 1
+        self.recent.append((size, last))
+
+    def settle(self, sizes: list[int]) -> None:
+        """Takes S of the recent steps over all ranks; forgets what was before S changed by more than a tenth."""
+        older = self.count - len(sizes)
+        kept: list[int] = []
+        for i, (size, (_, last)) in enumerate(zip(sizes, self.recent), older):
+            if self.size and abs(size - self.size) > 0.1 * self.size:
+                if last:
+                    continue  # the ragged end of an epoch
+                older, kept, self.size = 0, [], 0
+            self.size = self.size or size
+            kept.append(i)
+        if older + len(kept) < self.count:
+            self.table = self.table[[*range(older), *kept]]
+            self.count = len(self.table)
+        self.recent = []
+
+    def judge(self, seed: int) -> Stationarity:
+        series = self.rows.cpu()
+        decay = self.setting[2] if self.setting else 0.0
+        invariant = bool(len(series)) and not decay and float(series[:, 3].mean()) < SCALE_INVARIANT
+        return stationarity(series[:, 0], series[:, 1], square_norm=series[:, 2], scale_invariant=invariant, seed=seed)

@@ -1,0 +1,318 @@
+"""GradientNoiseMonitor in ordinary and in awkward trainings: uneven batches, no noise, clipping, ranks."""
+
+import io
+import math
+import os
+import warnings
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from callbacks import GradientNoiseMonitor
+from callbacks.functional.noise import FEWEST
+from callbacks.gradient_noise import common_size, share
+from callbacks.series import Series
+from datamodules import DigitsDataModule, Triangle
+from lightning_modules import MLP
+from tests.callbacks.fits import Own, trainer
+from tests.ranks import on_ranks
+
+ALWAYS = {"top_eigenvalue"} | {
+    name + end for name in ("trace", "mean_square", "isotropy", "temperature", "kurtosis") for end in ("", "_error")
+}
+
+
+class Rows(Own):
+    """Own data and network, `rows` examples in batches of `size`."""
+
+    def __init__(self, rows=160, size=16, momentum=0.0):
+        super().__init__()
+        self.size, self.momentum = size, momentum
+        self.pairs = TensorDataset(*(t[:rows] for t in self.pairs.tensors))
+
+    def train_dataloader(self):
+        return DataLoader(self.pairs, self.size, shuffle=True)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.05, momentum=self.momentum)
+
+
+class Plain(Rows):
+    """Without batch norm: an example has a gradient of its own."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.network = torch.nn.Linear(12, 4)
+
+
+def fitted(module, watch, **options):
+    torch.manual_seed(3)
+    found = trainer([watch], **options)
+    found.fit(module)
+    return found
+
+
+def logged(row):
+    return {k.removeprefix("gradient_noise/") for k in row if k.startswith("gradient_noise/")}
+
+
+def numbers(row, names=ALWAYS):
+    return [row[f"gradient_noise/{name}"] for name in names]
+
+
+@pytest.mark.parametrize(("rows", "gradients"), [(159, 9), (163, 10), (90, 5), (79, 5)])
+def test_under_batch_norm_the_ragged_last_batch_of_an_epoch_is_left_out(rows, gradients):
+    watch = GradientNoiseMonitor()
+    fitted(Rows(rows=rows), watch, epochs=1)
+    (found,) = watch.measurements
+    size = 15 if rows == 79 else 16  # 16, 16, 16, 16, 15: only cut to 15 are there five
+    assert (found.estimator, found.gradients, found.batch_size) == ("batches", gradients, size)
+    assert all(map(math.isfinite, numbers(watch.history[0])))
+
+
+def test_batches_of_a_schedule_are_cut_to_one_size_and_n_is_that_of_training():
+    watch = GradientNoiseMonitor()
+    data = DigitsDataModule(gray=True, train=2000, batch_size=Triangle(64, 32, 10))
+    trainer([watch], epochs=2).fit(MLP(hidden=(8,), batch_norm=True, lr=0.05), data)
+    for found, row in zip(watch.measurements, watch.history):
+        assert found.gradients >= 20
+        assert all(map(math.isfinite, numbers(row)))
+    first = watch.measurements[0]
+    assert first.batch_size == 32  # of 32, 33, 34 and 35
+    n = 2 * first.num_params * first.temperature.value / first.trace.value
+    assert 0.05 / 35 < n < 0.05 / 32
+
+
+@pytest.mark.parametrize(
+    ("sizes", "size"),
+    [
+        ([16] * 9 + [15], 16),
+        ([16] * 4 + [15], 15),
+        ([33, 33, 34, 34, 35, 35, 36, 36], 33),
+        ([20, 30, 40, 50, 64, 64], 64),
+        ([20, 20, 20, 17], 20),
+        ([7], 7),
+        ([], 0),
+    ],
+)
+def test_the_common_size_is_the_most_frequent_or_what_most_can_be_cut_to(sizes, size):
+    assert common_size(sizes) == size
+
+
+def test_the_parts_of_a_batch_are_cut_to_the_common_size_over_all_ranks(monkeypatch):
+    ranks = [[10, 9, 10, 8], [9, 9, 10]]
+    found = []
+    monkeypatch.setattr("callbacks.gradient_noise.distributed", lambda: True)
+    for rank, sizes in enumerate(ranks):
+        monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
+        found.append([len(b[0]) for b in share([(torch.zeros(s), torch.zeros(s)) for s in sizes], ranks, 18)])
+    assert [sum(parts) for parts in zip(*found)] == [18, 18, 18]
+    assert len(found[0]) == len(found[1]) == 3
+
+
+def test_the_fewest_batches_that_are_taken_work():
+    watch = GradientNoiseMonitor(batches=FEWEST)
+    fitted(Rows(), watch, epochs=1)
+    assert watch.measurements[0].gradients == FEWEST
+    assert all(map(math.isfinite, numbers(watch.history[0])))
+    with pytest.raises(ValueError, match="batches: 4 are too few"):
+        GradientNoiseMonitor(batches=FEWEST - 1)
+
+
+@pytest.mark.parametrize("alignment", [False, True])
+def test_too_few_batches_are_logged_as_nan_with_one_warning(alignment):
+    watch = GradientNoiseMonitor(alignment=alignment)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fitted(Rows(rows=48), watch, epochs=2)
+    assert len([w for w in caught if "3 batches of one size among 3, fewer than the 5" in str(w.message)]) == 1
+    other = GradientNoiseMonitor(alignment=alignment)
+    fitted(Rows(rows=160), other, epochs=1)
+    wanted = ALWAYS | (
+        {"alignment", "alignment_error", "alignment_lift", "alignment_lift_error"} if alignment else set()
+    )
+    assert wanted <= logged(other.history[0])
+    for row in watch.history:
+        assert wanted <= logged(row)
+        assert all(map(math.isnan, numbers(row, wanted)))
+
+
+class Diverging(Rows):
+    def on_train_epoch_start(self):
+        if self.current_epoch == 1:
+            torch.nn.init.constant_(self.network[0].weight, math.nan)
+
+
+class DivergingLoss(Rows):
+    def loss(self, output, target):
+        return super().loss(output, target) * (1 if self.training_loss else math.inf)
+
+    training_loss = True
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(batch[0]), batch[1])
+
+    def on_train_epoch_end(self):
+        self.training_loss = True
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        self.training_loss = batch_idx + 1 < 10 or self.current_epoch == 0
+
+
+@pytest.mark.parametrize("alignment", [False, True])
+@pytest.mark.parametrize("kind", [Diverging, DivergingLoss])
+def test_what_is_not_finite_is_logged_as_nan_with_one_warning_and_training_goes_on(kind, alignment):
+    watch = GradientNoiseMonitor(alignment=alignment)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fitted(kind(), watch, epochs=3)
+    first, second, _ = watch.history
+    assert len([w for w in caught if "not finite" in str(w.message)]) == 1
+    assert all(logged(row) >= ALWAYS for row in watch.history)
+    assert all(map(math.isfinite, numbers(first)))
+    assert all(map(math.isnan, numbers(second)))
+    assert not alignment or math.isnan(second["gradient_noise/alignment"])
+
+
+def test_weights_that_are_not_finite_from_the_start_are_logged_under_the_same_names():
+    module, watch = Rows(), GradientNoiseMonitor(alignment=True)
+    torch.nn.init.constant_(module.network[0].weight, math.nan)
+    with pytest.warns(UserWarning, match="not finite"):
+        fitted(module, watch, epochs=1)
+    assert ALWAYS | {"alignment", "alignment_lift"} <= logged(watch.history[0])
+
+
+@pytest.mark.parametrize("alignment", [False, True])
+@pytest.mark.parametrize("kind", [Rows, Plain])
+def test_without_noise_the_ratios_are_nan_and_training_goes_on(kind, alignment):
+    module, watch = kind(), GradientNoiseMonitor(alignment=alignment)
+    module.loss = lambda output, target: 0 * output.sum()
+    with pytest.warns(UserWarning, match="gradients do not differ"):
+        fitted(module, watch, epochs=1)
+    row = watch.history[0]
+    assert numbers(row, ["trace", "mean_square", "temperature", "top_eigenvalue"]) == [0, 0, 0, 0]
+    ratios = ["isotropy", "kurtosis", *(["alignment", "alignment_lift"] if alignment else [])]
+    assert all(map(math.isnan, numbers(row, ratios)))
+
+
+@pytest.mark.parametrize("kind", [Rows, Plain])
+def test_accumulated_batches_count_in_the_temperature_and_as_one_step(kind):
+    watch = GradientNoiseMonitor()
+    fitted(kind(), watch, epochs=2, accumulate_grad_batches=2)
+    found = watch.measurements[-1]
+    assert found.temperature.value == pytest.approx(0.05 / 32 * found.trace.value / (2 * found.num_params))
+    (series,) = watch._groups
+    assert (len(series.rows), series.size) == (10, 32)
+
+
+class Clipping(Rows):
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+        torch.nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+
+
+@pytest.mark.parametrize(("kind", "options"), [(Rows, {"gradient_clip_val": 1e-3}), (Clipping, {})])
+def test_where_gradients_are_clipped_the_stationarity_is_not_followed(kind, options):
+    watch = GradientNoiseMonitor(batches=5)
+    with pytest.warns(UserWarning, match="gradients are clipped"):
+        fitted(kind(), watch, epochs=2, **options)
+    assert [state.verdict for states in watch.states for state in states] == ["clipped", "clipped"]
+    assert not any("stationarity" in name or "drift" in name for name in watch.history[-1])
+    assert math.isfinite(watch.history[-1]["gradient_noise/trace"])
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient_clip_val": 0.0}])
+def test_where_they_are_not_it_is_followed(options):
+    watch = GradientNoiseMonitor(batches=5)
+    fitted(Rows(), watch, epochs=1, **options)
+    assert watch.states[0][0].verdict != "clipped"
+    assert len(watch._groups[0].rows) == 10
+
+
+def test_the_optimizers_state_stays_as_it_is():
+    found = fitted(Rows(), GradientNoiseMonitor(batches=5), epochs=1)
+    assert found.optimizers[0].state_dict()["state"] == {}
+
+
+def steps(series, sizes, lr=0.1, start=0):
+    for i, (size, last) in enumerate(sizes, start):
+        weights = torch.full((2,), float(i), dtype=torch.float64)
+        series.before([(weights, torch.ones(2, dtype=torch.float64))], lr, 0.0, 0.0)
+        series.after([], size, last)
+
+
+def test_what_counts_as_a_change_of_s_is_decided_over_all_ranks():
+    """S = 20, 20, 20, 17 over two ranks: one has 10, 10, 10, 9 of it, the other 10, 10, 10, 8."""
+    ends = [False, False, False, True] * 2 + [False]
+    ranks = [Series(), Series()]
+    steps(ranks[0], zip([10, 10, 10, 9] * 2 + [10], ends))
+    steps(ranks[1], zip([10, 10, 10, 8] * 2 + [10], ends))
+    whole = [sum(part[0] for part in parts) for parts in zip(*(series.recent for series in ranks))]
+    for series in ranks:
+        series.settle(whole)
+        assert series.rows[:, 2].sqrt().div(math.sqrt(2)).round().tolist() == [0, 1, 2, 4, 5, 6, 8]
+        assert (series.size, series.recent) == (20, [])
+        steps(series, [(20, False), (10, False), (10, True)], start=9)
+        series.settle([40, 40, 40])  # the schedule has changed S
+        assert series.rows[:, 2].sqrt().div(math.sqrt(2)).round().tolist() == [9, 10, 11]
+
+
+def test_another_rate_starts_the_series_anew():
+    series = Series()
+    steps(series, [(16, False)] * 3)
+    series.settle([16] * 3)
+    steps(series, [(16, False)] * 2, lr=0.2)
+    assert (len(series.rows), len(series.recent), series.size) == (2, 2, 0)
+
+
+def test_a_long_series_makes_a_small_checkpoint_that_can_be_resumed():
+    series, watch, again = Series(), GradientNoiseMonitor(), GradientNoiseMonitor()
+    steps(series, [(16, False)] * 20_000)
+    series.settle([16] * 20_000)
+    watch._groups = [series]
+    buffer = io.BytesIO()
+    torch.save(watch.state_dict(), buffer)
+    assert buffer.tell() < 20_000 * 4 * 8 + 10_000
+    buffer.seek(0)
+    again.load_state_dict(torch.load(buffer, weights_only=True))
+    for one in (series, again._groups[0]):
+        steps(one, [(16, False)] * 3, start=20_000)
+        one.settle([16] * 3)
+    assert torch.equal(series.rows, again._groups[0].rows)
+    assert (series.setting, series.size) == (again._groups[0].setting, again._groups[0].size)
+
+
+def test_a_resumed_training_goes_on_with_its_series(tmp_path):
+    whole, first, second = (GradientNoiseMonitor(batches=5) for _ in range(3))
+    torch.manual_seed(3)
+    fitted(Rows(momentum=0.9), whole, epochs=2)
+    half = fitted(Rows(momentum=0.9), first, epochs=1)
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    trainer([second], epochs=2).fit(Rows(momentum=0.9), ckpt_path=tmp_path / "half.ckpt")
+    assert len(second._groups[0].rows) == len(whole._groups[0].rows) == 20
+    assert torch.equal(second._groups[0].rows[:10], first._groups[0].rows)
+
+
+def fit_unevenly(rank, world_size, train):
+    """S = 20 with a ragged end, whose parts are within a tenth of S on one rank and not on the other."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size),
+        "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "tests",
+    }  # fmt: skip
+    watch = GradientNoiseMonitor(alignment=True)
+    torch.manual_seed(3)
+    data = DigitsDataModule(gray=True, train=train, batch_size=20, drop_last=False)
+    fit = trainer([watch], world_size, 2, use_distributed_sampler=False)
+    fit.fit(MLP(hidden=(8,), batch_norm=True, lr=0.05), data)
+    return watch.history, len(watch._groups[0].rows), [m.batch_size for m in watch.measurements]
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize(("train", "steps", "sizes"), [(77, 6, []), (117, 10, [20, 20])])
+def test_ranks_with_other_local_sizes_decide_alike(train, steps, sizes):
+    one, two = on_ranks(2, fit_unevenly, train)
+    assert one[1:] == two[1:] == (steps, sizes)
+    for mine, other in zip(one[0], two[0]):
+        assert mine.keys() == other.keys()
+        for name in mine.keys() - {"gradient_noise/seconds"}:
+            assert mine[name] == pytest.approx(other[name], rel=1e-9, nan_ok=True), name
