@@ -165,7 +165,8 @@ class HessianOperator:
         if vectors.dim() != 2 or len(vectors) != self.num_params:
             raise ValueError(f"vectors: shape {tuple(vectors.shape)}, not ({self.num_params}, k)")
         with measuring(self.module):  # tensors made in inference mode could not be added to outside it
-            rows = vectors.to(self.device, self.dtype).T.contiguous().clone()  # a vector a row
+            rows = vectors.to(self.device, self.dtype).T.contiguous()  # a vector a row
+            rows = rows.clone() if rows.is_inference() else rows
             result = torch.zeros_like(rows)
             for index in range(len(self._batches)):
                 self._add_products(index, rows, result)

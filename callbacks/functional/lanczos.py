@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Operator(Protocol):
-    """A symmetric linear operator, such as HessianOperator."""
+    """A symmetric linear operator, such as HessianOperator. Its products are new tensors, free to be written to."""
 
     num_params: int
     device: torch.device
@@ -77,7 +77,7 @@ class Lanczos:
             grown[:m] = self.basis
             self.basis = grown
         self.basis[m] = self._next
-        w = self.operator.matvec(self.basis[m]).clone()
+        w = self.operator.matvec(self.basis[m])
         known = self.basis[: m + 1]
         coefficients = self._orthogonalise(w, known)
         self.alphas.append(float(coefficients[m]))

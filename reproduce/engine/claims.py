@@ -28,7 +28,7 @@ class Claim:
     """One claim and what became of it. `low` and `high` bound `value` at 90 % (two one-sided 95 % bounds).
 
     `power` is that of the planned experiment; below 60 %, `needs_n` says how many seeds reach it. `unit` "share": of 1,
-    printed as percentage points.
+    printed as percentage points. `control`: it asks whether the paper's claim survives a confound taken away.
     """
 
     claim: str
@@ -47,6 +47,7 @@ class Claim:
     data: str = ""
     arm: str = "epochs"
     unit: Literal["", "share"] = ""
+    control: bool = False
 
     def as_json(self) -> dict[str, Any]:
         return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in asdict(self).items()}
@@ -68,10 +69,10 @@ def equivalent(
     x, y = table.values(a, on), table.values(b, on)
     statistic = f"mean {on}, '{a}' minus '{b}'; TOST ±{margin:g}"
     if min(len(x), len(y)) < 2:
-        return _unjudged(claim, statistic, min(len(x), len(y)), paper)
+        return unjudged(claim, statistic, min(len(x), len(y)), paper)
     mean, error, df = _welch(x, y)
     low, high = _interval(mean, error, df)
-    p = max(_t_above((mean + margin) / error, df), _t_above((margin - mean) / error, df))
+    p = max(t_above((mean + margin) / error, df), t_above((margin - mean) / error, df))
     return Claim(claim, statistic, mean, low, high, min(len(x), len(y)), _within(low, high, margin), p, paper=paper,
                  unit="share")  # fmt: skip
 
@@ -100,7 +101,7 @@ def share_of_effect(
     sizes = np.array([len(sample) for sample in samples])
     n = int(sizes.min())
     if n < 2:
-        return _unjudged(claim, statistic, n, paper)
+        return unjudged(claim, statistic, n, paper)
     df = int(sizes.sum() - len(samples))
     pooled = sum(float(((v - v.mean()) ** 2).sum()) for v in samples) / df
     variance, means = max(pooled, 1e-24) / sizes, np.array([v.mean() for v in samples])
@@ -117,7 +118,7 @@ def share_of_effect(
 
     def one_sided(ratio: float, side: float) -> float:
         error = math.sqrt(v_aa - 2 * ratio * v_ad + ratio**2 * v_dd)
-        return _t_above(side * sign * (a_hat - ratio * d_hat) / error, df)
+        return t_above(side * sign * (a_hat - ratio * d_hat) / error, df)
 
     p = max(one_sided(-margin, 1), one_sided(margin, -1))
     return Claim(claim, statistic, a_hat / d_hat, low, high, n, _within(low, high, margin), p, paper=paper)
@@ -156,11 +157,11 @@ def differ(
     x, y = table.values(a, on), table.values(b, on)
     statistic = f"mean {on}, '{a}' minus '{b}'; > 0, smallest effect of interest {smallest:g}"
     if min(len(x), len(y)) < 2:
-        return _unjudged(claim, statistic, min(len(x), len(y)), paper)
+        return unjudged(claim, statistic, min(len(x), len(y)), paper)
     mean, error, df = _welch(x, y)
     low, high = _interval(mean, error, df)
     verdict: Verdict = "supported" if low > 0 else "not supported" if high < smallest else "inconclusive"
-    p = _t_above(mean / error, df)
+    p = t_above(mean / error, df)
     return Claim(claim, statistic, mean, low, high, min(len(x), len(y)), verdict, p, paper=paper, unit="share")
 
 
@@ -178,7 +179,7 @@ def same_curve(
     n = len(both)
     statistic = f"distance of {on} curves between '{a}' and '{b}' over that between seeds; upper bound < {bound:g}"
     if n < 3:
-        return _unjudged(claim, statistic, min(len(x), len(y)), paper)
+        return unjudged(claim, statistic, min(len(x), len(y)), paper)
     if len(eta_a) != len(eta_b) or not np.allclose(eta_a, eta_b, rtol=1e-6):
         raise ValueError(f"same_curve: '{a}' and '{b}' are not measured at the same t_eta")
     value, *rest = _log_distance_ratios(x, y)
@@ -187,7 +188,7 @@ def same_curve(
     t = float(special.stdtrit(n - 1, 1 - ALPHA))
     low, high = math.exp(value - t * error), math.exp(value + t * error)
     verdict: Verdict = "supported" if high < bound else "not supported" if low > bound else "inconclusive"
-    p = _t_above((math.log(bound) - value) / error, n - 1)
+    p = t_above((math.log(bound) - value) / error, n - 1)
     return Claim(claim, statistic, math.exp(value), low, high, n, verdict, p, paper=paper)
 
 
@@ -211,7 +212,7 @@ def _welch(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
     return float(x.mean() - y.mean()), error, max(float(df), 1.0)
 
 
-def _t_above(value: float, df: float) -> float:
+def t_above(value: float, df: float) -> float:
     """P(t > value), by scipy.special: `scipy.stats.t` takes fifty times as long, and power asks for many."""
     return float(special.stdtr(df, -value))
 
@@ -227,9 +228,9 @@ def _within(low: float, high: float, margin: float) -> Verdict:
     return "not supported" if low > margin or high < -margin else "inconclusive"
 
 
-def _unjudged(claim: str, statistic: str, n: int, paper: str | None) -> Claim:
+def unjudged(claim: str, statistic: str, n: int, paper: str | None, *, control: bool = False) -> Claim:
     note = "too few runs that trained"
-    return Claim(claim, statistic, None, None, None, n, "not judged", paper=paper, note=note)
+    return Claim(claim, statistic, None, None, None, n, "not judged", paper=paper, note=note, control=control)
 
 
 def holm(claims: list[Claim]) -> list[Claim]:

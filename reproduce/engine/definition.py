@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from datamodules.sources import Prepared
     from reproduce.engine.claims import Claim
-    from reproduce.engine.spec import RunSpec
+    from reproduce.engine.spec import Measurement, RunSpec
     from reproduce.engine.table import Evidence, Table
 
 
@@ -34,6 +34,7 @@ class Figure:
     Attributes:
         data: its own data set; `substitute` stands in, loudly, where that is not to be had and none was named.
         check: the claims about a table. draw: the panels, on `axes(rows, columns)`.
+        measurements: what is measured of every run after its training.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Figure:
     experiment: Any
     check: Callable[[Any], list[Claim]]
     draw: Callable[[Table, Any], None]
+    measurements: Callable[[Scale], tuple[Measurement, ...]] = lambda scale: ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class PlannedRun:
     label: str
     seed: int
     spec: RunSpec
+    measurements: tuple[Measurement, ...] = ()
 
     @property
     def name(self) -> str:

@@ -71,7 +71,7 @@ class _Session:
 
         self.source = self.resolve()
         planned = self.plan()
-        todo = [run for run in planned if self.results.finished(run.spec, self.say) is None]
+        todo = [run for run in planned if self.results.finished(run.spec, run.measurements, self.say) is None]
         self.announce(planned, todo)
         if self.options.dry_run:
             self.paper_command()
@@ -133,9 +133,10 @@ class _Session:
         except ValueError as error:
             raise InputError(str(error)) from error
         self.seeds = self.options.seeds or self.experiment.SETTINGS[self.options.scale].seeds
+        measurements = self.figure.measurements(self.options.scale)
         longest_first = sorted(specs.items(), key=lambda item: -item[1].epochs)
         return [
-            PlannedRun(label, seed, replace(spec, seed=seed))
+            PlannedRun(label, seed, replace(spec, seed=seed), measurements)
             for seed in range(self.seeds)
             for label, spec in longest_first
         ]
@@ -235,7 +236,12 @@ class _Session:
         job = self.job()
         by_name = {run.name: run for run in todo}
         tasks = [
-            Task(run.name, folder := self.results.folder(run.spec), partial(folder.prepare, run.spec, job))
+            Task(
+                run.name,
+                folder := self.results.folder(run.spec),
+                partial(folder.prepare, run.spec, job, run.measurements),
+                run.measurements,
+            )
             for run in todo
         ]
         weights = {run.name: self.forecast.seconds(run.spec) for run in todo}
@@ -246,7 +252,7 @@ class _Session:
         """Finished runs that W&B has not seen, or that it saw only offline and now is online."""
         for run in planned:
             folder = self.results.folder(run.spec)
-            result = self.results.finished(run.spec, self.say)
+            result = self.results.finished(run.spec, run.measurements, self.say)
             if result is not None and self.mirror.wanted(folder):
                 self.mirror.start(run.name, folder, self.config(run))
                 self.mirror.finish(folder, result["status"])

@@ -22,7 +22,7 @@ from reproduce.engine.definition import Context, Figure, PlannedRun
 from reproduce.engine.display import console
 from reproduce.engine.files import read_cache, write_json, write_text
 from reproduce.engine.options import Options
-from reproduce.engine.results import Results
+from reproduce.engine.results import Results, RunFolder
 from reproduce.engine.table import Evidence, Table
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -83,13 +83,14 @@ def collect(planned: list[PlannedRun], results: Results, say: Callable[[str], No
     rows, curves, steps, missing = [], {}, {}, []
     for run in planned:
         folder = results.folder(run.spec)
-        result = results.finished(run.spec, say)
+        result = results.finished(run.spec, run.measurements, say)
         if result is None:
             missing.append(run.name)
             continue
         rows.append(
             {"label": run.label, "seed": run.seed, "status": result["status"]}
             | {k: v for k, v in result["final"].items() if v is not None}
+            | _milestones(run, folder, result)
             | {"seconds": result["provenance"]["seconds"], "key": run.spec.key}
         )
         if result["status"] == "ok":
@@ -104,6 +105,16 @@ def collect(planned: list[PlannedRun], results: Results, say: Callable[[str], No
     frame = pd.DataFrame(rows, columns=None if rows else ["label", "seed", "status"])
     frame = frame.sort_values(["label", "seed"], key=lambda c: c.map(order.index) if c.name == "label" else c)
     return Table(frame.reset_index(drop=True), curves, steps), missing
+
+
+def _milestones(run: PlannedRun, folder: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    """'end hessian/frobenius' and the like: what was logged and measured at milestones; missing where not reached."""
+    found: dict[str, Any] = {}
+    measured = [folder.measured(m) or {} for m in run.measurements]
+    for milestones in (result.get("milestones", {}), *measured):
+        for name, values in milestones.items():
+            found |= {f"{name} {key}": value for key, value in values.items() if value is not None}
+    return found
 
 
 def judge(figure: Figure, table: Table, plans: list[Planned], why_not: str | None, data: str) -> list[judging.Claim]:

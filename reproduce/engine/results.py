@@ -1,17 +1,20 @@
-"""The results folder: OUT/runs/KEY/ for runs, OUT/FIGURE/SCALE/ for figures. result.json existing means done."""
+"""The results folder: OUT/runs/KEY/ for runs, OUT/FIGURE/SCALE/ for figures.
+
+result.json existing means trained; measured-KEY.json existing means measured.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from datamodules.sources import Prepared
 from reproduce.engine.files import read_lines, write_json, write_text
-from reproduce.engine.spec import RunSpec, dumps
+from reproduce.engine.spec import Measurement, RunSpec, dumps
 
 SCRATCH = ("metrics.jsonl", "progress.json", "result.json")
 
@@ -43,6 +46,28 @@ class RunFolder:
             raise ValueError(f"{file} is damaged ({error})") from error
         return result
 
+    def weights(self, milestone: str) -> Path:
+        """The state dictionary that `KeepWeights` had at a milestone; absent if it was not reached."""
+        return self.path / "weights" / f"{milestone}.pt"
+
+    def measured(self, measurement: Measurement) -> dict[str, dict[str, Any]] | None:
+        """milestone -> what was measured there; None if it is not done, ValueError if it is damaged."""
+        file = self.path / f"measured-{measurement.key}.json"
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            return dict(found["milestones"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is damaged ({error})") from error
+
+    def complete(self, measurements: Sequence[Measurement]) -> dict[str, Any] | None:
+        """The result once it has been measured as well; a run that diverged is not measured."""
+        result = self.result()
+        if result is None or result["status"] == "diverged":
+            return result
+        return None if any(self.measured(m) is None for m in measurements) else result
+
     def rows(self) -> list[dict[str, Any]]:
         return read_lines(self.path / "metrics.jsonl")
 
@@ -53,12 +78,14 @@ class RunFolder:
         except (OSError, ValueError, KeyError):
             return 0.0
 
-    def prepare(self, spec: RunSpec, job: dict[str, Any]) -> None:
-        """Makes the folder ready for a run from its start."""
+    def prepare(self, spec: RunSpec, job: dict[str, Any], measurements: Sequence[Measurement] = ()) -> None:
+        """Makes the folder ready for a run from its start, or for what is to be measured of a finished one."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for name in SCRATCH:
-            (self.path / name).unlink(missing_ok=True)
+        if self.result() is None:
+            for name in SCRATCH:
+                (self.path / name).unlink(missing_ok=True)
         write_text(self.path / "spec.json", dumps(spec, indent=1) + "\n")
+        write_text(self.path / "measurements.json", dumps(tuple(measurements), indent=1) + "\n")
         write_json(self.path / "job.json", job)
 
     def set_aside(self) -> Path:
@@ -81,11 +108,13 @@ class Results:
     def folder(self, spec: RunSpec) -> RunFolder:
         return RunFolder(self.out / "runs" / spec.key)
 
-    def finished(self, spec: RunSpec, say: Callable[[str], None]) -> dict[str, Any] | None:
-        """The run's result if it is done; a damaged one is told, set aside, and counts as absent."""
+    def finished(
+        self, spec: RunSpec, measurements: Sequence[Measurement], say: Callable[[str], None]
+    ) -> dict[str, Any] | None:
+        """The run's result if it is done and measured; a damaged one is told, set aside, and counts as absent."""
         folder = self.folder(spec)
         try:
-            return folder.result()
+            return folder.complete(measurements)
         except ValueError as error:
             say(f"damaged result: {error}; set aside as {folder.set_aside().name}, to be trained again")
             return None

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from datamodules.sources import DataError, Prepared
 from reproduce.engine import interrupts
 from reproduce.engine.results import RunFolder
+from reproduce.engine.spec import Measurement
 
 ATTEMPTS = 2
 POLL = 0.2  # seconds
@@ -31,11 +32,12 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Task:
-    """A run to be done: its folder is prepared, `label` is for people."""
+    """A run to be done and measured; `prepare` makes its folder ready, `label` is for people."""
 
     label: str
     folder: RunFolder
     prepare: Callable[[], None]
+    measurements: tuple[Measurement, ...] = ()
 
 
 class Watcher(Protocol):
@@ -185,7 +187,7 @@ class Runner:
     def _outcome(self, run: _Active, watcher: Watcher, slot: int) -> str | None:
         """None if the run left a result; otherwise why it has none."""
         try:
-            result = run.task.folder.result()
+            result = run.task.folder.complete(run.task.measurements)
         except ValueError as error:
             return str(error)
         if result is None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from typing import Any, Literal
 
+from datamodules.label_noise import LabelNoise
 from datamodules.plan import check_batch_size
 from datamodules.schedules import NoiseSchedule
 
@@ -40,11 +41,34 @@ class VGG11Network:
 
 
 @dataclass(frozen=True)
+class ResNet56Network:
+    """`lightning_modules.ResNet56`, without the optimiser."""
+
+    depth: int = 56
+    width: float = 1.0
+    form: Literal["preactivation", "original"] = "preactivation"
+    batch_norm: bool = True
+    ghost_batch_size: int | None = None
+    in_channels: int = 3
+    num_classes: int = 10
+    module = "ResNet56"
+
+    def __post_init__(self) -> None:
+        if self.depth < 8 or (self.depth - 2) % 6:
+            raise ValueError(f"depth: {self.depth} is not 6n + 2 with n of at least 1")
+        if not (math.isfinite(self.width) and self.width > 0):
+            raise ValueError(f"width: {self.width!r} is not a positive finite number")
+        if self.form not in ("preactivation", "original"):
+            raise ValueError(f"form: {self.form!r} is neither 'preactivation' nor 'original'")
+
+
+@dataclass(frozen=True)
 class MLPNetwork:
     """`lightning_modules.MLP`, without the optimiser."""
 
     hidden: tuple[int, ...] = (256, 256)
     batch_norm: bool = False
+    init_std: float | None = None
     in_features: int = 784
     num_classes: int = 10
     module = "MLP"
@@ -52,14 +76,20 @@ class MLPNetwork:
     def __post_init__(self) -> None:
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden: {self.hidden!r} are not all positive widths")
+        if self.init_std is not None and not (math.isfinite(self.init_std) and self.init_std > 0):
+            raise ValueError(f"init_std: {self.init_std!r} is not a positive finite number")
 
 
-Network = VGG11Network | MLPNetwork
+Network = VGG11Network | ResNet56Network | MLPNetwork
 
 
 @dataclass(frozen=True)
 class Data:
-    """A data set by its content, and the parts of it that a run uses."""
+    """A data set by its content, and the parts of it that a run uses.
+
+    Attributes:
+        label_noise: wrong labels in the training set. subset: training examples that are evaluated.
+    """
 
     name: str
     fingerprint: str
@@ -68,11 +98,77 @@ class Data:
     test: int
     augment: bool = False
     split_seed: int = 0
+    label_noise: LabelNoise | None = None
+    subset: int = 500
 
     def __post_init__(self) -> None:
-        for name in ("train", "validation", "test"):
+        for name in ("train", "validation", "test", "subset"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is less than 1 example")
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """What `HessianMonitor` measures, on the first `examples` of the training subset."""
+
+    examples: int = 1_000
+    batch_size: int = 250
+    measures: tuple[str, ...] = ("top_eigenvalue", "trace", "frobenius", "finite_difference", "normalized_sharpness")
+    tol: float = 0.01
+    trace_tol: float = 0.1
+    norm_tol: float = 0.05
+    max_products: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("examples", "batch_size", "max_products"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
+        for name in ("tol", "trace_tol", "norm_tol"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is not in (0, 1)")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Curvature of a trained run at milestones: "initial", "best", "end", "loss x". Its hash names its file.
+
+    It is no part of the run: another measurement needs no other training.
+    """
+
+    curvature: Curvature
+    at: tuple[str, ...] = ("end",)
+    protocol: int = PROTOCOL
+
+    @property
+    def key(self) -> str:
+        return _hash(self)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Curvature measured at the end of every `every`-th epoch."""
+
+    curvature: Curvature
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"every: {self.every} is less than 1 epoch")
+
+
+@dataclass(frozen=True)
+class Keep:
+    """At which milestones `KeepWeights` keeps the weights, for measurements afterwards."""
+
+    initial: bool = False
+    best: bool = False
+    end: bool = True
+    loss_levels: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for level in self.loss_levels:
+            if not (math.isfinite(level) and level > 0):
+                raise ValueError(f"loss_levels: {level!r} is not a positive finite number")
 
 
 @dataclass(frozen=True)
@@ -85,6 +181,8 @@ class RunSpec:
         seed: of weights, data order, augmentation and dropout; each is a stream of its own.
         evaluate_every: epochs between evaluations; `epochs` is a multiple of it, so the end is evaluated.
         max_batch_size: where a growing S is clipped (the clipped part goes into eta); N by default.
+        keep: the milestones at which weights are kept for measurements; none by default.
+        watch: the curvature that is measured while it trains. What is measured afterwards is no part of a run.
     """
 
     network: Network
@@ -98,6 +196,8 @@ class RunSpec:
     precision: Literal["float32", "float64", "bf16"] = "float32"
     evaluate_every: int = 1
     max_batch_size: int | None = None
+    keep: Keep | None = None
+    watch: Watch | None = None
     protocol: int = PROTOCOL
 
     def __post_init__(self) -> None:
@@ -120,11 +220,15 @@ class RunSpec:
     @property
     def key(self) -> str:
         """16 hexadecimal digits of a hash over all fields; the name of the run's folder."""
-        return hashlib.sha256(dumps(self).encode()).hexdigest()[:16]
+        return _hash(self)
 
     def check_devices(self, devices: int) -> None:
         """Raises ValueError if S falls below one example a device."""
         check_batch_size(self.schedule.batch_size, self.data.train, devices, self.max_batch_size)
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(dumps(value).encode()).hexdigest()[:16]
 
 
 def dumps(value: Any, indent: int | None = None) -> str:

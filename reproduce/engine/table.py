@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -17,6 +18,7 @@ class Evidence(Protocol):
     def labels(self) -> list[str]: ...
     def values(self, label: str, metric: str) -> np.ndarray: ...
     def seeds(self, label: str) -> list[int]: ...
+    def grid(self, labels: Sequence[str], metric: str) -> np.ndarray: ...
     def diverged(self, label: str) -> int: ...
     def curves(
         self, label: str, metric: str, seeds: list[int] | None = None
@@ -56,6 +58,14 @@ class Table:
         """How many runs of an arm diverged; `values` and `curves` leave them out."""
         return int(((self.frame["label"] == label) & (self.frame["status"] == "diverged")).sum())
 
+    def grid(self, labels: Sequence[str], metric: str) -> np.ndarray:
+        """A metric of several arms, (seeds, labels); NaN where a run is missing, diverged, or has no such value."""
+        seeds = sorted(set(self.frame["seed"]))
+        if metric not in self.frame:
+            return np.full((len(seeds), len(labels)), np.nan)
+        ok = self.frame[self.frame["status"] == "ok"].pivot(index="seed", columns="label", values=metric)
+        return ok.reindex(index=seeds, columns=list(labels)).to_numpy(dtype=float)
+
     def seeds(self, label: str) -> list[int]:
         return sorted(seed for name, seed in self.rows if name == label)
 
@@ -91,6 +101,9 @@ class Imagined:
 
     def values(self, label: str, metric: str) -> np.ndarray:
         return self.finals[label][metric]
+
+    def grid(self, labels: Sequence[str], metric: str) -> np.ndarray:
+        return np.stack([self.finals[label][metric] for label in labels], axis=1)
 
     def seeds(self, label: str) -> list[int]:
         return list(range(len(next(iter(self.finals[label].values())))))

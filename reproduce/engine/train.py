@@ -17,12 +17,13 @@ import torch.distributed
 from torch import Tensor
 
 import lightning_modules
-from callbacks import NoiseScheduler, ProgressFile
+from callbacks import HessianMonitor, KeepWeights, NoiseScheduler, ProgressFile
 from datamodules.schedules import as_schedule
 from datamodules.sources import Prepared
 from datamodules.streams import integer_seed
-from datamodules.vision import WATCHED, ImageDataModule
-from reproduce.engine.spec import PRECISIONS, Network, RunSpec
+from datamodules.vision import WATCHED, WITH_LABEL_NOISE, ImageDataModule
+from reproduce.engine.results import RunFolder
+from reproduce.engine.spec import PRECISIONS, Curvature, Keep, Network, RunSpec
 
 
 @dataclass(frozen=True)
@@ -45,27 +46,46 @@ def build_module(network: Network, lr: float = 0.0, momentum: float = 0.0, weigh
     return module
 
 
-def train(spec: RunSpec, job: Job, folder: Path) -> dict[str, Any] | None:
-    """Trains and returns the result on rank 0 (None on others). Rows go to `folder`/metrics.jsonl as they come."""
+def build_data(spec: RunSpec, job: Job) -> ImageDataModule:
+    """The run's data."""
+    data = spec.data
+    return ImageDataModule(
+        job.data,
+        validation=data.validation,
+        train=data.train,
+        test=data.test,
+        augment=data.augment,
+        seed=spec.seed,
+        split_seed=data.split_seed,
+        sampling=spec.sampling,
+        max_batch_size=spec.max_batch_size,
+        label_noise=data.label_noise,
+        watch=WATCHED if data.label_noise is None else WITH_LABEL_NOISE,
+        subset=data.subset,
+        dtype=torch.float64 if spec.precision == "float64" else torch.float32,
+    )
+
+
+def device(job: Job) -> torch.device:
+    return torch.device("cuda" if job.accelerator == "cuda" else "cpu")
+
+
+def hessian_monitor(curvature: Curvature, every: int = 1) -> HessianMonitor:
+    """The callback that a `Curvature` describes."""
+    return HessianMonitor(every_n_epochs=every, **asdict(curvature))
+
+
+def train(spec: RunSpec, job: Job, folder: RunFolder) -> dict[str, Any] | None:
+    """Trains and returns the result on rank 0 (None on others). Rows go to `folder`'s metrics.jsonl as they come."""
     torch.set_num_threads(job.threads)
     torch.manual_seed(integer_seed(spec.seed, "weights"))
     lr0 = as_schedule(spec.schedule.lr)(0.0)
     module = build_module(spec.network, lr0, spec.momentum, spec.weight_decay)
-    data = ImageDataModule(
-        job.data,
-        validation=spec.data.validation,
-        train=spec.data.train,
-        test=spec.data.test,
-        augment=spec.data.augment,
-        seed=spec.seed,
-        split_seed=spec.data.split_seed,
-        sampling=spec.sampling,
-        max_batch_size=spec.max_batch_size,
-        watch=WATCHED,
-        dtype=torch.float64 if spec.precision == "float64" else torch.float32,
-    )
     noise = NoiseScheduler(spec.schedule)
-    recorder = Recorder(folder / "metrics.jsonl", noise)
+    watch = None if spec.watch is None else hessian_monitor(spec.watch.curvature, spec.watch.every)
+    recorder = Recorder(folder.path / "metrics.jsonl", noise, watch)
+    keep = KeepWeights(**asdict(spec.keep or Keep(end=False)))
+    progress = ProgressFile(folder.path / "progress.json")
     several = job.devices * job.num_nodes > 1
     trainer = pl.Trainer(
         accelerator="gpu" if job.accelerator == "cuda" else "cpu",
@@ -76,7 +96,7 @@ def train(spec: RunSpec, job: Job, folder: Path) -> dict[str, Any] | None:
         max_epochs=spec.epochs,
         check_val_every_n_epoch=spec.evaluate_every,
         num_sanity_val_steps=0,
-        callbacks=[DropoutStream(spec.seed), noise, recorder, ProgressFile(folder / "progress.json")],
+        callbacks=[DropoutStream(spec.seed), noise, *([watch] if watch else []), keep, recorder, progress],
         use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=False,
@@ -84,11 +104,30 @@ def train(spec: RunSpec, job: Job, folder: Path) -> dict[str, Any] | None:
         enable_model_summary=False,
     )
     started = time.time()
-    trainer.fit(module, datamodule=data)
+    trainer.fit(module, datamodule=build_data(spec, job))
     if not trainer.is_global_zero:
         return None
+    for milestone, weights in keep.weights.items():
+        write_weights(folder.weights(milestone), weights)
     finite = all(bool(torch.isfinite(p).all()) for p in module.parameters())
-    return recorder.result(finite) | {"provenance": provenance(job, module, time.time() - started)}
+    reached = {name: finite_only(metrics) for name, metrics in keep.reached.items()}
+    return recorder.result(finite) | {
+        "milestones": reached,
+        "provenance": provenance(job, module, time.time() - started),
+    }
+
+
+def write_weights(file: Path, weights: dict[str, Tensor]) -> None:
+    """Whole or not at all, as all files of a run."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}")
+    torch.save(weights, draft)
+    draft.replace(file)
+
+
+def finite_only(values: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 class DropoutStream(pl.Callback):
@@ -113,8 +152,8 @@ class Recorder(pl.Callback):
     Losses stay tensors until the epoch ends, so a GPU is not waited for. A loss that is not finite ends the run.
     """
 
-    def __init__(self, path: Path, noise: NoiseScheduler) -> None:
-        self.path, self.noise = path, noise
+    def __init__(self, path: Path, noise: NoiseScheduler, watch: HessianMonitor | None = None) -> None:
+        self.path, self.noise, self.watch = path, noise, watch
         self.rows: list[dict[str, Any]] = []
         self.first_loss = math.nan
         self.diverged = False
@@ -165,8 +204,11 @@ class Recorder(pl.Callback):
             return
         evaluated = self._row["epoch"] % (trainer.check_val_every_n_epoch or 1) == 0
         names = [n for n in trainer.callback_metrics if evaluated or n.startswith("train/")]
+        names = [n for n in names if not n.startswith("hessian/")]  # of another epoch, it may be
         metrics = {name: float(trainer.callback_metrics[name]) for name in names}
-        row = self._row | {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        if self.watch and self.watch.history and self.watch.history[-1]["epoch"] == self._row["epoch"]:
+            metrics |= {k: v for k, v in self.watch.history[-1].items() if k.startswith("hessian/")}
+        row = self._row | finite_only(metrics)
         self._file = self._file or self.path.open("w", encoding="utf-8")
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
@@ -207,20 +249,20 @@ def provenance(job: Job, module: pl.LightningModule, seconds: float) -> dict[str
 def seconds_per_batch(network: Network, job: Job, sizes: tuple[int, int] = (32, 128)) -> tuple[float, float]:
     """Median time of a training step at two batch sizes on one device: (seconds a step, seconds an example)."""
     torch.set_num_threads(job.threads)
-    device = torch.device("cuda" if job.accelerator == "cuda" else "cpu")
-    module = build_module(network, lr=1e-4).to(device)
+    where = device(job)
+    module = build_module(network, lr=1e-4).to(where)
     optimizer = module.configure_optimizers()
     times = []
     for size in sizes:
-        images = torch.randn(size, job.data.channels, job.data.size, job.data.size, device=device)
-        labels = torch.zeros(size, dtype=torch.long, device=device)
+        images = torch.randn(size, job.data.channels, job.data.size, job.data.size, device=where)
+        labels = torch.zeros(size, dtype=torch.long, device=where)
         elapsed: list[float] = []
         while len(elapsed) < 3 or (len(elapsed) < 10 and sum(elapsed) < 0.5):
             start = time.perf_counter()
             optimizer.zero_grad()
             module.loss(module(images), labels).backward()
             optimizer.step()
-            if device.type == "cuda":
+            if where.type == "cuda":
                 torch.cuda.synchronize()
             elapsed.append(time.perf_counter() - start)
         times.append(statistics.median(elapsed[1:]))

@@ -19,21 +19,35 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import torch.distributed
+
 from datamodules.sources import DataError, Prepared, prepare
+from reproduce.engine import measure as measuring
 from reproduce.engine import train as training
 from reproduce.engine.files import write_json
+from reproduce.engine.results import RunFolder
 from reproduce.engine.spec import Network, RunSpec, loads
 
 CUT_OFF = "THREE_FACTORS_WATCH_STDIN"  # set for a worker that shall end when its standard input does
 
 
 def run_folder(folder: Path) -> None:
-    """Trains folder/spec.json under folder/job.json."""
+    """Trains folder/spec.json under folder/job.json, if that is not done, and measures folder/measurements.json."""
     spec: RunSpec = loads((folder / "spec.json").read_text())
     job = _job(json.loads((folder / "job.json").read_text()))
-    result = training.train(spec, job, folder)
-    if result is not None:
+    run = RunFolder(folder)
+    if run.result() is None:
+        result = training.train(spec, job, run)
+        if result is None:
+            return  # another rank writes it, and measures
         write_json(folder / "result.json", {"key": spec.key} | result)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # one device measures, and waits for no other
+    file = folder / "measurements.json"
+    for measurement in loads(file.read_text()) if file.exists() else ():
+        if run.complete([measurement]) is None:
+            found = measuring.measure(spec, measurement, job, run)
+            write_json(folder / f"measured-{measurement.key}.json", {"milestones": found})
 
 
 def serve_run(folder: str, gpu: int | None) -> None:

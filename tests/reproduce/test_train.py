@@ -4,11 +4,15 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from datamodules.schedules import Cyclic, NoiseSchedule, Triangle
 from datamodules.sources import prepare
-from reproduce.engine.spec import Data, MLPNetwork, RunSpec, VGG11Network
-from reproduce.engine.train import Job, train
+from reproduce.engine.measure import measure
+from reproduce.engine.results import RunFolder
+from reproduce.engine.spec import Curvature, Data, Keep, Measurement, MLPNetwork, RunSpec, VGG11Network, Watch
+from reproduce.engine.train import Job
+from reproduce.engine.train import train as train_in
 
 DATA = Data("digits28", "-", train=320, validation=50, test=100)
 SPEC = RunSpec(
@@ -23,6 +27,10 @@ SPEC = RunSpec(
 @pytest.fixture
 def job():
     return Job(prepare("digits28"))
+
+
+def train(spec, job, folder):
+    return train_in(spec, job, RunFolder(folder))
 
 
 def rows(folder):
@@ -77,3 +85,38 @@ def test_weights_do_not_depend_on_the_stream_of_the_data(job, tmp_path):
     first = train(replace(SPEC, schedule=NoiseSchedule(1e-9, 320), epochs=1), job, tmp_path)
     other = train(replace(SPEC, schedule=NoiseSchedule(1e-9, 320), epochs=1, sampling="replacement"), job, tmp_path)
     assert first["final"]["val/loss"] == pytest.approx(other["final"]["val/loss"], abs=1e-5)
+
+
+SMALL = Curvature(examples=64, batch_size=32, measures=("top_eigenvalue", "trace"), trace_tol=0.5)
+
+
+def test_weights_are_kept_at_milestones_and_measured_afterwards(job, tmp_path):
+    keep = Keep(initial=True, best=True, loss_levels=(2.0, 1e-6))
+    spec, folder = replace(SPEC, keep=keep), RunFolder(tmp_path)
+    result = train(spec, job, tmp_path)
+    assert set(result["milestones"]) == {"initial", "best", "end", "loss 2"}  # 1e-6 was not reached
+    found = rows(tmp_path)
+    best = result["milestones"]["best"]
+    assert best["val/accuracy"] == max(row["val/accuracy"] for row in found)
+    crossed = result["milestones"]["loss 2"]
+    first = next(row for row in found if row["train_subset/loss"] <= 2)
+    assert (crossed["epoch"], crossed["train_subset/loss"]) == (first["epoch"], first["train_subset/loss"])
+    measured = measure(spec, Measurement(SMALL, ("initial", "end", "loss 1e-06")), job, folder)
+    assert set(measured) == {"initial", "end"}
+    assert measured["end"]["hessian/weight_norm"] > 0
+    assert measured["end"]["hessian/trace"] != measured["initial"]["hessian/trace"]
+
+
+def test_curvature_is_measured_while_it_trains_and_changes_no_weight(job, tmp_path):
+    watched = replace(SPEC, watch=Watch(SMALL, every=2), keep=Keep())
+    for spec, name in ((watched, "a"), (replace(watched, watch=None), "b")):
+        (tmp_path / name).mkdir()
+        train(spec, job, tmp_path / name)
+    a, b = rows(tmp_path / "a"), rows(tmp_path / "b")
+    assert ["hessian/trace" in row for row in a] == [False, True, False, True]
+    assert [row["steps"] for row in a] == [row["steps"] for row in b]
+    ends = [torch.load(tmp_path / name / "weights" / "end.pt", weights_only=True) for name in "ab"]
+    assert all(torch.equal(ends[0][k], ends[1][k]) for k in ends[0])
+    assert a[-1]["hessian/top_eigenvalue"] == pytest.approx(
+        measure(watched, Measurement(SMALL), job, RunFolder(tmp_path / "a"))["end"]["hessian/top_eigenvalue"], rel=1e-5
+    )

@@ -252,7 +252,7 @@ def test_the_square_of_the_gradient_is_that_of_the_population_not_of_the_trainin
     assert sum(draws) / len(draws) == pytest.approx(training - float(torch.cov(g.T).trace()) / 7, rel=1e-10)
 
 
-@pytest.mark.parametrize("number", [400, 4000])
+@pytest.mark.parametrize("number", [400, pytest.param(4000, marks=pytest.mark.slow)])
 def test_the_alignments_lie_within_their_errors(number):
     module, (inputs, targets) = network("tanh"), data(number)
     h, c = hessian(module, inputs=inputs, targets=targets), torch.cov(rows(module, inputs, targets).T)

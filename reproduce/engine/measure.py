@@ -1,0 +1,25 @@
+"""What is measured of a trained run: the curvature at the weights that were kept."""
+
+from __future__ import annotations
+
+import torch
+
+from reproduce.engine.results import RunFolder
+from reproduce.engine.spec import Measurement, RunSpec
+from reproduce.engine.train import Job, build_data, build_module, device, finite_only, hessian_monitor
+
+
+def measure(spec: RunSpec, measurement: Measurement, job: Job, folder: RunFolder) -> dict[str, dict[str, float | None]]:
+    """milestone -> values, of the milestones that the run reached; NaN becomes None."""
+    torch.set_num_threads(job.threads)
+    module = build_module(spec.network).to(device(job))
+    data = build_data(spec, job)
+    data.setup()
+    batches = data.measurement_batches(measurement.curvature.examples, measurement.curvature.batch_size)
+    found: dict[str, dict[str, float | None]] = {}
+    for milestone in measurement.at:
+        file = folder.weights(milestone)
+        if file.exists():
+            module.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+            found[milestone] = finite_only(hessian_monitor(measurement.curvature).measure(module, batches))
+    return found

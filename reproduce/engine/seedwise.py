@@ -1,0 +1,136 @@
+"""Claims whose statistic is one number a seed: a correlation over a grid, a log ratio, a location.
+
+Seeds are the replicates, so intervals are t intervals over them, on a scale on which they are nearly normal (Fisher's z
+for correlations, the logarithm for ratios). The verdict rules are those of `claims`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from reproduce.engine.claims import ALPHA, Claim, Verdict, t_above, unjudged
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The scale on which a statistic is averaged over seeds."""
+
+    to: Callable[[Any], Any]
+    back: Callable[[Any], Any]
+
+
+PLAIN = Scale(lambda x: x, lambda x: x)
+FISHER = Scale(lambda x: np.arctanh(np.clip(x, -0.9995, 0.9995)), np.tanh)
+LOG = Scale(np.log, np.exp)
+
+
+@dataclass(frozen=True)
+class Direction:
+    """The statistic lies above (`sign` 1) or below (-1) `null`; `smallest` is the effect of interest, from `null`."""
+
+    sign: int
+    smallest: float
+    null: float = 0.0
+
+
+@dataclass(frozen=True)
+class Range:
+    """The statistic lies in [low, high]: equivalence or a location; with an interval of this confidence."""
+
+    low: float
+    high: float
+    confidence: float = 1 - 2 * ALPHA
+
+
+Rule = Direction | Range
+
+
+def over_seeds(
+    values: np.ndarray,
+    rule: Rule,
+    *,
+    claim: str,
+    statistic: str,
+    scale: Scale = PLAIN,
+    paper: str | None = None,
+    note: str = "",
+    control: bool = False,
+) -> Claim:
+    """Judges the mean of a per-seed statistic (n,); NaN are seeds that have none."""
+    there = np.asarray(values, dtype=float)
+    there = there[~np.isnan(there)]
+    statistic = f"{statistic}; {_ruled(rule)}"
+    if len(there) < 2:
+        return unjudged(claim, statistic, len(there), paper, control=control)
+    z = scale.to(there)
+    n = len(z)
+    mean, error = float(z.mean()), max(float(z.std(ddof=1)) / math.sqrt(n), 1e-12)
+    half = float(special.stdtrit(n - 1, 0.5 + _confidence(rule) / 2)) * error
+    low, high = float(scale.back(mean - half)), float(scale.back(mean + half))
+    verdict, p = _judged(rule, scale, mean, error, n - 1, low, high)
+    return Claim(claim, statistic, float(scale.back(mean)), low, high, n, verdict, p, paper=paper, note=note,
+                 control=control)  # fmt: skip
+
+
+def ratio_over_seeds(
+    above: np.ndarray, below: np.ndarray, rule: Range, *, claim: str, statistic: str, paper: str | None = None,
+    control: bool = False,
+) -> Claim:  # fmt: skip
+    """Mean(above)/mean(below) of paired per-seed values (n,), by Fieller; unbounded where the denominator may be 0."""
+    pairs = np.stack([above, below], axis=1)
+    pairs = pairs[~np.isnan(pairs).any(axis=1)]
+    n, statistic = len(pairs), f"{statistic}; Fieller over seeds, {_ruled(rule)}"
+    if n < 3:
+        return unjudged(claim, statistic, n, paper, control=control)
+    (a, d), covariance = pairs.mean(axis=0), np.cov(pairs.T) / n
+    t = float(special.stdtrit(n - 1, 0.5 + rule.confidence / 2))
+    if d**2 <= t**2 * covariance[1, 1]:
+        return Claim(claim, statistic, float(a / d) if d else None, None, None, n, "inconclusive", 1.0, paper=paper,
+                     note="the denominator does not differ from 0", control=control)  # fmt: skip
+    quadratic = [d**2 - t**2 * covariance[1, 1], -2 * (a * d - t**2 * covariance[0, 1]), a**2 - t**2 * covariance[0, 0]]
+    low, high = sorted(float(r) for r in np.roots(quadratic).real)
+
+    def outside(edge: float, side: int) -> float:
+        error = math.sqrt(max(covariance[0, 0] - 2 * edge * covariance[0, 1] + edge**2 * covariance[1, 1], 1e-24))
+        return t_above(side * math.copysign(1, d) * (a - edge * d) / error, n - 1)
+
+    p = max(outside(rule.low, 1), outside(rule.high, -1))
+    return Claim(claim, statistic, float(a / d), low, high, n, _contained(rule, low, high), p, paper=paper,
+                 control=control)  # fmt: skip
+
+
+def _ruled(rule: Rule) -> str:
+    if isinstance(rule, Range):
+        return f"within [{rule.low:g}, {rule.high:g}]"
+    return f"{'>' if rule.sign > 0 else '<'} {rule.null:g}, smallest effect of interest {rule.smallest:g}"
+
+
+def _confidence(rule: Rule) -> float:
+    return rule.confidence if isinstance(rule, Range) else 1 - 2 * ALPHA
+
+
+def _judged(
+    rule: Rule, scale: Scale, mean: float, error: float, df: int, low: float, high: float
+) -> tuple[Verdict, float]:
+    if isinstance(rule, Range):
+        edges = [float(scale.to(edge)) for edge in (rule.low, rule.high)]
+        p = max(t_above((mean - edges[0]) / error, df), t_above((edges[1] - mean) / error, df))
+        return _contained(rule, low, high), p
+    p = t_above(rule.sign * (mean - float(scale.to(rule.null))) / error, df)
+    nearest, farthest = (low, high) if rule.sign > 0 else (high, low)
+    if rule.sign * (nearest - rule.null) > 0:
+        return "supported", p
+    interesting = rule.null + rule.sign * rule.smallest
+    return ("not supported" if rule.sign * (farthest - interesting) < 0 else "inconclusive"), p
+
+
+def _contained(rule: Range, low: float, high: float) -> Verdict:
+    if rule.low < low and high < rule.high:
+        return "supported"
+    return "not supported" if high < rule.low or low > rule.high else "inconclusive"

@@ -1,0 +1,51 @@
+"""Statistics of one seed's grid of runs: correlations, exponents, crossings. NaN marks a run that has no value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.stats import rankdata
+
+FEWEST = 5  # cells; a rank correlation of fewer says nothing
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Rank correlation of x (cells,) and y (cells,) where both are there; NaN for fewer than 5 cells."""
+    there = ~(np.isnan(x) | np.isnan(y))
+    return _correlation(rankdata(x[there]), rankdata(y[there])) if there.sum() >= FEWEST else np.nan
+
+
+def partial_spearman(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> float:
+    """Rank correlation of x and y at fixed `given`, all (cells,): of the ranks' residuals."""
+    there = ~(np.isnan(x) | np.isnan(y) | np.isnan(given))
+    if there.sum() < FEWEST:
+        return np.nan
+    ranks = [rankdata(v[there]) for v in (x, y, given)]
+    design = np.stack([np.ones(int(there.sum())), ranks[2]], axis=1)
+    left = [r - design @ np.linalg.lstsq(design, r, rcond=None)[0] for r in ranks[:2]]
+    return _correlation(*left)
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+    x, y = x - x.mean(), y - y.mean()
+    scale = np.sqrt((x @ x) * (y @ y))
+    return float(x @ y / scale) if scale > 1e-12 else np.nan
+
+
+def exponents(log_lr: np.ndarray, log_size: np.ndarray, log_norm: np.ndarray) -> tuple[float, float]:
+    """(p, p g) of log norm = c - p (log eta - g log S), by least squares over the cells that are there."""
+    there = ~np.isnan(log_norm)
+    if there.sum() < FEWEST:
+        return np.nan, np.nan
+    design = np.stack([np.ones(int(there.sum())), log_lr[there], log_size[there]], axis=1)
+    solution, _, rank, _ = np.linalg.lstsq(design, log_norm[there], rcond=None)
+    return (float(-solution[1]), float(solution[2])) if rank == 3 else (np.nan, np.nan)
+
+
+def leave_one_out(
+    statistic: Callable[[np.ndarray], float], rows: np.ndarray, columns: np.ndarray
+) -> tuple[float, float]:
+    """The range of a statistic of a mask (cells,) when each row and each column of the grid is left out in turn."""
+    found = [statistic(label != value) for label in (rows, columns) for value in np.unique(label)]
+    return float(np.nanmin(found)), float(np.nanmax(found))
