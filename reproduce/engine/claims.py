@@ -267,13 +267,20 @@ def needed(
     trials: int = 150,
 ) -> list[str | None]:
     """For every claim whose power at n seeds is weak, the smallest number of `GRID` that gives enough: "≥ 16"."""
-    answers: list[str | None] = [f"> {GRID[-1]}" if p < WEAK else None for p in powers]
     weak = [i for i, p in enumerate(powers) if p < WEAK]
-    for larger in GRID:
-        if larger <= n or not weak:
-            continue
-        now = power(check, draw, larger, trials)
-        for i in [i for i in weak if now[i] >= WEAK]:
-            answers[i] = f"≥ {larger}"
-            weak.remove(i)
+    known: dict[int, list[float]] = {}
+
+    def enough(size: int, claim: int) -> bool:
+        if size not in known:
+            known[size] = power(check, draw, size, trials)
+        return known[size][claim] >= WEAK
+
+    answers: list[str | None] = [None] * len(powers)
+    larger = [size for size in GRID if size > n]
+    for i in weak:
+        low, high = 0, len(larger)
+        while low < high:  # power grows with n
+            middle = (low + high) // 2
+            low, high = (low, middle) if enough(larger[middle], i) else (middle + 1, high)
+        answers[i] = f"≥ {larger[low]}" if low < len(larger) else f"> {GRID[-1]}"
     return answers

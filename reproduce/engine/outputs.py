@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from reproduce.engine.display import console
 from reproduce.engine.files import read_cache, write_json, write_text
 from reproduce.engine.options import Options
 from reproduce.engine.results import Results, RunFolder
-from reproduce.engine.table import Evidence, Table
+from reproduce.engine.table import STEP_VARIANCE, Evidence, Table
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FILES = ("table.csv", "claims.json", "provenance.json")
@@ -96,7 +97,10 @@ def collect(planned: list[PlannedRun], results: Results, say: Callable[[str], No
         if result["status"] == "ok":
             epochs = folder.rows()
             curves[run.label, run.seed] = pd.DataFrame(
-                [{k: v for k, v in row.items() if k != "steps"} for row in epochs]
+                [
+                    {k: v for k, v in row.items() if k != "steps"} | {STEP_VARIANCE: _variance(row["steps"]["loss"])}
+                    for row in epochs
+                ]
             ).set_index("epoch")
             steps[run.label, run.seed] = pd.concat(
                 [pd.DataFrame(row["steps"]).assign(epoch=row["epoch"]) for row in epochs], ignore_index=True
@@ -105,6 +109,16 @@ def collect(planned: list[PlannedRun], results: Results, say: Callable[[str], No
     frame = pd.DataFrame(rows, columns=None if rows else ["label", "seed", "status"])
     frame = frame.sort_values(["label", "seed"], key=lambda c: c.map(order.index) if c.name == "label" else c)
     return Table(frame.reset_index(drop=True), curves, steps), missing
+
+
+def _variance(losses: list[float]) -> float:
+    """Variance of an epoch's step losses about their trend, a straight line; NaN for fewer than 4 steps."""
+    if len(losses) < 4:
+        return math.nan
+    at = np.arange(len(losses)) - (len(losses) - 1) / 2
+    left = np.asarray(losses) - np.mean(losses)
+    left = left - at * (at @ left) / (at @ at)
+    return float(left @ left) / (len(losses) - 2)
 
 
 def _milestones(run: PlannedRun, folder: RunFolder, result: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,54 @@ def band(
     if len(values) > 1:
         spread = values.std(axis=0, ddof=1)
         axes.fill_between(epochs / stretch, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
+
+
+def per_step(axes: Any, table: Table, label: str, what: str, colour: str, *, legend: str | None = None) -> None:
+    """'loss', eta ('lr'), S ('batch_size') or eta/S ('noise_ratio') of every step of one seed's run."""
+    seeds = table.seeds(label)
+    if not seeds:
+        return
+    steps = table.steps[label, seeds[0]]
+    values = steps["lr"] / steps["batch_size"] if what == "noise_ratio" else steps[what]
+    within = steps.groupby("epoch").cumcount() / steps.groupby("epoch")["loss"].transform("size")
+    style = {"linewidth": 0.6, "alpha": 0.8} if what == "loss" else {"drawstyle": "steps-post"}
+    axes.plot(steps["epoch"] - 1 + within, values, color=colour, label=legend, **style)
+
+
+def shades(values: Sequence[Any]) -> dict[Any, Any]:
+    """A colour a value, from dark to light; told apart in grey and without colour vision."""
+    import matplotlib as mpl
+
+    return {v: mpl.colormaps["viridis"](0.92 * i / max(1, len(values) - 1)) for i, v in enumerate(values)}
+
+
+def points(axes: Any, x: np.ndarray, values: np.ndarray, solid: np.ndarray, colour: Any, legend: str) -> None:
+    """A point a cell: the mean over seeds of values (seeds, cells) and a bar of one standard deviation.
+
+    Points that are not `solid` (cells,) are hollow: most of their runs did not train.
+    """
+    there = ~np.isnan(values).all(axis=0)
+    if not there.any():
+        return
+    x, values, solid = x[there], values[:, there], solid[there]
+    mean, count = np.nanmean(values, axis=0), (~np.isnan(values)).sum(axis=0)
+    spread = np.sqrt(np.nansum((values - mean) ** 2, axis=0) / np.maximum(count - 1, 1))
+    axes.errorbar(x, mean, spread, fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.6)
+    faces = [colour if full else "white" for full in solid]
+    axes.scatter(x, mean, s=26, c=faces, edgecolors=[colour], linewidths=1.1, zorder=3)
+    axes.scatter([], [], s=26, color=colour, label=legend)
+
+
+def log_scale(axis: Any) -> None:
+    """A logarithmic axis (`axes.xaxis` or `.yaxis`) with labels that do not run into one another."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis._set_axes_scale("log")
+    low, high = sorted(axis.get_view_interval())
+    decades = np.log10(high / low) if low > 0 else 1
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 1.6 else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def legend_below(axes: Any, columns: int) -> None:

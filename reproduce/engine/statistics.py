@@ -47,5 +47,6 @@ def leave_one_out(
     statistic: Callable[[np.ndarray], float], rows: np.ndarray, columns: np.ndarray
 ) -> tuple[float, float]:
     """The range of a statistic of a mask (cells,) when each row and each column of the grid is left out in turn."""
-    found = [statistic(label != value) for label in (rows, columns) for value in np.unique(label)]
-    return float(np.nanmin(found)), float(np.nanmax(found))
+    found = np.array([statistic(label != value) for label in (rows, columns) for value in np.unique(label)])
+    found = found[~np.isnan(found)]
+    return (float(found.min()), float(found.max())) if len(found) else (np.nan, np.nan)

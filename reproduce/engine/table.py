@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
+STEP_VARIANCE = "train/step_variance"  # of the losses of an epoch's steps
+
 
 class Evidence(Protocol):
     """What claims are judged on."""
@@ -20,6 +22,7 @@ class Evidence(Protocol):
     def seeds(self, label: str) -> list[int]: ...
     def grid(self, labels: Sequence[str], metric: str) -> np.ndarray: ...
     def diverged(self, label: str) -> int: ...
+    def epochs_of_smaller_batches(self, a: str, b: str, epochs: np.ndarray) -> np.ndarray: ...
     def curves(
         self, label: str, metric: str, seeds: list[int] | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
@@ -82,6 +85,11 @@ class Table:
         epochs, t_eta = first.index.to_numpy(dtype=float)[there], first["t_eta"].to_numpy(dtype=float)[there]
         return epochs, t_eta, np.stack([v[m] for v, m in zip(values, measured)])
 
+    def epochs_of_smaller_batches(self, a: str, b: str, epochs: np.ndarray) -> np.ndarray:
+        """Whether in each of `epochs` (P,) every batch of `a` is smaller than every batch of `b`, bool (P,)."""
+        of_a, of_b = (self.steps[label, self.seeds(label)[0]].groupby("epoch")["batch_size"] for label in (a, b))
+        return (of_a.max().reindex(epochs) < of_b.min().reindex(epochs)).to_numpy()
+
 
 @dataclass(frozen=True)
 class Imagined:
@@ -117,3 +125,6 @@ class Imagined:
         values = self.series[label][metric]
         times = np.arange(values.shape[1], dtype=float)
         return times, times, values if seeds is None else values[seeds]
+
+    def epochs_of_smaller_batches(self, a: str, b: str, epochs: np.ndarray) -> np.ndarray:
+        return np.ones(len(epochs), dtype=bool)

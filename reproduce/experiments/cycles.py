@@ -8,9 +8,10 @@ import numpy as np
 
 from datamodules.schedules import Cyclic, NoiseSchedule, exchange
 from datamodules.sources import Prepared
+from reproduce.engine.data import subset
 from reproduce.engine.options import InputError, Scale
-from reproduce.engine.spec import Data, RunSpec, VGG11Network
-from reproduce.engine.table import Imagined
+from reproduce.engine.spec import RunSpec, VGG11Network
+from reproduce.engine.table import STEP_VARIANCE, Evidence, Imagined
 
 CYCLIC_S, CYCLIC_ETA = "cyclic S", "cyclic eta"
 SMALL_S, LARGE_S = "constant, small S", "constant, large S"
@@ -97,21 +98,8 @@ def runs(scale: Scale, source: Prepared) -> dict[str, RunSpec]:
     s = SETTINGS[scale]
     if source.size != 32:
         raise InputError(f"--data: {source.name!r} has {source.size} x {source.size} images, VGG-11 takes 32 x 32")
-    for field, wanted, there in (
-        ("train", s.train + s.validation, source.train),
-        ("test", s.test, source.test),
-    ):
-        if wanted > there:
-            raise InputError(f"--data: {source.name!r} has {there} {field} images, --scale {scale} takes {wanted}")
     (lr_low, lr_high), (small, large) = s.lr, s.batch_size
-    data = Data(
-        source.name,
-        source.fingerprint,
-        train=s.train,
-        validation=s.validation,
-        test=s.test,
-        augment=s.augment and source.name not in ("digits", "digits28"),  # a mirrored digit is no digit
-    )
+    data = subset(source, scale, train=s.train, validation=s.validation, test=s.test, augment=s.augment)
     network = VGG11Network(width=s.width, in_channels=source.channels, num_classes=source.classes)
 
     def run(schedule: NoiseSchedule, stretch: float = 1.0) -> RunSpec:
@@ -141,6 +129,21 @@ def runs(scale: Scale, source: Prepared) -> dict[str, RunSpec]:
     return specs
 
 
+def step_variance_ratio(table: Evidence, noisier: str, quieter: str) -> np.ndarray:
+    """A number a seed: the variance of single steps' losses in one run over that in another, (seeds,).
+
+    The geometric mean over the epochs in which the noisier run has the smaller S throughout. Of a cyclic pair these are
+    the epochs at low noise: at high noise both have the same S.
+    """
+    both = sorted(set(table.seeds(noisier)) & set(table.seeds(quieter)))
+    epochs, _, above = table.curves(noisier, STEP_VARIANCE, both)
+    others, _, below = table.curves(quieter, STEP_VARIANCE, both)
+    if len(epochs) != len(others) or not len(epochs):
+        return np.full(len(both), np.nan)
+    apart = table.epochs_of_smaller_batches(noisier, quieter, epochs)
+    return np.exp(np.log(above[:, apart] / below[:, apart]).mean(axis=1)) if apart.any() else np.full(len(both), np.nan)
+
+
 DEVIATIONS = 5  # independent ones that a loss curve holds, assumed for the power: neighbouring epochs deviate alike
 
 
@@ -151,5 +154,12 @@ def imagined(scale: Scale, seeds: int, random: np.random.Generator) -> Imagined:
     if s.extra_controls:  # their noise lies in between
         lost |= dict.fromkeys((MEAN_NOISE, ROOT_EPOCHS, ROOT_TIME), s.effect / 2)
     finals = {arm: {"test/accuracy": random.normal(0.8 - below, s.seed_sd, seeds)} for arm, below in lost.items()}
-    series = {arm: {"train/loss": random.normal(0, 1, (seeds, DEVIATIONS))} for arm in lost}
+    series = {
+        arm: {
+            "train/loss": random.normal(0, 1, (seeds, DEVIATIONS)),
+            # of a variance over 20 steps; the eta arms, with S at its small value, have five times as much
+            STEP_VARIANCE: (5.0 if arm in (CYCLIC_ETA, SMALL_S) else 1.0) * random.chisquare(18, (seeds, DEVIATIONS)),
+        }
+        for arm in lost
+    }
     return Imagined(finals, series)

@@ -9,8 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datamodules.label_noise import LabelNoise
 from datamodules.schedules import Cosine, Cyclic, NoiseSchedule, Triangle, exchange
-from reproduce.engine.spec import Data, MLPNetwork, RunSpec, VGG11Network, dumps, encode, loads
+from reproduce.engine.spec import (
+    Curvature,
+    Data,
+    Keep,
+    Measurement,
+    MLPNetwork,
+    ResNet56Network,
+    RunSpec,
+    VGG11Network,
+    Watch,
+    dumps,
+    encode,
+    loads,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = RunSpec(
@@ -22,13 +36,18 @@ SPEC = RunSpec(
 )
 positive = st.floats(1e-3, 10)
 networks = st.one_of(
-    st.builds(VGG11Network, width=positive), st.builds(MLPNetwork, hidden=st.tuples(st.integers(1, 99)))
+    st.builds(VGG11Network, width=positive),
+    st.builds(ResNet56Network, depth=st.sampled_from([8, 20, 56]), width=positive),
+    st.builds(MLPNetwork, hidden=st.tuples(st.integers(1, 99)), init_std=st.none() | positive),
 )
 few = st.integers(1, 9)
 specs = st.builds(
     RunSpec,
     network=networks,
-    data=st.builds(Data, st.text(), st.text(), train=st.integers(500, 900), validation=few, test=few),
+    data=st.builds(
+        Data, st.text(), st.text(), train=st.integers(500, 900), validation=few, test=few,
+        label_noise=st.none() | st.builds(LabelNoise, st.floats(0, 1), st.sampled_from(["uniform", "other"])),
+    ),
     schedule=st.one_of(
         st.builds(NoiseSchedule, positive, st.integers(1, 500)),
         st.builds(lambda h, p: exchange(NoiseSchedule(Triangle(h, 0.0, p), 20)), positive, positive),
@@ -38,6 +57,8 @@ specs = st.builds(
     seed=st.integers(0, 2**31),
     momentum=st.floats(0, 0.99),
     sampling=st.sampled_from(["shuffle", "replacement"]),
+    keep=st.none() | st.builds(Keep, best=st.booleans(), loss_levels=st.lists(positive).map(tuple)),
+    watch=st.none() | st.builds(Watch, st.builds(Curvature, examples=few), every=few),
 )  # fmt: skip
 
 
@@ -111,3 +132,25 @@ def test_a_schedule_without_an_importable_name_cannot_be_stored():
 def test_a_damaged_spec_is_a_value_error(text):
     with pytest.raises((ValueError, AssertionError)):
         assert isinstance(loads(text), RunSpec)
+
+
+def test_another_measurement_has_another_key_and_changes_no_run():
+    keys = {Measurement(Curvature(examples=n), at).key for n in (10, 20) for at in (("end",), ("best",))}
+    assert len(keys) == 4
+    assert loads(dumps(Measurement(Curvature()))) == Measurement(Curvature())
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: ResNet56Network(depth=10), "depth: 10"),
+        (lambda: MLPNetwork(init_std=-1.0), "init_std: -1.0"),
+        (lambda: Keep(loss_levels=(0.1, 0.0)), "loss_levels: 0.0"),
+        (lambda: Curvature(examples=0), "examples: 0"),
+        (lambda: Curvature(tol=2.0), "tol: 2.0"),
+        (lambda: Watch(Curvature(), every=0), "every: 0"),
+    ],
+)
+def test_what_is_measured_is_checked(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

@@ -1,0 +1,37 @@
+"""The part of a data set that a scale of an experiment takes."""
+
+from __future__ import annotations
+
+from datamodules.label_noise import LabelNoise
+from datamodules.sources import Prepared
+from reproduce.engine.options import InputError, Scale
+from reproduce.engine.spec import Data
+
+NO_MIRROR = ("digits", "digits28", "mnist")  # a mirrored digit is no digit
+
+
+def subset(
+    source: Prepared,
+    scale: Scale,
+    *,
+    train: int,
+    validation: int,
+    test: int,
+    augment: bool = False,
+    label_noise: LabelNoise | None = None,
+    examples: int = 500,
+) -> Data:
+    """The spec of that part; refused, with the flag to change, if the data set is too small for it."""
+    for part, wanted, there in (("train", train + validation, source.train), ("test", test, source.test)):
+        if wanted > there:
+            raise InputError(f"--data: {source.name!r} has {there} {part} images, --scale {scale} takes {wanted}")
+    return Data(
+        source.name,
+        source.fingerprint,
+        train=train,
+        validation=validation,
+        test=test,
+        augment=augment and source.name not in NO_MIRROR,
+        label_noise=label_noise,
+        subset=examples,
+    )

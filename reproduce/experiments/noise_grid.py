@@ -1,0 +1,247 @@
+"""MLPs on FashionMNIST over a grid of eta and S, and the Hessian where they end: the runs of Figures 1 and 9."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from datamodules.schedules import NoiseSchedule
+from datamodules.sources import Prepared
+from reproduce.engine.claims import Claim
+from reproduce.engine.data import subset
+from reproduce.engine.options import Scale
+from reproduce.engine.seedwise import FISHER, Direction, Range, over_seeds, ratio_over_seeds
+from reproduce.engine.spec import Curvature, Keep, Measurement, MLPNetwork, RunSpec
+from reproduce.engine.statistics import exponents, leave_one_out, partial_spearman, spearman
+from reproduce.engine.table import Evidence, Imagined, Table
+
+NORM, ACCURACY, LOSS = "end hessian/frobenius", "val/accuracy", "train_subset/loss"
+TRAINED = 0.1  # a run counts as trained if its loss on clean training images ends at most here: PAPER's "≈ 100 %"
+LEVELS = (0.3, 0.1, 0.03, 0.01)  # of that loss, at whose first crossing curvature is compared
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a scale changes."""
+
+    hidden: tuple[int, ...]
+    train: int
+    validation: int
+    test: int
+    epochs: int
+    lrs: tuple[float, ...]
+    batch_sizes: tuple[int, ...]
+    seeds: int
+    measured: int  # training examples whose Hessian is measured
+    evaluate_every: int = 1
+    seed_sd: float = 0.2  # assumed for the power, before training; of a cell's log norm
+
+
+def label(lr: float, batch_size: int, network: str = "") -> str:
+    return f"{network}{', ' if network else ''}eta {lr:g}, S {batch_size}"
+
+
+class NoiseGrid:
+    """An experiment: every network on every cell (eta, S).
+
+    Args:
+        networks: name -> what of MLPNetwork is not in the settings. A single one may be named "".
+    """
+
+    def __init__(
+        self,
+        networks: dict[str, dict[str, Any]],
+        settings: dict[Scale, Settings],
+        reductions: list[tuple[str, str, str]],
+    ) -> None:
+        self.networks, self.SETTINGS, self.REDUCTIONS = networks, settings, reductions
+        self.place = {
+            label(lr, size, name): (name, lr, size)
+            for s in settings.values() for name in networks for lr in s.lrs for size in s.batch_sizes
+        }  # fmt: skip
+
+    def runs(self, scale: Scale, source: Prepared) -> dict[str, RunSpec]:
+        s = self.SETTINGS[scale]
+        data = subset(source, scale, train=s.train, validation=s.validation, test=s.test)
+        features = source.channels * source.size**2
+        keep = Keep(end=True, loss_levels=LEVELS)
+
+        def run(network: dict[str, Any], lr: float, size: int) -> RunSpec:
+            mlp = MLPNetwork(hidden=s.hidden, in_features=features, num_classes=source.classes, **network)
+            return RunSpec(
+                mlp, data, NoiseSchedule(lr, size), s.epochs, seed=0, keep=keep, evaluate_every=s.evaluate_every
+            )
+
+        return {
+            label(lr, size, name): run(network, lr, size)
+            for name, network in self.networks.items() for lr in s.lrs for size in s.batch_sizes
+        }  # fmt: skip
+
+    def measurements(self, scale: Scale) -> tuple[Measurement, ...]:
+        end = Curvature(self.SETTINGS[scale].measured, 250)
+        crossing = replace(end, measures=("top_eigenvalue", "frobenius"))
+        return Measurement(end), Measurement(crossing, tuple(f"loss {level:g}" for level in LEVELS))
+
+    def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> Imagined:
+        """A world in which only eta/S matters: norm ∝ n^-1/2, a percent of accuracy per factor e of n."""
+        s, finals = self.SETTINGS[scale], {}
+        for name in self.networks:
+            for lr in s.lrs:
+                for size in s.batch_sizes:
+                    log_n = np.log(lr / size)
+                    noise = partial(random.normal, 0.0, s.seed_sd, seeds)
+                    norms = {f"loss {level:g} hessian/frobenius": np.exp(-0.5 * log_n + noise()) for level in LEVELS}
+                    finals[label(lr, size, name)] = norms | {
+                        NORM: np.exp(-0.5 * log_n + noise()),
+                        "end hessian/finite_difference": np.exp(-0.5 * log_n + noise()),
+                        "end hessian/normalized_sharpness": np.exp(-0.5 * log_n + noise()),
+                        ACCURACY: 0.85 + 0.01 * (log_n + noise()),
+                        LOSS: np.exp(-4 - 0.5 * log_n - 0.5 * np.log(s.batch_sizes[0] / s.lrs[-1]) + noise()),
+                    }
+        return Imagined(finals)
+
+    # -- what is said about a grid
+
+    def claims(self, table: Evidence, network: str = "", paper: str | None = None) -> list[Claim]:
+        """The claims of Figure 1 about one network: over the trained cells, over all, and with confounds taken away."""
+        labels = [name for name in table.labels if self.place[name][0] == network]
+        grid = _Grid(table, labels, [self.place[name][1:] for name in labels])
+        of = f" ({network})" if network else ""
+        everywhere, trained = np.ones(grid.shape, dtype=bool), grid.values(LOSS) <= TRAINED
+        within = f"cells trained to a loss of {TRAINED:g}"
+        norm, accuracy = np.log(grid.values(NORM)), grid.values(ACCURACY)
+        found = [
+            grid.correlation(norm, trained, -1, claim=f"higher eta/S, smaller Hessian norm; {within}{of}", paper=paper),
+            grid.correlation(norm, everywhere, -1, claim=f"higher eta/S, smaller Hessian norm; all cells{of}"),
+            grid.correlation(accuracy, trained, 1, claim=f"higher eta/S, higher validation accuracy; {within}{of}",
+                             paper=paper),
+            grid.correlation(accuracy, everywhere, 1, claim=f"higher eta/S, higher validation accuracy; all cells{of}"),
+            grid.exponent(norm, trained, claim=f"only the ratio counts: norm ~ (eta/S^g)^-p with g = 1; {within}{of}"),
+            grid.partial(norm, everywhere, claim=f"higher eta/S, smaller norm, at equal training loss; all cells{of}"),
+        ]  # fmt: skip
+        for level in LEVELS:
+            crossing = np.log(grid.values(f"loss {level:g} hessian/frobenius"))
+            claim = f"higher eta/S, smaller norm at the first crossing of a loss of {level:g}{of}"
+            found.append(grid.correlation(crossing, everywhere, -1, claim=claim, control=True, counted=True))
+        for metric, name in (("normalized_sharpness", "scale-normalised sharpness"),
+                             ("finite_difference", "norm by finite differences, as the paper's")):  # fmt: skip
+            values = np.log(grid.values(f"end hessian/{metric}"))
+            claim = f"higher eta/S, smaller {name}; {within}{of}"
+            found.append(grid.correlation(values, trained, -1, claim=claim, control=metric != "finite_difference"))
+        return found
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """One network's cells in a table: values are (seeds, cells)."""
+
+    table: Evidence
+    labels: list[str]
+    cells: list[tuple[float, int]]
+
+    @property
+    def log_n(self) -> np.ndarray:
+        return np.array([np.log(lr / size) for lr, size in self.cells])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.values(LOSS).shape[0], len(self.labels)
+
+    def values(self, metric: str) -> np.ndarray:
+        return self.table.grid(self.labels, metric)
+
+    def correlation(
+        self, values: np.ndarray, mask: np.ndarray, sign: int, *, claim: str, paper: str | None = None,
+        control: bool = False, counted: bool = False,
+    ) -> Claim:  # fmt: skip
+        """rho(log n, values) a seed, Fisher's z over seeds; with its range when a row or a column is left out."""
+        chosen = np.where(mask, values, np.nan)
+        rho = np.array([spearman(self.log_n, row) for row in chosen])
+        note = self._ranges(chosen) if isinstance(self.table, Table) and not np.isnan(rho).all() else ""
+        if counted and isinstance(self.table, Table):
+            note = f"{int(np.isnan(values).sum())} of {values.size} runs never cross it" + (f"; {note}" if note else "")
+        return over_seeds(
+            rho, Direction(sign, smallest=0.3), claim=claim, statistic="Spearman's rho with log eta/S, a seed",
+            scale=FISHER, paper=paper, note=note, control=control,
+        )  # fmt: skip
+
+    def _ranges(self, chosen: np.ndarray) -> str:
+        lrs, sizes = (np.array(column) for column in zip(*self.cells))
+
+        def without(keep: np.ndarray) -> float:
+            found = [spearman(self.log_n, np.where(keep, row, np.nan)) for row in chosen]
+            return float(np.nanmean(found)) if not np.isnan(found).all() else float("nan")
+
+        low, high = leave_one_out(without, lrs, sizes)
+        return f"an eta or an S left out: {low:.2f} to {high:.2f}"
+
+    def partial(self, values: np.ndarray, mask: np.ndarray, *, claim: str) -> Claim:
+        loss, chosen = np.log(self.values(LOSS)), np.where(mask, values, np.nan)
+        rho = np.array([partial_spearman(self.log_n, row, given) for row, given in zip(chosen, loss)])
+        return over_seeds(
+            rho, Direction(-1, smallest=0.3), claim=claim, scale=FISHER, control=True,
+            statistic="partial rank correlation with log eta/S given log training loss, a seed",
+        )  # fmt: skip
+
+    def exponent(self, values: np.ndarray, mask: np.ndarray, *, claim: str) -> Claim:
+        lrs, sizes = (np.log(np.array(column, dtype=float)) for column in zip(*self.cells))
+        fits = np.array([exponents(lrs, sizes, row) for row in np.where(mask, values, np.nan)])
+        return ratio_over_seeds(
+            fits[:, 1], fits[:, 0], Range(0.8, 1.25, confidence=0.95), claim=claim,
+            statistic="g of log norm = c - p (log eta - g log S), least squares a seed (g = 1/2: the square-root rule)",
+        )  # fmt: skip
+
+
+def draw(table: Table, axes: Any, grid: NoiseGrid, network: str = "", title: str = "") -> None:
+    """x = eta/S; the norm of H on one panel and validation accuracy on the other, a point a cell."""
+    from reproduce.engine import plots
+
+    labels = [name for name in table.labels if grid.place[name][0] == network]
+    places = [grid.place[name] for name in labels]
+    trained = table.grid(labels, LOSS) <= TRAINED
+    for panel, metric, words in zip(axes, (NORM, ACCURACY), ("Hessian norm (Frobenius)", "validation accuracy (%)")):
+        values = table.grid(labels, metric) * (100 if metric == ACCURACY else 1)
+        for size, colour in plots.shades(sorted({place[2] for place in places})).items():
+            chosen = [i for i, place in enumerate(places) if place[2] == size]
+            n = np.array([places[i][1] / size for i in chosen])
+            plots.points(panel, n, values[:, chosen], trained[:, chosen].mean(0) > 0.5, colour, f"S {size}")
+        panel.set(xlabel="η/S", ylabel=words, title=title)
+        plots.log_scale(panel.xaxis)
+        if metric == NORM:
+            plots.log_scale(panel.yaxis)
+        plots.legend_below(panel, columns=6)
+
+
+# The paper's ranges, Section 4.1; which values in them is not stated there.
+PAPER = Settings(
+    hidden=(512,) * 4,
+    train=50_000,
+    validation=10_000,
+    test=10_000,
+    epochs=200,
+    lrs=(0.005, 0.01, 0.02, 0.05, 0.1),
+    batch_sizes=(25, 50, 100, 200, 500, 1000),
+    seeds=5,
+    measured=2_000,
+)
+QUICK = replace(PAPER, hidden=(128,) * 4, train=4_000, validation=1_000, test=1_000, epochs=20, seeds=4, measured=250)
+SMOKE = replace(
+    QUICK, hidden=(16,) * 4, train=400, validation=100, test=100, epochs=2, lrs=(0.05, 0.1), batch_sizes=(25, 50, 100),
+    seeds=1, measured=50,
+)  # fmt: skip
+
+BATCH_NORM_MLP = NoiseGrid(
+    {"": {"batch_norm": True}},
+    {"smoke": SMOKE, "quick": QUICK, "paper": PAPER},
+    [
+        ("4 hidden layers of 512", "of 128", "11 times less arithmetic"),
+        ("50 000 training images", "4 000", "time; divisible by every S"),
+        ("200 epochs", "20 epochs", "time; cells at low eta/S then end undertrained, drawn hollow"),
+        ("5 seeds", "4 seeds", "time"),
+        ("Hessian on 2 000 images", "250", "time"),
+        ("10 000 validation images", "1 000", "time"),
+    ],
+)

@@ -1,0 +1,37 @@
+"""Figure 1. The ratio of learning rate to batch size decides how sharp the minimum is, and how well it generalises.
+
+A 4-layer batch-norm MLP on FashionMNIST, trained at every pair of 5 learning rates and 6 batch sizes. Claims: the norm
+of the Hessian at the end falls with eta/S (a), validation accuracy rises with it (b), and only the ratio counts. Beside
+them: the same at equal training loss, and with the scale of the weights taken out, because a run at higher eta/S has
+also trained further.
+
+    python reproduce/fig1.py
+    python reproduce/fig1.py --data fashionmnist --data-dir data --seeds 8
+    python reproduce/fig1.py --scale paper --wandb online
+"""
+
+if __package__ in (None, ""):
+    import _checkout  # noqa: F401
+
+from reproduce.engine.figure import Figure, main
+from reproduce.experiments.noise_grid import BATCH_NORM_MLP, draw
+
+
+def check(table):
+    return BATCH_NORM_MLP.claims(table, paper="falls (a) and rises (b), by eye; most models at ≈ 100 % train accuracy")
+
+
+FIGURE = Figure(
+    name="fig1",
+    title="Higher eta/S leads to flatter minima that generalise better",
+    doc=__doc__,
+    data="fashionmnist",
+    substitute="digits28",
+    experiment=BATCH_NORM_MLP,
+    measurements=BATCH_NORM_MLP.measurements,
+    check=check,
+    draw=lambda table, axes: draw(table, axes(1, 2), BATCH_NORM_MLP),
+)
+
+if __name__ == "__main__":
+    main(FIGURE)

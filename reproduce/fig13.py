@@ -1,0 +1,83 @@
+"""Figure 13. Exchanging batch size for learning rate in detail: epoch means coincide, single steps do not.
+
+The four runs of Figure 4. Claims: the epoch-averaged loss of a pair coincides, while the loss of single steps scatters
+in proportion to 1/S, because fewer examples make a noisier mean: five times the variance at a fifth of the batch.
+
+    python reproduce/fig13.py
+    python reproduce/fig13.py --data cifar10 --data-dir data
+    python reproduce/fig13.py --scale paper --devices 2 --wandb online
+"""
+
+if __package__ in (None, ""):
+    import _checkout  # noqa: F401
+
+from reproduce.engine.figure import Figure, main
+from reproduce.experiments import cycles
+
+PAIRS = {"cyclic": (cycles.CYCLIC_S, cycles.CYCLIC_ETA), "constant": (cycles.SMALL_S, cycles.LARGE_S)}
+NAMES = {
+    cycles.CYCLIC_S: "cyclic S",
+    cycles.CYCLIC_ETA: "cyclic η",
+    cycles.LARGE_S: "constant, large S and η",
+    cycles.SMALL_S: "constant, small S and η",
+}
+
+
+def check(table):
+    from reproduce.engine import claims, seedwise
+
+    noise = claims.NoiseContrast((cycles.SMALL_S, cycles.LARGE_S), cycles.NOISE_CONTROL, on="test/accuracy")
+    found = []
+    for name, (a, b) in PAIRS.items():
+        claim = f"{name} pair: epoch losses no further apart than two seeds"
+        same = claims.same_curve(table, a, b, on="train/loss", bound=1.5, claim=claim, paper="match well, by eye")
+        found += claims.where_noise_shows([same], table, a, b, noise)
+    for name, (noisier, quieter) in {
+        "constant": (cycles.SMALL_S, cycles.LARGE_S),
+        "cyclic, low-noise phases": (cycles.CYCLIC_ETA, cycles.CYCLIC_S),
+    }.items():
+        ratio = cycles.step_variance_ratio(table, noisier, quieter)
+        found.append(
+            seedwise.over_seeds(
+                ratio, seedwise.Range(5 / 1.5, 5 * 1.5), scale=seedwise.LOG, paper="smaller S, higher variance",
+                claim=f"{name}: the loss of single steps has 5 times the variance at S / 5",
+                statistic=f"variance ratio of step losses in an epoch, '{noisier}' over '{quieter}', geometric mean",
+            )
+        )  # fmt: skip
+    return found
+
+
+def draw(table, axes):
+    from reproduce.engine import plots
+
+    colours = dict(zip(NAMES, (plots.BLUE, plots.ORANGE, plots.GREEN, plots.RED)))
+    by_step, *by_epoch, sizes, rates, ratios = axes(2, 4)
+    for label, colour in colours.items():
+        plots.per_step(by_step, table, label, "loss", colour, legend=NAMES[label])
+        for panel, metric in zip(by_epoch, ("train/loss", "train/accuracy", "val/accuracy", "test/accuracy")):
+            percent = metric.endswith("accuracy")
+            plots.band(panel, table, label, metric, colour, percent=percent)
+            what = metric.replace("/", " ") + (" (%)" if percent else "")
+            panel.set(title=what, xlabel="epoch")
+        plots.per_step(sizes, table, label, "batch_size", colour)
+        plots.per_step(rates, table, label, "lr", colour)
+        plots.per_step(ratios, table, label, "noise_ratio", colour)
+    by_step.set(title="loss of single steps, one seed", xlabel="epoch")
+    for panel, words in zip((sizes, rates, ratios), ("batch size S", "learning rate η", "η/S")):
+        panel.set(title=words, xlabel="epoch")
+    plots.legend_below(by_step, columns=2)
+
+
+FIGURE = Figure(
+    name="fig13",
+    title="Batch size and learning rate, exchanged one to one",
+    doc=__doc__,
+    data="cifar10",
+    substitute="digits",
+    experiment=cycles,
+    check=check,
+    draw=draw,
+)
+
+if __name__ == "__main__":
+    main(FIGURE)

@@ -1,0 +1,98 @@
+"""Claims over seeds: intervals that cover, verdicts by the rules; statistics of a grid of runs."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from reproduce.engine.seedwise import FISHER, LOG, PLAIN, Direction, Range, over_seeds, ratio_over_seeds
+from reproduce.engine.statistics import exponents, leave_one_out, partial_spearman, spearman
+
+TEXT = {"claim": "c", "statistic": "s"}
+
+
+@pytest.mark.parametrize(("scale", "centre"), [(PLAIN, 0.4), (FISHER, -0.8), (LOG, 1.7)])
+def test_intervals_over_seeds_cover_in_ninety_percent(scale, centre):
+    random = np.random.default_rng(0)
+    hits = 0
+    for _ in range(2_000):
+        found = over_seeds(scale.back(random.normal(scale.to(centre), 0.3, 5)), Range(-9, 9), scale=scale, **TEXT)
+        hits += found.low <= centre <= found.high
+    assert hits / 2_000 == pytest.approx(0.9, abs=0.02)
+
+
+def test_fiellers_interval_of_paired_values_covers():
+    random, hits = np.random.default_rng(1), 0
+    for _ in range(2_000):
+        below = random.normal(2, 0.3, 6)
+        above = 1.1 * below + random.normal(0, 0.3, 6)
+        found = ratio_over_seeds(above, below, Range(0.8, 1.25, confidence=0.95), **TEXT)
+        hits += found.low <= 1.1 <= found.high
+    assert hits / 2_000 == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.parametrize(
+    ("values", "rule", "verdict"),
+    [
+        ([-0.9, -0.8, -0.95], Direction(-1, 0.3), "supported"),
+        ([-0.9, -0.8, -0.95], Direction(1, 0.3), "not supported"),
+        ([0.05, 0.0, -0.05, 0.01], Direction(1, 0.3), "not supported"),
+        ([0.9, -0.9, 0.4], Direction(1, 0.3), "inconclusive"),
+        ([1.0, 1.02, 0.98], Range(0.8, 1.25), "supported"),
+        ([0.4, 0.42, 0.41], Range(0.8, 1.25), "not supported"),
+        ([0.7, 1.0, 1.3], Range(0.8, 1.25), "inconclusive"),
+        ([1.0], Range(0.8, 1.25), "not judged"),
+        ([1.0, math.nan], Range(0.8, 1.25), "not judged"),
+    ],
+)
+def test_verdicts_follow_the_rules(values, rule, verdict):
+    found = over_seeds(np.array(values), rule, **TEXT)
+    assert found.verdict == verdict
+    assert (found.p is None) == (verdict == "not judged")
+    if verdict == "supported":
+        assert found.p < 0.05
+
+
+def test_a_denominator_that_may_be_0_gives_no_bounded_ratio():
+    found = ratio_over_seeds(np.array([1.0, 1.1, 0.9]), np.array([0.5, -0.4, 0.1]), Range(0.8, 1.25), **TEXT)
+    assert (found.low, found.high, found.verdict) == (None, None, "inconclusive")
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.floats(-5, 5)), min_size=5, max_size=30))
+def test_spearman_is_scipys(pairs):
+    x, y = (np.array(column, dtype=float) for column in zip(*pairs))
+    ours = spearman(x, y)
+    if len(np.unique(x)) > 1 and len(np.unique(y)) > 1:
+        assert ours == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-9)
+    else:
+        assert math.isnan(ours)
+
+
+def test_cells_without_a_value_are_left_out_and_too_few_say_nothing():
+    x, y = np.arange(8.0), np.array([1, 2, np.nan, 3, 4, 5, np.nan, 6])
+    assert spearman(x, y) == pytest.approx(1)
+    assert math.isnan(spearman(x[:5], y[:5]))
+
+
+def test_a_correlation_that_a_third_quantity_explains_vanishes_when_it_is_held_fixed():
+    random = np.random.default_rng(0)
+    given_ = random.normal(size=4_000)
+    x, y = given_ + 0.5 * random.normal(size=4_000), given_ + 0.5 * random.normal(size=4_000)
+    assert spearman(x, y) > 0.7
+    assert abs(partial_spearman(x, y, given_)) < 0.08
+
+
+@pytest.mark.parametrize("g", [0.0, 0.5, 1.0])
+def test_the_exponent_of_the_batch_size_is_found(g):
+    lrs, sizes = (v.ravel() for v in np.meshgrid(np.log([0.01, 0.03, 0.1]), np.log([25, 50, 100, 200])))
+    p, pg = exponents(lrs, sizes, 3 - 0.7 * (lrs - g * sizes))
+    assert (p, pg / p) == (pytest.approx(0.7), pytest.approx(g, abs=1e-12))
+
+
+def test_leaving_out_the_row_that_makes_an_effect_shows_in_the_range():
+    rows, columns = np.repeat([0, 1, 2], 3), np.tile([0, 1, 2], 3)
+    values = np.where(rows == 0, 10.0, 0.0)
+    assert leave_one_out(lambda keep: float(values[keep].mean()), rows, columns) == (0.0, 5.0)
