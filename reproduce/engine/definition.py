@@ -10,6 +10,7 @@ from reproduce.engine.options import Options, Scale
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
 
     from datamodules.sources import Prepared
     from reproduce.engine.claims import Claim
@@ -35,6 +36,7 @@ class Figure:
         data: its own data set; `substitute` stands in, loudly, where that is not to be had and none was named.
         check: the claims about a table. draw: the panels, on `axes(rows, columns)`.
         measurements: what is measured of every run after its training.
+        derive: further columns of the table, from a run's rows (one an epoch).
     """
 
     name: str
@@ -46,6 +48,7 @@ class Figure:
     check: Callable[[Any], list[Claim]]
     draw: Callable[[Table, Any], None]
     measurements: Callable[[Scale], tuple[Measurement, ...]] = lambda scale: ()
+    derive: Callable[[pd.DataFrame], dict[str, float]] = lambda rows: {}
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,7 @@ class _Session:
         """Draws, judges and writes what is there. Returns the runs that are missing."""
         from reproduce.engine import outputs
 
-        table, missing = outputs.collect(planned, self.results, self.say)
+        table, missing = outputs.collect(self.figure, planned, self.results, self.say)
         if missing:
             plans = []  # they are about the whole experiment
         context = Context(self.figure, self.options, self.source, self.seeds, self.hardware.describe())

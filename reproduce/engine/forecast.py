@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from datamodules.plan import epoch_edges
-from datamodules.schedules import as_schedule
+from datamodules.schedules import Constant, as_schedule
 from reproduce.engine.devices import Hardware
 from reproduce.engine.files import read_cache, write_json
 from reproduce.engine.spec import RunSpec, dumps
@@ -19,6 +19,8 @@ OVERHEAD = 1.15  # Trainer, augmentation, and the other core's work
 def steps_of(spec: RunSpec) -> int:
     """Optimisation steps of a run: what its schedule makes of every epoch."""
     schedule, largest = as_schedule(spec.schedule.batch_size), spec.max_batch_size
+    if isinstance(schedule, Constant):  # every epoch is like the first
+        return spec.epochs * (len(epoch_edges(spec.data.train, schedule, 0, largest=largest)) - 1)
     return sum(len(epoch_edges(spec.data.train, schedule, epoch, largest=largest)) - 1 for epoch in range(spec.epochs))
 
 

@@ -79,7 +79,9 @@ def power(figure: Figure, options: Options, seeds: int, say: Callable[[str], Non
     return planned
 
 
-def collect(planned: list[PlannedRun], results: Results, say: Callable[[str], None]) -> tuple[Table, list[str]]:
+def collect(
+    figure: Figure, planned: list[PlannedRun], results: Results, say: Callable[[str], None]
+) -> tuple[Table, list[str]]:
     """The table of what is there, and the names of the runs that are not."""
     rows, curves, steps, missing = [], {}, {}, []
     for run in planned:
@@ -102,6 +104,7 @@ def collect(planned: list[PlannedRun], results: Results, say: Callable[[str], No
                     for row in epochs
                 ]
             ).set_index("epoch")
+            rows[-1] |= figure.derive(curves[run.label, run.seed])
             steps[run.label, run.seed] = pd.concat(
                 [pd.DataFrame(row["steps"]).assign(epoch=row["epoch"]) for row in epochs], ignore_index=True
             )

@@ -44,8 +44,10 @@ def band(
     stretch: float = 1.0,
     percent: bool = False,
     dashed: bool = False,
+    dotted: bool = False,
+    spread: bool = True,
 ) -> None:
-    """Mean over seeds against the epoch, and a band of one standard deviation between seeds."""
+    """Mean over seeds against the epoch, and a band of one standard deviation between seeds (unless not `spread`)."""
     from matplotlib.ticker import MaxNLocator
 
     epochs, _, values = table.curves(label, metric)
@@ -54,11 +56,13 @@ def band(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     values = values * (100 if percent else 1)
     mean = values.mean(axis=0)
-    style = {"linestyle": (0, (4, 2)), "linewidth": 1.0} if dashed else {}
+    style: dict[str, Any] = {"linestyle": (0, (4, 2)), "linewidth": 1.0} if dashed else {}
+    if dotted:
+        style = {"linestyle": (0, (1, 1.5)), "linewidth": 1.2}
     axes.plot(epochs / stretch, mean, color=colour, label=legend or label, **style)
-    if len(values) > 1:
-        spread = values.std(axis=0, ddof=1)
-        axes.fill_between(epochs / stretch, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
+    if spread and len(values) > 1:
+        sd = values.std(axis=0, ddof=1)
+        axes.fill_between(epochs / stretch, mean - sd, mean + sd, color=colour, alpha=0.15, linewidth=0)
 
 
 def per_step(axes: Any, table: Table, label: str, what: str, colour: str, *, legend: str | None = None) -> None:
@@ -80,7 +84,45 @@ def shades(values: Sequence[Any]) -> dict[Any, Any]:
     return {v: mpl.colormaps["viridis"](0.92 * i / max(1, len(values) - 1)) for i, v in enumerate(values)}
 
 
-def points(axes: Any, x: np.ndarray, values: np.ndarray, solid: np.ndarray, colour: Any, legend: str) -> None:
+WARM = "coolwarm"  # blue to red, as the paper has low and high noise
+
+
+def blue_to_red(values: Sequence[float]) -> dict[float, Any]:
+    """A colour a value, by its logarithm: blue for the lowest noise, red for the highest."""
+    import matplotlib as mpl
+
+    low, high = np.log(min(values)), np.log(max(values))
+    return {v: mpl.colormaps[WARM]((np.log(v) - low) / max(high - low, 1e-9)) for v in sorted(set(values))}
+
+
+def colour_bar(panels: Any, values: Sequence[float], words: str) -> None:
+    """The scale of `blue_to_red` beside the panels."""
+    import matplotlib as mpl
+
+    norm = mpl.colors.LogNorm(min(values), max(values))
+    shown = mpl.cm.ScalarMappable(norm, mpl.colormaps[WARM])
+    panels[0].figure.colorbar(shown, ax=list(panels), label=words, aspect=35, pad=0.01)
+
+
+def final_points(
+    axes: Any, table: Table, labels: Sequence[str], x: str, y: str, colours: dict[float, Any], n: Sequence[float]
+) -> None:
+    """A point a run: two end accuracies in percent, coloured by eta/S."""
+    for label, noise in zip(labels, n):
+        axes.scatter(
+            100 * table.values(label, x), 100 * table.values(label, y), s=16, color=colours[noise], linewidths=0.4,
+            edgecolors="#444444",
+        )  # fmt: skip
+
+
+def points(
+    axes: Any,
+    x: Sequence[float] | np.ndarray,
+    values: np.ndarray,
+    solid: Sequence[bool] | np.ndarray,
+    colour: Any,
+    legend: str,
+) -> None:
     """A point a cell: the mean over seeds of values (seeds, cells) and a bar of one standard deviation.
 
     Points that are not `solid` (cells,) are hollow: most of their runs did not train.
@@ -88,12 +130,12 @@ def points(axes: Any, x: np.ndarray, values: np.ndarray, solid: np.ndarray, colo
     there = ~np.isnan(values).all(axis=0)
     if not there.any():
         return
-    x, values, solid = x[there], values[:, there], solid[there]
+    at, values, full = np.asarray(x)[there], values[:, there], np.asarray(solid)[there]
     mean, count = np.nanmean(values, axis=0), (~np.isnan(values)).sum(axis=0)
     spread = np.sqrt(np.nansum((values - mean) ** 2, axis=0) / np.maximum(count - 1, 1))
-    axes.errorbar(x, mean, spread, fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.6)
-    faces = [colour if full else "white" for full in solid]
-    axes.scatter(x, mean, s=26, c=faces, edgecolors=[colour], linewidths=1.1, zorder=3)
+    axes.errorbar(at, mean, spread, fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.6)
+    faces = [colour if trained else "white" for trained in full]
+    axes.scatter(at, mean, s=26, c=faces, edgecolors=[colour], linewidths=1.1, zorder=3)
     axes.scatter([], [], s=26, color=colour, label=legend)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 from scipy.stats import rankdata
 
 FEWEST = 5  # cells; a rank correlation of fewer says nothing
@@ -50,3 +51,36 @@ def leave_one_out(
     found = np.array([statistic(label != value) for label in (rows, columns) for value in np.unique(label)])
     found = found[~np.isnan(found)]
     return (float(found.min()), float(found.max())) if len(found) else (np.nan, np.nan)
+
+
+def mean_of_those_there(values: np.ndarray) -> np.ndarray:
+    """Mean over the first axis of what is not NaN, (n,) of (k, n); NaN where nothing is."""
+    there = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(there, values, 0.0).sum(axis=0) / there.sum(axis=0)
+
+
+def collapse(x: np.ndarray, y: np.ndarray, cloud: np.ndarray) -> float:
+    """How much worse one decreasing curve fits all points (cells,) than one a cloud: ratio of mean squared residuals.
+
+    The mean is over the points less the steps (levels) of the isotonic fits. NaN with fewer than 5 points in a cloud.
+    """
+    there = ~np.isnan(y)
+    x, y, cloud = x[there], y[there], cloud[there]
+    if len(np.unique(cloud)) < 2 or min(np.unique(cloud, return_counts=True)[1]) < FEWEST:
+        return np.nan
+    apart = np.array([_decreasing_fit(x[cloud == c], y[cloud == c]) for c in np.unique(cloud)]).sum(axis=0)
+    joint = _decreasing_fit(x, y)
+    free = [len(y) - levels for _, levels in (joint, apart)]
+    if min(free) < 1 or apart[0] <= 0:
+        return np.nan
+    return float(joint[0] / free[0] / (apart[0] / free[1]))
+
+
+def _decreasing_fit(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Residual sum of squares and number of levels of the best decreasing step function; equal x have one value."""
+    _where, index = np.unique(x, return_inverse=True)
+    weights = np.bincount(index)
+    means = np.bincount(index, weights=y) / weights
+    fit = isotonic_regression(means, weights=weights, increasing=False).x
+    return float(((y - fit[index]) ** 2).sum()), float(len(np.unique(fit)))

@@ -35,7 +35,7 @@ def test_a_diverged_run_is_a_row_and_no_curve_and_a_missing_one_is_named(tmp_pat
     planned = [PlannedRun("constant, small S", seed, replace(SPEC, seed=seed)) for seed in range(3)]
     write(results, planned[0], "ok", [2.0, 1.0])
     write(results, planned[1], "diverged", [2.0, None])
-    table, missing = outputs.collect(planned, results, print)
+    table, missing = outputs.collect(FIGURE, planned, results, print)
     assert table.frame[["seed", "status"]].to_numpy().tolist() == [[0, "ok"], [1, "diverged"]]
     assert table.seeds("constant, small S") == [0]
     assert missing == ["constant, small S seed 2"]
@@ -48,7 +48,7 @@ def test_a_figure_with_missing_arms_is_drawn_with_what_is_there(tmp_path):
     planned = [PlannedRun("cyclic S", seed, replace(SPEC, seed=seed)) for seed in range(2)]
     for run in planned:
         write(results, run, "ok", [2.0, 1.5, 1.0])
-    table, _ = outputs.collect(planned, results, print)
+    table, _ = outputs.collect(FIGURE, planned, results, print)
     plots.save(FIGURE.draw, table, tmp_path, "fig4", footer="", watermark=None)
     assert (tmp_path / "fig4.png").read_bytes()[:4] == b"\x89PNG"
     first = (tmp_path / "fig4.svg").read_bytes()

@@ -1,0 +1,68 @@
+"""Figure 14. Learning curves with random labels: memorisation sets in later at higher eta/S.
+
+The runs of Figure 5 without momentum. Solid: accuracy on the noisy training set; dotted: validation accuracy; warm
+colours: high eta/S. Claim: memorisation (accuracy on wrongly labelled examples 2 points above its lowest) begins after
+the best validation epoch.
+
+    python reproduce/fig14.py
+    python reproduce/fig14.py --data mnist --data-dir data
+    python reproduce/fig14.py --scale paper --wandb online
+"""
+
+if __package__ in (None, ""):
+    import _checkout  # noqa: F401
+
+from reproduce.engine.figure import Figure, main
+from reproduce.experiments import memorisation
+from reproduce.experiments.memorisation import CLEAN, NOISY, PLACE, select
+
+
+def check(table):
+    from reproduce.engine import seedwise, statistics
+
+    found = []
+    for fraction in sorted({PLACE[label].fraction for label in table.labels}):
+        late = table.grid(select(table.labels, fraction, 0.0), "memorisation after best")
+        found.append(
+            seedwise.over_seeds(
+                statistics.mean_of_those_there(late.T), seedwise.Direction(1, smallest=1.0), paper="roughly",
+                claim=f"memorisation begins after the best validation epoch; {100 * fraction:g} % noise, momentum 0",
+                statistic="epochs between them, mean over cells, a seed",
+            )
+        )  # fmt: skip
+    return found
+
+
+def draw(table, axes):
+    from reproduce.engine import plots
+
+    fractions = sorted({PLACE[label].fraction for label in table.labels})
+    panels = axes(1, len(fractions), sharey=True)
+    for panel, fraction in zip(panels, fractions):
+        labels = select(table.labels, fraction, 0.0)
+        colours = plots.blue_to_red([PLACE[label].n for label in labels])
+        for label in labels:
+            for metric in (NOISY, CLEAN):
+                colour, dotted = colours[PLACE[label].n], metric == CLEAN
+                plots.band(panel, table, label, metric, colour, percent=True, legend="_", dotted=dotted, spread=False)
+        panel.set(title=f"{100 * fraction:g} % random labels", xlabel="epoch",
+                  ylabel="accuracy (%): noisy training set solid, validation dotted")  # fmt: skip
+        panel.label_outer()
+    plots.colour_bar(panels, [PLACE[label].n for label in table.labels if not PLACE[label].momentum], "η/S")
+
+
+FIGURE = Figure(
+    name="fig14",
+    title="Learning curves with random labels",
+    doc=__doc__,
+    data="mnist",
+    substitute="digits28",
+    experiment=memorisation,
+    measurements=memorisation.measurements,
+    derive=memorisation.derive,
+    check=check,
+    draw=draw,
+)
+
+if __name__ == "__main__":
+    main(FIGURE)

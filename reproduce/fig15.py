@@ -1,0 +1,83 @@
+"""Figure 15. With random labels too, higher eta/S leads to flatter minima, with and without momentum.
+
+The runs of Figure 5; the Hessian at the epoch of the best validation accuracy. Claims: its norm falls with eta/S for
+momentum 0 (left) and 0.9 (right), and the two clouds fall on one curve against the effective noise eta/(S (1 - beta)).
+
+    python reproduce/fig15.py
+    python reproduce/fig15.py --data mnist --data-dir data
+    python reproduce/fig15.py --scale paper --wandb online
+"""
+
+if __package__ in (None, ""):
+    import _checkout  # noqa: F401
+
+from reproduce.engine.figure import Figure, main
+from reproduce.experiments import memorisation
+from reproduce.experiments.memorisation import MOMENTA, NORM, PLACE, select
+
+
+def check(table):
+    import numpy as np
+
+    from reproduce.engine import seedwise, statistics
+
+    found = []
+    for fraction in sorted({PLACE[label].fraction for label in table.labels}):
+        noise = f"{100 * fraction:g} % noise"
+        for momentum in sorted(MOMENTA):
+            labels = select(table.labels, fraction, momentum)
+            log_n, norms = np.log([PLACE[label].n for label in labels]), np.log(table.grid(labels, NORM))
+            found.append(
+                seedwise.over_seeds(
+                    np.array([statistics.spearman(log_n, row) for row in norms]), seedwise.Direction(-1, smallest=0.3),
+                    scale=seedwise.FISHER, claim=f"higher eta/S, smaller norm at the best epoch; {noise}, momentum "
+                    f"{momentum:g}", statistic="Spearman's rho with log eta/S, a seed", paper="falls, by eye",
+                )
+            )  # fmt: skip
+        labels = select(table.labels, fraction)
+        clouds = np.array([PLACE[label].momentum for label in labels])
+        log_n = np.log([PLACE[label].effective_n for label in labels])
+        ratio = [statistics.collapse(log_n, row, clouds) for row in np.log(table.grid(labels, NORM))]
+        found.append(
+            seedwise.over_seeds(
+                np.array(ratio), seedwise.Range(0, 1.5, confidence=0.9), control=True,
+                claim=f"momentum acts as eta/(1 - beta): the two clouds fall on one curve; {noise}",
+                statistic="mean squares left by one decreasing fit of log norm on log eta/(S (1 - beta)), over those "
+                "left by a fit to each cloud, a seed",
+            )
+        )  # fmt: skip
+    return found
+
+
+def draw(table, axes):
+    from reproduce.engine import plots
+
+    panels = axes(1, len(MOMENTA), sharey=True)
+    fractions = sorted({PLACE[label].fraction for label in table.labels})
+    for panel, momentum in zip(panels, sorted(MOMENTA)):
+        for fraction, colour in zip(fractions, (plots.BLUE, plots.ORANGE)):
+            labels = select(table.labels, fraction, momentum)
+            values, n = table.grid(labels, NORM), [PLACE[label].n for label in labels]
+            plots.points(panel, n, values, [True] * len(labels), colour, f"{100 * fraction:g} % random labels")
+        panel.set(title=f"momentum {momentum:g}", xlabel="η/S", ylabel="Hessian norm at the best validation epoch")
+        plots.log_scale(panel.xaxis)
+        plots.log_scale(panel.yaxis)
+        panel.label_outer()
+        plots.legend_below(panel, columns=2)
+
+
+FIGURE = Figure(
+    name="fig15",
+    title="Higher eta/S leads to flatter minima with random labels too",
+    doc=__doc__,
+    data="mnist",
+    substitute="digits28",
+    experiment=memorisation,
+    measurements=memorisation.measurements,
+    derive=memorisation.derive,
+    check=check,
+    draw=draw,
+)
+
+if __name__ == "__main__":
+    main(FIGURE)

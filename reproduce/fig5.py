@@ -1,0 +1,86 @@
+"""Figure 5. With random labels, more noise generalises better at the same amount of memorisation.
+
+An MLP on MNIST with 25 % or 50 % of the training labels random, over a grid of eta and S, with and without momentum.
+Claim: at the moment when the accuracy on the noisy training set first reaches a level, validation accuracy rises with
+eta/S. And memorisation begins after the best validation epoch.
+
+    python reproduce/fig5.py
+    python reproduce/fig5.py --data mnist --data-dir data --seeds 8
+    python reproduce/fig5.py --scale paper --wandb online
+"""
+
+if __package__ in (None, ""):
+    import _checkout  # noqa: F401
+
+from reproduce.engine.figure import Figure, main
+from reproduce.experiments import memorisation
+from reproduce.experiments.memorisation import CLEAN, LEVELS, MOMENTA, NOISY, PLACE, at_level, select
+
+
+def check(table):
+    import numpy as np
+
+    from reproduce.engine import seedwise, statistics
+
+    def rising(labels):
+        """Spearman's rho of log n and validation accuracy at equal memorisation, its mean over levels; (seeds,)."""
+        log_n = np.log([PLACE[label].n for label in labels])
+        of_levels = [[statistics.spearman(log_n, row) for row in table.grid(labels, at_level(x))] for x in LEVELS]
+        return statistics.mean_of_those_there(np.array(of_levels))
+
+    found = []
+    for fraction in sorted({PLACE[label].fraction for label in table.labels}):
+        for momentum in MOMENTA:
+            labels = select(table.labels, fraction, momentum)
+            where = f"{100 * fraction:g} % noise, momentum {momentum:g}"
+            found.append(
+                seedwise.over_seeds(
+                    rising(labels), seedwise.Direction(1, smallest=0.3), scale=seedwise.FISHER,
+                    claim=f"higher eta/S generalises better at equal memorisation; {where}", paper="by eye",
+                    statistic="Spearman's rho of eta/S and validation accuracy where the accuracy on the noisy "
+                    f"training set first reaches {', '.join(f'{x:g}' for x in LEVELS)}, mean over these, a seed",
+                )
+            )  # fmt: skip
+        late = table.grid(select(table.labels, fraction), "memorisation after best")
+        found.append(
+            seedwise.over_seeds(
+                statistics.mean_of_those_there(late.T), seedwise.Direction(1, smallest=1.0),
+                claim=f"memorisation begins after the best validation epoch; {100 * fraction:g} % noise",
+                statistic="epochs between them, mean over cells, a seed", paper="roughly",
+            )
+        )  # fmt: skip
+    return found
+
+
+def draw(table, axes):
+    from reproduce.engine import plots
+
+    fractions = sorted({PLACE[label].fraction for label in table.labels})
+    panels = axes(len(fractions), len(MOMENTA), sharey="row")
+    colours = plots.blue_to_red([PLACE[label].n for label in table.labels])
+    for panel, (fraction, momentum) in zip(panels, [(f, m) for f in fractions for m in MOMENTA]):
+        labels = select(table.labels, fraction, momentum)
+        plots.final_points(panel, table, labels, NOISY, CLEAN, colours, [PLACE[label].n for label in labels])
+        panel.set(
+            title=f"{100 * fraction:g} % random labels, momentum {momentum:g}",
+            xlabel="accuracy on the noisy training set (%)", ylabel="validation accuracy (%)",
+        )  # fmt: skip
+        panel.label_outer()
+    plots.colour_bar(panels, [PLACE[label].n for label in table.labels], "η/S")
+
+
+FIGURE = Figure(
+    name="fig5",
+    title="More noise generalises better at the same amount of memorisation",
+    doc=__doc__,
+    data="mnist",
+    substitute="digits28",
+    experiment=memorisation,
+    measurements=memorisation.measurements,
+    derive=memorisation.derive,
+    check=check,
+    draw=draw,
+)
+
+if __name__ == "__main__":
+    main(FIGURE)

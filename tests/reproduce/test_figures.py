@@ -1,0 +1,110 @@
+"""Every figure script: runs at smoke scale, shares runs with its kin, and at paper scale has the paper's grids."""
+
+import json
+from importlib import import_module
+
+import pytest
+
+from datamodules.schedules import Constant, Cyclic
+from datamodules.sources import Prepared
+from tests.reproduce.script import ROOT, run
+
+SCRIPTS = sorted(p.stem for p in (ROOT / "reproduce").glob("*.py") if not p.stem.startswith("_"))
+FILES = {"png", "svg", "csv", "json"}
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """One results folder for all of them."""
+    return tmp_path_factory.mktemp("figures")
+
+
+def figure(name):
+    return import_module(f"reproduce.{name}").FIGURE
+
+
+def source(name):
+    train, channels, size = (50_000, 3, 32) if name == "cifar10" else (60_000, 1, 28)
+    return Prepared(name, "-", "-", train, 10_000, channels, size, 10, "-")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_runs_at_smoke_scale(name, out):
+    stand_in = figure(name).substitute
+    done = run(name, out, "--wandb", "disabled", data=stand_in)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Warning" not in done.stderr
+    folder = out / name / f"smoke-{stand_in}"
+    assert {p.suffix[1:] for p in folder.iterdir()} == FILES
+    claims = json.loads((folder / "claims.json").read_text())
+    assert claims
+    assert {claim["verdict"] for claim in claims} == {"not judged"}
+
+
+@pytest.mark.parametrize("group", [("fig4", "fig13"), ("fig5", "fig14", "fig15")])
+@pytest.mark.parametrize("scale", ["smoke", "quick", "paper"])
+def test_figures_of_the_same_networks_share_their_runs_and_measurements(group, scale):
+    first, *others = (figure(name) for name in group)
+    runs = first.experiment.runs(scale, source(first.data))
+    for other in others:
+        assert other.experiment.runs(scale, source(other.data)) == runs
+        assert other.measurements(scale) == first.measurements(scale)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("scale", ["smoke", "quick", "paper"])
+def test_every_claim_has_a_power_before_anything_is_trained(name, scale):
+    import numpy as np
+
+    drawn = figure(name).experiment.imagined(scale, 3, np.random.default_rng(0))
+    assert set(drawn.labels) == set(figure(name).experiment.runs(scale, source(figure(name).data)))
+    assert all(claim.claim and claim.statistic for claim in figure(name).check(drawn))
+
+
+def of(name):
+    return figure(name).experiment.runs("paper", source(figure(name).data))
+
+
+def settings(specs):
+    return {(spec.schedule.lr(0), spec.schedule.batch_size(0)) for spec in specs}
+
+
+def test_figure_1_at_paper_scale_is_the_papers():
+    specs = of("fig1").values()
+    assert settings(specs) == {
+        (eta, s) for eta in (0.005, 0.01, 0.02, 0.05, 0.1) for s in (25, 50, 100, 200, 500, 1000)
+    }
+    assert {(spec.epochs, spec.data.train, spec.momentum, spec.weight_decay) for spec in specs} == {(200, 50_000, 0, 0)}
+    assert {(spec.network.hidden, spec.network.batch_norm) for spec in specs} == {((512,) * 4, True)}
+    assert figure("fig1").experiment.SETTINGS["paper"].seeds == 5
+
+
+def test_figures_4_and_13_at_paper_scale_are_the_papers():
+    specs = of("fig4")
+    assert {spec.data.train for spec in specs.values()} == {44_800}  # divisible by 128 and 640
+    assert specs["cyclic S"].schedule.batch_size == Cyclic(high=640, low=128, period=10, phase=0.5)
+    assert specs["cyclic S"].schedule.lr == Constant(0.005)
+    assert specs["cyclic eta"].schedule.batch_size == Constant(128)
+    assert {specs["cyclic eta"].schedule.lr(t) for t in (0, 5)} == {0.001, 0.005}
+    assert settings([specs["constant, small S"]]) == {(0.001, 128)}
+    assert settings([specs["constant, large S"]]) == {(0.005, 640)}
+    control = specs["noise control"]
+    assert (settings([control]), control.epochs) == ({(0.001, 640)}, 1500)
+    assert {spec.epochs for label, spec in specs.items() if label in ("cyclic S", "constant, small S")} == {300}
+    assert {spec.network.width for spec in specs.values()} == {1.0}
+
+
+def test_figures_5_14_and_15_at_paper_scale_are_the_papers():
+    specs = list(of("fig5").values())
+    assert len(specs) == 90
+    sizes = (50, 100, 200, 500, 1000)
+    for fraction in (0.25, 0.5):
+        chosen = [spec for spec in specs if spec.data.label_noise.fraction == fraction]
+        plain, heavy = ([s for s in chosen if s.momentum == beta] for beta in (0.0, 0.9))
+        assert settings(plain) == {(eta, s) for eta in (0.005, 0.01, 0.02, 0.05, 0.07, 0.1) for s in sizes}
+        assert settings(heavy) == {(eta, s) for eta in (0.005, 0.01, 0.02) for s in sizes}
+    assert {(s.epochs, s.data.train, s.network.hidden, s.network.batch_norm) for s in specs} == {
+        (300, 50_000, (256, 256), False)
+    }
+    assert {s.data.label_noise.kind for s in specs} == {"uniform"}
