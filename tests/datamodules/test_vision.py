@@ -165,6 +165,7 @@ def test_a_truncated_mnist_file_is_damaged_data_not_missing_data(tmp_path):
         prepare("mnist", tmp_path)
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_is_prepared_anew(tmp_path, monkeypatch):
     monkeypatch.setenv("THREE_FACTORS_CACHE", str(tmp_path))
     first = prepare("digits28")

@@ -1,12 +1,14 @@
 """Every figure script: runs at smoke scale, shares runs with its kin, and at paper scale has the paper's grids."""
 
 import json
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
 
 from datamodules.schedules import Constant, Cyclic
 from datamodules.sources import Prepared
+from reproduce.engine.options import InputError
 from tests.reproduce.script import ROOT, run
 
 SCRIPTS = sorted(p.stem for p in (ROOT / "reproduce").glob("*.py") if not p.stem.startswith("_"))
@@ -60,6 +62,13 @@ def test_every_claim_has_a_power_before_anything_is_trained(name, scale):
     drawn = figure(name).experiment.imagined(scale, 3, np.random.default_rng(0))
     assert set(drawn.labels) == set(figure(name).experiment.runs(scale, source(figure(name).data)))
     assert all(claim.claim and claim.statistic for claim in figure(name).check(drawn))
+
+
+@pytest.mark.parametrize(("part", "there"), [("train", "32 train"), ("test", "16 test")])
+def test_a_data_set_that_is_too_small_is_named(part, there):
+    small = replace(source("cifar10"), name="pets", **{part: int(there.split()[0])})
+    with pytest.raises(InputError, match=f"--data: 'pets' has {there} images, --scale quick takes"):
+        figure("fig4").experiment.runs("quick", small)
 
 
 def of(name):
