@@ -89,6 +89,14 @@ def test_figure_1_at_paper_scale_is_the_papers():
     assert figure("fig1").experiment.SETTINGS["paper"].seeds == 5
 
 
+def test_figure_9_at_paper_scale_is_the_papers_beside_figure_1s_network():
+    specs = of("fig9")
+    networks = [spec.network for label, spec in specs.items() if not label.startswith("Fig. 1")]
+    assert {(n.hidden, n.batch_norm, n.init_std) for n in networks} == {((50,) * 20, False, i) for i in (None, 0.1)}
+    assert len(networks) == 60
+    assert set(of("fig1").values()) < set(specs.values())  # trained once
+
+
 def test_figures_4_and_13_at_paper_scale_are_the_papers():
     specs = of("fig4")
     assert {spec.data.train for spec in specs.values()} == {44_800}  # divisible by 128 and 640
