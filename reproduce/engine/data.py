@@ -10,6 +10,14 @@ from reproduce.engine.spec import Data
 NO_MIRROR = ("digits", "digits28", "mnist")  # a mirrored digit is no digit
 
 
+def image_size(source: Prepared, wanted: int) -> None:
+    """Refuses a data set of another image size than a network takes."""
+    if source.size != wanted:
+        raise InputError(
+            f"--data: {source.name!r} has {source.size} x {source.size} images, the network takes {wanted} x {wanted}"
+        )
+
+
 def subset(
     source: Prepared,
     scale: Scale,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from datamodules.sources import Prepared
     from reproduce.engine.claims import Claim
-    from reproduce.engine.spec import Measurement, RunSpec
+    from reproduce.engine.spec import Measurement, PathSpec, RunSpec
     from reproduce.engine.table import Evidence, Table
 
 
@@ -36,6 +36,7 @@ class Figure:
         data: its own data set; `substitute` stands in, loudly, where that is not to be had and none was named.
         check: the claims about a table. draw: the panels, on `axes(rows, columns)`.
         measurements: what is measured of every run after its training.
+        paths: label -> the line between two runs, of a seed's specs.
         derive: further columns of the table, from a run's rows (one an epoch).
     """
 
@@ -49,6 +50,7 @@ class Figure:
     draw: Callable[[Table, Any], None]
     measurements: Callable[[Scale], tuple[Measurement, ...]] = lambda scale: ()
     derive: Callable[[pd.DataFrame], dict[str, float]] = lambda rows: {}
+    paths: Callable[[Scale, dict[str, RunSpec]], dict[str, PathSpec]] = lambda scale, specs: {}
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,17 @@ class PlannedRun:
     seed: int
     spec: RunSpec
     measurements: tuple[Measurement, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.label} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class PlannedPath:
+    label: str
+    seed: int
+    spec: PathSpec
 
     @property
     def name(self) -> str:

@@ -104,6 +104,8 @@ class Display:
 def describe(result: dict[str, Any]) -> str:
     """One run's end in a few words."""
     final = result["final"]
+    if "profiles" in result:
+        return f"loss at the ends {final['loss θ1']:.3f} and {final['loss θ2']:.3f}, barrier {final['barrier']:.2f}"
     if result["status"] == "diverged":
         return f"diverged at epoch {final['epoch']}".ljust(39)
     return f"train loss {final['train/loss']:7.4f}  test {100 * final['test/accuracy']:6.2f} %"

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from reproduce.engine import interrupts
-from reproduce.engine.definition import Context, Experiment, Figure, PlannedRun
+from reproduce.engine.definition import Context, Experiment, Figure, PlannedPath, PlannedRun
 from reproduce.engine.options import InputError, Options, parse, refuse
 
 if TYPE_CHECKING:
@@ -91,7 +91,11 @@ class _Session:
                 self.train(todo)
             self.mirror_cached(planned)
             interrupts.check()
-            missing = self.conclude(planned, plans, trained=bool(todo) and not self.options.plot_only)
+            paths = self.plan_paths(planned)
+            new = [path for path in paths if self.results.finished(path.spec, (), self.say) is None]
+            if new and not self.options.plot_only:
+                self.follow(new)
+            missing = self.conclude(planned, paths, plans, trained=bool(todo or new) and not self.options.plot_only)
         finally:
             self.mirror.close()
         if not self.options.plot_only:
@@ -149,6 +153,17 @@ class _Session:
             for label, spec in longest_first
         ]
 
+    def plan_paths(self, planned: list[PlannedRun]) -> list[PlannedPath]:
+        """The lines between runs of a seed that are done and did not diverge."""
+        found = []
+        for seed in range(self.seeds):
+            specs = {run.label: run.spec for run in planned if run.seed == seed}
+            for label, path in self.figure.paths(self.options.scale, specs).items():
+                ends = [self.results.finished(run, (), self.say) for run in (path.start, path.end)]
+                if all(end is not None and end["status"] == "ok" for end in ends):
+                    found.append(PlannedPath(label, seed, path))
+        return found
+
     def announce(self, planned: list[PlannedRun], todo: list[PlannedRun]) -> None:
         from reproduce.engine.display import duration
         from reproduce.engine.forecast import steps_of, wall_time
@@ -187,11 +202,13 @@ class _Session:
         except RuntimeError as error:  # the full network does not fit here, but the figure is done
             self.say(f"{command}, not timed here ({error})")
 
-    def conclude(self, planned: list[PlannedRun], plans: list[Any], *, trained: bool) -> list[str]:
+    def conclude(
+        self, planned: list[PlannedRun], paths: list[PlannedPath], plans: list[Any], *, trained: bool
+    ) -> list[str]:
         """Draws, judges and writes what is there. Returns the runs that are missing."""
         from reproduce.engine import outputs
 
-        table, missing = outputs.collect(self.figure, planned, self.results, self.say)
+        table, missing = outputs.collect(self.figure, planned, self.results, self.say, paths)
         if missing:
             plans = []  # they are about the whole experiment
         context = Context(self.figure, self.options, self.source, self.seeds, self.hardware.describe())
@@ -240,7 +257,6 @@ class _Session:
         from reproduce.engine.display import Display
         from reproduce.engine.runner import Runner, Task
 
-        gpus = self.hardware.count if self.hardware.accelerator == "cuda" else 0
         job = self.job()
         by_name = {run.name: run for run in todo}
         tasks = [
@@ -254,7 +270,28 @@ class _Session:
         ]
         weights = {run.name: self.forecast.seconds(run.spec) for run in todo}
         with Display(weights, self.mirror, lambda name: self.config(by_name[name])) as display:
-            Runner(self.server, self.jobs, self.options.devices, gpus).run(tasks, display)
+            Runner(self.server, self.jobs, self.options.devices, self.gpus).run(tasks, display)
+
+    def follow(self, todo: list[PlannedPath]) -> None:
+        """Evaluates the lines between runs, each on one device."""
+        from reproduce.engine.display import Display
+        from reproduce.engine.runner import Runner, Task
+        from reproduce.engine.wandb_mirror import Mirror
+
+        self.say(f"lines between runs: {len(todo)}")
+        job = self.job() | {"devices": 1}
+        tasks = [
+            Task(path.name, folder := self.results.folder(path.spec), partial(folder.prepare, path.spec, job))
+            for path in todo
+        ]
+        weights = {path.name: self.forecast.path_seconds(path.spec) for path in todo}
+        nowhere = Mirror("disabled", self.options.out, "", [], self.say)  # their numbers are in the figure's table
+        with Display(weights, nowhere, lambda name: {}) as display:
+            Runner(self.server, self.jobs, 1, self.gpus).run(tasks, display)
+
+    @property
+    def gpus(self) -> int:
+        return self.hardware.count if self.hardware.accelerator == "cuda" else 0
 
     def mirror_cached(self, planned: list[PlannedRun]) -> None:
         """Finished runs that W&B has not seen, or that it saw only offline and now is online."""

@@ -10,7 +10,7 @@ from datamodules.plan import epoch_edges
 from datamodules.schedules import Constant, as_schedule
 from reproduce.engine.devices import Hardware
 from reproduce.engine.files import read_cache, write_json
-from reproduce.engine.spec import RunSpec, dumps
+from reproduce.engine.spec import PathSpec, RunSpec, dumps
 
 EVALUATION = 1 / 3  # the cost of an example that is only evaluated, in examples trained on
 OVERHEAD = 1.15  # Trainer, augmentation, and the other core's work
@@ -35,6 +35,19 @@ class Forecast:
         self.known = read_cache(self.file) if self.file else {}
 
     def seconds(self, spec: RunSpec) -> float:
+        per_step, per_example = self._costs(spec)
+        evaluated = spec.epochs // spec.evaluate_every * (spec.data.validation + spec.data.test + spec.data.subset)
+        examples = spec.epochs * spec.data.train + EVALUATION * evaluated
+        return OVERHEAD * (steps_of(spec) * per_step + examples * per_example)
+
+    def path_seconds(self, spec: PathSpec) -> float:
+        """Of a line between runs: each point re-estimates batch norm and evaluates."""
+        _, per_example = self._costs(spec.start)
+        points = 2 * len(spec.alphas) + 2 * spec.directions * len(spec.outward)
+        return points * 2 * spec.examples * EVALUATION * per_example
+
+    def _costs(self, spec: RunSpec) -> tuple[float, float]:
+        """Seconds a step and seconds an example."""
         text = dumps(spec.network) + self.hardware.accelerator + self.hardware.name
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         if key not in self.known:
@@ -43,9 +56,7 @@ class Forecast:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
                 write_json(self.file, self.known)
         per_step, per_example = self.known[key]
-        evaluated = spec.epochs // spec.evaluate_every * (spec.data.validation + spec.data.test + 500)
-        examples = spec.epochs * spec.data.train + EVALUATION * evaluated
-        return OVERHEAD * (steps_of(spec) * per_step + examples * per_example)
+        return per_step, per_example
 
 
 def wall_time(seconds: list[float], jobs: int) -> float:

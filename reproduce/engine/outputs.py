@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,11 +19,11 @@ import pandas as pd
 
 from reproduce.engine import claims as judging
 from reproduce.engine import plots
-from reproduce.engine.definition import Context, Figure, PlannedRun
+from reproduce.engine.definition import Context, Figure, PlannedPath, PlannedRun
 from reproduce.engine.display import console
 from reproduce.engine.files import read_cache, write_json, write_text
 from reproduce.engine.options import Options
-from reproduce.engine.results import Results, RunFolder
+from reproduce.engine.results import Results
 from reproduce.engine.table import STEP_VARIANCE, Evidence, Table
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -80,10 +80,15 @@ def power(figure: Figure, options: Options, seeds: int, say: Callable[[str], Non
 
 
 def collect(
-    figure: Figure, planned: list[PlannedRun], results: Results, say: Callable[[str], None]
+    figure: Figure,
+    planned: list[PlannedRun],
+    results: Results,
+    say: Callable[[str], None],
+    paths: Sequence[PlannedPath] = (),
 ) -> tuple[Table, list[str]]:
     """The table of what is there, and the names of the runs that are not."""
-    rows, curves, steps, missing = [], {}, {}, []
+    rows: list[dict[str, Any]] = []
+    curves, steps, profiles, missing = {}, {}, {}, []
     for run in planned:
         folder = results.folder(run.spec)
         result = results.finished(run.spec, run.measurements, say)
@@ -93,7 +98,7 @@ def collect(
         rows.append(
             {"label": run.label, "seed": run.seed, "status": result["status"]}
             | {k: v for k, v in result["final"].items() if v is not None}
-            | _milestones(run, folder, result)
+            | folder.milestones(run.measurements, result)
             | {"seconds": result["provenance"]["seconds"], "key": run.spec.key}
         )
         if result["status"] == "ok":
@@ -108,10 +113,18 @@ def collect(
             steps[run.label, run.seed] = pd.concat(
                 [pd.DataFrame(row["steps"]).assign(epoch=row["epoch"]) for row in epochs], ignore_index=True
             )
-    order = list(dict.fromkeys(run.label for run in planned))
+    for path in paths:
+        found = results.finished(path.spec, (), say)
+        if found is None:
+            missing.append(path.name)
+            continue
+        rows.append({"label": path.label, "seed": path.seed, "status": found["status"], "key": path.spec.key}
+                    | {k: v for k, v in found["final"].items() if v is not None})  # fmt: skip
+        profiles[path.label, path.seed] = found["profiles"]
+    order = list(dict.fromkeys([*(run.label for run in planned), *(path.label for path in paths)]))
     frame = pd.DataFrame(rows, columns=None if rows else ["label", "seed", "status"])
     frame = frame.sort_values(["label", "seed"], key=lambda c: c.map(order.index) if c.name == "label" else c)
-    return Table(frame.reset_index(drop=True), curves, steps), missing
+    return Table(frame.reset_index(drop=True), curves, steps, profiles), missing
 
 
 def _variance(losses: list[float]) -> float:
@@ -122,16 +135,6 @@ def _variance(losses: list[float]) -> float:
     left = np.asarray(losses) - np.mean(losses)
     left = left - at * (at @ left) / (at @ at)
     return float(left @ left) / (len(losses) - 2)
-
-
-def _milestones(run: PlannedRun, folder: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
-    """'end hessian/frobenius' and the like: what was logged and measured at milestones; missing where not reached."""
-    found: dict[str, Any] = {}
-    measured = [folder.measured(m) or {} for m in run.measurements]
-    for milestones in (result.get("milestones", {}), *measured):
-        for name, values in milestones.items():
-            found |= {f"{name} {key}": value for key, value in values.items() if value is not None}
-    return found
 
 
 def judge(figure: Figure, table: Table, plans: list[Planned], why_not: str | None, data: str) -> list[judging.Claim]:

@@ -77,6 +77,23 @@ def per_step(axes: Any, table: Table, label: str, what: str, colour: str, *, leg
     axes.plot(steps["epoch"] - 1 + within, values, color=colour, label=legend, **style)
 
 
+def profile(
+    axes: Any, table: Table, label: str, what: str, colour: str, *, percent: bool = False, seed: int | None = None
+) -> None:
+    """Loss or accuracy along a line between runs, mean and range over seeds (or of one): train solid, test dashed."""
+    for part, style in (("train", "-"), ("test", (0, (4, 2)))):
+        found = [
+            parts[part] for (name, number), parts in table.profiles.items() if name == label and seed in (None, number)
+        ]
+        if not found:
+            continue
+        values = np.array([line[what] for line in found], dtype=float) * (100 if percent else 1)
+        alphas, mean = np.array(found[0]["alphas"]), np.nanmean(values, axis=0)
+        axes.plot(alphas, mean, color=colour, linestyle=style, label=part)
+        if len(values) > 1:
+            axes.fill_between(alphas, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.12, linewidth=0)
+
+
 def shades(values: Sequence[Any]) -> dict[Any, Any]:
     """A colour a value, from dark to light; told apart in grey and without colour vision."""
     import matplotlib as mpl

@@ -14,7 +14,7 @@ from typing import Any
 
 from datamodules.sources import Prepared
 from reproduce.engine.files import read_lines, write_json, write_text
-from reproduce.engine.spec import Measurement, RunSpec, dumps
+from reproduce.engine.spec import Measurement, PathSpec, RunSpec, dumps
 
 SCRATCH = ("metrics.jsonl", "progress.json", "result.json")
 
@@ -61,6 +61,14 @@ class RunFolder:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file} is damaged ({error})") from error
 
+    def milestones(self, measurements: Sequence[Measurement], result: dict[str, Any]) -> dict[str, float]:
+        """'end hessian/frobenius' and the like: what was logged and measured at milestones that were reached."""
+        found: dict[str, float] = {}
+        for at in (result.get("milestones", {}), *(self.measured(m) or {} for m in measurements)):
+            for name, values in at.items():
+                found |= {f"{name} {key}": value for key, value in values.items() if value is not None}
+        return found
+
     def complete(self, measurements: Sequence[Measurement]) -> dict[str, Any] | None:
         """The result once it has been measured as well; a run that diverged is not measured."""
         result = self.result()
@@ -78,7 +86,7 @@ class RunFolder:
         except (OSError, ValueError, KeyError):
             return 0.0
 
-    def prepare(self, spec: RunSpec, job: dict[str, Any], measurements: Sequence[Measurement] = ()) -> None:
+    def prepare(self, spec: RunSpec | PathSpec, job: dict[str, Any], measurements: Sequence[Measurement] = ()) -> None:
         """Makes the folder ready for a run from its start, or for what is to be measured of a finished one."""
         self.path.mkdir(parents=True, exist_ok=True)
         if self.result() is None:
@@ -99,17 +107,39 @@ class RunFolder:
         return target
 
 
+class PathFolder(RunFolder):
+    """A path's files: OUT/paths/KEY/. It lies beside the runs whose ends it joins."""
+
+    def result(self) -> dict[str, Any] | None:
+        file = self.path / "result.json"
+        try:
+            result = json.loads(file.read_text(encoding="utf-8"))
+            if result["key"] != self.path.name or not result["final"] or not result["profiles"]:
+                raise ValueError("not this path's result")
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is damaged ({error})") from error
+        return result
+
+    def run(self, spec: RunSpec) -> RunFolder:
+        """The folder of a run in the same results folder."""
+        return RunFolder(self.path.parent.parent / "runs" / spec.key)
+
+
 class Results:
     """All runs below one OUT folder."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
 
-    def folder(self, spec: RunSpec) -> RunFolder:
+    def folder(self, spec: RunSpec | PathSpec) -> RunFolder:
+        if isinstance(spec, PathSpec):
+            return PathFolder(self.out / "paths" / spec.key)
         return RunFolder(self.out / "runs" / spec.key)
 
     def finished(
-        self, spec: RunSpec, measurements: Sequence[Measurement], say: Callable[[str], None]
+        self, spec: RunSpec | PathSpec, measurements: Sequence[Measurement], say: Callable[[str], None]
     ) -> dict[str, Any] | None:
         """The run's result if it is done and measured; a damaged one is told, set aside, and counts as absent."""
         folder = self.folder(spec)

@@ -227,6 +227,39 @@ class RunSpec:
         check_batch_size(self.schedule.batch_size, self.data.train, devices, self.max_batch_size)
 
 
+@dataclass(frozen=True)
+class PathSpec:
+    """The loss on the line through the ends of two runs of the same network, (1 - a) θ1 + a θ2.
+
+    Attributes:
+        alphas: where on it; 0 and 1 among them. examples: training and test examples it is evaluated on.
+        directions: random filter-normalised directions from each end, for comparison. outward: points on each, in |θ|.
+    """
+
+    start: RunSpec
+    end: RunSpec
+    alphas: tuple[float, ...] = tuple(i / 20 - 1 for i in range(61))
+    examples: int = 5_000
+    batch_size: int = 500
+    directions: int = 10
+    outward: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+    protocol: int = PROTOCOL
+
+    def __post_init__(self) -> None:
+        if not {0.0, 1.0} <= set(self.alphas):
+            raise ValueError(f"alphas: {self.alphas!r} lack one of the ends, 0 and 1")
+        for name, smallest in (("examples", 1), ("batch_size", 2), ("directions", 0)):
+            if getattr(self, name) < smallest:
+                raise ValueError(f"{name}: {getattr(self, name)} is less than {smallest}")
+        for run in (self.start, self.end):
+            if run.keep is None or not run.keep.end:
+                raise ValueError("keep: a path needs runs that keep their weights at the end")
+
+    @property
+    def key(self) -> str:
+        return _hash(self)
+
+
 def _hash(value: Any) -> str:
     return hashlib.sha256(dumps(value).encode()).hexdigest()[:16]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -36,11 +36,13 @@ class Table:
         frame: a row a run: label, seed, status, and the last value of every metric.
         rows: (label, seed) -> a row an epoch, indexed by epoch; only runs that did not diverge.
         steps: (label, seed) -> a row a step: epoch, loss, lr, batch_size.
+        profiles: (label of a path, seed) -> "train", "test" … -> alphas, loss, accuracy.
     """
 
     frame: pd.DataFrame
     rows: dict[tuple[str, int], pd.DataFrame]
     steps: dict[tuple[str, int], pd.DataFrame] = field(default_factory=dict)
+    profiles: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
 
     def values(self, label: str, metric: str) -> np.ndarray:
         """The end value of a metric, float (seeds,), of the runs that trained."""

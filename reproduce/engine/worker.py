@@ -22,19 +22,23 @@ from typing import Any
 import torch.distributed
 
 from datamodules.sources import DataError, Prepared, prepare
+from reproduce.engine import interpolate as interpolating
 from reproduce.engine import measure as measuring
 from reproduce.engine import train as training
 from reproduce.engine.files import write_json
-from reproduce.engine.results import RunFolder
-from reproduce.engine.spec import Network, RunSpec, loads
+from reproduce.engine.results import PathFolder, RunFolder
+from reproduce.engine.spec import Network, PathSpec, RunSpec, loads
 
 CUT_OFF = "THREE_FACTORS_WATCH_STDIN"  # set for a worker that shall end when its standard input does
 
 
 def run_folder(folder: Path) -> None:
     """Trains folder/spec.json under folder/job.json, if that is not done, and measures folder/measurements.json."""
-    spec: RunSpec = loads((folder / "spec.json").read_text())
+    spec: RunSpec | PathSpec = loads((folder / "spec.json").read_text())
     job = _job(json.loads((folder / "job.json").read_text()))
+    if isinstance(spec, PathSpec):
+        write_json(folder / "result.json", {"key": spec.key} | interpolating.follow(spec, job, PathFolder(folder)))
+        return
     run = RunFolder(folder)
     if run.result() is None:
         result = training.train(spec, job, run)

@@ -8,8 +8,8 @@ import numpy as np
 
 from datamodules.schedules import Cyclic, NoiseSchedule, exchange
 from datamodules.sources import Prepared
-from reproduce.engine.data import subset
-from reproduce.engine.options import InputError, Scale
+from reproduce.engine.data import image_size, subset
+from reproduce.engine.options import Scale
 from reproduce.engine.spec import RunSpec, VGG11Network
 from reproduce.engine.table import STEP_VARIANCE, Evidence, Imagined
 
@@ -96,8 +96,7 @@ REDUCTIONS = [
 def runs(scale: Scale, source: Prepared) -> dict[str, RunSpec]:
     """label -> the run of seed 0; other seeds differ in `seed` alone."""
     s = SETTINGS[scale]
-    if source.size != 32:
-        raise InputError(f"--data: {source.name!r} has {source.size} x {source.size} images, VGG-11 takes 32 x 32")
+    image_size(source, 32)
     (lr_low, lr_high), (small, large) = s.lr, s.batch_size
     data = subset(source, scale, train=s.train, validation=s.validation, test=s.test, augment=s.augment)
     network = VGG11Network(width=s.width, in_channels=source.channels, num_classes=source.classes)

@@ -44,7 +44,7 @@ def test_every_script_runs_at_smoke_scale(name, out):
     assert {claim["verdict"] for claim in claims} == {"not judged"}
 
 
-@pytest.mark.parametrize("group", [("fig4", "fig13"), ("fig5", "fig14", "fig15")])
+@pytest.mark.parametrize("group", [("fig4", "fig13"), ("fig5", "fig14", "fig15"), ("fig10", "fig11", "fig12")])
 @pytest.mark.parametrize("scale", ["smoke", "quick", "paper"])
 def test_figures_of_the_same_networks_share_their_runs_and_measurements(group, scale):
     first, *others = (figure(name) for name in group)
@@ -52,6 +52,7 @@ def test_figures_of_the_same_networks_share_their_runs_and_measurements(group, s
     for other in others:
         assert other.experiment.runs(scale, source(other.data)) == runs
         assert other.measurements(scale) == first.measurements(scale)
+        assert other.paths(scale, runs) == first.paths(scale, runs)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -60,7 +61,8 @@ def test_every_claim_has_a_power_before_anything_is_trained(name, scale):
     import numpy as np
 
     drawn = figure(name).experiment.imagined(scale, 3, np.random.default_rng(0))
-    assert set(drawn.labels) == set(figure(name).experiment.runs(scale, source(figure(name).data)))
+    runs = figure(name).experiment.runs(scale, source(figure(name).data))
+    assert set(drawn.labels) == set(figure(name).paths(scale, runs) or runs)
     assert all(claim.claim and claim.statistic for claim in figure(name).check(drawn))
 
 
@@ -95,6 +97,30 @@ def test_figure_9_at_paper_scale_is_the_papers_beside_figure_1s_network():
     assert {(n.hidden, n.batch_norm, n.init_std) for n in networks} == {((50,) * 20, False, i) for i in (None, 0.1)}
     assert len(networks) == 60
     assert set(of("fig1").values()) < set(specs.values())  # trained once
+
+
+def test_figures_2_and_10_to_12_at_paper_scale_are_the_papers():
+    for name in ("fig2", "fig10"):
+        specs = of(name)
+        arms = {name: (spec.schedule.lr(0), spec.schedule.batch_size(0)) for name, spec in specs.items()}
+        assert arms["baseline"] == (0.1, 128)
+        assert arms["large batch"] == (0.1, 1024)
+        assert arms["small eta"] == (0.01, 128)
+        assert arms["small eta, equal eta/S"] == (0.0125, 128)
+        assert {(s.network.depth, s.network.width, s.network.form, s.epochs) for s in specs.values()} == {
+            (56, 1.0, "preactivation", 200)
+        }
+        for path in figure(name).paths("paper", specs).values():
+            assert (len(path.alphas), path.alphas[0], path.alphas[-1], path.directions) == (61, -1, 2, 10)
+    decayed = of("fig10")["baseline"].schedule.lr
+    assert [round(decayed(t), 9) for t in (0, 99, 100, 149, 150)] == [0.1, 0.1, 0.01, 0.01, 0.001]
+
+
+def test_figure_3_at_paper_scale_is_the_papers():
+    specs = of("fig3")
+    assert settings([specs["b = 1"], specs["b = 4"]]) == {(0.1, 50), (0.4, 200)}
+    ratios = [spec.schedule.noise_ratio(0) for spec in specs.values()]
+    assert ratios == pytest.approx([0.1 / 50] * 3, rel=1e-12)
 
 
 def test_figures_4_and_13_at_paper_scale_are_the_papers():

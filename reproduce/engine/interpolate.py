@@ -1,0 +1,110 @@
+"""The line between the ends of two runs: its profile, the widths of the minima there, and the barrier between them."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from callbacks.functional import Interpolation, interpolate
+from reproduce.engine.files import write_json
+from reproduce.engine.results import PathFolder
+from reproduce.engine.spec import PathSpec
+from reproduce.engine.train import Job, build_data, build_module, device
+
+RISES = (0.1, 0.5, 1.0)  # δ: the loss above its value at the end
+
+
+def follow(spec: PathSpec, job: Job, folder: PathFolder) -> dict[str, Any]:
+    """Profiles on training and test examples; widths and barriers of the training loss. NaN becomes None."""
+    started = time.time()
+    torch.set_num_threads(job.threads)
+    module = build_module(spec.start.network).to(device(job))
+    data = build_data(spec.start, job)
+    data.setup()
+    train = data.measurement_batches(spec.examples, spec.batch_size)
+    test = [tuple(part[: spec.examples].split(spec.batch_size)) for part in data.splits["test"]]
+    start, end = (
+        torch.load(folder.run(run).weights("end"), map_location="cpu", weights_only=True)
+        for run in (spec.start, spec.end)
+    )
+
+    def along(name: str, batches: Any, alphas: Any, **options: Any) -> Interpolation:
+        found = interpolate(module, module.loss, batches, start, end, alphas=alphas, estimation=train,
+                            resume=folder.path / f"{name}.jsonl", **options)  # fmt: skip
+        write_json(folder.path / "progress.json", {"fraction": 0.3 if name == "train" else 0.6})
+        return found
+
+    on_train = along("train", train, spec.alphas)
+    on_test = along("test", list(zip(*test)), spec.alphas)
+    between = [a for a in spec.alphas if 0 <= a <= 1]
+    plain = along("interpolated", train, between, batch_norm="interpolate")
+    final = _summary(on_train) | {"barrier": on_train.barrier, "barrier, statistics interpolated": plain.barrier}
+    for name, weights in (("θ1", start), ("θ2", end)):
+        final |= _random_widths(spec, module, train, weights, name)
+    return {
+        "status": "ok",
+        "final": {k: v if math.isfinite(v) else None for k, v in final.items()},
+        "profiles": {"train": _profile(on_train), "test": _profile(on_test)},
+        "provenance": {"seconds": round(time.time() - started, 2), "device": job.accelerator},
+    }
+
+
+def _profile(found: Interpolation) -> dict[str, list[float | None]]:
+    columns = {"alphas": found.alphas, "loss": found.values, "accuracy": found.accuracy}
+    return {name: [v if math.isfinite(v) else None for v in values] for name, values in columns.items()}
+
+
+def _summary(found: Interpolation) -> dict[str, float]:
+    """Outward widths at both ends; a censored one is NaN, with 'width at least' beside it."""
+    values = {"distance": found.distance, "norm θ1": found.norms[0], "norm θ2": found.norms[1]}
+    for end, name, at in ((1, "θ1", 0.0), (2, "θ2", 1.0)):
+        values[f"loss {name}"] = found.values[found.alphas.index(at)]
+        for rise in RISES:
+            width = found.width(end, rise)  # type: ignore[arg-type]
+            values[f"width {name} {rise:g}"] = width.value
+            values[f"relative width {name} {rise:g}"] = width.relative
+            values[f"width at least {name} {rise:g}"] = width.at_least
+    return values
+
+
+def _random_widths(
+    spec: PathSpec, module: nn.Module, train: Any, weights: dict[str, Tensor], name: str
+) -> dict[str, float]:
+    """The mean over filter-normalised random directions (Li et al. 2018) of how far the loss takes to rise, in |θ|."""
+    parameters = {key for key, _ in module.named_parameters()}
+    found: dict[float, list[float]] = {rise: [] for rise in RISES}
+    for index in range(spec.directions):
+        generator = torch.Generator().manual_seed(index)
+        moved = {k: v + _direction(v, generator) if k in parameters else v for k, v in weights.items()}
+        alphas = [0.0, *spec.outward]
+        profile = interpolate(module, module.loss, train, weights, moved, alphas=alphas, estimation=train)  # type: ignore[arg-type]
+        outward = [(a, loss - profile.values[0]) for a, loss in zip(alphas, profile.values)][1:]
+        for rise in RISES:
+            found[rise].append(_first(outward, rise))
+    return {
+        f"random width {name} {rise:g}": float(torch.tensor(widths).mean()) if widths else math.nan
+        for rise, widths in found.items()
+    }
+
+
+def _direction(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """Gaussian, each filter with the norm of the weight's own; 0 for vectors (biases, batch norm)."""
+    if weight.dim() < 2:
+        return torch.zeros_like(weight)
+    draw = torch.randn(weight.shape, generator=generator)
+    norms = weight.flatten(1).norm(dim=1) / draw.flatten(1).norm(dim=1).clamp(min=1e-12)
+    return draw * norms.view(-1, *[1] * (weight.dim() - 1))
+
+
+def _first(outward: list[tuple[float, float]], rise: float) -> float:
+    """Where a rising profile reaches `rise`, linearly between points; the last point if it does not."""
+    previous = (0.0, 0.0)
+    for at, risen in outward:
+        if risen >= rise:
+            return previous[0] + (at - previous[0]) * (rise - previous[1]) / (risen - previous[1])
+        previous = (at, risen)
+    return previous[0]

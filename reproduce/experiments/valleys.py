@@ -1,0 +1,259 @@
+"""The loss between and beyond minima found at different noise: the runs and lines of Figures 2, 3 and 10-12."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from datamodules.schedules import NoiseSchedule, Steps
+from datamodules.sources import Prepared
+from reproduce.engine.claims import Claim
+from reproduce.engine.data import image_size, subset
+from reproduce.engine.options import Scale
+from reproduce.engine.seedwise import LOG, Direction, Range, over_seeds
+from reproduce.engine.spec import Keep, Network, PathSpec, ResNet56Network, RunSpec, VGG11Network
+from reproduce.engine.table import Evidence, Imagined, Table
+
+RISES = (0.1, 0.5, 1.0)  # δ: how far the training loss is above its value at the end of the line
+END_LOSS = "train_subset/loss"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a scale changes. `arms`: name -> (eta, S)."""
+
+    network: Network
+    arms: dict[str, tuple[float, int]]
+    train: int
+    validation: int
+    test: int
+    epochs: int
+    augment: bool
+    examples: int
+    points: int  # of a line, in [-1, 2]
+    directions: int
+    seeds: int
+    seed_sd: float = 0.3  # assumed for the power, before training; of a log width ratio
+
+
+class Valleys:
+    """An experiment: runs at several (eta, S), and lines between pairs of them.
+
+    Args:
+        lines: label of a line -> (its θ1, its θ2), names of arms.
+        decay: eta is divided by 10 at 50 % and 75 % of the epochs.
+    """
+
+    def __init__(
+        self,
+        settings: dict[Scale, Settings],
+        lines: dict[str, tuple[str, str]],
+        reductions: list[tuple[str, str, str]],
+        *,
+        decay: bool = False,
+    ) -> None:
+        self.SETTINGS, self.lines, self.REDUCTIONS, self.decay = settings, lines, reductions, decay
+
+    def runs(self, scale: Scale, source: Prepared) -> dict[str, RunSpec]:
+        s = self.SETTINGS[scale]
+        image_size(source, 32)
+        data = subset(source, scale, train=s.train, validation=s.validation, test=s.test, augment=s.augment)
+        base: Any = s.network
+        network = replace(base, in_channels=source.channels, num_classes=source.classes)
+
+        def run(lr: float, batch_size: int) -> RunSpec:
+            eta: Any = lr
+            if self.decay:
+                eta = Steps((lr, lr / 10, lr / 100), (s.epochs * 0.5, s.epochs * 0.75))
+            return RunSpec(network, data, NoiseSchedule(eta, batch_size), s.epochs, seed=0, keep=Keep())
+
+        return {name: run(*setting) for name, setting in s.arms.items()}
+
+    def paths(self, scale: Scale, specs: dict[str, RunSpec]) -> dict[str, PathSpec]:
+        s = self.SETTINGS[scale]
+        alphas = tuple(round(-1 + 3 * i / (s.points - 1), 9) for i in range(s.points))
+        return {
+            label: PathSpec(specs[a], specs[b], alphas, s.examples, min(500, s.examples), s.directions)
+            for label, (a, b) in self.lines.items()
+        }
+
+    def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> Imagined:
+        """Minima at higher noise half as sharp, at equal noise alike."""
+        s, finals = self.SETTINGS[scale], {}
+        for label, (a, b) in self.lines.items():
+            ratio = np.log(np.divide(*s.arms[b]) / np.divide(*s.arms[a]))
+            gain = 0.35 * ratio if abs(ratio) > 0.5 else 0.0
+            of_line: dict[str, np.ndarray] = {"loss θ1": np.exp(random.normal(-3, 0.1, seeds))}
+            of_line["loss θ2"] = of_line["loss θ1"] * np.exp(random.normal(0, 0.1, seeds))
+            for kind in ("width", "relative width", "random width"):
+                for rise in RISES:
+                    of_line[f"{kind} θ1 {rise:g}"] = np.full(seeds, 1.0)
+                    of_line[f"{kind} θ2 {rise:g}"] = np.exp(gain + random.normal(0, s.seed_sd, seeds))
+            finals[label] = of_line
+        return Imagined(finals)
+
+    def wider(self, table: Evidence, label: str, *, paper: str | None = None) -> list[Claim]:
+        """θ2, at higher noise, lies in the wider minimum: along the line, in units of |θ|, in random directions."""
+        _, high = self.lines[label]
+        kinds = {"width": "", "relative width": ", in units of |θ|", "random width": ", in random directions"}
+        found = []
+        for kind, words in kinds.items():
+            ratio, note = log_width_ratio(table, label, kind)
+            found.append(
+                over_seeds(
+                    np.exp(ratio), Direction(1, smallest=0.2, null=1.0), scale=LOG, note=note,
+                    paper=paper if kind == "width" else None, control=kind != "width",
+                    claim=f"the minimum at higher eta/S ('{high}') is wider: {label}{words}",
+                    statistic=f"{kind} of θ2 over that of θ1, geometric mean over rises of {_list(RISES)}, a seed",
+                )
+            )  # fmt: skip
+        return found
+
+    def alike(self, table: Evidence, label: str, *, paper: str | None = None, control: bool = False) -> list[Claim]:
+        """Minima at equal noise are as wide and as deep as one another."""
+        ratio, note = log_width_ratio(table, label, "width")
+        ends = table.grid([label], "loss θ2")[:, 0] / table.grid([label], "loss θ1")[:, 0]
+        return [
+            over_seeds(
+                np.exp(ratio), Range(1 / 1.5, 1.5), scale=LOG, note=note, paper=paper, control=control,
+                claim=f"minima at equal eta/S are equally wide: {label}",
+                statistic=f"width of θ2 over that of θ1, geometric mean over rises of {_list(RISES)}, a seed",
+            ),
+            over_seeds(
+                ends, Range(1 / 1.25, 1.25), scale=LOG, paper=paper, control=control,
+                claim=f"minima at equal eta/S are equally deep: {label}",
+                statistic="training loss at θ2 over that at θ1, a seed",
+            ),
+        ]  # fmt: skip
+
+
+def log_width_ratio(table: Evidence, label: str, kind: str) -> tuple[np.ndarray, str]:
+    """log of θ2's width over θ1's, its mean over rises, (seeds,); and how many were not reached on the line.
+
+    A rise that is not reached counts with the width at the edge, which draws the ratio towards 1.
+    """
+    logs, censored = [], 0
+    for rise in RISES:
+        widths = []
+        for end in ("θ1", "θ2"):
+            width = table.grid([label], f"{kind} {end} {rise:g}")[:, 0]
+            if kind == "width" and np.isnan(width).any():
+                edge = table.grid([label], f"width at least {end} {rise:g}")[:, 0]
+                censored += int((np.isnan(width) & ~np.isnan(edge)).sum())
+                width = np.where(np.isnan(width), edge, width)
+            widths.append(width)
+        logs.append(np.log(widths[1]) - np.log(widths[0]))
+    note = f"{censored} rises not reached on the line, counted at its edge" if censored else ""
+    return np.mean(logs, axis=0), note
+
+
+def _list(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{v:g}" for v in values)
+
+
+def draw(table: Table, axes: Any, labels: Sequence[str]) -> None:
+    """A panel for each line, over all seeds."""
+    _draw(table, axes(1, len(labels)), [(label, None, label) for label in labels])
+
+
+def draw_seeds(table: Table, axes: Any, label: str) -> None:
+    """A panel for each seed of one line: each from another random initialisation."""
+    seeds = sorted(seed for name, seed in table.profiles if name == label)
+    _draw(table, axes(1, max(1, len(seeds))), [(label, seed, f"{label}, seed {seed}") for seed in seeds])
+
+
+def _draw(table: Table, axes: Any, panels: list[tuple[str, int | None, str]]) -> None:
+    """Loss (left axis; train solid, test dashed) and accuracy (right axis, red) along a line."""
+    from reproduce.engine import plots
+
+    for panel, (label, seed, title) in zip(axes, panels):
+        other = panel.twinx()
+        plots.profile(panel, table, label, "loss", plots.BLUE, seed=seed)
+        plots.profile(other, table, label, "accuracy", plots.RED, percent=True, seed=seed)
+        panel.set(title=title, xlabel="α: θ1 at 0, θ2 at 1", yscale="log")
+        panel.set_ylabel("loss", color=plots.BLUE)
+        other.set_ylabel("accuracy (%)", color=plots.RED)
+        other.grid(visible=False)
+        other.spines["right"].set_visible(True)
+        for end in (0, 1):
+            panel.axvline(end, color="#999999", linewidth=0.8, linestyle=":")
+        plots.legend_below(panel, columns=2)
+
+
+BASE, LARGE, SMALL_ETA, CONTROL = "baseline", "large batch", "small eta", "small eta, equal eta/S"
+LINES = {
+    "large batch to baseline": (LARGE, BASE),
+    "small eta to baseline": (SMALL_ETA, BASE),
+    "large batch to small eta": (LARGE, SMALL_ETA),
+    "equal eta/S": (LARGE, CONTROL),
+}
+# Section 4.1 and Figure 2's caption; epochs are not stated there. The control makes eta/S equal where the paper calls
+# 7.8e-5 and 9.8e-5 "approximately the same".
+RESNET_PAPER = Settings(
+    network=ResNet56Network(),
+    arms={BASE: (0.1, 128), LARGE: (0.1, 1024), SMALL_ETA: (0.01, 128), CONTROL: (0.0125, 128)},
+    train=45_000,
+    validation=5_000,
+    test=10_000,
+    epochs=200,
+    augment=True,
+    examples=5_000,
+    points=61,
+    directions=10,
+    seeds=5,
+)
+RESNET_QUICK = replace(
+    RESNET_PAPER, network=ResNet56Network(depth=8, width=0.5), train=2_048, validation=500, test=1_000, epochs=16,
+    arms={BASE: (0.1, 16), LARGE: (0.1, 128), SMALL_ETA: (0.01, 16), CONTROL: (0.0125, 16)}, augment=False,
+    examples=500, points=25, directions=2, seeds=4,
+)  # fmt: skip
+RESNET_SMOKE = replace(
+    RESNET_QUICK, network=ResNet56Network(depth=8, width=0.125), train=256, validation=100, test=100, epochs=2,
+    examples=100, points=7, directions=1, seeds=1,
+)  # fmt: skip
+RESNET_SCALES: dict[Scale, Settings] = {"smoke": RESNET_SMOKE, "quick": RESNET_QUICK, "paper": RESNET_PAPER}
+RESNET_REDUCTIONS = [
+    ("ResNet56", "ResNet8, width 1/2", "time"),
+    ("45 000 training images", "2 048", "time"),
+    ("crop and flip", "no augmentation", "otherwise the training loss stays high in this time"),
+    ("200 epochs", "16", "time"),
+    ("S 128 and 1024", "16 and 128", "as many steps an epoch at the same eta"),
+    ("61 points on 5 000 images", "25 on 500", "time"),
+    ("5 seeds", "4 seeds", "time"),
+]
+CONSTANT = Valleys(RESNET_SCALES, LINES, RESNET_REDUCTIONS)
+DECAYED = Valleys(
+    RESNET_SCALES, {k: v for k, v in LINES.items() if k != "equal eta/S"}, RESNET_REDUCTIONS, decay=True
+)  # fmt: skip
+
+SMALL_BETA, BETA_1, LARGE_BETA = "b = 0.25", "b = 1", "b = 4"
+# Section 4.1: eta = 0.1 b, S = 50 b. S = 12.5 is 13, with eta to match.
+VGG_PAPER = replace(
+    RESNET_PAPER, network=VGG11Network(),
+    arms={SMALL_BETA: (0.1 / 50 * 13, 13), BETA_1: (0.1, 50), LARGE_BETA: (0.4, 200)},
+)  # fmt: skip
+VGG_QUICK = replace(
+    VGG_PAPER, network=VGG11Network(width=1 / 8), train=2_400, validation=500, test=1_000, epochs=10, augment=False,
+    arms={SMALL_BETA: (0.01 / 24 * 6, 6), BETA_1: (0.01, 24), LARGE_BETA: (0.04, 96)},
+    examples=500, points=25, directions=2, seeds=4,
+)  # fmt: skip
+VGG_SMOKE = replace(
+    VGG_QUICK, network=VGG11Network(width=1 / 32), train=240, validation=100, test=100, epochs=2, examples=100,
+    points=7, directions=1, seeds=1,
+)  # fmt: skip
+SCALED = Valleys(
+    {"smoke": VGG_SMOKE, "quick": VGG_QUICK, "paper": VGG_PAPER},
+    {"b = 1 to b = 4": (BETA_1, LARGE_BETA), "b = 1 to b = 0.25": (BETA_1, SMALL_BETA)},
+    [
+        ("VGG-11, width 1", "width 1/8", "64 times less arithmetic"),
+        ("45 000 training images", "2 400", "time"),
+        ("crop and flip", "no augmentation", "otherwise the training loss stays high in this time"),
+        ("200 epochs", "10", "time"),
+        ("eta 0.1 b, S 50 b", "0.01 b, 24 b", "trains in 10 epochs, an eighth of the eta that breaks at b = 4"),
+        ("61 points on 5 000 images", "25 on 500", "time"),
+        ("5 seeds", "4 seeds", "time"),
+    ],
+)

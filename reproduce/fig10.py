@@ -1,0 +1,34 @@
+"""Figure 10. Sharper minima at lower eta/S when the learning rate decays: a larger batch.
+
+As Figure 2, with eta divided by 10 at 50 % and 75 % of the epochs (at which epochs is our choice), a panel for each
+random initialisation. Claim: beyond its end the loss of the baseline, at higher eta/S, takes longer to rise.
+
+(The captions of Figures 10 to 12 are the same; that each shows one of Figure 2's lines is our reading.)
+
+    python reproduce/fig10.py
+    python reproduce/fig10.py --data cifar10 --data-dir data --seeds 8
+    python reproduce/fig10.py --scale paper --devices 2 --wandb online
+"""
+
+if __package__ in (None, ""):
+    import _checkout  # noqa: F401
+
+from reproduce.engine.figure import Figure, main
+from reproduce.experiments.valleys import DECAYED, draw_seeds
+
+LINE = "large batch to baseline"
+
+FIGURE = Figure(
+    name="fig10",
+    title="Lower eta/S leads to sharper minima with a decaying learning rate too: large batch",
+    doc=__doc__,
+    data="cifar10",
+    substitute="digits",
+    experiment=DECAYED,
+    paths=DECAYED.paths,
+    check=lambda table: DECAYED.wider(table, LINE, paper="sharper at lower eta/S, by eye"),
+    draw=lambda table, axes: draw_seeds(table, axes, LINE),
+)
+
+if __name__ == "__main__":
+    main(FIGURE)

@@ -1,0 +1,35 @@
+"""Figure 3. The same ratio of learning rate to batch size ends in minima of the same width and depth.
+
+VGG-11 on CIFAR-10 at eta = 0.1 b, S = 50 b for b of 0.25, 1 and 4; the loss on the lines from b = 1 to the others.
+Claims: the minima at both ends are equally wide and equally deep.
+
+    python reproduce/fig3.py
+    python reproduce/fig3.py --data cifar10 --data-dir data --seeds 8
+    python reproduce/fig3.py --scale paper --devices 2 --wandb online
+"""
+
+if __package__ in (None, ""):
+    import _checkout  # noqa: F401
+
+from reproduce.engine.figure import Figure, main
+from reproduce.experiments.valleys import SCALED, draw
+
+
+def check(table):
+    return [claim for line in SCALED.lines for claim in SCALED.alike(table, line, paper="similar, by eye")]
+
+
+FIGURE = Figure(
+    name="fig3",
+    title="Equal eta/S leads to minima of equal width and depth",
+    doc=__doc__,
+    data="cifar10",
+    substitute="digits",
+    experiment=SCALED,
+    paths=SCALED.paths,
+    check=check,
+    draw=lambda table, axes: draw(table, axes, list(SCALED.lines)),
+)
+
+if __name__ == "__main__":
+    main(FIGURE)
