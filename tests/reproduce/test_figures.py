@@ -123,6 +123,23 @@ def test_figure_3_at_paper_scale_is_the_papers():
     assert ratios == pytest.approx([0.1 / 50] * 3, rel=1e-12)
 
 
+def test_figures_6_and_7_at_paper_scale_are_the_papers():
+    panels = figure("fig6").experiment.SETTINGS["paper"].panels
+    assert [(p.train, p.lr, p.batch_size) for p in panels] == [
+        (12_000, 0.1, 50), (22_500, 0.1, 50), (45_000, 0.1, 50), (45_000, 0.05, 50)
+    ]  # fmt: skip
+    assert set(panels[0].betas) == {2 ** (k / 2) for k in range(10)} | {1 / 5, 1 / 10, 1 / 25, 1 / 50}
+    for label, spec in of("fig6").items():
+        assert spec.schedule.noise_ratio(0) == pytest.approx(0.001 if "half" in label else 0.002, rel=1e-12)
+    assert {s.schedule.batch_size(0) for s in of("fig7").values()} == {128 * b for b in (1, 2, 3, 5, 7, 9, 11)}
+
+
+def test_figure_8_at_paper_scale_has_twelve_ratios_by_two_pairs_each():
+    ratios = [spec.schedule.noise_ratio(0) for spec in of("fig8").values()]
+    assert (len(ratios), len({round(x, 12) for x in ratios})) == (24, 12)
+    assert (min(ratios), max(ratios)) == (pytest.approx(1e-5), pytest.approx(2e-2))
+
+
 def test_figures_4_and_13_at_paper_scale_are_the_papers():
     specs = of("fig4")
     assert {spec.data.train for spec in specs.values()} == {44_800}  # divisible by 128 and 640

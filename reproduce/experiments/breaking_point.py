@@ -1,0 +1,266 @@
+"""eta and S multiplied until it breaks, and eta/S varied until accuracy peaks: the runs of Figures 6, 7 and 8."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from datamodules.schedules import NoiseSchedule
+from datamodules.sources import Prepared
+from reproduce.engine.data import image_size, subset
+from reproduce.engine.options import Scale
+from reproduce.engine.spec import Network, ResNet56Network, RunSpec, VGG11Network
+from reproduce.engine.table import Evidence, Imagined
+
+ACCURACY, BEST = "val/accuracy", "highest val/accuracy"
+CHANCE = 0.1
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Runs at (eta b, S b) for several b, on `train` examples."""
+
+    name: str
+    train: int
+    lr: float
+    batch_size: int
+    betas: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a scale changes."""
+
+    network: Network
+    panels: tuple[Panel, ...]
+    validation: int
+    test: int
+    epochs: int
+    augment: bool
+    seeds: int
+    seed_sd: float = 0.01  # assumed for the power, before training; of the highest validation accuracy
+
+
+@dataclass(frozen=True)
+class Place:
+    panel: str
+    beta: float
+    lr: float
+    batch_size: int
+
+
+class Scaling:
+    """An experiment: each panel's base setting multiplied by every b."""
+
+    def __init__(self, settings: dict[Scale, Settings], reductions: list[tuple[str, str, str]]) -> None:
+        self.SETTINGS, self.REDUCTIONS = settings, reductions
+        self.place = {label: place for scale in settings for label, place in self._places(scale).items()}
+
+    def _places(self, scale: Scale) -> dict[str, Place]:
+        found = {}
+        for panel in self.SETTINGS[scale].panels:
+            for beta in panel.betas:
+                size = max(1, round(panel.batch_size * beta))
+                lr = panel.lr / panel.batch_size * size  # eta/S is kept where S is rounded
+                found[f"{panel.name}, b {beta:.3g}"] = Place(panel.name, beta, lr, size)
+        return found
+
+    def runs(self, scale: Scale, source: Prepared) -> dict[str, RunSpec]:
+        s = self.SETTINGS[scale]
+        image_size(source, 32)
+        base: Any = s.network
+        network = replace(base, in_channels=source.channels, num_classes=source.classes)
+        train = {panel.name: panel.train for panel in s.panels}
+
+        def run(place: Place) -> RunSpec:
+            data = subset(
+                source, scale, train=train[place.panel], validation=s.validation, test=s.test, augment=s.augment
+            )
+            return RunSpec(network, data, NoiseSchedule(place.lr, place.batch_size), s.epochs, seed=0)
+
+        return {label: run(place) for label, place in self._places(scale).items()}
+
+    def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> Imagined:
+        """Breaks at b* = 4, 5 and 6 with N, and at twice that at half the noise; 8 points lost per factor 2 beyond."""
+        s, finals = self.SETTINGS[scale], {}
+        biggest = max(panel.train for panel in s.panels)
+        for label, place in self._places(scale).items():
+            panel = next(p for p in s.panels if p.name == place.panel)
+            star = 6.0 * (panel.train / biggest) ** 0.3 * (0.1 / (panel.lr / panel.batch_size * 50))
+            star = min(max(star, 3.0), 12.0)
+            lost = 0.08 * max(0.0, float(np.log2(place.beta / star)))
+            finals[label] = {BEST: 0.8 - lost + random.normal(0, s.seed_sd, seeds)}
+        return Imagined(finals)
+
+    def stars(self, table: Evidence, panel: str) -> np.ndarray:
+        """b* of every seed, (seeds,); NaN where accuracy does not break in the range."""
+        labels = [label for label in table.labels if self.place[label].panel == panel and self.place[label].beta >= 1]
+        betas = np.array([self.place[label].beta for label in labels])
+        return np.array([breaking_point(betas, row) for row in table.grid(labels, BEST)])
+
+
+def derive(rows: pd.DataFrame) -> dict[str, float]:
+    return {BEST: float(rows[ACCURACY].max())}
+
+
+def breaking_point(betas: np.ndarray, accuracy: np.ndarray) -> float:
+    """b*: where a hinge, flat and then falling in log b, fits accuracy (b,) best.
+
+    The flat part is the mean at b of 1 and 1.4. A run that diverged (NaN) has the accuracy of chance. NaN if the fitted
+    loss at the largest b is less than a point: it did not break in the range.
+    """
+    order = np.argsort(betas)
+    x, y = np.log(betas[order]), np.where(np.isnan(accuracy[order]), CHANCE, accuracy[order])
+    plateau = y[x <= np.log(1.42)].mean()
+    best = (np.inf, np.nan, 0.0)
+    for at in np.linspace(x[0], x[-1], 200, endpoint=False):
+        beyond = np.maximum(x - at, 0.0)
+        slope = min(0.0, float(beyond @ (y - plateau) / (beyond @ beyond)))
+        left = y - plateau - slope * beyond
+        best = min(best, (float(left @ left), float(at), slope))
+    _, at, slope = best
+    return float(np.exp(at)) if -slope * (x[-1] - at) >= 0.01 else np.nan
+
+
+_ROOTS = tuple(2 ** (k / 2) for k in range(10))
+_SMALL = (1 / 50, 1 / 25, 1 / 10, 1 / 5)
+VGG_PAPER = Settings(
+    network=VGG11Network(),
+    panels=(
+        Panel("(a) N = 12 000", 12_000, 0.1, 50, (*_SMALL, *_ROOTS)),
+        Panel("(b) N = 22 500", 22_500, 0.1, 50, (*_SMALL, *_ROOTS)),
+        Panel("(c) N = 45 000", 45_000, 0.1, 50, (*_SMALL, *_ROOTS)),
+        Panel("(d) N = 45 000, half the noise", 45_000, 0.05, 50, (*_SMALL, *_ROOTS)),
+    ),
+    validation=5_000,
+    test=10_000,
+    epochs=200,
+    augment=True,
+    seeds=5,
+)
+_QUICK_BETAS = (0.25, *(2 ** (k / 2) for k in range(9)))
+VGG_QUICK = replace(
+    VGG_PAPER, network=VGG11Network(width=1 / 8),
+    panels=tuple(
+        replace(panel, train=round(panel.train / 18.75), batch_size=12, lr=panel.lr / 2.5, betas=_QUICK_BETAS)
+        for panel in VGG_PAPER.panels
+    ),
+    validation=500, test=500, epochs=10, augment=False, seeds=4,
+)  # fmt: skip
+VGG_SMOKE = replace(
+    VGG_QUICK, network=VGG11Network(width=1 / 32), validation=100, test=100, epochs=2, seeds=1,
+    panels=tuple(replace(p, train=160 + 80 * i, betas=(1.0, 2**0.5, 4.0)) for i, p in enumerate(VGG_QUICK.panels)),
+)  # fmt: skip
+DATA_SIZES = Scaling(
+    {"smoke": VGG_SMOKE, "quick": VGG_QUICK, "paper": VGG_PAPER},
+    [
+        ("VGG-11, width 1", "width 1/8", "64 times less arithmetic"),
+        ("N 12 000, 22 500, 45 000", "640, 1 200, 2 400", "time; the same ratios"),
+        ("crop and flip", "no augmentation", "otherwise it does not train in this time"),
+        ("200 epochs", "10", "time"),
+        ("eta 0.1 b, S 50 b, b to 22.6", "0.04 b, 12 b, b to 16", "steps an epoch at the largest b; time"),
+        ("b from 1/50", "from 1/4", "time: small S take many steps"),
+        ("5 seeds", "4 seeds", "time"),
+    ],
+)
+
+RESNET_PAPER = replace(
+    VGG_PAPER, network=ResNet56Network(), panels=(Panel("ResNet56", 45_000, 0.1, 128, (1, 2, 3, 5, 7, 9, 11)),)
+)  # fmt: skip
+RESNET_QUICK = replace(
+    RESNET_PAPER, network=ResNet56Network(depth=8, width=0.5), validation=500, test=500, epochs=12, augment=False,
+    panels=(Panel("ResNet56", 2_048, 0.1, 16, (1, 2, 3, 5, 7, 9, 11)),), seeds=4,
+)  # fmt: skip
+RESNET_SMOKE = replace(
+    RESNET_QUICK, network=ResNet56Network(depth=8, width=0.125), validation=100, test=100, epochs=2, seeds=1,
+    panels=(Panel("ResNet56", 256, 0.1, 16, (1, 3, 7)),),
+)  # fmt: skip
+_RESNET_REDUCTIONS = [
+    ("ResNet56", "ResNet8, width 1/2", "time"),
+    ("45 000 training images", "2 048", "time"),
+    ("crop and flip", "no augmentation", "otherwise it does not train in this time"),
+    ("200 epochs", "12", "time"),
+    ("5 seeds", "4 seeds", "time"),
+]
+RESNET = Scaling(
+    {"smoke": RESNET_SMOKE, "quick": RESNET_QUICK, "paper": RESNET_PAPER},
+    [*_RESNET_REDUCTIONS, ("base S 128", "16", "steps an epoch")],
+)
+
+
+class Ratios:
+    """An experiment: one network at many eta/S, each by pairs (eta, S)."""
+
+    def __init__(
+        self, settings: dict[Scale, Settings], pairs: dict[Scale, dict[float, tuple[int, ...]]],
+        reductions: list[tuple[str, str, str]],
+    ) -> None:  # fmt: skip
+        self.SETTINGS, self.pairs, self.REDUCTIONS = settings, pairs, reductions
+        self.n = {label: n for scale in pairs for label, (n, _) in self._cells(scale).items()}
+
+    def _cells(self, scale: Scale) -> dict[str, tuple[float, int]]:
+        return {f"eta/S {n:.2g}, S {size}": (n, size) for n, sizes in self.pairs[scale].items() for size in sizes}
+
+    def runs(self, scale: Scale, source: Prepared) -> dict[str, RunSpec]:
+        s = self.SETTINGS[scale]
+        image_size(source, 32)
+        base: Any = s.network
+        network = replace(base, in_channels=source.channels, num_classes=source.classes)
+        train = s.panels[0].train
+        data = subset(source, scale, train=train, validation=s.validation, test=s.test, augment=s.augment)
+        return {
+            label: RunSpec(network, data, NoiseSchedule(n * size, size), s.epochs, seed=0)
+            for label, (n, size) in self._cells(scale).items()
+        }
+
+    def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> Imagined:
+        """A peak at 2e-3, two points lost per factor e squared away from it."""
+        spread = self.SETTINGS[scale].seed_sd
+
+        def drawn(n: float) -> np.ndarray:
+            return 0.9 - 0.02 * np.log(n / 2e-3) ** 2 + random.normal(0, spread, seeds)
+
+        return Imagined({label: {ACCURACY: drawn(n)} for label, (n, _) in self._cells(scale).items()})
+
+    def peaks(self, table: Evidence) -> np.ndarray:
+        """eta/S of the highest validation accuracy of every seed, (seeds,); NaN where it lies at an edge."""
+        labels = table.labels
+        log_n = np.log([self.n[label] for label in labels])
+        return np.array([peak(log_n, row) for row in table.grid(labels, ACCURACY)])
+
+
+def peak(log_n: np.ndarray, accuracy: np.ndarray) -> float:
+    """n at the vertex of a parabola in log n through the cells (cells,) within a factor 8 of the best mean accuracy.
+
+    A run that diverged (NaN) has the accuracy of chance. NaN if the best n is the lowest or highest, or nothing bends.
+    """
+    y = np.where(np.isnan(accuracy), CHANCE, accuracy)
+    levels = np.unique(log_n)
+    means = np.array([y[log_n == level].mean() for level in levels])
+    best = int(means.argmax())
+    if best in (0, len(levels) - 1):
+        return np.nan
+    near = np.abs(log_n - levels[best]) <= np.log(8) + 1e-9
+    a, b, _ = np.polyfit(log_n[near], y[near], 2)
+    vertex = -b / (2 * a) if a < 0 else np.nan
+    return float(np.exp(vertex)) if levels[0] < vertex < levels[-1] else np.nan
+
+
+def _pairs(ratios: tuple[float, ...], sizes: tuple[int, ...]) -> dict[float, tuple[int, ...]]:
+    return dict.fromkeys(ratios, sizes)
+
+
+# 12 values from 1e-5 to 2e-2, each by two pairs; which ones is not stated in the paper.
+_RATIOS = tuple(float(f"{n:.2g}") for n in np.geomspace(1e-5, 2e-2, 12))
+RESNET_RATIOS = Ratios(
+    {"smoke": RESNET_SMOKE, "quick": RESNET_QUICK, "paper": RESNET_PAPER},
+    {
+        "smoke": _pairs((1e-3, 4e-3, 2e-2), (16, 32)),
+        "quick": _pairs(tuple(float(f"{n:.2g}") for n in np.geomspace(1e-4, 1e-1, 8)), (8, 16)),
+        "paper": _pairs(_RATIOS, (64, 128)),
+    },
+    [*_RESNET_REDUCTIONS, ("12 eta/S from 1e-5 to 2e-2", "8 from 1e-4 to 0.1", "trains in 12 epochs")],
+)
