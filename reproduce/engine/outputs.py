@@ -24,7 +24,7 @@ from reproduce.engine.display import console
 from reproduce.engine.files import read_cache, write_json, write_text
 from reproduce.engine.options import Options
 from reproduce.engine.results import Results
-from reproduce.engine.table import STEP_VARIANCE, Evidence, Table
+from reproduce.engine.table import NOISE, STEP_VARIANCE, Evidence, Table
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FILES = ("table.csv", "claims.json", "provenance.json")
@@ -104,10 +104,7 @@ def collect(
         if result["status"] == "ok":
             epochs = folder.rows()
             curves[run.label, run.seed] = pd.DataFrame(
-                [
-                    {k: v for k, v in row.items() if k != "steps"} | {STEP_VARIANCE: _variance(row["steps"]["loss"])}
-                    for row in epochs
-                ]
+                [{k: v for k, v in row.items() if k != "steps"} | _of_steps(row["steps"]) for row in epochs]
             ).set_index("epoch")
             rows[-1] |= figure.derive(curves[run.label, run.seed])
             steps[run.label, run.seed] = pd.concat(
@@ -125,6 +122,10 @@ def collect(
     frame = pd.DataFrame(rows, columns=None if rows else ["label", "seed", "status"])
     frame = frame.sort_values(["label", "seed"], key=lambda c: c.map(order.index) if c.name == "label" else c)
     return Table(frame.reset_index(drop=True), curves, steps, profiles), missing
+
+
+def _of_steps(steps: dict[str, list[Any]]) -> dict[str, float]:
+    return {STEP_VARIANCE: _variance(steps["loss"]), NOISE: steps["lr"][-1] / steps["batch_size"][-1]}
 
 
 def _variance(losses: list[float]) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 STEP_VARIANCE = "train/step_variance"  # of the losses of an epoch's steps
+NOISE = "eta/S"  # of an epoch's last step
 
 
 class Evidence(Protocol):

@@ -140,6 +140,18 @@ def test_figure_8_at_paper_scale_has_twelve_ratios_by_two_pairs_each():
     assert (min(ratios), max(ratios)) == (pytest.approx(1e-5), pytest.approx(2e-2))
 
 
+def test_figure_16_at_paper_scale_is_the_papers():
+    specs = of("fig16")
+    assert list(specs) == ["discrete S", "discrete eta", "triangle eta", "constant, low eta", "constant, high eta"]
+    assert settings([specs["constant, low eta"], specs["constant, high eta"]]) == {(0.001, 128), (0.005, 128)}
+    for t in (0, 7, 8, 14.9):  # a cycle of 15 epochs, at high noise first
+        ratio = specs["discrete S"].schedule.noise_ratio(t)
+        assert specs["discrete eta"].schedule.noise_ratio(t) == pytest.approx(ratio, rel=1e-12)
+        assert ratio == pytest.approx((0.005 if t < 7.5 else 0.001) / 128)
+    triangle = specs["triangle eta"].schedule.lr
+    assert (triangle(0), triangle(7.5), triangle(15)) == pytest.approx((0.005, 0.001, 0.005))
+
+
 def test_figures_4_and_13_at_paper_scale_are_the_papers():
     specs = of("fig4")
     assert {spec.data.train for spec in specs.values()} == {44_800}  # divisible by 128 and 640

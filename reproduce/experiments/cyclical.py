@@ -1,0 +1,148 @@
+"""VGG-11 on cyclical schedules and constant ones, with its curvature along the way: the runs of Figure 16."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from datamodules.schedules import Cyclic, NoiseSchedule, Triangle, exchange
+from datamodules.sources import Prepared
+from reproduce.engine.data import image_size, subset
+from reproduce.engine.options import Scale
+from reproduce.engine.spec import Curvature, RunSpec, VGG11Network, Watch
+from reproduce.engine.table import NOISE, Evidence, Imagined
+
+DISCRETE_S, DISCRETE_ETA, TRIANGLE_ETA = "discrete S", "discrete eta", "triangle eta"
+LOW_ETA, HIGH_ETA = "constant, low eta", "constant, high eta"
+ARMS = (DISCRETE_S, DISCRETE_ETA, TRIANGLE_ETA, LOW_ETA, HIGH_ETA)  # the order of the paper's panels
+CYCLICAL = ARMS[:3]
+NORM, LOSS = "hessian/frobenius", "train_subset/loss"
+PHASES = "log norm at high noise less that at low noise"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a scale changes. eta takes two values, S as well, 5 apart."""
+
+    width: float
+    train: int
+    validation: int
+    test: int
+    epochs: int
+    period: float
+    lr: tuple[float, float]
+    batch_size: tuple[int, int]
+    every: int  # epochs between measurements
+    measured: int
+    seeds: int
+    augment: bool
+    seed_sd: float = 0.2  # assumed for the power, before training; of a log norm
+
+
+# Figure 16's caption and Section 4.2; epochs and the range of S are not stated there.
+PAPER = Settings(
+    width=1.0,
+    train=44_800,
+    validation=5_000,
+    test=10_000,
+    epochs=300,
+    period=15,
+    lr=(0.001, 0.005),
+    batch_size=(128, 640),
+    every=5,
+    measured=2_000,
+    seeds=5,
+    augment=True,
+)
+QUICK = replace(
+    PAPER, width=1 / 8, train=2_400, validation=500, test=1_000, epochs=12, period=4, lr=(0.01, 0.05),
+    batch_size=(24, 120), every=2, measured=200, seeds=4, augment=False,
+)  # fmt: skip
+SMOKE = replace(QUICK, width=1 / 32, train=240, validation=100, test=100, epochs=4, measured=50, seeds=1)
+SETTINGS: dict[Scale, Settings] = {"smoke": SMOKE, "quick": QUICK, "paper": PAPER}
+# The settings of `cycles`, whose criteria they meet. paper | quick | why
+REDUCTIONS = [
+    ("VGG-11, width 1", "width 1/8", "64 times less arithmetic"),
+    ("44 800 training images", "2 400", "time; divisible by every S"),
+    ("crop and flip", "no augmentation", "otherwise the training loss stays above 1 in this time"),
+    ("300 epochs, cycle 15", "12 epochs, cycle 4", "time; three whole cycles"),
+    ("S 128-640", "S 24-120", "20 steps an epoch at the largest S"),
+    ("eta 0.001-0.005", "eta 0.01-0.05", "trains in 12 epochs, an eighth of the eta that breaks"),
+    ("5 seeds", "4 seeds", "time"),
+    ("Hessian on 2 000 images", "200", "time"),
+]
+
+
+def runs(scale: Scale, source: Prepared) -> dict[str, RunSpec]:
+    """label -> the run of seed 0; other seeds differ in `seed` alone. A cycle starts at high noise, ends at low."""
+    s = SETTINGS[scale]
+    image_size(source, 32)
+    (low, high), (small, large) = s.lr, s.batch_size
+    data = subset(source, scale, train=s.train, validation=s.validation, test=s.test, augment=s.augment)
+    network = VGG11Network(width=s.width, in_channels=source.channels, num_classes=source.classes)
+    watch = Watch(Curvature(s.measured, 250, measures=("top_eigenvalue", "frobenius", "normalized_sharpness")), s.every)
+    discrete = NoiseSchedule(high, Cyclic(high=large, low=small, period=s.period, phase=0.5))
+    schedules = {
+        DISCRETE_S: discrete,
+        DISCRETE_ETA: exchange(discrete),
+        TRIANGLE_ETA: NoiseSchedule(Triangle(high=high, low=low, period=s.period, phase=0.5), small),
+        LOW_ETA: NoiseSchedule(low, small),
+        HIGH_ETA: NoiseSchedule(high, small),
+    }
+    return {
+        label: RunSpec(network, data, schedule, s.epochs, seed=0, watch=watch) for label, schedule in schedules.items()
+    }
+
+
+def derive(rows: pd.DataFrame) -> dict[str, float]:
+    """How the norm differs between the phases of a run, at the epochs where it was measured: their mean logarithms."""
+    measured = rows.dropna(subset=[NORM])
+    noise, norm = np.log(measured[NOISE].to_numpy()), np.log(measured[NORM].to_numpy())
+    if not len(noise) or noise.max() - noise.min() < 0.1:
+        return {}
+    high = noise > (noise.max() + noise.min()) / 2
+    return {PHASES: float(norm[high].mean() - norm[~high].mean())}
+
+
+def at_matched_loss(table: Evidence, cyclical: str, baseline: str) -> np.ndarray:
+    """Norm of a cyclical run over the baseline's at the same training loss, geometric mean over points; (seeds,).
+
+    The baseline's log norm is interpolated in log loss; points whose loss the baseline does not have are left out, and
+    a seed without any is NaN.
+    """
+    both = sorted(set(table.seeds(cyclical)) & set(table.seeds(baseline)))
+    found = []
+    for seed in both:
+        (loss, norm), (base_loss, base_norm) = (_points(table, label, seed) for label in (cyclical, baseline))
+        order = np.argsort(base_loss)
+        inside = (loss >= base_loss.min()) & (loss <= base_loss.max())
+        there = np.interp(loss[inside], base_loss[order], base_norm[order])
+        found.append(float(np.exp((norm[inside] - there).mean())) if inside.any() else np.nan)
+    return np.array(found)
+
+
+def _points(table: Evidence, label: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """log loss and log norm where the norm was measured."""
+    epochs, _, norm = table.curves(label, NORM, [seed])
+    every, _, loss = table.curves(label, LOSS, [seed])
+    return np.log(np.maximum(loss[0][np.isin(every, epochs)], 1e-12)), np.log(norm[0])
+
+
+def imagined(scale: Scale, seeds: int, random: np.random.Generator) -> Imagined:
+    """Norms a third lower at high noise; at matched loss a third lower on cyclical schedules; discrete ones alike."""
+    s = SETTINGS[scale]
+    finals, series = {}, {}
+    points = s.epochs // s.every
+    for label in ARMS:
+        lower = np.log(1.5) if label in CYCLICAL else 0.0
+        finals[label] = {
+            PHASES: -np.log(1.5) + random.normal(0, s.seed_sd, seeds),
+            NORM: np.exp(random.normal(0, s.seed_sd, seeds)),
+            "test/accuracy": 0.8 + random.normal(0, 0.01, seeds),
+        }
+        loss = np.linspace(0, -2, points) + np.zeros((seeds, 1))
+        noise = random.normal(0, s.seed_sd, (seeds, points))
+        series[label] = {LOSS: np.exp(loss), NORM: np.exp(3 + 0.5 * loss - lower + noise)}
+    return Imagined(finals, series)

@@ -1,0 +1,83 @@
+"""Figure 16. Cyclical schedules oscillate between sharp and wide regions.
+
+VGG-11 on CIFAR-10 on a discrete schedule of S, one of eta, a triangle of eta and two constant learning rates; training
+loss (red) and norm of the Hessian (blue) along the way. Claims: the norm is lower in the high-noise phase of a cycle
+than at its low-noise end; at the same training loss it is lower than on the constant baseline. Two claims are in
+tension: that discrete S ends much wider than discrete eta (Table 1's caption), and that at equal eta/S both end alike.
+
+    python reproduce/fig16.py
+    python reproduce/fig16.py --data cifar10 --data-dir data --seeds 8
+    python reproduce/fig16.py --scale paper --devices 2 --wandb online
+"""
+
+if __package__ in (None, ""):
+    import _checkout  # noqa: F401
+
+from reproduce.engine.figure import Figure, main
+from reproduce.experiments import cyclical
+
+
+def check(table):
+    from reproduce.engine import seedwise
+
+    found = []
+    for label in cyclical.CYCLICAL:
+        found.append(
+            seedwise.over_seeds(
+                table.grid([label], cyclical.PHASES)[:, 0], seedwise.Direction(-1, smallest=0.1), paper="oscillates",
+                claim=f"lower norm at high noise than at the cycle's low-noise end: {label}",
+                statistic="mean log norm in the high-noise phase less that in the low-noise phase, a seed",
+            )
+        )  # fmt: skip
+        found.append(
+            seedwise.over_seeds(
+                cyclical.at_matched_loss(table, label, cyclical.LOW_ETA),
+                seedwise.Direction(-1, smallest=0.1, null=1.0), scale=seedwise.LOG, paper="wider at the same loss",
+                claim=f"at the same training loss a smaller norm than on constant eta: {label}",
+                statistic=f"norm over that of '{cyclical.LOW_ETA}' at equal training loss, geometric mean, a seed",
+            )
+        )  # fmt: skip
+    ends = table.grid([cyclical.DISCRETE_S, cyclical.DISCRETE_ETA], cyclical.NORM)
+    ratio, statistic = ends[:, 0] / ends[:, 1], "end norm on discrete S over that on discrete eta, a seed"
+    found += [
+        seedwise.over_seeds(
+            ratio, seedwise.Direction(-1, smallest=0.2, null=1.0), scale=seedwise.LOG, statistic=statistic,
+            claim="discrete S ends wider than discrete eta", paper="13918 against 36470",
+        ),
+        seedwise.over_seeds(
+            ratio, seedwise.Range(1 / 1.25, 1.25), scale=seedwise.LOG, statistic=statistic,
+            claim="discrete S and discrete eta, at equal eta/S, end equally wide", paper="theory",
+        ),
+    ]  # fmt: skip
+    return found
+
+
+def draw(table, axes):
+    from reproduce.engine import plots
+
+    for panel, label in zip(axes(1, len(cyclical.ARMS), sharey=True), cyclical.ARMS):
+        other = panel.twinx()
+        plots.band(panel, table, label, cyclical.LOSS, plots.RED, legend="loss")
+        plots.band(other, table, label, cyclical.NORM, plots.BLUE, legend="norm of the Hessian")
+        panel.set(title=label, xlabel="epoch", yscale="log")
+        panel.set_ylabel("training loss", color=plots.RED)
+        other.set_ylabel("norm of the Hessian", color=plots.BLUE)
+        other.set_yscale("log")
+        other.grid(visible=False)
+        other.spines["right"].set_visible(True)
+
+
+FIGURE = Figure(
+    name="fig16",
+    title="Cyclical schedules oscillate between sharp and wide regions",
+    doc=__doc__,
+    data="cifar10",
+    substitute="digits",
+    experiment=cyclical,
+    derive=cyclical.derive,
+    check=check,
+    draw=draw,
+)
+
+if __name__ == "__main__":
+    main(FIGURE)
