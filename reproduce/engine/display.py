@@ -39,6 +39,7 @@ class Display:
     def __init__(self, weights: dict[str, float], mirror: Mirror, config: Callable[[str], dict[str, Any]]) -> None:
         self.weights, self.done, self.total = weights, 0, len(weights)
         self.mirror, self.config = mirror, config
+        self.width = max(map(len, weights), default=0) + 1
         self.live = sys.stdout.isatty()
         self.finished_work = 0.0
         self.bars: dict[int, TaskID] = {}
@@ -69,7 +70,7 @@ class Display:
     def started(self, task: Task, slot: int, attempt: int) -> None:
         if slot in self.bars:
             self.progress.remove_task(self.bars.pop(slot))
-        self.bars[slot] = self.progress.add_task(f"  {task.label:<29}", total=1.0)
+        self.bars[slot] = self.progress.add_task(f"  {task.label:<{max(29, self.width)}}", total=1.0)
         self.mirror.start(task.label, task.folder, self.config(task.label))
 
     def polled(self, active: dict[int, Task]) -> None:
@@ -87,7 +88,7 @@ class Display:
         self.progress.update(self.outer, description=self._runs(), completed=self.finished_work)
         self.mirror.finish(task.folder, result["status"])
         outcome = describe(result)
-        say(f"  {self.done:>3}/{self.total}  {task.label:<30} {outcome}  {duration(seconds):>8}")
+        say(f"  {self.done:>3}/{self.total}  {task.label:<{self.width}} {outcome}  {duration(seconds):>8}")
 
     def failed(self, task: Task, slot: int, attempt: int, reason: str) -> None:
         self._end(slot, None)

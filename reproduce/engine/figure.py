@@ -178,11 +178,12 @@ class _Session:
             f"{len(todo)} {'missing' if self.options.plot_only else 'to train'}"
         )
         if self.options.dry_run:
+            width = max(map(len, arms))
             for label, spec in arms.items():
-                cost = duration(self.forecast.seconds(spec))
-                self.say(f"  {label:<26} {spec.epochs:>5} epochs {steps_of(spec):>8} steps  {cost:>8} a run")
+                cost = duration(self.forecast.seconds(spec, planned[0].measurements))
+                self.say(f"  {label:<{width}} {spec.epochs:>5} epochs {steps_of(spec):>8} steps  {cost:>8} a run")
         if todo and not self.options.plot_only:
-            seconds = [self.forecast.seconds(run.spec) for run in todo]
+            seconds = [self.forecast.seconds(run.spec, run.measurements) for run in todo]
             self.say(f"expected time: {duration(START_UP + wall_time(seconds, self.at_once))}")
 
     def paper_command(self) -> None:
@@ -197,7 +198,10 @@ class _Session:
         seeds = self.experiment.SETTINGS["paper"].seeds
         command = f"paper scale: python reproduce/{self.figure.name}.py --scale paper    {len(specs) * seeds} runs"
         try:
-            total = wall_time([self.forecast.seconds(spec) for spec in specs.values()] * seeds, self.at_once)
+            total = wall_time(
+                [self.forecast.seconds(spec, self.figure.measurements("paper")) for spec in specs.values()] * seeds,
+                self.at_once,
+            )
             self.say(f"{command}, about {total / 3600:,.0f} h ({duration(total)}) on this machine")
         except RuntimeError as error:  # the full network does not fit here, but the figure is done
             self.say(f"{command}, not timed here ({error})")
@@ -268,7 +272,7 @@ class _Session:
             )
             for run in todo
         ]
-        weights = {run.name: self.forecast.seconds(run.spec) for run in todo}
+        weights = {run.name: self.forecast.seconds(run.spec, run.measurements) for run in todo}
         with Display(weights, self.mirror, lambda name: self.config(by_name[name])) as display:
             Runner(self.server, self.jobs, self.options.devices, self.gpus).run(tasks, display)
 

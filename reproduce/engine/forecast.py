@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from datamodules.plan import epoch_edges
 from datamodules.schedules import Constant, as_schedule
 from reproduce.engine.devices import Hardware
 from reproduce.engine.files import read_cache, write_json
-from reproduce.engine.spec import PathSpec, RunSpec, dumps
+from reproduce.engine.spec import Curvature, Measurement, PathSpec, RunSpec, dumps
 
 EVALUATION = 1 / 3  # the cost of an example that is only evaluated, in examples trained on
-OVERHEAD = 1.15  # Trainer, augmentation, and the other core's work
+OVERHEAD = 1.15  # augmentation, and the other core's work
+TRAINER = 7e-4  # seconds a step: Lightning's loop and our callbacks
+PRODUCTS = {"top_eigenvalue": 15, "trace": 40, "frobenius": 45, "finite_difference": 16, "normalized_sharpness": 15}
+PRODUCT = 3.0  # the cost of a Hessian product on an example, in examples trained on
 
 
 def steps_of(spec: RunSpec) -> int:
@@ -22,6 +25,11 @@ def steps_of(spec: RunSpec) -> int:
     if isinstance(schedule, Constant):  # every epoch is like the first
         return spec.epochs * (len(epoch_edges(spec.data.train, schedule, 0, largest=largest)) - 1)
     return sum(len(epoch_edges(spec.data.train, schedule, epoch, largest=largest)) - 1 for epoch in range(spec.epochs))
+
+
+def _products(curvature: Curvature) -> float:
+    """Hessian products times examples of one measurement."""
+    return curvature.examples * sum(PRODUCTS.get(measure, 20) for measure in curvature.measures)
 
 
 class Forecast:
@@ -34,11 +42,15 @@ class Forecast:
         self.file, self.hardware, self.measure = out and out / "timings.json", hardware, measure
         self.known = read_cache(self.file) if self.file else {}
 
-    def seconds(self, spec: RunSpec) -> float:
+    def seconds(self, spec: RunSpec, measurements: Sequence[Measurement] = ()) -> float:
+        """Of training, and of what is measured meanwhile and afterwards if all milestones are reached."""
         per_step, per_example = self._costs(spec)
+        products = sum(len(m.at) * _products(m.curvature) for m in measurements)
+        if spec.watch is not None:
+            products += spec.epochs // spec.watch.every * _products(spec.watch.curvature)
         evaluated = spec.epochs // spec.evaluate_every * (spec.data.validation + spec.data.test + spec.data.subset)
-        examples = spec.epochs * spec.data.train + EVALUATION * evaluated
-        return OVERHEAD * (steps_of(spec) * per_step + examples * per_example)
+        examples = spec.epochs * spec.data.train + EVALUATION * evaluated + PRODUCT * products
+        return OVERHEAD * (steps_of(spec) * (per_step + TRAINER) + examples * per_example)
 
     def path_seconds(self, spec: PathSpec) -> float:
         """Of a line between runs: each point re-estimates batch norm and evaluates."""

@@ -72,7 +72,7 @@ def power(figure: Figure, options: Options, seeds: int, say: Callable[[str], Non
     if weak:
         say(
             f"power: {sum(map(len, weak.values()))} of {len(planned)} claims cannot be confirmed at n = {seeds} seeds "
-            f"(power below {100 * judging.WEAK:.0f} % at an assumed seed sd of {100 * settings.seed_sd:g} points)"
+            f"(power below {100 * judging.WEAK:.0f} % at the spread between seeds that is assumed)"
         )
     for n, claims in weak.items():
         say(f"  needs n {n}: {'; '.join(claims)}")
