@@ -86,7 +86,7 @@ class Display:
         self._end(slot, task)
         self.done += 1
         self.progress.update(self.outer, description=self._runs(), completed=self.finished_work)
-        self.mirror.finish(task.folder, result["status"])
+        self.mirror.finish(task.folder, result["status"], task.folder.milestones(task.measurements, result))
         outcome = describe(result)
         say(f"  {self.done:>3}/{self.total}  {task.label:<{self.width}} {outcome}  {duration(seconds):>8}")
 

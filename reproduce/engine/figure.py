@@ -304,4 +304,4 @@ class _Session:
             result = self.results.finished(run.spec, run.measurements, self.say)
             if result is not None and self.mirror.wanted(folder):
                 self.mirror.start(run.name, folder, self.config(run))
-                self.mirror.finish(folder, result["status"])
+                self.mirror.finish(folder, result["status"], folder.milestones(run.measurements, result))

@@ -80,13 +80,14 @@ class Mirror:
             with self._survives():
                 self._copy(mirrored)
 
-    def finish(self, folder: RunFolder, status: str) -> None:
+    def finish(self, folder: RunFolder, status: str, measured: dict[str, float] | None = None) -> None:
+        """Ends a run's mirror; what was measured at its milestones goes into the summary."""
         mirrored = self.runs.pop(folder.path.name, None)
         if mirrored is None:
             return
         with self._survives():
             self._copy(mirrored)
-            mirrored.run.summary["status"] = status
+            mirrored.run.summary.update({"status": status} | (measured or {}))
             mirrored.run.finish()
             write_json(folder.path / "wandb.json", {"mode": self.mode, "id": mirrored.run.id})
 
@@ -174,8 +175,11 @@ class Mirror:
             self.say(f"W&B mirror stopped ({' '.join(str(error).split())[:160]}); results on disk are complete")
 
 
+PARTS = ("train", "val", "test", "train_subset", "train_clean", "train_wrong")
+CURVATURE = ("top_eigenvalue", "trace", "frobenius", "finite_difference", "normalized_sharpness", "weight_norm")
 METRICS = (
-    *(f"{part}/{what}" for part in ("train", "val", "test", "train_subset") for what in ("loss", "accuracy")),
+    *(f"{part}/{what}" for part in PARTS for what in ("loss", "accuracy")),
+    *(f"hessian/{what}" for what in CURVATURE),
     "noise/lr",
     "noise/batch_size",
     "noise/ratio",
