@@ -14,11 +14,17 @@ if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
 from reproduce.engine.figure import Figure, main
-from reproduce.experiments.noise_grid import BATCH_NORM_MLP, draw
+from reproduce.experiments.noise_grid import ACCURACY, BATCH_NORM_MLP, NORM, draw
 
 
 def check(table):
     return BATCH_NORM_MLP.claims(table, paper="falls (a) and rises (b), by eye; most models at ≈ 100 % train accuracy")
+
+
+def panels(table, axes):
+    a, b = axes(1, 2)
+    draw(table, [a], BATCH_NORM_MLP, title="(a)", metrics=(NORM,))
+    draw(table, [b], BATCH_NORM_MLP, title="(b)", metrics=(ACCURACY,))
 
 
 FIGURE = Figure(
@@ -30,7 +36,7 @@ FIGURE = Figure(
     experiment=BATCH_NORM_MLP,
     measurements=BATCH_NORM_MLP.measurements,
     check=check,
-    draw=lambda table, axes: draw(table, axes(1, 2), BATCH_NORM_MLP),
+    draw=panels,
 )
 
 if __name__ == "__main__":

@@ -158,13 +158,14 @@ def points(
 
 def log_scale(axis: Any) -> None:
     """A logarithmic axis (`axes.xaxis` or `.yaxis`) with labels that do not run into one another."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogFormatterMathtext, LogLocator, NullFormatter
 
     axis._set_axes_scale("log")
     low, high = sorted(axis.get_view_interval())
     decades = np.log10(high / low) if low > 0 else 1
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 1.6 else (1.0,)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    plain = decades < 1.6 and low > 1e-4
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}") if plain else LogFormatterMathtext())
     axis.set_minor_formatter(NullFormatter())
 
 

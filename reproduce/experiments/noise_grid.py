@@ -240,7 +240,8 @@ def draw(
         plots.log_scale(panel.xaxis)
         if metric == NORM:
             plots.log_scale(panel.yaxis)
-        plots.legend_below(panel, columns=6)
+        panel.scatter([], [], s=26, facecolors="white", edgecolors="#555555", label=f"hollow: loss above {TRAINED:g}")
+        plots.legend_below(panel, columns=4)
 
 
 # The paper's ranges, Section 4.1; which values in them is not stated there.
