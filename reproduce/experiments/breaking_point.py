@@ -141,6 +141,7 @@ VGG_PAPER = Settings(
     augment=True,
     seeds=5,
 )
+# Quick settings here are not frozen yet.
 _QUICK_BETAS = (0.25, *(2 ** (k / 2) for k in range(9)))
 VGG_QUICK = replace(
     VGG_PAPER, network=VGG11Network(width=1 / 8),

@@ -205,6 +205,7 @@ RESNET_PAPER = Settings(
     directions=10,
     seeds=5,
 )
+# Quick settings here are not frozen yet.
 RESNET_QUICK = replace(
     RESNET_PAPER, network=ResNet56Network(depth=8, width=0.5), train=2_048, validation=500, test=1_000, epochs=16,
     arms={BASE: (0.1, 16), LARGE: (0.1, 128), SMALL_ETA: (0.01, 16), CONTROL: (0.0125, 16)}, augment=False,
