@@ -55,16 +55,14 @@ def check(table):
 def draw(table, axes):
     from reproduce.engine import plots
 
-    for panel, label in zip(axes(1, len(cyclical.ARMS), sharey=True), cyclical.ARMS):
-        other = panel.twinx()
-        plots.band(panel, table, label, cyclical.LOSS, plots.RED, legend="loss")
-        plots.band(other, table, label, cyclical.NORM, plots.BLUE, legend="norm of the Hessian")
-        panel.set(title=label, xlabel="epoch", yscale="log")
-        panel.set_ylabel("training loss", color=plots.RED)
-        other.set_ylabel("norm of the Hessian", color=plots.BLUE)
-        other.set_yscale("log")
-        other.grid(visible=False)
-        other.spines["right"].set_visible(True)
+    panels = axes(1, len(cyclical.ARMS))
+    others = plots.twins(panels, "training loss", plots.RED, "norm of the Hessian", plots.BLUE)
+    for panel, other, label in zip(panels, others, cyclical.ARMS):
+        plots.band(panel, table, label, cyclical.LOSS, plots.RED)
+        plots.band(other, table, label, cyclical.NORM, plots.BLUE)
+        panel.set(title=label, xlabel="epoch")
+        plots.log_scale(panel.yaxis)
+        plots.log_scale(other.yaxis)
 
 
 FIGURE = Figure(

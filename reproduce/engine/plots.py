@@ -180,6 +180,19 @@ def highest(table: Table, label: str, name: str) -> str:
     return f"{name}{star} ({best.mean():.1f}{spread} %)"
 
 
+def twins(panels: Sequence[Any], left: str, left_colour: str, right: str, right_colour: str) -> list[Any]:
+    """A second y axis on the right of every panel; the outermost axes alone are labelled, in their lines' colours."""
+    others = [panel.twinx() for panel in panels]
+    panels[0].set_ylabel(left, color=left_colour)
+    others[-1].set_ylabel(right, color=right_colour)
+    for panel, other in zip(panels, others):
+        panel.tick_params(axis="y", colors=left_colour, labelsize=8)
+        other.tick_params(axis="y", colors=right_colour, labelsize=8)
+        other.grid(visible=False)
+        other.spines["right"].set_visible(True)
+    return others
+
+
 def legend_below(axes: Any, columns: int) -> None:
     """A legend that covers no data."""
     if axes.get_legend_handles_labels()[0]:

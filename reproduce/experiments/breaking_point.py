@@ -130,10 +130,10 @@ _SMALL = (1 / 50, 1 / 25, 1 / 10, 1 / 5)
 VGG_PAPER = Settings(
     network=VGG11Network(),
     panels=(
-        Panel("(a) N = 12 000", 12_000, 0.1, 50, (*_SMALL, *_ROOTS)),
-        Panel("(b) N = 22 500", 22_500, 0.1, 50, (*_SMALL, *_ROOTS)),
-        Panel("(c) N = 45 000", 45_000, 0.1, 50, (*_SMALL, *_ROOTS)),
-        Panel("(d) N = 45 000, half the noise", 45_000, 0.05, 50, (*_SMALL, *_ROOTS)),
+        Panel("(a) a quarter of the data", 12_000, 0.1, 50, (*_SMALL, *_ROOTS)),
+        Panel("(b) half of the data", 22_500, 0.1, 50, (*_SMALL, *_ROOTS)),
+        Panel("(c) all data", 45_000, 0.1, 50, (*_SMALL, *_ROOTS)),
+        Panel("(d) all data, half the noise", 45_000, 0.05, 50, (*_SMALL, *_ROOTS)),
     ),
     validation=5_000,
     test=10_000,

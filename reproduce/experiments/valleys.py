@@ -169,15 +169,12 @@ def _draw(table: Table, axes: Any, panels: list[tuple[str, int | None, str]]) ->
     """Loss (left axis; train solid, test dashed) and accuracy (right axis, red) along a line."""
     from reproduce.engine import plots
 
-    for panel, (label, seed, title) in zip(axes, panels):
-        other = panel.twinx()
+    others = plots.twins(axes, "loss", plots.BLUE, "accuracy (%)", plots.RED)
+    for panel, other, (label, seed, title) in zip(axes, others, panels):
         plots.profile(panel, table, label, "loss", plots.BLUE, seed=seed)
         plots.profile(other, table, label, "accuracy", plots.RED, percent=True, seed=seed)
-        panel.set(title=title, xlabel="α: θ1 at 0, θ2 at 1", yscale="log")
-        panel.set_ylabel("loss", color=plots.BLUE)
-        other.set_ylabel("accuracy (%)", color=plots.RED)
-        other.grid(visible=False)
-        other.spines["right"].set_visible(True)
+        panel.set(title=title, xlabel="α: θ1 at 0, θ2 at 1")
+        plots.log_scale(panel.yaxis)
         for end in (0, 1):
             panel.axvline(end, color="#999999", linewidth=0.8, linestyle=":")
         plots.legend_below(panel, columns=2)
