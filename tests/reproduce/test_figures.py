@@ -130,7 +130,7 @@ def test_figures_6_and_7_at_paper_scale_are_the_papers():
     ]  # fmt: skip
     assert set(panels[0].betas) == {2 ** (k / 2) for k in range(10)} | {1 / 5, 1 / 10, 1 / 25, 1 / 50}
     for label, spec in of("fig6").items():
-        assert spec.schedule.noise_ratio(0) == pytest.approx(0.001 if "half" in label else 0.002, rel=1e-12)
+        assert spec.schedule.noise_ratio(0) == pytest.approx(0.001 if "half the noise" in label else 0.002, rel=1e-12)
     assert {s.schedule.batch_size(0) for s in of("fig7").values()} == {128 * b for b in (1, 2, 3, 5, 7, 9, 11)}
 
 
