@@ -64,6 +64,7 @@ HELP = {
     "jobs": "runs at a time (default: one a GPU, or one a CPU core)",
     "wandb": "W&B mirror: offline (default), online or disabled",
     "plot_only": "draw and judge what is there; train nothing",
+    "run": "make the figures that are not there yet, shortest first",
     "dry_run": "print runs, steps and expected hours; train nothing",
 }
 METAVARS = {
@@ -80,24 +81,24 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(message.removeprefix("argument "))
 
 
-def parse(description: str, arguments: list[str] | None = None) -> Options:
-    """Options from the command line; ends the process with one line and status 2 on bad input."""
+def parse(description: str, arguments: list[str] | None = None, kind: type[Any] = Options) -> Any:
+    """Options (of a kind) from the command line; ends the process with one line and status 2 on bad input."""
     parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    for field in fields(Options):
+    for field in fields(kind):
         flag = "--" + field.name.replace("_", "-")
         if field.type == "bool":
             parser.add_argument(flag, action="store_true", help=HELP[field.name])
             continue
-        kind: Any = int if "int" in str(field.type) else Path if field.type == "Path" else str
+        convert: Any = int if "int" in str(field.type) else Path if field.type == "Path" else str
         parser.add_argument(
             flag,
-            type=kind,
+            type=convert,
             default=field.default,
             metavar=METAVARS.get(field.name, "K"),
             help=HELP[field.name],
         )
     try:
-        return Options(**vars(parser.parse_args(arguments)))
+        return kind(**vars(parser.parse_args(arguments)))
     except InputError as error:
         refuse(error)
 

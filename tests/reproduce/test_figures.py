@@ -11,7 +11,7 @@ from datamodules.sources import Prepared
 from reproduce.engine.options import InputError
 from tests.reproduce.script import ROOT, run
 
-SCRIPTS = sorted(p.stem for p in (ROOT / "reproduce").glob("*.py") if not p.stem.startswith("_"))
+SCRIPTS = sorted(p.stem for p in (ROOT / "reproduce").glob("*.py") if p.stem.startswith("fig"))
 FILES = {"png", "svg", "csv", "json"}
 
 

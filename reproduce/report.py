@@ -1,0 +1,16 @@
+"""All results on one page: every figure beside its claims, and what became of each.
+
+The page is one HTML file without anything from the network: OUT/report-SCALE.html. It shows what is there; with --run
+the figures that are not are made first.
+
+    python reproduce/report.py
+    python reproduce/report.py --run --data-dir data
+"""
+
+if __package__ in (None, ""):
+    import _checkout  # noqa: F401
+
+from reproduce.engine.page import main
+
+if __name__ == "__main__":
+    main(__doc__)

@@ -1,0 +1,74 @@
+"""The report shows what is on disk, from no network, and says what is not there."""
+
+import base64
+import html
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from reproduce.engine.page import FIGURES, ReportOptions, write
+from tests.reproduce.script import ROOT
+
+CLAIM = {
+    "claim": "higher is <wider>", "statistic": "rho", "value": 0.5, "low": 0.2, "high": 0.8, "n": 4, "power": 0.9,
+    "paper": "by eye", "data": "cifar10", "arm": "epochs", "verdict": "supported", "note": "", "unit": "",
+    "control": False,
+}  # fmt: skip
+SVG = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
+
+
+def results(out, name, *claims, scale="quick"):
+    folder = out / name / scale
+    folder.mkdir(parents=True)
+    (folder / f"{name}.svg").write_bytes(SVG)
+    (folder / "claims.json").write_text(json.dumps(claims))
+    provenance = {"command": f"python {name}.py", "reductions": [["5 seeds", "4 seeds", "time"]], "runs": {}}
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+
+
+@pytest.fixture
+def page(tmp_path):
+    controlled = CLAIM | {"claim": "at equal loss", "control": True, "verdict": "not supported"}
+    unbounded = CLAIM | {"claim": "a share", "low": None, "high": None, "verdict": "inconclusive"}
+    results(tmp_path, "fig1", CLAIM, controlled)
+    results(tmp_path, "fig4", unbounded, CLAIM | {"value": 0.012, "low": 0.0, "high": 0.02, "unit": "share"})
+    file, entries = write(ReportOptions(out=tmp_path))
+    assert [entry.name for entry in entries] == ["fig1", "fig4"]
+    return file.read_text()
+
+
+def test_every_claim_of_every_figure_there_is_on_the_page_with_its_verdict(page):
+    for text in ("higher is <wider>", "at equal loss", "a share", "0.50 [0.20, 0.80]", "1.20 [0.00, 2.00] pp",
+                 "0.50 [unbounded]", "not supported", "5 seeds", "python fig1.py"):  # fmt: skip
+        assert html.escape(text) in page
+    assert base64.b64encode(SVG).decode() in page
+    assert "A 4-layer batch-norm MLP on FashionMNIST" in page  # the caption is the script's own
+
+
+def test_a_control_stands_in_its_own_column(page):
+    row = re.search(r"<td>at equal loss.*?</tr>", page, re.DOTALL)[0]
+    cells = row.split("<td")
+    assert "not supported" not in cells[2]
+    assert "not supported" in cells[3]
+
+
+def test_nothing_comes_from_the_network_and_what_is_absent_is_named(page):
+    assert not re.findall(r"(?:src|href)=.?https?://", page)
+    absent = re.search(r"No results yet: (.*?)\.<", page)[1].split(", ")
+    assert set(absent) == set(FIGURES) - {"fig1", "fig4"}
+
+
+def test_the_report_knows_every_figure_script():
+    assert set(FIGURES) == {p.stem for p in (ROOT / "reproduce").glob("fig*.py")}
+
+
+def test_an_empty_folder_is_one_line_and_exit_2(tmp_path):
+    command = [sys.executable, str(ROOT / "reproduce" / "report.py"), "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --out: ")
+    assert "holds no figure at scale quick" in done.stderr
+    assert not list(tmp_path.iterdir())
