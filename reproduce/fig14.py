@@ -18,19 +18,8 @@ from reproduce.experiments.memorisation import CLEAN, NOISY, PLACE, select
 
 
 def check(table):
-    from reproduce.engine import seedwise, statistics
-
-    found = []
-    for fraction in sorted({PLACE[label].fraction for label in table.labels}):
-        late = table.grid(select(table.labels, fraction, 0.0), "memorisation after best")
-        found.append(
-            seedwise.over_seeds(
-                statistics.mean_of_those_there(late.T), seedwise.Direction(1, smallest=1.0), paper="roughly",
-                claim=f"memorisation begins after the best validation epoch; {100 * fraction:g} % noise, momentum 0",
-                statistic="epochs between them, mean over cells, a seed",
-            )
-        )  # fmt: skip
-    return found
+    fractions = sorted({PLACE[label].fraction for label in table.labels})
+    return [memorisation.begins_late(table, fraction, momentum=0.0) for fraction in fractions]
 
 
 def draw(table, axes):

@@ -41,14 +41,7 @@ def check(table):
                     f"training set first reaches {', '.join(f'{x:g}' for x in LEVELS)}, mean over these, a seed",
                 )
             )  # fmt: skip
-        late = table.grid(select(table.labels, fraction), "memorisation after best")
-        found.append(
-            seedwise.over_seeds(
-                statistics.mean_of_those_there(late.T), seedwise.Direction(1, smallest=1.0),
-                claim=f"memorisation begins after the best validation epoch; {100 * fraction:g} % noise",
-                statistic="epochs between them, mean over cells, a seed", paper="roughly",
-            )
-        )  # fmt: skip
+        found.append(memorisation.begins_late(table, fraction))
     return found
 
 

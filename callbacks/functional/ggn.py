@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from callbacks.functional.hessian_operator import BatchLoss, HessianOperator, Loss, Reduction
-from callbacks.functional.inputs import copied, detached, flat
+from callbacks.functional.inputs import copied, detached, flat, scalar
 
 
 class GGNOperator(HessianOperator):
@@ -88,10 +88,7 @@ class GGNOperator(HessianOperator):
 
     def _slope(self, index: int, free: Tensor) -> Tensor | None:
         """∇ℓ in the outputs `free`, differentiable; None if they do not enter."""
-        loss = self.loss(free, self._batches[index][1])
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-            raise ValueError(f"loss: returned {what}, not a scalar")
+        loss = scalar(self.loss(free, self._batches[index][1]))
         if not loss.requires_grad:
             raise ValueError("loss: does not depend on the output of the module")
-        return torch.autograd.grad(loss.reshape(()), free, create_graph=True, allow_unused=True)[0]
+        return torch.autograd.grad(loss, free, create_graph=True, allow_unused=True)[0]

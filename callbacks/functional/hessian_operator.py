@@ -22,6 +22,7 @@ from callbacks.functional.inputs import (
     detached,
     distributed,
     flat,
+    scalar,
     size_of,
     stored,
 )
@@ -257,13 +258,10 @@ class HessianOperator:
         tensors = {f"module.{name}": own(p, self.dtype) for name, p in self.module.named_parameters()}
         tensors |= {f"module.{name}": copied(b, self.dtype) for name, b in self.module.named_buffers()}
         tensors |= {f"module.{name}": leaf for name, leaf in zip(self.parameters, leaves)}
-        loss = functional_call(self._carrier, tensors, (self._batches[index],))
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-            raise ValueError(f"loss: returned {what}, not a scalar")
+        loss = scalar(functional_call(self._carrier, tensors, (self._batches[index],)))
         if not loss.requires_grad:
             raise ValueError("loss: does not depend on any of the chosen parameters")
-        return loss.reshape(())
+        return loss
 
     def _summed(self, values: Tensor) -> Tensor:
         """Summed over ranks, in place; all ranks must come here."""

@@ -88,5 +88,13 @@ def size_of(batch: Any) -> int:
     raise ValueError(f"batches: no tensor in a {type(batch).__name__}; give `sizes` to from_batch_loss")
 
 
+def scalar(loss: Any) -> Tensor:
+    """A loss as a tensor without dimensions. Raises ValueError if it is not a single number."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise ValueError(f"loss: returned {what}, not a scalar")
+    return loss.reshape(())
+
+
 def flat(pieces: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
     return torch.cat([(torch.zeros_like(x) if p is None else p).reshape(-1) for p, x in zip(pieces, like)])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from callbacks.functional.batch_statistics import batch_norms, own_statistics, re_estimate
 from callbacks.functional.hessian_operator import Loss
-from callbacks.functional.inputs import as_batches, of_all_ranks, size_of, stored
+from callbacks.functional.inputs import as_batches, of_all_ranks, scalar, size_of, stored
 from callbacks.functional.resumed import Resumed, about_path
 from callbacks.functional.state import device_of, measuring, plain
 
@@ -247,9 +247,7 @@ def _evaluate(module: nn.Module, loss: Loss, batches: list[Any]) -> tuple[float,
     rows = []
     for inputs, targets in batches:
         output = module(inputs)
-        value = loss(output, targets)
-        if value.numel() != 1:
-            raise ValueError(f"loss: returned a tensor of shape {tuple(value.shape)}, not a scalar")
+        value = scalar(loss(output, targets))
         classes = output.dim() == 2 and targets.dim() == 1 and not targets.is_floating_point()
         right = float((output.argmax(1) == targets).sum()) if classes else math.nan
         rows.append((float(size_of(inputs)), float(value), right))

@@ -160,7 +160,7 @@ def log_scale(axis: Any) -> None:
     """A logarithmic axis (`axes.xaxis` or `.yaxis`) with labels that do not run into one another."""
     from matplotlib.ticker import FuncFormatter, LogFormatterMathtext, LogLocator, NullFormatter
 
-    axis._set_axes_scale("log")
+    getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
     low, high = sorted(axis.get_view_interval())
     decades = np.log10(high / low) if low > 0 else 1
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 1.6 else (1.0,)))

@@ -13,6 +13,7 @@ from reproduce.engine.data import image_size, subset
 from reproduce.engine.options import Scale
 from reproduce.engine.spec import Curvature, RunSpec, VGG11Network, Watch
 from reproduce.engine.table import NOISE, Evidence, Imagined
+from reproduce.experiments.cycles import SMALLER
 
 DISCRETE_S, DISCRETE_ETA, TRIANGLE_ETA = "discrete S", "discrete eta", "triangle eta"
 LOW_ETA, HIGH_ETA = "constant, low eta", "constant, high eta"
@@ -64,13 +65,8 @@ SMOKE = replace(QUICK, width=1 / 32, train=240, validation=100, test=100, epochs
 SETTINGS: dict[Scale, Settings] = {"smoke": SMOKE, "quick": QUICK, "paper": PAPER}
 # The settings of `cycles`, whose criteria they meet. paper | quick | why
 REDUCTIONS = [
-    ("VGG-11, width 1", "width 1/8", "64 times less arithmetic"),
-    ("44 800 training images", "2 400", "time; divisible by every S"),
-    ("crop and flip", "no augmentation", "otherwise the training loss stays above 1 in this time"),
+    *SMALLER,
     ("300 epochs, cycle 15", "12 epochs, cycle 4", "time; three whole cycles"),
-    ("S 128-640", "S 24-120", "20 steps an epoch at the largest S"),
-    ("eta 0.001-0.005", "eta 0.01-0.05", "trains in 12 epochs, an eighth of the eta that breaks"),
-    ("5 seeds", "4 seeds", "time"),
     ("Hessian on 2 000 images", "200", "time"),
 ]
 

@@ -10,10 +10,13 @@ import pandas as pd
 from datamodules.label_noise import LabelNoise
 from datamodules.schedules import NoiseSchedule
 from datamodules.sources import Prepared
+from reproduce.engine.claims import Claim
 from reproduce.engine.data import subset
 from reproduce.engine.options import Scale
+from reproduce.engine.seedwise import Direction, over_seeds
 from reproduce.engine.spec import Curvature, Keep, Measurement, MLPNetwork, RunSpec
-from reproduce.engine.table import Imagined
+from reproduce.engine.statistics import mean_of_those_there
+from reproduce.engine.table import Evidence, Imagined
 
 NORM = "best hessian/frobenius"
 NOISY, CLEAN, WRONG = "train_subset/accuracy", "val/accuracy", "train_wrong/accuracy"
@@ -166,6 +169,17 @@ def select(labels: list[str], fraction: float, momentum: float | None = None) ->
     return [
         label for label, cell in places if cell.fraction == fraction and momentum in (None, cell.momentum)
     ]  # fmt: skip
+
+
+def begins_late(table: Evidence, fraction: float, momentum: float | None = None) -> Claim:
+    """Memorisation begins after the best validation epoch: epochs between them, mean over cells, over seeds."""
+    late = table.grid(select(table.labels, fraction, momentum), "memorisation after best")
+    where = f"{100 * fraction:g} % noise" + ("" if momentum is None else f", momentum {momentum:g}")
+    return over_seeds(
+        mean_of_those_there(late.T), Direction(1, smallest=1.0), paper="roughly",
+        claim=f"memorisation begins after the best validation epoch; {where}",
+        statistic="epochs between them, mean over cells, a seed",
+    )  # fmt: skip
 
 
 def imagined(scale: Scale, seeds: int, random: np.random.Generator) -> Imagined:
