@@ -10,16 +10,18 @@ from reproduce.engine.train import Job, build_data, build_module, device, finite
 
 
 def measure(spec: RunSpec, measurement: Measurement, job: Job, folder: RunFolder) -> dict[str, dict[str, float | None]]:
-    """milestone -> values, of the milestones that the run reached; NaN becomes None."""
+    """milestone -> values, of the milestones that the finished run reached; NaN becomes None."""
     torch.set_num_threads(job.threads)
     module = build_module(spec.network).to(device(job))
     data = build_data(spec, job)
     data.setup()
     batches = data.measurement_batches(measurement.curvature.examples, measurement.curvature.batch_size)
     found: dict[str, dict[str, float | None]] = {}
+    result = folder.result()
+    reached = result["milestones"] if result is not None else {}
     for milestone in measurement.at:
-        file = folder.weights(milestone)
-        if file.exists():
+        if milestone in reached:  # then its weights must be there: without them the measurement fails, and says so
+            file = folder.weights(milestone)
             module.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
             found[milestone] = finite_only(hessian_monitor(measurement.curvature).measure(module, batches))
     return found

@@ -89,7 +89,11 @@ class RunFolder:
     def prepare(self, spec: RunSpec | PathSpec, job: dict[str, Any], measurements: Sequence[Measurement] = ()) -> None:
         """Makes the folder ready for a run from its start, or for what is to be measured of a finished one."""
         self.path.mkdir(parents=True, exist_ok=True)
-        if self.result() is None:
+        try:
+            trained = self.result() is not None
+        except ValueError:  # a first attempt left it damaged
+            trained = False
+        if not trained:
             for name in SCRATCH:
                 (self.path / name).unlink(missing_ok=True)
         write_text(self.path / "spec.json", dumps(spec, indent=1) + "\n")

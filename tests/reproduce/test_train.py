@@ -8,6 +8,7 @@ import torch
 
 from datamodules.schedules import Cyclic, NoiseSchedule, Triangle
 from datamodules.sources import prepare
+from reproduce.engine.files import write_json
 from reproduce.engine.measure import measure
 from reproduce.engine.results import RunFolder
 from reproduce.engine.spec import Curvature, Data, Keep, Measurement, MLPNetwork, RunSpec, VGG11Network, Watch
@@ -90,12 +91,36 @@ def test_weights_do_not_depend_on_the_stream_of_the_data(job, tmp_path):
 SMALL = Curvature(examples=64, batch_size=32, measures=("top_eigenvalue", "trace"), trace_tol=0.5)
 
 
+def finished(spec, job, out):
+    """The folder of a run that is done, and its result."""
+    folder = RunFolder(out / spec.key)
+    folder.path.mkdir()
+    result = train(spec, job, folder.path)
+    write_json(folder.path / "result.json", {"key": spec.key} | result)
+    return folder, result
+
+
+def test_a_measurement_whose_weights_are_gone_fails(job, tmp_path):
+    folder, _ = finished(replace(SPEC, keep=Keep()), job, tmp_path)
+    folder.weights("end").unlink()
+    with pytest.raises(FileNotFoundError, match=r"end\.pt"):
+        measure(SPEC, Measurement(SMALL), job, folder)
+
+
+def test_a_damaged_result_is_cleared_for_the_next_attempt(job, tmp_path):
+    folder, _ = finished(SPEC, job, tmp_path)
+    (folder.path / "result.json").write_text("{")
+    folder.prepare(SPEC, {})
+    assert folder.result() is None
+    assert not (folder.path / "metrics.jsonl").exists()
+
+
 def test_weights_are_kept_at_milestones_and_measured_afterwards(job, tmp_path):
     keep = Keep(initial=True, best=True, loss_levels=(2.0, 1e-6))
-    spec, folder = replace(SPEC, keep=keep), RunFolder(tmp_path)
-    result = train(spec, job, tmp_path)
+    spec = replace(SPEC, keep=keep)
+    folder, result = finished(spec, job, tmp_path)
     assert set(result["milestones"]) == {"initial", "best", "end", "loss 2"}  # 1e-6 was not reached
-    found = rows(tmp_path)
+    found = rows(folder.path)
     best = result["milestones"]["best"]
     assert best["val/accuracy"] == max(row["val/accuracy"] for row in found)
     crossed = result["milestones"]["loss 2"]
@@ -109,14 +134,12 @@ def test_weights_are_kept_at_milestones_and_measured_afterwards(job, tmp_path):
 
 def test_curvature_is_measured_while_it_trains_and_changes_no_weight(job, tmp_path):
     watched = replace(SPEC, watch=Watch(SMALL, every=2), keep=Keep())
-    for spec, name in ((watched, "a"), (replace(watched, watch=None), "b")):
-        (tmp_path / name).mkdir()
-        train(spec, job, tmp_path / name)
-    a, b = rows(tmp_path / "a"), rows(tmp_path / "b")
+    folders = [finished(spec, job, tmp_path)[0] for spec in (watched, replace(watched, watch=None))]
+    a, b = (rows(folder.path) for folder in folders)
     assert ["hessian/trace" in row for row in a] == [False, True, False, True]
     assert [row["steps"] for row in a] == [row["steps"] for row in b]
-    ends = [torch.load(tmp_path / name / "weights" / "end.pt", weights_only=True) for name in "ab"]
+    ends = [torch.load(folder.weights("end"), weights_only=True) for folder in folders]
     assert all(torch.equal(ends[0][k], ends[1][k]) for k in ends[0])
     assert a[-1]["hessian/top_eigenvalue"] == pytest.approx(
-        measure(watched, Measurement(SMALL), job, RunFolder(tmp_path / "a"))["end"]["hessian/top_eigenvalue"], rel=1e-5
+        measure(watched, Measurement(SMALL), job, folders[0])["end"]["hessian/top_eigenvalue"], rel=1e-5
     )
