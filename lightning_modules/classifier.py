@@ -29,6 +29,12 @@ class SGDClassifier(pl.LightningModule):
         lr: learning rate eta.
         momentum: heavy-ball momentum beta in [0, 1).
         weight_decay: L2 coefficient.
+
+    Attributes:
+        half_batch_factor: a, with which the gradients g1 and g2 of the two halves of a batch are combined to
+            (g1 + g2)/2 + a (g1 - g2)/2: the same mean, and 1 + a^2 times the covariance. 0 is SGD. With a^2 = 2l - 1,
+            eta/l and batches of 2S it is SVAG, whose trajectory keeps its law as l grows (Li, Malladi, Arora 2021,
+            eq. 9). In train mode batch norm couples the halves, unless its ghost batches are halves or parts of them.
     """
 
     def __init__(self, network: nn.Module, *, lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
@@ -40,6 +46,7 @@ class SGDClassifier(pl.LightningModule):
             raise ValueError(f"momentum: {momentum!r} is not below 1")
         self.network = network
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
+        self.half_batch_factor = 0.0
         self.evaluations = nn.ModuleDict(
             {
                 f"{part}/{what}": MeanMetric(nan_strategy="disable")
@@ -64,13 +71,37 @@ class SGDClassifier(pl.LightningModule):
         logits = self.network(inputs)
         loss = self.loss(logits, targets)
         self._accumulate(loss.detach(), logits.detach(), targets)
-        return loss if self._trainer is None or self.trainer.world_size == 1 else loss * self._share(len(targets))
+        if self.half_batch_factor:
+            losses = F.cross_entropy(logits, targets, reduction="none")
+            loss = (self._half_batch_weights(losses) * losses).mean()
+        return loss * self._share(len(targets)) if self._ranks > 1 else loss
+
+    @property
+    def _ranks(self) -> int:
+        return 1 if self._trainer is None else self.trainer.world_size
 
     def _share(self, local: int) -> Tensor:
         """local x ranks / S: makes DDP's mean over ranks the mean over the global batch, however S was split."""
+        return local * self._ranks / self._global_batch_size(local)
+
+    def _global_batch_size(self, local: int) -> Tensor:
+        """S, float64 and on the device: nothing waits for it."""
         total = torch.tensor(float(local), device=self.device, dtype=torch.float64)
         torch.distributed.all_reduce(total)
-        return local * self.trainer.world_size / total
+        return total
+
+    def _half_batch_weights(self, losses: Tensor) -> Tensor:
+        """1 + a for this rank's examples, with losses (local,), in the first half of the global batch, 1 - a for the others.
+
+        Raises ValueError for an odd global batch, which has no halves.
+        """
+        local, a = len(losses), self.half_batch_factor
+        total = int(self._global_batch_size(local)) if self._ranks > 1 else local
+        if total % 2:
+            raise ValueError(f"batch_size: {total} is odd, and half_batch_factor needs two halves")
+        first = total * self.trainer.global_rank // self._ranks if self._ranks > 1 else 0  # as the plan is split
+        position = torch.arange(first, first + local, device=self.device)
+        return torch.where(position < total // 2, losses.new_tensor(1 + a), losses.new_tensor(1 - a))
 
     def _accumulate(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
         # In place and in few operations: a `self.log` or a torchmetrics update costs more than a small network's step.

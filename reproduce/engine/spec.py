@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from datamodules.label_noise import LabelNoise
 from datamodules.plan import check_batch_size
-from datamodules.schedules import NoiseSchedule
+from datamodules.schedules import NoiseSchedule, as_schedule, known_bounds
 
 PROTOCOL = 1  # of training and measurement; raise it when the same spec would give another result
 PRECISIONS = {"float32": "32-true", "float64": "64-true", "bf16": "bf16-mixed"}
@@ -172,6 +172,17 @@ class Keep:
 
 
 @dataclass(frozen=True)
+class HalfBatchNoise:
+    """The gradients of the halves of a batch combined to (g1 + g2)/2 + factor (g1 - g2)/2; see `SGDClassifier`."""
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.factor) and self.factor > 0):
+            raise ValueError(f"factor: {self.factor!r} is not a positive finite number")
+
+
+@dataclass(frozen=True)
 class RunSpec:
     """One training run.
 
@@ -183,6 +194,8 @@ class RunSpec:
         max_batch_size: where a growing S is clipped (the clipped part goes into eta); N by default.
         keep: the milestones at which weights are kept for measurements; none by default.
         watch: the curvature that is measured while it trains. What is measured afterwards is no part of a run.
+        noise: changes the noise of the gradient alone.
+        stop_at_loss: ends the run at the first evaluation with at most this loss on the training subset.
     """
 
     network: Network
@@ -198,6 +211,8 @@ class RunSpec:
     max_batch_size: int | None = None
     keep: Keep | None = None
     watch: Watch | None = None
+    noise: HalfBatchNoise | None = None
+    stop_at_loss: float | None = None
     protocol: int = PROTOCOL
 
     def __post_init__(self) -> None:
@@ -215,7 +230,12 @@ class RunSpec:
             raise ValueError(f"sampling: {self.sampling!r} is neither 'shuffle' nor 'replacement'")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision: {self.precision!r} is not one of {', '.join(PRECISIONS)}")
+        if self.stop_at_loss is not None and not (math.isfinite(self.stop_at_loss) and self.stop_at_loss > 0):
+            raise ValueError(f"stop_at_loss: {self.stop_at_loss!r} is not a positive finite number")
         check_batch_size(self.schedule.batch_size, self.data.train, max_batch_size=self.max_batch_size)
+        known = known_bounds(as_schedule(self.schedule.batch_size))
+        if self.noise is not None and (known is None or known[0] != known[1] or known[0] % 2):
+            raise ValueError(f"noise: batches of {self.schedule.batch_size!r} do not all have two equal halves")
 
     @property
     def key(self) -> str:

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import pytorch_lightning as pl
 import torch
 import torch.distributed
+from pytorch_lightning.callbacks import EarlyStopping
 from torch import Tensor
 
 import lightning_modules
@@ -81,11 +82,13 @@ def train(spec: RunSpec, job: Job, folder: RunFolder) -> dict[str, Any] | None:
     torch.manual_seed(integer_seed(spec.seed, "weights"))
     lr0 = as_schedule(spec.schedule.lr)(0.0)
     module = build_module(spec.network, lr0, spec.momentum, spec.weight_decay)
+    module.half_batch_factor = spec.noise.factor if spec.noise is not None else 0.0
     noise = NoiseScheduler(spec.schedule)
     watch = None if spec.watch is None else hessian_monitor(spec.watch.curvature, spec.watch.every)
     recorder = Recorder(folder.path / "metrics.jsonl", noise, watch)
     keep = KeepWeights(**asdict(spec.keep or Keep(end=False)))
     progress = ProgressFile(folder.path / "progress.json")
+    stop = [] if spec.stop_at_loss is None else [_stop_at(spec.stop_at_loss, spec.epochs)]
     several = job.devices * job.num_nodes > 1
     trainer = pl.Trainer(
         accelerator="gpu" if job.accelerator == "cuda" else "cpu",
@@ -96,7 +99,7 @@ def train(spec: RunSpec, job: Job, folder: RunFolder) -> dict[str, Any] | None:
         max_epochs=spec.epochs,
         check_val_every_n_epoch=spec.evaluate_every,
         num_sanity_val_steps=0,
-        callbacks=[DropoutStream(spec.seed), noise, *([watch] if watch else []), keep, recorder, progress],
+        callbacks=[DropoutStream(spec.seed), noise, *([watch] if watch else []), keep, *stop, recorder, progress],
         use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=False,
@@ -115,6 +118,11 @@ def train(spec: RunSpec, job: Job, folder: RunFolder) -> dict[str, Any] | None:
         "milestones": reached,
         "provenance": provenance(job, module, time.time() - started),
     }
+
+
+def _stop_at(loss: float, epochs: int) -> EarlyStopping:
+    """Ends a run at the first evaluation with at most this training loss; never because it has stopped falling."""
+    return EarlyStopping("train_subset/loss", stopping_threshold=loss, patience=epochs + 1, check_finite=False)
 
 
 def write_weights(file: Path, weights: dict[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ from datamodules.schedules import Cyclic, NoiseSchedule, Triangle
 from datamodules.sources import prepare
 from reproduce.engine.results import RunFolder, job_data
 from reproduce.engine.runner import Runner, Server, Task
-from reproduce.engine.spec import Data, RunSpec, VGG11Network
+from reproduce.engine.spec import Data, HalfBatchNoise, RunSpec, VGG11Network
 
 SPEC = RunSpec(
     VGG11Network(width=1 / 32),
@@ -40,10 +40,17 @@ def rows(spec, devices, out):
 
 
 @pytest.mark.ddp
-@pytest.mark.parametrize("schedule", [SPEC.schedule, NoiseSchedule(0.02, Triangle(high=61, low=23, period=2))],
-                         ids=["cyclic", "triangle"])  # fmt: skip
-def test_two_ranks_follow_the_same_trajectory_as_one(schedule, tmp_path):
-    spec = replace(SPEC, schedule=schedule)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"schedule": NoiseSchedule(0.02, Triangle(high=61, low=23, period=2))},
+        {"schedule": NoiseSchedule(0.02, 26), "noise": HalfBatchNoise(3**0.5)},
+    ],
+    ids=["cyclic", "triangle", "half batches"],
+)
+def test_two_ranks_follow_the_same_trajectory_as_one(change, tmp_path):
+    spec = replace(SPEC, **change)
     one, two = rows(spec, 1, tmp_path), rows(spec, 2, tmp_path)
     assert len(one) == len(two) == 2
     for a, b in zip(one, two):

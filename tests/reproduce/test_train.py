@@ -55,6 +55,19 @@ def test_every_step_and_epoch_is_recorded(job, tmp_path):
         assert {"val/accuracy", "test/accuracy", "train_subset/loss"} <= row.keys()
 
 
+def test_a_run_stops_at_the_first_evaluation_below_its_loss(job, tmp_path):
+    whole, stopped = replace(SPEC, epochs=12), replace(SPEC, epochs=12, stop_at_loss=1.5)
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "stopped").mkdir()
+    train(whole, job, tmp_path / "whole")
+    result = train(stopped, job, tmp_path / "stopped")
+    losses = [row["train_subset/loss"] for row in rows(tmp_path / "whole")]
+    first = next(i for i, loss in enumerate(losses) if loss <= 1.5)
+    assert 0 < first < 11, "the test needs a level that is crossed on the way"
+    assert [row["train_subset/loss"] for row in rows(tmp_path / "stopped")] == losses[: first + 1]
+    assert result["final"]["epoch"] == first + 1
+
+
 def test_evaluations_come_when_the_spec_says(job, tmp_path):
     train(replace(SPEC, evaluate_every=2), job, tmp_path)
     assert ["test/accuracy" in row for row in rows(tmp_path)] == [False, True, False, True]
