@@ -91,7 +91,7 @@ class SGDClassifier(pl.LightningModule):
         return total
 
     def _half_batch_weights(self, losses: Tensor) -> Tensor:
-        """1 + a for this rank's examples, with losses (local,), in the first half of the global batch, 1 - a for the others.
+        """Weights (local,) of this rank's losses: 1 + a in the first half of the global batch, 1 - a in the other.
 
         Raises ValueError for an odd global batch, which has no halves.
         """

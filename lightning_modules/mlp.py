@@ -25,6 +25,7 @@ class MLPNet(nn.Module):
         *,
         hidden: Sequence[int] = (256, 256),
         batch_norm: bool = False,
+        ghost_batch_size: int | None = None,
         init_std: float | None = None,
         in_features: int = 784,
         num_classes: int = 10,
@@ -35,7 +36,7 @@ class MLPNet(nn.Module):
         for out in hidden:
             layers.append(nn.Linear(width, out))
             if batch_norm:
-                layers.append(BatchNorm1d(out))
+                layers.append(BatchNorm1d(out, ghost_batch_size))
             layers.append(nn.ReLU(inplace=True))
             width = out
         self.layers = nn.Sequential(*layers, nn.Linear(width, num_classes))
@@ -62,12 +63,18 @@ class MLP(SGDClassifier):
         weight_decay: float = 0.0,
         hidden: Sequence[int] = (256, 256),
         batch_norm: bool = False,
+        ghost_batch_size: int | None = None,
         init_std: float | None = None,
         in_features: int = 784,
         num_classes: int = 10,
     ) -> None:
         network = MLPNet(
-            hidden=hidden, batch_norm=batch_norm, init_std=init_std, in_features=in_features, num_classes=num_classes
+            hidden=hidden,
+            batch_norm=batch_norm,
+            ghost_batch_size=ghost_batch_size,
+            init_std=init_std,
+            in_features=in_features,
+            num_classes=num_classes,
         )
         super().__init__(network, lr=lr, momentum=momentum, weight_decay=weight_decay)
         self.save_hyperparameters()

@@ -14,7 +14,7 @@ if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
 from reproduce.engine.figure import Figure, main
-from reproduce.experiments.noise_grid import ACCURACY, BATCH_NORM_MLP, NORM, draw
+from reproduce.experiments.noise_grid import ACCURACY, BATCH_NORM_MLP, NORM, draw, draw_beside
 
 
 def check(table):
@@ -37,6 +37,8 @@ FIGURE = Figure(
     measurements=BATCH_NORM_MLP.measurements,
     check=check,
     draw=panels,
+    beside=lambda table, axes: draw_beside(table, axes, BATCH_NORM_MLP),
+    arms=("time", "loss", "ghost", "no-bn", "l2", "svag"),
 )
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ FIGURE = Figure(
     paths=DECAYED.paths,
     check=lambda table: DECAYED.wider(table, LINE, paper="sharper at lower eta/S, by eye"),
     draw=lambda table, axes: draw_seeds(table, axes, LINE),
+    arms=("ghost", "no-bn", "l2"),
 )
 
 if __name__ == "__main__":

@@ -77,6 +77,7 @@ FIGURE = Figure(
     experiment=cycles,
     check=check,
     draw=draw,
+    arms=("ghost", "no-bn", "l2"),
 )
 
 if __name__ == "__main__":

@@ -50,18 +50,32 @@ def check(table):
 
 
 def draw(table, axes):
+    draw_metric(table, axes(1, len(MOMENTA), sharey=True), NORM, "Hessian norm at the best validation epoch")
+
+
+def draw_beside(table, axes):
     from reproduce.engine import plots
 
-    panels = axes(1, len(MOMENTA), sharey=True)
+    columns = len(MOMENTA)
+    panels = axes(len(plots.WORDS), columns, sharey="row")
+    for row, (metric, words) in enumerate(plots.WORDS.items()):
+        draw_metric(table, panels[row * columns : (row + 1) * columns], f"best {metric}", words)
+
+
+def draw_metric(table, panels, metric, words):
+    from reproduce.engine import plots
+
     fractions = sorted({PLACE[label].fraction for label in table.labels})
     for panel, momentum in zip(panels, sorted(MOMENTA)):
         for fraction, colour in zip(fractions, (plots.BLUE, plots.ORANGE)):
             labels = select(table.labels, fraction, momentum)
-            values, n = table.grid(labels, NORM), [PLACE[label].n for label in labels]
+            values, n = table.grid(labels, metric), [PLACE[label].n for label in labels]
             plots.points(panel, n, values, [True] * len(labels), colour, f"{100 * fraction:g} % random labels")
-        panel.set(title=f"momentum {momentum:g}", xlabel="η/S", ylabel="Hessian norm at the best validation epoch")
+        panel.set(title=f"momentum {momentum:g}", xlabel="η/S", ylabel=words)
         plots.log_scale(panel.xaxis)
         plots.log_scale(panel.yaxis)
+        if plots.STABILITY in metric:
+            plots.edge_of_stability(panel, momentum)
         panel.label_outer()
         plots.legend_below(panel, columns=2)
 
@@ -77,6 +91,8 @@ FIGURE = Figure(
     derive=memorisation.derive,
     check=check,
     draw=draw,
+    beside=draw_beside,
+    arms=("time", "loss", "l2"),
 )
 
 if __name__ == "__main__":

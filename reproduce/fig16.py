@@ -37,19 +37,7 @@ def check(table):
                 statistic=f"norm over that of '{cyclical.LOW_ETA}' at equal training loss, geometric mean, a seed",
             )
         )  # fmt: skip
-    ends = table.grid([cyclical.DISCRETE_S, cyclical.DISCRETE_ETA], cyclical.NORM)
-    ratio, statistic = ends[:, 0] / ends[:, 1], "end norm on discrete S over that on discrete eta, a seed"
-    found += [
-        seedwise.over_seeds(
-            ratio, seedwise.Direction(-1, smallest=0.2, null=1.0), scale=seedwise.LOG, statistic=statistic,
-            claim="discrete S ends wider than discrete eta", paper="13918 against 36470",
-        ),
-        seedwise.over_seeds(
-            ratio, seedwise.Range(1 / 1.25, 1.25), scale=seedwise.LOG, statistic=statistic,
-            claim="discrete S and discrete eta, at equal eta/S, end equally wide", paper="theory",
-        ),
-    ]  # fmt: skip
-    return found
+    return found + cyclical.tension(table)
 
 
 def draw(table, axes):
@@ -65,6 +53,21 @@ def draw(table, axes):
         plots.log_scale(other.yaxis)
 
 
+def draw_beside(table, axes):
+    from reproduce.engine import plots
+
+    panels = iter(axes(len(plots.WORDS), len(cyclical.ARMS), sharey="row"))
+    for metric, words in plots.WORDS.items():
+        for label in cyclical.ARMS:
+            panel = next(panels)
+            plots.band(panel, table, label, metric, plots.BLUE, legend="_")
+            panel.set(title=label, xlabel="epoch", ylabel=words)
+            plots.log_scale(panel.yaxis)
+            if metric == plots.STABILITY:
+                plots.edge_of_stability(panel)
+            panel.label_outer()
+
+
 FIGURE = Figure(
     name="fig16",
     title="Cyclical schedules oscillate between sharp and wide regions",
@@ -75,6 +78,8 @@ FIGURE = Figure(
     derive=cyclical.derive,
     check=check,
     draw=draw,
+    beside=draw_beside,
+    arms=("ghost", "no-bn", "l2"),
 )
 
 if __name__ == "__main__":

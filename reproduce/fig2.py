@@ -36,6 +36,7 @@ FIGURE = Figure(
     paths=CONSTANT.paths,
     check=check,
     draw=lambda table, axes: draw(table, axes, list(LINES)),
+    arms=("time", "loss", "ghost", "no-bn", "l2"),
 )
 
 if __name__ == "__main__":

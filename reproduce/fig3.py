@@ -29,6 +29,7 @@ FIGURE = Figure(
     paths=SCALED.paths,
     check=check,
     draw=lambda table, axes: draw(table, axes, list(SCALED.lines)),
+    arms=("ghost", "no-bn", "l2"),
 )
 
 if __name__ == "__main__":

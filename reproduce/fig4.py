@@ -138,6 +138,7 @@ FIGURE = Figure(
     experiment=cycles,
     check=check,
     draw=draw,
+    arms=("ghost", "no-bn", "l2"),
 )
 
 if __name__ == "__main__":

@@ -73,6 +73,7 @@ FIGURE = Figure(
     derive=memorisation.derive,
     check=check,
     draw=draw,
+    arms=("time", "loss", "l2"),
 )
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ FIGURE = Figure(
     derive=breaking_point.derive,
     check=check,
     draw=draw,
+    arms=("ghost", "no-bn", "l2"),
 )
 
 if __name__ == "__main__":

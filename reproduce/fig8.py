@@ -56,6 +56,7 @@ FIGURE = Figure(
     experiment=RESNET_RATIOS,
     check=check,
     draw=draw,
+    arms=("time", "loss", "ghost", "no-bn", "l2", "svag"),
 )
 
 if __name__ == "__main__":

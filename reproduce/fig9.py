@@ -14,7 +14,7 @@ if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
 from reproduce.engine.figure import Figure, main
-from reproduce.experiments.noise_grid import ACCURACY, BAD, DEEP_MLP, GOOD, NORM, REFERENCE, draw
+from reproduce.experiments.noise_grid import ACCURACY, BAD, DEEP_MLP, GOOD, NORM, REFERENCE, draw, draw_beside
 
 
 def check(table):
@@ -43,6 +43,8 @@ FIGURE = Figure(
     measurements=DEEP_MLP.measurements,
     check=check,
     draw=panels,
+    beside=lambda table, axes: draw_beside(table, axes, DEEP_MLP, (GOOD, BAD, REFERENCE)),
+    arms=("time", "loss", "l2"),
 )
 
 if __name__ == "__main__":

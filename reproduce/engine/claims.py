@@ -152,16 +152,20 @@ def differ(
     smallest: float,
     claim: str,
     paper: str | None = None,
+    null: float = 0.0,
 ) -> Claim:
-    """Directional Welch test: the mean of `a` is above that of `b`; `smallest` is the effect of interest."""
+    """Directional Welch test: the mean of `a` is above that of `b`; `smallest` is the effect of interest, from `null`.
+
+    With a negative `null` it is a test of non-inferiority: not lower by more than that.
+    """
     x, y = table.values(a, on), table.values(b, on)
-    statistic = f"mean {on}, '{a}' minus '{b}'; > 0, smallest effect of interest {smallest:g}"
+    statistic = f"mean {on}, '{a}' minus '{b}'; > {null:g}, smallest effect of interest {smallest:g}"
     if min(len(x), len(y)) < 2:
         return unjudged(claim, statistic, min(len(x), len(y)), paper)
     mean, error, df = _welch(x, y)
     low, high = _interval(mean, error, df)
-    verdict: Verdict = "supported" if low > 0 else "not supported" if high < smallest else "inconclusive"
-    p = t_above(mean / error, df)
+    verdict: Verdict = "supported" if low > null else "not supported" if high < null + smallest else "inconclusive"
+    p = t_above((mean - null) / error, df)
     return Claim(claim, statistic, mean, low, high, min(len(x), len(y)), verdict, p, paper=paper, unit="share")
 
 

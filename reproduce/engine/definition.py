@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from reproduce.engine.options import Options, Scale
+from reproduce.engine.options import EPOCHS, Options, Scale
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,8 +24,36 @@ class Experiment(Protocol):
     SETTINGS: dict[Scale, Any]  # each has .seeds
     REDUCTIONS: list[tuple[str, str, str]]
 
-    def runs(self, scale: Scale, source: Prepared) -> dict[str, RunSpec]: ...
+    def runs(self, scale: Scale, source: Prepared) -> Specs: ...
     def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> Evidence: ...
+
+
+BESIDE = "controls"  # how the name of a figure's second picture ends
+Specs = dict[str, "RunSpec"]  # label -> the run of seed 0
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What changes, in words for footers and help, and how. `check` and `draw` replace the figure's own."""
+
+    words: str
+    change: Callable[[Specs], Specs]
+    check: Callable[[Any], list[Claim]] | None = None
+    draw: Callable[[Table, Any], None] | None = None
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Makes an experiment's runs the tuning of its final ones.
+
+    Attributes:
+        seeds: of the tuning runs at a scale; no verdict uses them.
+        choose: the final runs (label -> spec of seed 0), of the tuning's specs and its table; of the paper's own choice
+            where there is no table yet, for the forecast.
+    """
+
+    seeds: Callable[[Scale], tuple[int, ...]]
+    choose: Callable[[Scale, Specs, Table | None], Specs]
 
 
 @dataclass(frozen=True)
@@ -35,9 +63,12 @@ class Figure:
     Attributes:
         data: its own data set; `substitute` stands in, loudly, where that is not to be had and none was named.
         check: the claims about a table. draw: the panels, on `axes(rows, columns)`.
-        measurements: what is measured of every run after its training.
+        beside: panels of a second picture, of what the paper leaves out.
+        arms: those it has besides "epochs".
+        measurements: what is measured of a run (scale, label) after its training.
         paths: label -> the line between two runs, of a seed's specs.
         derive: further columns of the table, from a run's rows (one an epoch).
+        tuning: where the final runs are chosen by tuning runs.
     """
 
     name: str
@@ -48,9 +79,12 @@ class Figure:
     experiment: Any
     check: Callable[[Any], list[Claim]]
     draw: Callable[[Table, Any], None]
-    measurements: Callable[[Scale], tuple[Measurement, ...]] = lambda scale: ()
+    beside: Callable[[Table, Any], None] | None = None
+    arms: tuple[str, ...] = ()
+    measurements: Callable[[Scale, str], tuple[Measurement, ...]] = lambda scale, label: ()
     derive: Callable[[pd.DataFrame], dict[str, float]] = lambda rows: {}
-    paths: Callable[[Scale, dict[str, RunSpec]], dict[str, PathSpec]] = lambda scale, specs: {}
+    paths: Callable[[Scale, Specs], dict[str, PathSpec]] = lambda scale, specs: {}
+    tuning: Tuning | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +119,22 @@ class Context:
     source: Prepared
     seeds: int
     hardware: str
+    arm: Arm
+
+    @property
+    def check(self) -> Callable[[Any], list[Claim]]:
+        return self.arm.check or self.figure.check
+
+    @property
+    def draw(self) -> Callable[[Table, Any], None]:
+        return self.arm.draw or self.figure.draw
 
     @property
     def own_data(self) -> bool:
         return self.source.name == self.figure.data
+
+    @property
+    def folder(self) -> str:
+        """SCALE[-DATA][-ARM]."""
+        parts = [self.options.scale, "" if self.own_data else self.source.name]
+        return "-".join(filter(None, [*parts, "" if self.options.arm == EPOCHS else self.options.arm]))

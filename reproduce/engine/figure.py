@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from reproduce.engine import interrupts
-from reproduce.engine.definition import Context, Experiment, Figure, PlannedPath, PlannedRun
-from reproduce.engine.options import InputError, Options, parse, refuse
+from reproduce.engine.definition import Context, Figure, PlannedPath, PlannedRun
+from reproduce.engine.options import EPOCHS, InputError, Options, parse, refuse
 
 if TYPE_CHECKING:
     from datamodules.sources import Prepared
-    from reproduce.engine.spec import RunSpec
+    from reproduce.engine.planning import Plan
 
 __all__ = ["Figure", "main"]  # all that a figure's script needs
 START_UP = 8  # seconds: torch and Lightning are imported once, and the figure is drawn
@@ -43,15 +42,16 @@ def main(figure: Figure, arguments: list[str] | None = None) -> NoReturn:
     raise SystemExit(status)
 
 
-def _work(spec: RunSpec) -> float:
-    """A cheap guess at a run's cost, to order by: examples, and steps at the first batch size."""
-    from datamodules.schedules import as_schedule
-
-    return spec.epochs * spec.data.train * (1 + 100 / as_schedule(spec.schedule.batch_size)(0.0))
+def _counted(runs: list[PlannedRun]) -> str:
+    labels, seeds = {run.label for run in runs}, {run.seed for run in runs}
+    return f"{len(labels)} arms x {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
 
 
 class _Session:
     """One call of a figure's script."""
+
+    source: Prepared
+    plan: Plan
 
     def __init__(self, figure: Figure, options: Options, started: float) -> None:
         from reproduce.engine import devices, wandb_mirror
@@ -61,7 +61,6 @@ class _Session:
         from reproduce.engine.runner import Server
 
         self.figure, self.options, self.started, self.say = figure, options, started, say
-        self.experiment: Experiment = figure.experiment
         self.hardware = devices.detect()
         devices.check(options.devices, self.hardware)
         wandb_mirror.check(options.wandb)
@@ -76,26 +75,31 @@ class _Session:
 
     def run(self) -> int:
         from reproduce.engine import outputs
+        from reproduce.engine.arms import chosen
+        from reproduce.engine.planning import Plan, resolve
 
-        self.source = self.resolve()
-        planned = self.plan()
-        todo = [run for run in planned if self.results.finished(run.spec, run.measurements, self.say) is None]
-        self.announce(planned, todo)
+        arm = chosen(self.options, self.figure)  # refused before anything is read
+        self.source = resolve(self.figure, self.options, self.server, self.say)
+        self.plan = Plan(self.figure, self.options, self.source, arm)
+        planned = self.plan.runs()
+        self.announce(planned, self.plan.final(planned, None))
         if self.options.dry_run:
             self.paper_command()
             return 0
-        plans = outputs.power(self.figure, self.options, self.seeds, self.say) if self.own_data else []
+        plans = outputs.power(self.context, self.say)
         self.mirror = self.open_mirror()
         try:
-            if todo and not self.options.plot_only:
-                self.train(todo)
-            self.mirror_cached(planned)
+            trained = self.make(planned)
+            if self.figure.tuning is not None:
+                table, missing = outputs.collect(self.figure, planned, self.results, self.say)
+                if not missing:
+                    final = self.plan.final(planned, table)
+                    trained |= self.make(final)
+                    planned = planned + final
             interrupts.check()
-            paths = self.plan_paths(planned)
-            new = [path for path in paths if self.results.finished(path.spec, (), self.say) is None]
-            if new and not self.options.plot_only:
-                self.follow(new)
-            missing = self.conclude(planned, paths, plans, trained=bool(todo or new) and not self.options.plot_only)
+            paths = self.plan.paths(planned, self.results, self.say)
+            trained |= self.follow(paths)
+            missing = self.conclude(planned, paths, plans, trained=trained)
         finally:
             self.mirror.close()
         if not self.options.plot_only:
@@ -103,86 +107,48 @@ class _Session:
         self.say(f"done in {time.monotonic() - self.started:.1f} s")
         return 1 if missing else 0
 
-    # -- what is to be run
+    @property
+    def context(self) -> Context:
+        return Context(
+            self.figure, self.options, self.source, self.plan.seeds, self.hardware.describe(), self.plan.arm
+        )  # fmt: skip
 
-    def resolve(self) -> Prepared:
-        """The data set; the figure's substitute, said loudly, if its own is nowhere and none was named."""
-        from datamodules.sources import DamagedData, DataError, cached
+    def missing(self, planned: list[PlannedRun]) -> list[PlannedRun]:
+        return [run for run in planned if self.results.finished(run.spec, run.measurements, self.say) is None]
 
-        name, data_dir = self.options.data or self.figure.data, self.options.data_dir
-        why = "as asked for"
-        try:
-            source = cached(name, data_dir) or self.server.prepare(name, data_dir)
-        except DamagedData:
-            raise  # data that are there but broken are not a case for a substitute
-        except DataError as error:
-            if self.options.data is not None:
-                raise
-            why = str(error)
-            source = cached(self.figure.substitute, data_dir) or self.server.prepare(self.figure.substitute, data_dir)
-        self.own_data = source.name == self.figure.data
-        if not self.own_data:
-            self.say(
-                f"\n  *** NOT {self.figure.data.upper()}: these are the '{source.name}' ({why}).\n"
-                f"  *** Nothing below is a result about {self.figure.data}; no claim is judged on it.\n",
-                style="bold yellow",
-            )
-        shape = f"{source.size}x{source.size}x{source.channels}"
-        self.say(
-            f"data: {source.name}, {source.train} + {source.test} images {shape}, "
-            f"content {source.fingerprint}, from {source.origin}"
-        )
-        return source
+    def make(self, planned: list[PlannedRun]) -> bool:
+        """Trains and measures what is missing, mirrors the rest. Returns whether there was anything to train."""
+        todo = [] if self.options.plot_only else self.missing(planned)
+        if todo:
+            self.train(todo)
+        self.mirror_cached(planned)
+        return bool(todo)
 
-    def plan(self) -> list[PlannedRun]:
-        """All runs, seed by seed, so that an interrupted figure has whole seeds; the longest first within one."""
-        try:
-            specs = self.experiment.runs(self.options.scale, self.source)
-            for spec in specs.values():
-                spec.check_devices(self.options.devices)
-        except InputError:
-            raise
-        except ValueError as error:
-            raise InputError(str(error)) from error
-        self.seeds = self.options.seeds or self.experiment.SETTINGS[self.options.scale].seeds
-        measurements = self.figure.measurements(self.options.scale)
-        longest_first = sorted(specs.items(), key=lambda item: -_work(item[1]))
-        return [
-            PlannedRun(label, seed, replace(spec, seed=seed), measurements)
-            for seed in range(self.seeds)
-            for label, spec in longest_first
-        ]
-
-    def plan_paths(self, planned: list[PlannedRun]) -> list[PlannedPath]:
-        """The lines between runs of a seed that are done and did not diverge."""
-        found = []
-        for seed in range(self.seeds):
-            specs = {run.label: run.spec for run in planned if run.seed == seed}
-            for label, path in self.figure.paths(self.options.scale, specs).items():
-                ends = [self.results.finished(run, (), self.say) for run in (path.start, path.end)]
-                if all(end is not None and end["status"] == "ok" for end in ends):
-                    found.append(PlannedPath(label, seed, path))
-        return found
-
-    def announce(self, planned: list[PlannedRun], todo: list[PlannedRun]) -> None:
+    def announce(self, planned: list[PlannedRun], final: list[PlannedRun]) -> None:
+        """Device, runs and the expected time; of a tuned figure, with the final runs that the paper chose."""
         from reproduce.engine.display import duration
         from reproduce.engine.forecast import steps_of, wall_time
 
-        slots = f"{self.jobs} run{'s' if self.jobs > 1 else ''} at a time, each on {self.options.devices}"
+        options = self.options
+        slots = f"{self.jobs} run{'s' if self.jobs > 1 else ''} at a time, each on {options.devices}"
         crowded = f"; only {self.at_once} can go at full speed" if self.at_once < self.jobs else ""
         self.say(f"device: {self.hardware.describe()}; {slots}{crowded}")
-        arms = {run.label: run.spec for run in planned if run.seed == 0}
+        if options.arm != EPOCHS:
+            self.say(f"arm: {options.arm} ({self.plan.arm.words})")
+        everything, todo = planned + final, self.missing(planned + final)
+        counted = f"{_counted(planned)} to tune, then {_counted(final)}" if final else _counted(planned)
         self.say(
-            f"runs: {len(planned)} = {len(arms)} arms x {self.seeds} seed{'s' if self.seeds > 1 else ''}; "
-            f"{len(planned) - len(todo)} cached in {self.options.out / 'runs'}, "
-            f"{len(todo)} {'missing' if self.options.plot_only else 'to train'}"
+            f"runs: {len(everything)} = {counted}; {len(everything) - len(todo)} cached in {options.out / 'runs'}, "
+            f"{len(todo)} {'missing' if options.plot_only else 'to train'}"
         )
-        if self.options.dry_run:
-            width = max(map(len, arms))
-            for label, spec in arms.items():
-                cost = duration(self.forecast.seconds(spec, planned[0].measurements))
-                self.say(f"  {label:<{width}} {spec.epochs:>5} epochs {steps_of(spec):>8} steps  {cost:>8} a run")
-        if todo and not self.options.plot_only:
+        if options.dry_run:
+            first = {run.label: run for run in reversed(everything)}
+            width = max(map(len, first))
+            for label, run in sorted(first.items(), key=lambda item: everything.index(item[1])):
+                cost = duration(self.forecast.seconds(run.spec, run.measurements))
+                steps = steps_of(run.spec)
+                self.say(f"  {label:<{width}} {run.spec.epochs:>5} epochs {steps:>8} steps  {cost:>8} a run")
+        if todo and not options.plot_only:
             seconds = [self.forecast.seconds(run.spec, run.measurements) for run in todo]
             self.say(f"expected time: {duration(START_UP + wall_time(seconds, self.at_once))}")
 
@@ -193,15 +159,15 @@ class _Session:
 
         if self.options.scale == "paper":
             return
-        own = replace(self.source, name=self.figure.data, train=10**9, test=10**9)  # only its shape is asked for
-        specs = self.experiment.runs("paper", own)
-        seeds = self.experiment.SETTINGS["paper"].seeds
-        command = f"paper scale: python reproduce/{self.figure.name}.py --scale paper    {len(specs) * seeds} runs"
+        runs, arm = self.plan.at_paper_scale(), self.options.arm
+        flags = "--scale paper" + (f" --arm {arm}" if arm != EPOCHS else "")
+        command = f"paper scale: python reproduce/{self.figure.name}.py {flags}    {len(runs)} runs"
         try:
-            total = wall_time(
-                [self.forecast.seconds(spec, self.figure.measurements("paper")) for spec in specs.values()] * seeds,
-                self.at_once,
-            )
+            known: dict[str, float] = {}  # runs of an arm differ in their seed alone
+            for run in runs:
+                if run.label not in known:
+                    known[run.label] = self.forecast.seconds(run.spec, run.measurements)
+            total = wall_time([known[run.label] for run in runs], self.at_once)
             self.say(f"{command}, about {total / 3600:,.0f} h ({duration(total)}) on this machine")
         except RuntimeError as error:  # the full network does not fit here, but the figure is done
             self.say(f"{command}, not timed here ({error})")
@@ -215,11 +181,10 @@ class _Session:
         table, missing = outputs.collect(self.figure, planned, self.results, self.say, paths)
         if missing:
             plans = []  # they are about the whole experiment
-        context = Context(self.figure, self.options, self.source, self.seeds, self.hardware.describe())
         outputs.report(planned, table, missing, self.say)
         if table.frame.empty:
             return missing
-        folder, claims = outputs.write(context, planned, table, missing, plans)
+        folder, claims = outputs.write(self.context, planned, table, missing, plans)
         self.say(f"written: {folder}/{{{self.figure.name}.png,{self.figure.name}.svg,{','.join(outputs.FILES)}}}")
         if trained or self.mirror.figure_wanted():
             self.mirror.figure(folder / f"{self.figure.name}.png", table.frame, claims)
@@ -239,8 +204,7 @@ class _Session:
         from reproduce.engine.wandb_mirror import Mirror
 
         options = self.options
-        group = f"{self.figure.name}-{options.scale}" + ("" if self.own_data else f"-{self.source.name}")
-        tags = [self.figure.name, options.scale, self.source.name]
+        group, tags = f"{self.figure.name}-{self.context.folder}", [self.figure.name, options.scale, self.source.name]
         mode = "disabled" if options.plot_only else options.wandb  # what is only drawn again is there already
         return Mirror(mode, options.out, group, tags, self.say)
 
@@ -251,10 +215,11 @@ class _Session:
         place = {
             "figure": self.figure.name,
             "scale": self.options.scale,
-            "arm": run.label,
+            "label": run.label,
+            "arm": self.options.arm,
             "key": run.spec.key,
         }
-        return encode(run.spec) | place | {"own_data": self.own_data}
+        return encode(run.spec) | place | {"own_data": self.context.own_data}
 
     def train(self, todo: list[PlannedRun]) -> None:
         """Trains what is missing; what fails twice is said, and missing afterwards."""
@@ -276,12 +241,15 @@ class _Session:
         with Display(weights, self.mirror, lambda name: self.config(by_name[name])) as display:
             Runner(self.server, self.jobs, self.options.devices, self.gpus).run(tasks, display)
 
-    def follow(self, todo: list[PlannedPath]) -> None:
-        """Evaluates the lines between runs, each on one device."""
+    def follow(self, paths: list[PlannedPath]) -> bool:
+        """Evaluates the lines between runs that are missing, each on one device. Returns whether there were any."""
         from reproduce.engine.display import Display
         from reproduce.engine.runner import Runner, Task
         from reproduce.engine.wandb_mirror import Mirror
 
+        todo = [path for path in paths if self.results.finished(path.spec, (), self.say) is None]
+        if not todo or self.options.plot_only:
+            return False
         self.say(f"lines between runs: {len(todo)}")
         job = self.job() | {"devices": 1}
         tasks = [
@@ -292,6 +260,7 @@ class _Session:
         nowhere = Mirror("disabled", self.options.out, "", [], self.say)  # their numbers are in the figure's table
         with Display(weights, nowhere, lambda name: {}) as display:
             Runner(self.server, self.jobs, 1, self.gpus).run(tasks, display)
+        return True
 
     @property
     def gpus(self) -> int:

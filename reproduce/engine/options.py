@@ -11,6 +11,7 @@ from typing import Any, Literal, NoReturn
 
 Scale = Literal["smoke", "quick", "paper"]
 SCALES: tuple[Scale, ...] = ("smoke", "quick", "paper")
+EPOCHS = "epochs"  # the arm that keeps the paper's own protocol
 WANDB_MODES = ("offline", "online", "disabled")
 
 
@@ -23,6 +24,7 @@ class Options:
     """What a figure script is asked to do. Every field is a flag of the same name."""
 
     scale: Scale = "quick"
+    arm: str = EPOCHS
     data: str | None = None
     data_dir: Path = Path("data")
     out: Path = Path("results")
@@ -55,6 +57,8 @@ class Options:
 
 HELP = {
     "scale": "smoke (seconds), quick (minutes on two CPU cores, the default) or paper (the paper's own numbers)",
+    "arm": "epochs (the paper's, the default), or what is kept equal instead: time, loss; or what is changed: ghost, "
+    "no-bn, l2, svag; a figure says which it has",
     "data": "cifar10, mnist, fashionmnist, digits, digits28, or a folder NAME/{train,test}/<class>/* in --data-dir; "
     "default: the figure's own, or the embedded digits, said loudly, if it is nowhere to be had",
     "data_dir": "where data sets are looked for and downloaded to (default: data)",
@@ -69,6 +73,7 @@ HELP = {
 }
 METAVARS = {
     "scale": "smoke|quick|paper",
+    "arm": "NAME",
     "wandb": "offline|online|disabled",
     "data": "NAME",
     "data_dir": "DIR",

@@ -19,12 +19,12 @@ import pandas as pd
 
 from reproduce.engine import claims as judging
 from reproduce.engine import plots
-from reproduce.engine.definition import Context, Figure, PlannedPath, PlannedRun
+from reproduce.engine.definition import BESIDE, Context, Figure, PlannedPath, PlannedRun
 from reproduce.engine.display import console
 from reproduce.engine.files import read_cache, write_json, write_text
-from reproduce.engine.options import Options
+from reproduce.engine.options import EPOCHS
 from reproduce.engine.results import Results
-from reproduce.engine.table import NOISE, STEP_VARIANCE, Evidence, Table
+from reproduce.engine.table import EIGENVALUE, NOISE, STABILITY, STEP_VARIANCE, Evidence, Table
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FILES = ("table.csv", "claims.json", "provenance.json")
@@ -44,9 +44,13 @@ class Planned:
     needs_n: str | None = None
 
 
-def power(figure: Figure, options: Options, seeds: int, say: Callable[[str], None]) -> list[Planned]:
-    """Simulated power of each claim at this many seeds (kept in OUT/power.json); warns of the weak ones."""
-    if options.scale == "smoke" or seeds < 2:
+def power(context: Context, say: Callable[[str], None]) -> list[Planned]:
+    """Simulated power of each claim at this many seeds (kept in OUT/power.json); warns of the weak ones.
+
+    None where nothing is judged, and in an arm that has claims of its own: they are not imagined.
+    """
+    figure, options, seeds = context.figure, context.options, context.seeds
+    if options.scale == "smoke" or seeds < 2 or not context.own_data or context.arm.check is not None:
         return []
     settings, experiment = figure.experiment.SETTINGS[options.scale], figure.experiment
 
@@ -95,14 +99,15 @@ def collect(
         if result is None:
             missing.append(run.name)
             continue
+        epochs, reached = folder.rows(), folder.milestones(run.measurements, result)
         rows.append(
             {"label": run.label, "seed": run.seed, "status": result["status"]}
             | {k: v for k, v in result["final"].items() if v is not None}
-            | folder.milestones(run.measurements, result)
+            | reached
+            | _stability_at(reached, epochs)
             | {"seconds": result["provenance"]["seconds"], "key": run.spec.key}
         )
         if result["status"] == "ok":
-            epochs = folder.rows()
             curves[run.label, run.seed] = pd.DataFrame(
                 [{k: v for k, v in row.items() if k != "steps"} | _of_steps(row["steps"]) for row in epochs]
             ).set_index("epoch")
@@ -128,6 +133,18 @@ def _of_steps(steps: dict[str, list[Any]]) -> dict[str, float]:
     return {STEP_VARIANCE: _variance(steps["loss"]), NOISE: steps["lr"][-1] / steps["batch_size"][-1]}
 
 
+def _stability_at(reached: dict[str, float], epochs: list[dict[str, Any]]) -> dict[str, float]:
+    """eta·lambda_max at the milestones where lambda_max was measured, with eta of the last step before them."""
+    found = {}
+    for name, top in reached.items():
+        milestone = name.removesuffix(f" {EIGENVALUE}")
+        if milestone != name:
+            epoch = round(reached[f"{milestone} epoch"])
+            lr = epochs[epoch - 1]["steps"]["lr"][-1] if epoch else epochs[0]["steps"]["lr"][0]
+            found[f"{milestone} {STABILITY}"] = lr * top
+    return found
+
+
 def _variance(losses: list[float]) -> float:
     """Variance of an epoch's step losses about their trend, a straight line; NaN for fewer than 4 steps."""
     if len(losses) < 4:
@@ -138,9 +155,9 @@ def _variance(losses: list[float]) -> float:
     return float(left @ left) / (len(losses) - 2)
 
 
-def judge(figure: Figure, table: Table, plans: list[Planned], why_not: str | None, data: str) -> list[judging.Claim]:
+def judge(context: Context, table: Table, plans: list[Planned], why_not: str | None) -> list[judging.Claim]:
     """All claims, after Holm; where nothing may be judged, the values stay and the verdict says why."""
-    found = judging.holm(figure.check(table))
+    found = judging.holm(context.check(table))
     judged = []
     for claim, plan in zip(found, plans or [Planned()] * len(found), strict=True):
         notes = [claim.note] if claim.note else []
@@ -152,7 +169,8 @@ def judge(figure: Figure, table: Table, plans: list[Planned], why_not: str | Non
             if f"'{label}'" in claim.statistic and (lost := table.diverged(label)):
                 notes.append(f"{lost} diverged run{'s' if lost > 1 else ''} of '{label}' left out")
         note = "; ".join(notes)
-        judged.append(replace(claim, power=plan.power, needs_n=plan.needs_n, data=data, note=note))
+        data, arm = context.source.name, context.options.arm
+        judged.append(replace(claim, power=plan.power, needs_n=plan.needs_n, data=data, arm=arm, note=note))
     return judged
 
 
@@ -173,13 +191,16 @@ def write(
 ) -> tuple[Path, list[dict[str, Any]]]:
     """Writes OUT/FIGURE/SCALE[-DATA]/ and prints the verdicts. Returns the folder and the claims."""
     figure, options, source = context.figure, context.options, context.source
-    judged = judge(figure, table, plans, _why_not(context, missing), source.name)
-    folder = options.out / figure.name / (options.scale if context.own_data else f"{options.scale}-{source.name}")
+    judged = judge(context, table, plans, _why_not(context, missing))
+    folder = options.out / figure.name / context.folder
     folder.mkdir(parents=True, exist_ok=True)
     watermark = None if context.own_data else f"{source.name}, not {figure.data}"
     if options.scale == "smoke":
         watermark = "smoke scale: no result"
-    plots.save(figure.draw, table, folder, figure.name, footer=_footer(context, missing), watermark=watermark)
+    footer = _footer(context, missing)
+    plots.save(context.draw, table, folder, figure.name, footer=footer, watermark=watermark)
+    if figure.beside is not None and context.arm.draw is None:
+        plots.save(figure.beside, table, folder, f"{figure.name}-{BESIDE}", footer=footer, watermark=watermark)
     found = [claim.as_json() for claim in judged]
     write_text(folder / "table.csv", table.frame.to_csv(index=False))
     write_json(folder / "claims.json", found)
@@ -199,6 +220,8 @@ def _why_not(context: Context, missing: list[str]) -> str | None:
 def _footer(context: Context, missing: list[str]) -> str:
     scale, reductions = context.options.scale, context.figure.experiment.REDUCTIONS
     parts = [f"{context.figure.name}, {scale}, {context.source.name}, {context.seeds} seed(s), mean ± sd"]
+    if context.options.arm != EPOCHS:
+        parts.append(f"arm {context.options.arm}: {context.arm.words}")
     if scale == "quick":
         parts.append("reduced: " + "; ".join(f"{paper} → {quick}" for paper, quick, _ in reductions))
     if missing:
@@ -232,6 +255,7 @@ def _provenance(context: Context, planned: list[PlannedRun], missing: list[str])
             "origin": context.source.origin,
             "own": context.own_data,
         },
+        "arm": context.options.arm,
         "reductions": context.figure.experiment.REDUCTIONS if context.options.scale == "quick" else [],
         "runs": {run.name: run.spec.key for run in planned},
         "missing": missing,

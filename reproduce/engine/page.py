@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from reproduce.engine import interrupts
+from reproduce.engine.arms import ARMS
+from reproduce.engine.definition import BESIDE
 from reproduce.engine.files import write_text
-from reproduce.engine.options import InputError, Options, parse, refuse
+from reproduce.engine.options import EPOCHS, InputError, Options, parse, refuse
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 # Shortest first, as far as is known; figures of the same networks follow one another, since they share the runs.
 FIGURES = (
     "fig4", "fig13", "fig1", "fig9", "fig5", "fig14", "fig15", "fig3", "fig2", "fig10", "fig11", "fig12", "fig7",
-    "fig8", "fig16", "fig6",
+    "fig8", "fig16", "table1", "fig6",
 )  # fmt: skip
 SHOWN = ("command", "made", "commit", "uncommitted_changes", "python", "versions", "hardware", "data", "missing")
 
@@ -31,6 +33,13 @@ class ReportOptions(Options):
 
     run: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.arm != EPOCHS:
+            raise InputError(
+                f"--arm: {self.arm!r} is for a figure's own script; the report shows it among the controls"
+            )
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -39,7 +48,7 @@ class Entry:
     name: str
     heading: str
     caption: str
-    picture: str  # base64 of the SVG
+    pictures: list[str]  # base64 of SVGs: the figure, and what stands beside it
     claims: list[dict[str, Any]]
     reductions: list[list[str]]
     provenance: str
@@ -102,15 +111,23 @@ def write(options: ReportOptions) -> tuple[Path, list[Entry]]:
 
 
 def _numbered(names: tuple[str, ...]) -> list[str]:
-    return sorted(names, key=lambda name: int(name.removeprefix("fig")))
+    """The figures, then the tables, each in the paper's order."""
+    return sorted(names, key=lambda name: (name.rstrip("0123456789"), int(name.lstrip("abcdefghijklmnopqrstuvwxyz"))))
 
 
 def _folder(options: ReportOptions, name: str) -> Path | None:
     """Where a figure's results are: on its own data if there are such, else on a substitute."""
-    place = options.out / name
-    own = [place / options.scale] if options.data is None else []
-    others = sorted(place.glob(f"{options.scale}-{options.data or '*'}"))
-    return next((folder for folder in (*own, *others) if (folder / "provenance.json").is_file()), None)
+    return next((folder for folder, told in _told(options, name) if told.get("arm", EPOCHS) == EPOCHS), None)
+
+
+def _told(options: ReportOptions, name: str) -> list[tuple[Path, dict[str, Any]]]:
+    """The folders of a figure at this scale, on the data asked for, with their provenance; its own data first."""
+    found = []
+    for file in sorted((options.out / name).glob(f"{options.scale}*/provenance.json")):
+        told = json.loads(file.read_text(encoding="utf-8"))
+        if options.data in (None, told["data"]["name"]):
+            found.append((file.parent, told))
+    return sorted(found, key=lambda item: not item[1]["data"]["own"])
 
 
 def _entry(options: ReportOptions, name: str) -> Entry | None:
@@ -120,13 +137,21 @@ def _entry(options: ReportOptions, name: str) -> Entry | None:
     doc: str = import_module(f"reproduce.{name}").FIGURE.doc
     heading, _, rest = doc.partition("\n\n")
     caption = rest.split("\n\n    python")[0]
-    provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    everything = _told(options, name)
+    provenance = next(told for place, told in everything if place == folder)
+    claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
+    for place, told in everything:  # the other arms on the same data are controls
+        if told["data"]["name"] == provenance["data"]["name"] and told.get("arm", EPOCHS) != EPOCHS:
+            words = f"; arm {told['arm']}: {ARMS[told['arm']].words}"
+            found = json.loads((place / "claims.json").read_text(encoding="utf-8"))
+            claims += [claim | {"control": True, "claim": claim["claim"] + words} for claim in found]
+    pictures = [folder / f"{name}.svg", folder / f"{name}-{BESIDE}.svg"]
     return Entry(
         name,
         heading.rstrip("."),
         " ".join(caption.split()),
-        base64.b64encode((folder / f"{name}.svg").read_bytes()).decode(),
-        json.loads((folder / "claims.json").read_text(encoding="utf-8")),
+        [base64.b64encode(file.read_bytes()).decode() for file in pictures if file.is_file()],
+        claims,
         provenance["reductions"],
         json.dumps({key: provenance[key] for key in SHOWN if key in provenance}, indent=1),
     )

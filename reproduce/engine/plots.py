@@ -8,12 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from reproduce.engine.table import Table
+from reproduce.engine.table import NORMALISED, STABILITY, WEIGHT_NORM, Table
 
 # S, eta, and controls: told apart also without colour vision
 BLUE, RED, GREY = "#1f5fa8", "#c23b31", "#7a7a7a"
 ORANGE, GREEN, PURPLE = "#e69f00", "#1b9e77", "#8e5aa8"
 PANEL = (4.5, 4.2)  # inches
+# What stands beside every norm of the Hessian: the confounds of scale and of the edge of stability
+WORDS = {
+    NORMALISED: "scale-normalised sharpness",
+    STABILITY: "η · largest eigenvalue",
+    WEIGHT_NORM: "|θ|",
+}
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -191,6 +197,31 @@ def twins(panels: Sequence[Any], left: str, left_colour: str, right: str, right_
         other.grid(visible=False)
         other.spines["right"].set_visible(True)
     return others
+
+
+def written(panels: Sequence[Any], head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table of words over the place of all panels of a row."""
+    grid, figure = panels[0].get_gridspec(), panels[0].figure
+    for panel in panels:
+        panel.remove()
+    place = figure.add_subplot(grid[:])
+    place.axis("off")
+    table = place.table([list(row) for row in rows], colLabels=list(head), loc="center", cellLoc="center")
+    table.auto_set_font_size(False)
+    table.set_fontsize(9)
+    table.auto_set_column_width(list(range(len(head))))
+    for (row, _), cell in table.get_celld().items():
+        cell.set_height(0.13)
+        cell.visible_edges = "B"
+        cell.set_edgecolor("#333333" if row == 0 else "#d9d9d9")
+        if row == 0:
+            cell.set_text_props(weight="bold")
+
+
+def edge_of_stability(axes: Any, momentum: float = 0.0) -> None:
+    """Where gradient descent becomes unstable: η · largest eigenvalue = 2 (1 + β)."""
+    edge = 2 * (1 + momentum)
+    axes.axhline(edge, color=GREY, linewidth=0.9, linestyle=(0, (4, 2)), label=f"{edge:g}: edge of stability")
 
 
 def legend_below(axes: Any, columns: int) -> None:

@@ -68,6 +68,7 @@ class MLPNetwork:
 
     hidden: tuple[int, ...] = (256, 256)
     batch_norm: bool = False
+    ghost_batch_size: int | None = None
     init_std: float | None = None
     in_features: int = 784
     num_classes: int = 10

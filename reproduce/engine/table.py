@@ -11,6 +11,9 @@ import numpy as np
 import pandas as pd
 
 STEP_VARIANCE = "train/step_variance"  # of the losses of an epoch's steps
+EIGENVALUE = "hessian/top_eigenvalue"
+NORMALISED, WEIGHT_NORM = "hessian/normalized_sharpness", "hessian/weight_norm"
+STABILITY = "hessian/lr_top_eigenvalue"  # eta·lambda_max; gradient descent is unstable above 2 (1 + beta)
 NOISE = "eta/S"  # of an epoch's last step
 
 

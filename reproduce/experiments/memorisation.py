@@ -137,7 +137,7 @@ def runs(scale: Scale, source: Prepared) -> dict[str, RunSpec]:
     return {cell.label: run(cell) for cell in cells(scale)}
 
 
-def measurements(scale: Scale) -> tuple[Measurement, ...]:
+def measurements(scale: Scale, label: str) -> tuple[Measurement, ...]:
     return (Measurement(Curvature(SETTINGS[scale].measured, 250), at=("best",)),)
 
 

@@ -10,13 +10,14 @@ import numpy as np
 
 from datamodules.schedules import NoiseSchedule
 from datamodules.sources import Prepared
+from reproduce.engine import plots
 from reproduce.engine.claims import Claim
 from reproduce.engine.data import subset
 from reproduce.engine.options import Scale
 from reproduce.engine.seedwise import FISHER, Direction, Range, over_seeds, ratio_over_seeds
 from reproduce.engine.spec import Curvature, Keep, Measurement, MLPNetwork, RunSpec
 from reproduce.engine.statistics import exponents, leave_one_out, partial_spearman, spearman
-from reproduce.engine.table import Evidence, Imagined, Table
+from reproduce.engine.table import NORMALISED, STABILITY, WEIGHT_NORM, Evidence, Imagined, Table
 
 NORM, ACCURACY, LOSS = "end hessian/frobenius", "val/accuracy", "train_subset/loss"
 TRAINED = 0.1  # a run counts as trained if its loss on clean training images ends at most here: PAPER's "≈ 100 %"
@@ -79,7 +80,7 @@ class NoiseGrid:
             for name, network in self.networks.items() for lr in s.lrs for size in s.batch_sizes
         }  # fmt: skip
 
-    def measurements(self, scale: Scale) -> tuple[Measurement, ...]:
+    def measurements(self, scale: Scale, label: str) -> tuple[Measurement, ...]:
         end = Curvature(self.SETTINGS[scale].measured, 250)
         crossing = replace(end, measures=("frobenius",))
         return Measurement(end), Measurement(crossing, tuple(f"loss {level:g}" for level in LEVELS))
@@ -219,29 +220,48 @@ class _Grid:
         )  # fmt: skip
 
 
+CROSSING = "loss 0.1 hessian/frobenius"
+WORDS = {
+    NORM: "Hessian norm (Frobenius)",
+    ACCURACY: "validation accuracy (%)",
+    CROSSING: "Hessian norm where the loss first reaches 0.1",
+    f"end {NORMALISED}": plots.WORDS[NORMALISED],
+    f"end {STABILITY}": plots.WORDS[STABILITY],
+    f"end {WEIGHT_NORM}": plots.WORDS[WEIGHT_NORM],
+}
+BESIDE = (CROSSING, f"end {NORMALISED}", f"end {STABILITY}", f"end {WEIGHT_NORM}")
+
+
 def draw(
     table: Table, axes: Any, grid: NoiseGrid, network: str = "", title: str = "",
     metrics: tuple[str, ...] = (NORM, ACCURACY),
 ) -> None:  # fmt: skip
-    """x = eta/S; a panel for each metric, the norm of H or validation accuracy, a point a cell."""
-    from reproduce.engine import plots
-
+    """x = eta/S; a panel for each metric of `WORDS`, a point a cell."""
     labels = [name for name in table.labels if grid.place[name][0] == network]
     places = [grid.place[name] for name in labels]
     trained = table.grid(labels, LOSS) <= TRAINED
-    words = {NORM: "Hessian norm (Frobenius)", ACCURACY: "validation accuracy (%)"}
     for panel, metric in zip(axes, metrics):
         values = table.grid(labels, metric) * (100 if metric == ACCURACY else 1)
         for size, colour in plots.shades(sorted({place[2] for place in places})).items():
             chosen = [i for i, place in enumerate(places) if place[2] == size]
             n = np.array([places[i][1] / size for i in chosen])
             plots.points(panel, n, values[:, chosen], trained[:, chosen].mean(0) > 0.5, colour, f"S {size}")
-        panel.set(xlabel="η/S", ylabel=words[metric], title=title)
+        panel.set(xlabel="η/S", ylabel=WORDS[metric], title=title)
         plots.log_scale(panel.xaxis)
-        if metric == NORM:
+        if metric != ACCURACY:
             plots.log_scale(panel.yaxis)
+        if STABILITY in metric:
+            plots.edge_of_stability(panel)
         panel.scatter([], [], s=26, facecolors="white", edgecolors="#555555", label=f"hollow: loss above {TRAINED:g}")
         plots.legend_below(panel, columns=4)
+
+
+def draw_beside(table: Table, axes: Any, grid: NoiseGrid, networks: tuple[str, ...] = ("",)) -> None:
+    """What the norm alone does not tell: at equal loss, with the weights' scale taken out, eta·lambda_max, |theta|."""
+    panels = axes(len(networks), len(BESIDE))
+    for row, network in enumerate(networks):
+        of_row = panels[row * len(BESIDE) : (row + 1) * len(BESIDE)]
+        draw(table, of_row, grid, network, title=network, metrics=BESIDE)
 
 
 # The paper's ranges, Section 4.1; which values in them is not stated there.

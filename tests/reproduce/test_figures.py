@@ -11,7 +11,7 @@ from datamodules.sources import Prepared
 from reproduce.engine.options import InputError
 from tests.reproduce.script import ROOT, run
 
-SCRIPTS = sorted(p.stem for p in (ROOT / "reproduce").glob("*.py") if p.stem.startswith("fig"))
+SCRIPTS = sorted(p.stem for p in (ROOT / "reproduce").glob("*.py") if p.stem.startswith(("fig", "table")))
 FILES = {"png", "svg", "csv", "json"}
 
 
@@ -51,7 +51,8 @@ def test_figures_of_the_same_networks_share_their_runs_and_measurements(group, s
     runs = first.experiment.runs(scale, source(first.data))
     for other in others:
         assert other.experiment.runs(scale, source(other.data)) == runs
-        assert other.measurements(scale) == first.measurements(scale)
+        for label in runs:
+            assert other.measurements(scale, label) == first.measurements(scale, label)
         assert other.paths(scale, runs) == first.paths(scale, runs)
 
 
@@ -62,6 +63,8 @@ def test_every_claim_has_a_power_before_anything_is_trained(name, scale):
 
     drawn = figure(name).experiment.imagined(scale, 3, np.random.default_rng(0))
     runs = figure(name).experiment.runs(scale, source(figure(name).data))
+    if figure(name).tuning is not None:
+        runs = figure(name).tuning.choose(scale, runs, None)
     assert set(drawn.labels) == set(figure(name).paths(scale, runs) or runs)
     assert all(claim.claim and claim.statistic for claim in figure(name).check(drawn))
 
@@ -180,3 +183,19 @@ def test_figures_5_14_and_15_at_paper_scale_are_the_papers():
         (300, 50_000, (256, 256), False)
     }
     assert {s.data.label_noise.kind for s in specs} == {"uniform"}
+
+
+def test_table_1_at_paper_scale_tunes_what_the_paper_tunes_and_shares_figure_16s_runs():
+    specs, tuning = of("table1"), figure("table1").tuning
+    assert len(specs) == 3 * 6 * 3 + 6
+    highest = {max(spec.schedule.lr(t) for t in range(15)) for spec in specs.values()}
+    assert (len(highest), min(highest), max(highest)) == (6, pytest.approx(1e-3), pytest.approx(5e-2))
+    for label, spec in specs.items():
+        noise = [spec.schedule.noise_ratio(t / 4) for t in range(61)]
+        assert max(noise) / min(noise) == pytest.approx(1 if "constant" in label else 5), label
+    assert figure("table1").experiment.SETTINGS["paper"].seeds == 10
+    assert not set(tuning.seeds("paper")) & set(range(1000))
+    assert {spec.epochs for spec in specs.values()} == {300}
+    final = tuning.choose("quick", figure("table1").experiment.runs("quick", source("cifar10")), None)
+    others = figure("fig16").experiment.runs("quick", source("cifar10"))
+    assert [final[arm] == others[arm] for arm in ("discrete S", "discrete eta", "triangle eta")] == [True] * 3

@@ -9,11 +9,18 @@ import pytest
 
 from datamodules.sources import Prepared
 from reproduce.engine import outputs, plots
-from reproduce.engine.definition import PlannedRun
+from reproduce.engine.arms import ARMS
+from reproduce.engine.definition import Context, PlannedRun
+from reproduce.engine.options import Options
 from reproduce.engine.results import Results
 from reproduce.engine.table import Imagined
 from reproduce.fig4 import FIGURE, panels
 from tests.reproduce.test_spec import SPEC
+
+CIFAR10 = Prepared(
+    "cifar10", folder="", fingerprint="0" * 16, train=50_000, test=10_000, channels=3, size=32, classes=10, origin=""
+)
+CONTEXT = Context(FIGURE, Options(), CIFAR10, 4, "", ARMS["epochs"])
 
 
 def write(results, run, status, losses):
@@ -54,14 +61,9 @@ def test_a_figure_with_missing_arms_is_drawn_with_what_is_there(tmp_path):
     first = (tmp_path / "fig4.svg").read_bytes()
     plots.save(FIGURE.draw, table, tmp_path, "fig4", footer="", watermark=None)
     assert (tmp_path / "fig4.svg").read_bytes() == first  # equal results give equal files
-    judged = outputs.judge(FIGURE, table, [], None, "cifar10")
+    judged = outputs.judge(CONTEXT, table, [], None)
     assert {claim.verdict for claim in judged} == {"not judged"}
     assert isinstance(table.frame, pd.DataFrame)
-
-
-CIFAR10 = Prepared(
-    "cifar10", folder="", fingerprint="0" * 16, train=50_000, test=10_000, channels=3, size=32, classes=10, origin=""
-)
 
 
 @pytest.mark.parametrize("scale", ["quick", "paper"])
@@ -75,6 +77,24 @@ def test_every_arm_that_is_trained_is_drawn_and_judged(scale):
     assert {arm for arm in arms if f"'{arm}'" in judged} == arms - {"root rule, equal epochs"}  # shown only
 
 
+def test_the_stability_of_a_milestone_takes_the_eta_of_the_step_before_it(tmp_path):
+    """eta falls from 0.4 to 0.1 after the second epoch."""
+    results, run = Results(tmp_path), PlannedRun("cyclic S", 0, SPEC)
+    write(results, run, "ok", [2.0, 1.5, 1.0])
+    folder = results.folder(run.spec).path
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for row, lr in zip(rows, (0.4, 0.4, 0.1)):
+        row["steps"]["lr"] = [lr]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = json.loads((folder / "result.json").read_text())
+    top = {"hessian/top_eigenvalue": 10.0}
+    result["milestones"] = {name: {"epoch": epoch, **top} for name, epoch in (("initial", 0), ("best", 2), ("end", 3))}
+    (folder / "result.json").write_text(json.dumps(result))
+    table, _ = outputs.collect(FIGURE, [run], results, print)
+    found = [float(table.values("cyclic S", f"{at} hessian/lr_top_eigenvalue")[0]) for at in ("initial", "best", "end")]
+    assert found == pytest.approx([4.0, 4.0, 1.0])
+
+
 def test_a_claim_says_which_of_its_runs_diverged():
     class OneLost(Imagined):
         def diverged(self, label):
@@ -82,7 +102,7 @@ def test_a_claim_says_which_of_its_runs_diverged():
 
     drawn = FIGURE.experiment.imagined("quick", 4, np.random.default_rng(0))
     table = OneLost(drawn.finals, drawn.series)
-    notes = {claim.claim: claim.note for claim in outputs.judge(FIGURE, table, [], None, "cifar10")}
+    notes = {claim.claim: claim.note for claim in outputs.judge(CONTEXT, table, [], None)}
     touched = notes["constant pair: end test accuracies within 0.5 points"]
     assert "1 diverged run of 'constant, large S' left out" in touched
     assert "diverged" not in notes["cyclic pair: loss curves no further apart than two seeds"]

@@ -1,0 +1,109 @@
+"""What a call of a figure runs: its runs, those that its tuning chooses, and the lines between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from reproduce.engine.definition import Arm, Experiment, Figure, PlannedPath, PlannedRun, Specs
+from reproduce.engine.options import InputError, Options
+
+if TYPE_CHECKING:
+    from datamodules.sources import Prepared
+    from reproduce.engine.results import Results
+    from reproduce.engine.spec import RunSpec
+    from reproduce.engine.table import Table
+
+
+def resolve(figure: Figure, options: Options, server: Any, say: Callable[..., None]) -> Prepared:
+    """The data set; the figure's substitute, said loudly, if its own is nowhere and none was named."""
+    from datamodules.sources import DamagedData, DataError, cached
+
+    name, data_dir = options.data or figure.data, options.data_dir
+    why = "as asked for"
+    try:
+        source = cached(name, data_dir) or server.prepare(name, data_dir)
+    except DamagedData:
+        raise  # data that are there but broken are not a case for a substitute
+    except DataError as error:
+        if options.data is not None:
+            raise
+        why = str(error)
+        source = cached(figure.substitute, data_dir) or server.prepare(figure.substitute, data_dir)
+    if source.name != figure.data:
+        say(
+            f"\n  *** NOT {figure.data.upper()}: these are the '{source.name}' ({why}).\n"
+            f"  *** Nothing below is a result about {figure.data}; no claim is judged on it.\n",
+            style="bold yellow",
+        )
+    shape = f"{source.size}x{source.size}x{source.channels}"
+    say(
+        f"data: {source.name}, {source.train} + {source.test} images {shape}, "
+        f"content {source.fingerprint}, from {source.origin}"
+    )
+    return source
+
+
+class Plan:
+    """The runs of a figure at a scale, on a data set, in an arm, with so many seeds."""
+
+    def __init__(self, figure: Figure, options: Options, source: Prepared, arm: Arm) -> None:
+        self.figure, self.options, self.source, self.arm = figure, options, source, arm
+        self.experiment: Experiment = figure.experiment
+        self.seeds = options.seeds or self.experiment.SETTINGS[options.scale].seeds
+
+    def runs(self) -> list[PlannedRun]:
+        """All that is known before anything has run: of a tuned figure, the tuning."""
+        try:
+            specs = self.arm.change(self.experiment.runs(self.options.scale, self.source))
+            for spec in specs.values():
+                spec.check_devices(self.options.devices)
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        tuning = self.figure.tuning
+        return self._seedwise(specs, range(self.seeds) if tuning is None else tuning.seeds(self.options.scale))
+
+    def final(self, tuned: list[PlannedRun], table: Table | None) -> list[PlannedRun]:
+        """The runs that the tuning's table chooses, or before there is one those that the paper chose."""
+        tuning = self.figure.tuning
+        if tuning is None:
+            return []
+        specs = {run.label: replace(run.spec, seed=0) for run in tuned}
+        return self._seedwise(tuning.choose(self.options.scale, specs, table), range(self.seeds))
+
+    def _seedwise(self, specs: Specs, seeds: Iterable[int]) -> list[PlannedRun]:
+        """Seed by seed, so that an interrupted figure has whole seeds; the longest first within one."""
+        longest_first = sorted(specs.items(), key=lambda item: -_work(item[1]))
+        return [
+            PlannedRun(label, seed, replace(spec, seed=seed), self.figure.measurements(self.options.scale, label))
+            for seed in seeds
+            for label, spec in longest_first
+        ]
+
+    def paths(self, planned: list[PlannedRun], results: Results, say: Callable[..., None]) -> list[PlannedPath]:
+        """The lines between runs of a seed that are done and did not diverge."""
+        found = []
+        for seed in range(self.seeds):
+            specs = {run.label: run.spec for run in planned if run.seed == seed}
+            for label, path in self.figure.paths(self.options.scale, specs).items():
+                ends = [results.finished(run, (), say) for run in (path.start, path.end)]
+                if all(end is not None and end["status"] == "ok" for end in ends):
+                    found.append(PlannedPath(label, seed, path))
+        return found
+
+    def at_paper_scale(self) -> list[PlannedRun]:
+        """The paper's own runs, for their number and hours."""
+        own = replace(self.source, name=self.figure.data, train=10**9, test=10**9)  # only its shape is asked for
+        paper = Plan(self.figure, replace(self.options, scale="paper", seeds=None, devices=1), own, self.arm)
+        first = paper.runs()
+        return first + paper.final(first, None)
+
+
+def _work(spec: RunSpec) -> float:
+    """A cheap guess at a run's cost, to order by: examples, and steps at the first batch size."""
+    from datamodules.schedules import as_schedule
+
+    return spec.epochs * spec.data.train * (1 + 100 / as_schedule(spec.schedule.batch_size)(0.0))
