@@ -26,16 +26,22 @@ def check(table):
 
     a, b, c, d = (DATA_SIZES.stars(table, panel) for panel in PANELS)
     found = [
-        seedwise.over_seeds(
-            upper / lower, seedwise.Direction(1, smallest=0.1, null=1.0), scale=seedwise.LOG, paper="larger with N",
-            claim=f"the breaking point rises with the training set: {name}", statistic="ratio of b*, a seed",
+        seedwise.rising(
+            [a, b, c], claim="the breaking point rises with the training set, (a) to (c)", statistic="b*",
+            paper="larger with N",
         )
-        for upper, lower, name in ((b, a, "(b) over (a)"), (c, b, "(c) over (b)"))
     ]  # fmt: skip
     found.append(
         seedwise.over_seeds(
             d / c, seedwise.Range(1.5, 2.7), scale=seedwise.LOG, paper="much larger",
             claim="at half the noise it breaks at about twice the b: (d) over (c)", statistic="ratio of b*, a seed",
+        )
+    )  # fmt: skip
+    found.append(
+        seedwise.over_seeds(
+            c / DATA_SIZES.edges(table), seedwise.Range(1 / 1.5, 1.5), scale=seedwise.LOG, control=True,
+            claim="it breaks where eta·lambda_max reaches 2: the edge of stability is the reason",
+            statistic="b* over the b at which eta·lambda_max at the end is 2, panel (c), a seed",
         )
     )  # fmt: skip
     small = [label for label in table.labels if DATA_SIZES.place[label].beta < 1]
@@ -66,6 +72,27 @@ def draw(table, axes):
         plots.legend_below(panel, columns=3)
 
 
+def draw_beside(table, axes):
+    """eta·lambda_max at the end against b, a line a seed, and b* of every seed."""
+    from reproduce.engine import plots
+
+    (panel,) = axes(1, 1)
+    labels = [label for label in table.labels if DATA_SIZES.place[label].panel == DATA_SIZES.stability]
+    labels = sorted(labels, key=lambda label: DATA_SIZES.place[label].beta)
+    betas = [DATA_SIZES.place[label].beta for label in labels]
+    rows = table.grid(labels, breaking_point.END_STABILITY)
+    stars = DATA_SIZES.stars(table, DATA_SIZES.stability)
+    for i, (row, star) in enumerate(zip(rows, stars)):
+        panel.plot(betas, row, color=plots.BLUE, marker="o", markersize=3.5, linewidth=0.9,
+                   label="largest eigenvalue x η, a seed" if i == 0 else "_")  # fmt: skip
+        panel.axvline(star, color=plots.RED, linewidth=0.9, label="b*, a seed" if i == 0 else "_")
+    panel.set(title=DATA_SIZES.stability, xlabel="b", ylabel=plots.WORDS[plots.STABILITY])
+    plots.log_scale(panel.xaxis)
+    plots.log_scale(panel.yaxis)
+    plots.edge_of_stability(panel)
+    plots.legend_below(panel, columns=3)
+
+
 FIGURE = Figure(
     name="fig6",
     title="The breaking point of multiplying eta and S",
@@ -76,6 +103,8 @@ FIGURE = Figure(
     derive=breaking_point.derive,
     check=check,
     draw=draw,
+    beside=draw_beside,
+    measurements=DATA_SIZES.measurements,
     arms=("ghost", "no-bn", "l2"),
 )
 

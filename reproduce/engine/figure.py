@@ -184,7 +184,8 @@ class _Session:
         outputs.report(planned, table, missing, self.say)
         if table.frame.empty:
             return missing
-        folder, claims = outputs.write(self.context, planned, table, missing, plans)
+        seconds = time.monotonic() - self.started if trained else 0.0
+        folder, claims = outputs.write(self.context, planned, table, missing, plans, seconds)
         self.say(f"written: {folder}/{{{self.figure.name}.png,{self.figure.name}.svg,{','.join(outputs.FILES)}}}")
         if trained or self.mirror.figure_wanted():
             self.mirror.figure(folder / f"{self.figure.name}.png", table.frame, claims)

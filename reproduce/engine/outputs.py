@@ -187,9 +187,17 @@ def report(planned: list[PlannedRun], table: Table, missing: list[str], say: Cal
 
 
 def write(
-    context: Context, planned: list[PlannedRun], table: Table, missing: list[str], plans: list[Planned]
+    context: Context,
+    planned: list[PlannedRun],
+    table: Table,
+    missing: list[str],
+    plans: list[Planned],
+    seconds: float = 0.0,
 ) -> tuple[Path, list[dict[str, Any]]]:
-    """Writes OUT/FIGURE/SCALE[-DATA]/ and prints the verdicts. Returns the folder and the claims."""
+    """Writes OUT/FIGURE/SCALE[-DATA][-ARM]/ and prints the verdicts. Returns the folder and the claims.
+
+    `seconds` that this call has spent on runs are added to those of earlier calls.
+    """
     figure, options, source = context.figure, context.options, context.source
     judged = judge(context, table, plans, _why_not(context, missing))
     folder = options.out / figure.name / context.folder
@@ -204,7 +212,9 @@ def write(
     found = [claim.as_json() for claim in judged]
     write_text(folder / "table.csv", table.frame.to_csv(index=False))
     write_json(folder / "claims.json", found)
-    write_json(folder / "provenance.json", _provenance(context, planned, missing))
+    provenance = folder / "provenance.json"
+    spent = {"seconds": round(read_cache(provenance).get("seconds", 0.0) + seconds, 1)}
+    write_json(provenance, _provenance(context, planned, missing) | spent)
     _print(judged)
     return folder, found
 

@@ -92,25 +92,25 @@ def write(options: ReportOptions) -> tuple[Path, list[Entry]]:
     """The page and what is on it. Raises InputError if there is nothing to show."""
     from jinja2 import Environment, FileSystemLoader
 
-    entries = [entry for name in _numbered(FIGURES) if (entry := _entry(options, name)) is not None]
+    entries = [entry for name in numbered(FIGURES) if (entry := _entry(options, name)) is not None]
     if not entries:
         raise InputError(f"--out: {str(options.out)!r} holds no figure at scale {options.scale}; --run makes them")
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
-    environment.filters["interval"] = _interval
+    environment.filters["interval"] = interval
     shown = {entry.name for entry in entries}
     text = environment.get_template("page.html.j2").render(
         title="Three factors influencing minima in SGD: what the figures show",
         scale=options.scale,
         made=time.strftime("%Y-%m-%d"),
         figures=entries,
-        absent=[name for name in _numbered(FIGURES) if name not in shown],
+        absent=[name for name in numbered(FIGURES) if name not in shown],
     )
     page = options.out / f"report-{options.scale}.html"
     write_text(page, text)
     return page, entries
 
 
-def _numbered(names: tuple[str, ...]) -> list[str]:
+def numbered(names: tuple[str, ...]) -> list[str]:
     """The figures, then the tables, each in the paper's order."""
     return sorted(names, key=lambda name: (name.rstrip("0123456789"), int(name.lstrip("abcdefghijklmnopqrstuvwxyz"))))
 
@@ -157,7 +157,7 @@ def _entry(options: ReportOptions, name: str) -> Entry | None:
     )
 
 
-def _interval(claim: dict[str, Any]) -> str:
+def interval(claim: dict[str, Any]) -> str:
     """As the console has it: percentage points where the value is a share of 1."""
     if claim["value"] is None:
         return ""

@@ -84,7 +84,7 @@ class Plan:
         ]
 
     def paths(self, planned: list[PlannedRun], results: Results, say: Callable[..., None]) -> list[PlannedPath]:
-        """The lines between runs of a seed that are done and did not diverge."""
+        """The lines between runs of a seed that are done; says which have no line because they diverged."""
         found = []
         for seed in range(self.seeds):
             specs = {run.label: run.spec for run in planned if run.seed == seed}
@@ -92,6 +92,8 @@ class Plan:
                 ends = [results.finished(run, (), say) for run in (path.start, path.end)]
                 if all(end is not None and end["status"] == "ok" for end in ends):
                     found.append(PlannedPath(label, seed, path))
+                elif None not in ends:
+                    say(f"no line '{label}' for seed {seed}: a run at its end diverged")
         return found
 
     def at_paper_scale(self) -> list[PlannedRun]:

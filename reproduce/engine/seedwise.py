@@ -7,7 +7,7 @@ for correlations, the logarithm for ratios). The verdict rules are those of `cla
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from scipy import special
 
 from reproduce.engine.claims import ALPHA, Claim, Verdict, t_above, unjudged
+from reproduce.engine.statistics import jonckheere
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,25 @@ def ratio_over_seeds(
     p = max(outside(rule.low, 1), outside(rule.high, -1))
     return Claim(claim, statistic, float(a / d), low, high, n, _contained(rule, low, high), p, paper=paper,
                  control=control)  # fmt: skip
+
+
+def rising(
+    groups: Sequence[np.ndarray], *, claim: str, statistic: str, smallest: float = 0.3, paper: str | None = None,
+    note: str = "",
+) -> Claim:  # fmt: skip
+    """Jonckheere's test that a per-seed statistic rises over ordered groups (n,) each; NaN counts as above all others.
+
+    Supported if its exact p is at most 5 %. The interval takes the spread that tau has without a trend.
+    """
+    statistic = f"Jonckheere's tau of {statistic}; > 0, smallest effect of interest {smallest:g}"
+    n = min(len(group) for group in groups)
+    if n < 2:
+        return unjudged(claim, statistic, n, paper)
+    tau, spread, p = jonckheere([np.where(np.isnan(group), np.inf, group) for group in groups])
+    half = float(special.ndtri(1 - ALPHA)) * spread
+    low, high = max(-1.0, tau - half), min(1.0, tau + half)
+    verdict: Verdict = "supported" if p <= ALPHA else "not supported" if high < smallest else "inconclusive"
+    return Claim(claim, statistic, tau, low, high, n, verdict, p, paper=paper, note=note)
 
 
 def _ruled(rule: Rule) -> str:

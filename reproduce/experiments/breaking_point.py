@@ -12,10 +12,19 @@ from datamodules.schedules import NoiseSchedule
 from datamodules.sources import Prepared
 from reproduce.engine.data import image_size, subset
 from reproduce.engine.options import Scale
-from reproduce.engine.spec import Network, ResNet56Network, RunSpec, VGG11Network
-from reproduce.engine.table import Evidence, Imagined
+from reproduce.engine.spec import (
+    Curvature,
+    Keep,
+    Measurement,
+    Network,
+    ResNet56Network,
+    RunSpec,
+    VGG11Network,
+)
+from reproduce.engine.table import STABILITY, Evidence, Imagined
 
 ACCURACY, BEST = "val/accuracy", "highest val/accuracy"
+END_STABILITY = f"end {STABILITY}"
 CHANCE = 0.1
 
 
@@ -32,7 +41,11 @@ class Panel:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a scale changes."""
+    """Everything that a scale changes.
+
+    Attributes:
+        measured: training images whose largest eigenvalue is measured, in the panel that `Scaling` says.
+    """
 
     network: Network
     panels: tuple[Panel, ...]
@@ -41,6 +54,7 @@ class Settings:
     epochs: int
     augment: bool
     seeds: int
+    measured: int = 2_000
     seed_sd: float = 0.01  # assumed for the power, before training; of the highest validation accuracy
 
 
@@ -53,10 +67,16 @@ class Place:
 
 
 class Scaling:
-    """An experiment: each panel's base setting multiplied by every b."""
+    """An experiment: each panel's base setting multiplied by every b.
 
-    def __init__(self, settings: dict[Scale, Settings], reductions: list[tuple[str, str, str]]) -> None:
-        self.SETTINGS, self.REDUCTIONS = settings, reductions
+    Args:
+        stability: the panel at whose ends the largest eigenvalue is measured.
+    """
+
+    def __init__(
+        self, settings: dict[Scale, Settings], reductions: list[tuple[str, str, str]], stability: str | None = None
+    ) -> None:
+        self.SETTINGS, self.REDUCTIONS, self.stability = settings, reductions, stability
         self.place = {label: place for scale in settings for label, place in self._places(scale).items()}
 
     def _places(self, scale: Scale) -> dict[str, Place]:
@@ -79,9 +99,15 @@ class Scaling:
             data = subset(
                 source, scale, train=train[place.panel], validation=s.validation, test=s.test, augment=s.augment
             )
-            return RunSpec(network, data, NoiseSchedule(place.lr, place.batch_size), s.epochs, seed=0)
+            keep = Keep() if place.panel == self.stability else None
+            return RunSpec(network, data, NoiseSchedule(place.lr, place.batch_size), s.epochs, seed=0, keep=keep)
 
         return {label: run(place) for label, place in self._places(scale).items()}
+
+    def measurements(self, scale: Scale, label: str) -> tuple[Measurement, ...]:
+        if self.place[label].panel != self.stability:
+            return ()
+        return (Measurement(Curvature(self.SETTINGS[scale].measured, 250, measures=("top_eigenvalue",))),)
 
     def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> Imagined:
         """Breaks at b* = 4, 5 and 6 with N, and at twice that at half the noise; 8 points lost per factor 2 beyond."""
@@ -92,14 +118,37 @@ class Scaling:
             star = 6.0 * (panel.train / biggest) ** 0.3 * (0.1 / (panel.lr / panel.batch_size * 50))
             star = min(max(star, 3.0), 12.0)
             lost = 0.08 * max(0.0, float(np.log2(place.beta / star)))
-            finals[label] = {BEST: 0.8 - lost + random.normal(0, s.seed_sd, seeds)}
+            top = 2 * (place.beta / star) ** 0.5 * np.exp(random.normal(0, 0.2, seeds))
+            finals[label] = {BEST: 0.8 - lost + random.normal(0, s.seed_sd, seeds), END_STABILITY: top}
         return Imagined(finals)
 
-    def stars(self, table: Evidence, panel: str) -> np.ndarray:
+    def stars(self, table: Evidence, panel: str | None) -> np.ndarray:
         """b* of every seed, (seeds,); NaN where accuracy does not break in the range."""
         labels = [label for label in table.labels if self.place[label].panel == panel and self.place[label].beta >= 1]
         betas = np.array([self.place[label].beta for label in labels])
         return np.array([breaking_point(betas, row) for row in table.grid(labels, BEST)])
+
+    def edges(self, table: Evidence) -> np.ndarray:
+        """The b at which eta·lambda_max at the end reaches 2, of every seed of the panel where it is measured."""
+        labels = [k for k in table.labels if self.place[k].panel == self.stability and self.place[k].beta >= 1]
+        betas = np.array([self.place[label].beta for label in labels])
+        return np.array([crossing(betas, row) for row in table.grid(labels, END_STABILITY)])
+
+
+def crossing(betas: np.ndarray, stability: np.ndarray) -> float:
+    """b at which eta·lambda_max (b,) first reaches 2, log-interpolated; a run that diverged (NaN) is beyond it.
+
+    NaN if it lies beyond the range of b: reached at the smallest, or never.
+    """
+    order = np.argsort(betas)
+    x, y = np.log(betas[order]), np.log(stability[order] / 2)
+    above = np.isnan(y) | (y >= 0)
+    first = int(above.argmax())
+    if not above.any() or first == 0:
+        return np.nan
+    if np.isnan(y[first]):  # between the last that trained and the first that did not
+        return float(np.exp((x[first - 1] + x[first]) / 2))
+    return float(np.exp(np.interp(0, y[first - 1 : first + 1], x[first - 1 : first + 1])))
 
 
 def derive(rows: pd.DataFrame) -> dict[str, float]:
@@ -127,12 +176,13 @@ def breaking_point(betas: np.ndarray, accuracy: np.ndarray) -> float:
 
 _ROOTS = tuple(2 ** (k / 2) for k in range(10))
 _SMALL = (1 / 50, 1 / 25, 1 / 10, 1 / 5)
+ALL_DATA = "(c) all data"
 VGG_PAPER = Settings(
     network=VGG11Network(),
     panels=(
         Panel("(a) a quarter of the data", 12_000, 0.1, 50, (*_SMALL, *_ROOTS)),
         Panel("(b) half of the data", 22_500, 0.1, 50, (*_SMALL, *_ROOTS)),
-        Panel("(c) all data", 45_000, 0.1, 50, (*_SMALL, *_ROOTS)),
+        Panel(ALL_DATA, 45_000, 0.1, 50, (*_SMALL, *_ROOTS)),
         Panel("(d) all data, half the noise", 45_000, 0.05, 50, (*_SMALL, *_ROOTS)),
     ),
     validation=5_000,
@@ -146,10 +196,10 @@ _QUICK_BETAS = (0.25, *(2 ** (k / 2) for k in range(9)))
 VGG_QUICK = replace(
     VGG_PAPER, network=VGG11Network(width=1 / 8),
     panels=tuple(
-        replace(panel, train=round(panel.train / 18.75), batch_size=12, lr=panel.lr / 2.5, betas=_QUICK_BETAS)
+        replace(panel, train=round(panel.train / 25), batch_size=8, lr=0.3 * panel.lr, betas=_QUICK_BETAS)
         for panel in VGG_PAPER.panels
     ),
-    validation=500, test=500, epochs=10, augment=False, seeds=4,
+    validation=500, test=500, epochs=8, augment=False, seeds=3, measured=100,
 )  # fmt: skip
 VGG_SMOKE = replace(
     VGG_QUICK, network=VGG11Network(width=1 / 32), validation=100, test=100, epochs=2, seeds=1,
@@ -164,8 +214,9 @@ DATA_SIZES = Scaling(
         ("200 epochs", "10", "time"),
         ("eta 0.1 b, S 50 b, b to 22.6", "0.04 b, 12 b, b to 16", "steps an epoch at the largest b; time"),
         ("b from 1/50", "from 1/4", "time: small S take many steps"),
-        ("5 seeds", "4 seeds", "time"),
+        ("5 seeds", "3 seeds", "time"),
     ],
+    stability=ALL_DATA,
 )
 
 RESNET_PAPER = replace(

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from reproduce.experiments.breaking_point import breaking_point, peak
+from reproduce.experiments.breaking_point import breaking_point, crossing, peak
 
 BETAS = np.array([2 ** (k / 2) for k in range(10)])
 
@@ -47,3 +47,11 @@ def test_the_peak_of_a_noisy_parabola_is_found():
 def test_accuracy_that_only_rises_has_no_peak_inside():
     log_n = np.log(np.geomspace(1e-4, 1e-1, 8))
     assert math.isnan(peak(log_n, 0.5 + 0.01 * log_n))
+
+
+def test_the_edge_of_stability_is_interpolated_and_a_diverged_run_lies_beyond_it():
+    stability = 2 * (BETAS / 5) ** 0.7
+    assert crossing(BETAS, stability) == pytest.approx(5)
+    assert crossing(BETAS, np.where(BETAS > 3, np.nan, stability)) == pytest.approx(2**1.75)
+    assert math.isnan(crossing(BETAS, np.full(10, 1.0)))  # not reached
+    assert math.isnan(crossing(BETAS, np.full(10, 3.0)))  # beyond it from the start

@@ -1,5 +1,6 @@
 """Claims over seeds: intervals that cover, verdicts by the rules; statistics of a grid of runs."""
 
+import itertools
 import math
 
 import numpy as np
@@ -8,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from reproduce.engine.seedwise import FISHER, LOG, PLAIN, Direction, Range, over_seeds, ratio_over_seeds
-from reproduce.engine.statistics import exponents, leave_one_out, partial_spearman, spearman
+from reproduce.engine.seedwise import FISHER, LOG, PLAIN, Direction, Range, over_seeds, ratio_over_seeds, rising
+from reproduce.engine.statistics import exponents, jonckheere, leave_one_out, partial_spearman, spearman
 
 TEXT = {"claim": "c", "statistic": "s"}
 
@@ -96,3 +97,30 @@ def test_leaving_out_the_row_that_makes_an_effect_shows_in_the_range():
     rows, columns = np.repeat([0, 1, 2], 3), np.tile([0, 1, 2], 3)
     values = np.where(rows == 0, 10.0, 0.0)
     assert leave_one_out(lambda keep: float(values[keep].mean()), rows, columns) == (0.0, 5.0)
+
+
+def test_jonckheeres_distribution_is_that_of_all_permutations():
+    """4, 3 and 2 values: 1260 ways to share the ranks 1 to 9 out."""
+    sizes, values = (4, 3, 2), np.arange(9.0)
+    found = []
+    for first in itertools.combinations(range(9), 4):
+        rest = [i for i in range(9) if i not in first]
+        for second in itertools.combinations(rest, 3):
+            third = [i for i in rest if i not in second]
+            found.append(jonckheere([values[list(part)] for part in (first, second, third)]))
+    taus = np.array([tau for tau, _, _ in found])
+    assert len(found) == math.factorial(9) // math.prod(math.factorial(n) for n in sizes)
+    assert found[0][1] == pytest.approx(taus.std())
+    for tau, _, p in found[::37]:
+        assert p == pytest.approx((taus >= tau - 1e-9).mean())
+
+
+def test_a_rise_over_groups_is_seen_and_none_is_not():
+    up = rising([np.array([1.0, 2, 3]), np.array([2.5, 4, 5]), np.array([6.0, np.nan, 8])], claim="", statistic="b*")
+    assert (up.verdict, up.n) == ("supported", 3)
+    assert up.value > 0.8
+    random = np.random.default_rng(0)
+    drawn = [rising(list(random.normal(size=(3, 4))), claim="", statistic="b*") for _ in range(1000)]
+    assert sum(c.verdict == "supported" for c in drawn) <= 65  # 5 % of 1000, and 2 sd
+    down = rising([np.arange(5.0) + 20, np.arange(5.0) + 10, np.arange(5.0)], claim="", statistic="b*")
+    assert down.verdict == "not supported"

@@ -1,0 +1,145 @@
+"""Keeps a small copy of the measured figures beside the code, and tells their verdicts in the README."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+from reproduce.engine.definition import BESIDE
+from reproduce.engine.display import duration
+from reproduce.engine.files import write_bytes, write_text
+from reproduce.engine.options import InputError, parse, refuse
+from reproduce.engine.page import FIGURES, interval, numbered
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+GALLERY, README = CHECKOUT / "reproduce" / "gallery", CHECKOUT / "README.md"
+MARKERS = ("<!-- results: python reproduce/gallery.py -->", "<!-- end of results -->")
+COLOURS = 64  # of a picture's palette
+WIDTH = 1500  # pixels at most
+LIMIT = 3_000_000  # bytes of all pictures together
+
+
+@dataclass(frozen=True)
+class GalleryOptions:
+    """Where the results are."""
+
+    out: Path = Path("results")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One figure of the gallery."""
+
+    name: str
+    title: str
+    pictures: dict[str, bytes]  # file name -> PNG
+    claims: list[dict[str, Any]]
+    provenance: dict[str, Any]
+
+
+def main(doc: str, arguments: list[str] | None = None) -> NoReturn:
+    """Writes the gallery and the README's table; ends the process: 0 done, 2 bad input."""
+    options = parse(doc, arguments, GalleryOptions)
+    try:
+        shown = [found for name in numbered(FIGURES) if (found := _read(options.out, name)) is not None]
+        if not shown:
+            raise InputError(f"--out: {str(options.out)!r} holds no complete quick figure on the paper's data")
+        write(shown)
+    except InputError as error:
+        refuse(error)
+    print(f"written: {len(shown)} of {len(FIGURES)} figures to {GALLERY.relative_to(CHECKOUT)} and {README.name}")
+    raise SystemExit(0)
+
+
+def _read(out: Path, name: str) -> Shown | None:
+    """A figure that is complete and on its own data."""
+    folder = out / name / "quick"
+    if not (folder / "provenance.json").is_file():
+        return None
+    provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    if provenance["missing"]:
+        raise InputError(f"--out: {str(folder)!r} misses {len(provenance['missing'])} runs")
+    pictures = {f.name: small(f) for f in (folder / f"{name}.png", folder / f"{name}-{BESIDE}.png") if f.is_file()}
+    claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
+    return Shown(name, import_module(f"reproduce.{name}").FIGURE.title, pictures, claims, provenance)
+
+
+def small(file: Path) -> bytes:
+    """A PNG with fewer pixels and a palette."""
+    from PIL import Image
+
+    with Image.open(file) as image:
+        picture = image.convert("RGB")
+    if picture.width > WIDTH:
+        size = (WIDTH, round(picture.height * WIDTH / picture.width))
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def write(shown: list[Shown]) -> None:
+    """The pictures, the page with every claim, the README's table. Raises InputError if the pictures are too large."""
+    size = sum(len(picture) for one in shown for picture in one.pictures.values())
+    if size > LIMIT:
+        raise InputError(f"--out: the pictures take {size} bytes, more than {LIMIT}")
+    before, marker, rest = README.read_text(encoding="utf-8").partition(MARKERS[0])
+    _, end, after = rest.partition(MARKERS[1])
+    if not (marker and end):
+        raise InputError(f"README: lacks the markers {MARKERS[0]!r} and {MARKERS[1]!r}")
+    for one in shown:
+        for name, picture in one.pictures.items():
+            write_bytes(GALLERY / name, picture)
+    write_text(GALLERY / "README.md", page(shown))
+    write_text(README, f"{before}{marker}\n{overview(shown)}\n{end}{after}")
+
+
+def overview(shown: list[Shown]) -> str:
+    """One row a figure: what it says, verdicts of the paper's claims and of the controls, command, measured time."""
+    rows = ["| figure | claim | the paper's claims, here | controls | command | time |", "|---|---|---|---|---|---|"]
+    for one in shown:
+        own, controls = ([c for c in one.claims if c["control"] == wanted] for wanted in (False, True))
+        link = f"[{one.name}](reproduce/gallery/README.md#{one.name})"
+        seconds = one.provenance["seconds"]
+        time = duration(seconds) if seconds > 10 else "shares runs"
+        rows.append(
+            f"| {link} | {one.title} | {_counted(own)} | {_counted(controls)} "
+            f"| `reproduce/{one.name}.py --data {one.provenance['data']['name']}` | {time} |"
+        )
+    return "\n".join(rows)
+
+
+def _counted(claims: list[dict[str, Any]]) -> str:
+    counts = Counter(claim["verdict"] for claim in claims)
+    known = [v for v in ("supported", "not supported", "inconclusive", "not judged") if counts[v]]
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in known)
+
+
+def page(shown: list[Shown]) -> str:
+    """Every figure with its claims, as Markdown."""
+    parts = [
+        "# Gallery: every figure at quick scale, as measured\n",
+        "Written by `python reproduce/gallery.py`. Intervals at 90 %; *control*: a confound taken away.\n",
+    ]
+    for one in shown:
+        parts.append(f'<a id="{one.name}"></a>\n\n## {one.name}: {one.title}\n')
+        parts += [f"![{one.name}]({name})\n" for name in one.pictures]
+        parts.append("| claim | value [interval] | n | paper | verdict | note |\n|---|---|---|---|---|---|")
+        for claim in one.claims:
+            cells = (
+                claim["claim"] + (" *(control)*" if claim["control"] else ""),
+                interval(claim),
+                claim["n"],
+                claim["paper"] or "",
+                claim["verdict"],
+                claim["note"],
+            )
+            parts.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+        told = one.provenance
+        parts.append(f"\n{told['data']['name']}, {told['hardware']}, commit {(told['commit'] or 'unknown')[:7]}.\n")
+    return "\n".join(parts)
