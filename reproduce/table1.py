@@ -76,7 +76,6 @@ FIGURE = Figure(
     data="cifar10",
     substitute="digits",
     experiment=tuning,
-    derive=cyclical.derive,
     tuning=tuning.TUNING,
     check=check,
     draw=draw,

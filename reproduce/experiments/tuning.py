@@ -148,6 +148,7 @@ PAPERS = {  # Table 1: test, valid, loss, norm
     BASELINE: ("87.70 ± 0.56", "88.36 ± 0.13", "0.033 ± 0.001", "57838"),
 }
 COLUMNS = {TEST: "test (%)", VALID: "valid (%)", LOSS: "loss", NORM: "norm"}
+DECIMALS = {TEST: 2, VALID: 2, LOSS: 3, NORM: 0}
 
 
 def written(table: Table, scale: Scale) -> list[list[str]]:
@@ -161,11 +162,13 @@ def written(table: Table, scale: Scale) -> list[list[str]]:
         cells = []
         for metric, paper in zip(COLUMNS, PAPERS[arm]):
             values = table.values(arm, metric) * (100 if metric in (TEST, VALID) else 1)
-            spread = f" ± {_short(values.std(ddof=1))}" if len(values) > 1 else ""
-            cells.append((f"{_short(values.mean())}{spread}" if len(values) else "none") + f"\n({paper})")
+            cells.append(f"{_spread(values, DECIMALS[metric])}\n({paper})")
         rows.append([arm, words, *cells])
     return rows
 
 
-def _short(value: float) -> str:
-    return f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+def _spread(values: np.ndarray, decimals: int) -> str:
+    if not len(values):
+        return "none trained"
+    sd = f" ± {values.std(ddof=1):.{decimals}f}" if len(values) > 1 else ""
+    return f"{values.mean():.{decimals}f}{sd}"

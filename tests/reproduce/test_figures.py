@@ -109,7 +109,7 @@ def test_figures_2_and_10_to_12_at_paper_scale_are_the_papers():
         assert arms["baseline"] == (0.1, 128)
         assert arms["large batch"] == (0.1, 1024)
         assert arms["small eta"] == (0.01, 128)
-        assert arms["small eta, equal eta/S"] == (0.0125, 128)
+        assert arms.get("small eta, equal eta/S") == ((0.0125, 128) if name == "fig2" else None)
         assert {(s.network.depth, s.network.width, s.network.form, s.epochs) for s in specs.values()} == {
             (56, 1.0, "preactivation", 200)
         }
