@@ -12,6 +12,7 @@ from torch import nn
 
 from callbacks.functional import (
     HessianOperator,
+    Lanczos,
     RescaledHessian,
     batch_sharpness,
     finite_difference_norm,
@@ -19,6 +20,7 @@ from callbacks.functional import (
     top_eigenvalues,
     trace,
 )
+from callbacks.functional.lanczos import seeded
 from callbacks.functional.state import plain
 from callbacks.measurement import Batches, Loss, Monitor, training_subset
 
@@ -45,7 +47,9 @@ class HessianMonitor(Monitor):
     `hessian/finite_difference` (the paper's norm, with its displacement in `hessian/finite_difference_step`),
     `hessian/normalized_sharpness` and `hessian/adaptive_sharpness` (largest eigenvalues in units of the filters and of
     each weight), `hessian/batch_sharpness`. Always `hessian/lr_top_eigenvalue` (eta λ, 2 at the edge of stability)
-    where λ is measured, `hessian/weight_norm`, `hessian/products` and `hessian/seconds`.
+    where λ is measured, `hessian/weight_norm` (|θ| of the parameters measured), `hessian/products` (all that were
+    computed) and `hessian/seconds`. Eigenvalue, trace and norm share one Lanczos run; none depends on what else is
+    measured.
 
     Args:
         measures: which of them.
@@ -111,6 +115,7 @@ class HessianMonitor(Monitor):
         found: dict[str, float] = {"hessian/weight_norm": float(operator.weights().norm())}
         if self.backend == "pyhessian":
             self._by_pyhessian(operator, found)
+        self._by_lanczos(operator, found)
         for measure in self.measures:
             if f"hessian/{measure}" not in found:
                 getattr(self, f"_{measure}")(operator, found)
@@ -121,18 +126,22 @@ class HessianMonitor(Monitor):
     def _put(self, found: dict[str, float], name: str, value: float, error: float) -> None:
         found[f"hessian/{name}"], found[f"hessian/{name}_error"] = float(value), float(error)
 
-    def _top_eigenvalue(self, operator: HessianOperator, found: dict[str, float]) -> None:
-        top = top_eigenvalues(operator, self.k, self.tol, self.seed, max_products=self.max_products)
-        for i, (value, error) in enumerate(zip(top.values, top.error)):
-            self._put(found, "top_eigenvalue" if i == 0 else f"eigenvalue_{i + 1}", float(value), float(error))
-
-    def _trace(self, operator: HessianOperator, found: dict[str, float]) -> None:
-        estimate = trace(operator, self.trace_tol, self.seed, max_products=self.max_products)
-        self._put(found, "trace", estimate.value, estimate.error)
-
-    def _frobenius(self, operator: HessianOperator, found: dict[str, float]) -> None:
-        estimate = frobenius_norm(operator, self.norm_tol, self.seed, max_products=self.max_products)
-        self._put(found, "frobenius", estimate.value, estimate.error)
+    def _by_lanczos(self, operator: HessianOperator, found: dict[str, float]) -> None:
+        """Eigenvalues, trace and norm from one run, whose basis is freed before anything else is measured."""
+        wanted = [measure for measure in MEASURES if measure in self.measures and f"hessian/{measure}" not in found]
+        if not wanted:
+            return
+        run, limit = Lanczos(operator, seeded(self.seed)), self.max_products
+        if "top_eigenvalue" in wanted:
+            top = top_eigenvalues(operator, self.k, self.tol, max_products=limit, lanczos=run)
+            for i, (value, error) in enumerate(zip(top.values, top.error)):
+                self._put(found, "top_eigenvalue" if i == 0 else f"eigenvalue_{i + 1}", float(value), float(error))
+        if "trace" in wanted:
+            total = trace(operator, self.trace_tol, max_products=limit, lanczos=run)
+            self._put(found, "trace", total.value, total.error)
+        if "frobenius" in wanted:
+            norm = frobenius_norm(operator, self.norm_tol, max_products=limit, lanczos=run)
+            self._put(found, "frobenius", norm.value, norm.error)
 
     def _finite_difference(self, operator: HessianOperator, found: dict[str, float]) -> None:
         estimate = finite_difference_norm(operator, seed=self.seed)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from callbacks.functional.estimates import Estimate, two_stage
-from callbacks.functional.lanczos import Lanczos, Operator
+from callbacks.functional.lanczos import Lanczos, Operator, run_of
 
 PILOT = 16  # samples; fewer make the t quantile large and the interval sensitive to skewness
 
@@ -28,31 +28,32 @@ class _Probes:
 
 
 class _Deflated:
-    """What `deflated` Lanczos steps tell exactly, and samples of what is left.
+    """What the first `deflated` Lanczos steps tell exactly, and samples of what is left.
 
     With Q their orthonormal basis, T = Q'HQ and P = 1 - QQ': tr H = tr T + tr PHP and
     |H|_F² = |T|² + 2 beta² + |PHP|_F², however far the eigenvalues in Q have converged. They are mostly the largest,
-    which alone make a random vector's sample spread much, and skewed.
+    which alone make a random vector's sample spread much, and skewed. The probes are drawn after Q's random vectors
+    and are independent of it. More steps that a shared run may have are not used: the result would depend on what
+    else is measured.
     """
 
-    def __init__(self, operator: Operator, seed: int, deflated: int, block: int) -> None:
+    def __init__(self, operator: Operator, seed: int, deflated: int, block: int, lanczos: Lanczos | None) -> None:
         if deflated < 0:
             raise ValueError(f"deflated: {deflated} is negative")
         if block < 1:
             raise ValueError(f"block: {block} is less than 1")
         self.operator, self.block = operator, block
-        generator = torch.Generator().manual_seed(seed)
-        self.lanczos = Lanczos(operator, generator)
+        run = run_of(operator, seed, lanczos)
         q = operator.num_params
         steps = q if q - min(deflated, q) <= PILOT else deflated  # the last few rows are as cheap exactly
-        while self.lanczos.size < steps:
-            self.lanczos.step()
-        self.basis = self.lanczos.basis[: self.lanczos.size].T
-        self.probes = _Probes(operator, generator)
-
-    @property
-    def products(self) -> int:
-        return self.lanczos.size
+        before = run.size
+        run.extend(steps)
+        self.products = run.size - before  # those that a shared run lacked
+        self.complete = steps == q
+        self.basis = run.basis[:steps].T
+        self.trace = sum(run.alphas[:steps])
+        self.square = float((run.tridiagonal(steps) ** 2).sum()) + (2 * run.betas[steps - 1] ** 2 if steps else 0.0)
+        self.probes = _Probes(operator, run.generator_after(steps))
 
     def project(self, v: Tensor) -> Tensor:
         return v - self.basis @ (self.basis.T @ v)
@@ -74,16 +75,25 @@ def trace(
     deflated: int = 16,
     block: int = 4,
     max_products: int = 1000,
+    lanczos: Lanczos | None = None,
 ) -> Estimate:
     """tr H = tr T + E[v·PHPv] over Rademacher v, to the relative error `tol` at 95 % confidence.
 
     T is of `deflated` Lanczos steps, see `_Deflated`: on trained networks the sample's sd is then a half to a quarter,
     and its interval holds where a few eigenvalues are most of the trace. The number of vectors is fixed by a pilot of
     16 (see `two_stage`). The trace of an operator with few more rows than that is exact.
+
+    Args:
+        block: vectors multiplied at a time. max_products: vectors at most.
+        lanczos: a run on `operator` to use and extend, in place of a new one from `seed`. The result is the same
+            however far it has been extended; `products` leaves out the steps that it had.
+
+    Raises:
+        ValueError: `deflated` or `block` out of range, or `lanczos` is of another operator.
     """
-    deflation = _Deflated(operator, seed, deflated, block)
-    inside = sum(deflation.lanczos.alphas)
-    if deflation.lanczos.complete:
+    deflation = _Deflated(operator, seed, deflated, block, lanczos)
+    inside = deflation.trace
+    if deflation.complete:
         return Estimate.exact(inside, deflation.products)
     rest = two_stage(
         lambda n: deflation.sample(n, lambda v, hv: (v * hv).sum(0, dtype=torch.float64)),
@@ -103,16 +113,19 @@ def frobenius_norm(
     deflated: int = 24,
     block: int = 4,
     max_products: int = 1000,
+    lanczos: Lanczos | None = None,
 ) -> Estimate:
     """|H|_F to the relative error `tol` at 95 % confidence, from |H|_F² = |T|² + 2 beta² + E|PHPv|², v Rademacher.
 
-    T and beta are of `deflated` Lanczos steps, see `_Deflated`. Without deflation 1 % takes hundreds of products.
+    T and beta are of `deflated` Lanczos steps, see `_Deflated`. Without deflation 1 % takes hundreds of products;
+    and on eigenvalues ∝ i^-1.5 the interval covers 92 % of the time with 8 steps, 94 % with 24.
+    Arguments and errors as for `trace`; with the same seed or run it draws the same vectors, so the errors of the two
+    are not independent.
     """
-    deflation = _Deflated(operator, seed, deflated, block)
-    lanczos = deflation.lanczos
-    inside = float((lanczos.tridiagonal() ** 2).sum()) + (2 * lanczos.betas[-1] ** 2 if lanczos.size else 0.0)
-    if lanczos.complete:
-        return Estimate.exact(math.sqrt(inside), lanczos.size)
+    deflation = _Deflated(operator, seed, deflated, block, lanczos)
+    inside = deflation.square
+    if deflation.complete:
+        return Estimate.exact(math.sqrt(inside), deflation.products)
     # d|H|/|H| = d(|H|²)/(2 |H|²)
     rest = two_stage(
         lambda n: deflation.sample(n, lambda v, hv: (deflation.project(hv) ** 2).sum(0, dtype=torch.float64)),
@@ -121,4 +134,5 @@ def frobenius_norm(
         limit=max_products,
     )
     value, low, high = (math.sqrt(max(inside + x, 0.0)) for x in (rest.value, rest.low, rest.high))
-    return Estimate(value, (high - low) / 2, low, high, lanczos.size + rest.products, rest.samples, rest.converged)
+    products = deflation.products + rest.products
+    return Estimate(value, (high - low) / 2, low, high, products, rest.samples, rest.converged)

@@ -3,6 +3,11 @@
 Full reorthogonalisation (twice), so that no eigenvalue appears in copies; a breakdown (an invariant subspace) is
 continued with a fresh random vector. Before that a Krylov space holds one vector of each eigenspace: of an eigenvalue
 that occurs several times (the Hessian of linear regression with several outputs) one copy is found.
+
+The first m steps of a run are the run of m steps: one serves eigenvalues, trace and Frobenius norm.
+
+    run = Lanczos(H, torch.Generator().manual_seed(0))
+    top_eigenvalues(H, lanczos=run), trace(H, lanczos=run), frobenius_norm(H, lanczos=run)
 """
 
 from __future__ import annotations
@@ -52,7 +57,15 @@ class Eigenvalues:
 
 
 class Lanczos:
-    """The recurrence H V = V T + beta v e^T, a product a step."""
+    """The factorisation H V = V T + beta v e^T, a product a step, to be continued by whoever needs more steps.
+
+    `basis` is V^T in its first `size` rows, of (size, q) values that are kept. It holds for the H it was made with:
+    after a change of the weights take a new one.
+
+    Args:
+        generator: of the start vector and of those after a breakdown.
+        start: (q,), in place of a normal random vector.
+    """
 
     def __init__(self, operator: Operator, generator: torch.Generator, start: Tensor | None = None) -> None:
         self.operator, self.generator = operator, generator
@@ -61,6 +74,7 @@ class Lanczos:
         first = self._random() if start is None else start.to(operator.device, operator.dtype)
         self.basis = torch.empty(0, operator.num_params, device=operator.device, dtype=operator.dtype)
         self._next = first / first.norm()
+        self._drawn = [(0, generator.get_state())]  # (steps, the generator's state after the draws made by then)
 
     @property
     def size(self) -> int:
@@ -69,6 +83,19 @@ class Lanczos:
     @property
     def complete(self) -> bool:
         return self.size == self.operator.num_params
+
+    def extend(self, steps: int) -> None:
+        """Continues to at least so many steps."""
+        while self.size < steps:
+            self.step()
+
+    def generator_after(self, steps: int) -> torch.Generator:
+        """A generator as it stood after so many steps: its draws are independent of the basis up to there.
+
+        It does not depend on the steps that followed.
+        """
+        state = next(state for size, state in reversed(self._drawn) if size <= steps)
+        return torch.Generator().set_state(state)
 
     def step(self) -> None:
         m = self.size
@@ -91,18 +118,23 @@ class Lanczos:
             if not self.complete:
                 self._next = self._fresh(known)
 
-    def tridiagonal(self) -> Tensor:
-        """T, (m, m) float64."""
-        off = torch.tensor(self.betas[:-1], dtype=torch.float64)
-        return torch.diag(torch.tensor(self.alphas, dtype=torch.float64)) + torch.diag(off, 1) + torch.diag(off, -1)
+    def tridiagonal(self, steps: int | None = None) -> Tensor:
+        """T of the first m = `steps` steps (by default all), (m, m) float64."""
+        m = self.size if steps is None else steps
+        off = torch.tensor(self.betas[: max(m - 1, 0)], dtype=torch.float64)
+        return torch.diag(torch.tensor(self.alphas[:m], dtype=torch.float64)) + torch.diag(off, 1) + torch.diag(off, -1)
 
-    def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Ritz values (m,) ascending, their vectors in the basis (m, m), their residuals (m,); NaN for a NaN matrix."""
-        matrix = self.tridiagonal()
+    def ritz(self, steps: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Ritz values (m,) ascending, their vectors in the basis (m, m), their residuals (m,); NaN for a NaN matrix.
+
+        Of the first m = `steps` steps, at least one; by default all.
+        """
+        m = self.size if steps is None else steps
+        matrix = self.tridiagonal(m)
         if not matrix.isfinite().all():
-            return matrix.new_full((self.size,), math.nan), torch.full_like(matrix, math.nan), matrix[0] * math.nan
+            return matrix.new_full((m,), math.nan), torch.full_like(matrix, math.nan), matrix[0] * math.nan
         values, vectors = torch.linalg.eigh(matrix)
-        return values, vectors, self.betas[-1] * vectors[-1].abs()
+        return values, vectors, self.betas[m - 1] * vectors[-1].abs()
 
     def _orthogonalise(self, w: Tensor, known: Tensor) -> Tensor:
         total = torch.zeros(len(known), device=w.device, dtype=w.dtype)
@@ -114,6 +146,7 @@ class Lanczos:
 
     def _fresh(self, known: Tensor) -> Tensor:
         w = self._random()
+        self._drawn.append((self.size, self.generator.get_state()))
         self._orthogonalise(w, known)
         return w / w.norm()
 
@@ -131,39 +164,53 @@ def top_eigenvalues(
     *,
     which: Literal["algebraic", "magnitude"] = "algebraic",
     max_products: int | None = None,
+    lanczos: Lanczos | None = None,
 ) -> Eigenvalues:
     """The k largest distinct eigenvalues (of largest magnitude, if asked for), each to the relative error `tol`.
 
-    Stops when every residual is at most tol |λ|, or at `max_products` (default max(200, 4 k)); the basis of
-    (products, q) values is kept. Under torch.distributed every rank computes the same numbers.
+    Stops at the first Lanczos step at which every residual is at most tol |λ|, or after `max_products` of them
+    (default max(200, 4 k)); the basis of (steps, q) values is kept. Under torch.distributed every rank computes the
+    same numbers.
+
+    Args:
+        lanczos: a run on `operator` to use and extend, in place of a new one from `seed`. The result is the same
+            however far it has been extended; `products` counts the steps that it lacked.
 
     Raises:
-        ValueError: k is not in 1 … q.
+        ValueError: k is not in 1 … q, or `lanczos` is of another operator.
     """
     if not 1 <= k <= operator.num_params:
         raise ValueError(f"k: {k} eigenvalues of a matrix with {operator.num_params} rows")
     if which not in ("algebraic", "magnitude"):
         raise ValueError(f"which: {which!r} is neither 'algebraic' nor 'magnitude'")
     limit = min(operator.num_params, max_products or max(200, 4 * k))
-    lanczos = Lanczos(operator, seeded(seed))
-    while True:
-        lanczos.step()
-        if lanczos.size < k:
-            continue
-        values, vectors, residuals = lanczos.ritz()
+    lanczos = run_of(operator, seed, lanczos)
+    before = lanczos.size
+    for m in range(k, max(k, limit) + 1):
+        lanczos.extend(m)
+        values, vectors, residuals = lanczos.ritz(m)
         order = torch.argsort(values if which == "algebraic" else values.abs(), descending=True, stable=True)[:k]
         floor = 10 * torch.finfo(operator.dtype).eps * float(values.abs().max())
         converged = bool((residuals[order] <= torch.clamp(tol * values[order].abs(), min=floor)).all())
-        if converged or lanczos.size >= limit or not values.isfinite().all():
+        if converged or not values.isfinite().all():
             break
     chosen = vectors[:, order].to(operator.device, operator.dtype)
     return Eigenvalues(
         values[order],
-        lanczos.basis[: lanczos.size].T @ chosen,
+        lanczos.basis[:m].T @ chosen,
         residuals[order],
-        lanczos.size,
-        (converged or lanczos.complete) and bool(values.isfinite().all()),
+        lanczos.size - before,
+        (converged or m == operator.num_params) and bool(values.isfinite().all()),
     )
+
+
+def run_of(operator: Operator, seed: int, lanczos: Lanczos | None) -> Lanczos:
+    """The run that is given, or a new one from `seed`. Raises ValueError if it is of another operator."""
+    if lanczos is None:
+        return Lanczos(operator, seeded(seed))
+    if lanczos.operator is not operator:
+        raise ValueError("lanczos: a run on another operator than the one to measure")
+    return lanczos
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -18,6 +18,7 @@ from callbacks.functional.estimates import Estimate, t_quantile
 from callbacks.functional.gradients import Estimator, Gradients
 from callbacks.functional.hessian_operator import HessianOperator, Loss
 from callbacks.functional.hutchinson import frobenius_norm, trace
+from callbacks.functional.lanczos import Lanczos, seeded
 from callbacks.functional.state import measuring, plain
 
 FEWEST = 5  # gradients: with one left out, for the intervals, tr C² and the kurtosis still have the 4 they need
@@ -271,7 +272,9 @@ def _align(
     trace_hc = Estimate.of(size * (d * h.matmat(d)).sum(0).double().cpu(), d.shape[1])
     if not math.isfinite(trace_hc.value):
         return Alignment(math.nan, math.nan, trace_hc, math.nan, math.nan), h.products - before
-    norm_h, trace_h = frobenius_norm(h, tol=0.05, max_products=100), trace(h, tol=0.1, max_products=100)
+    run = Lanczos(h, seeded(0))  # its steps serve both
+    norm_h = frobenius_norm(h, tol=0.05, max_products=100, lanczos=run)
+    trace_h = trace(h, tol=0.1, max_products=100, lanczos=run)
     norm_c = math.sqrt(max(square_c.value, 0.0))
     cosine, cosine_error = _quotient(trace_hc, norm_h, (norm_c, _ratio(square_c.error, 2 * norm_c)))
     lift, lift_error = _quotient(_scaled(trace_hc, h.num_params), trace_h, (trace_c.value, trace_c.error))

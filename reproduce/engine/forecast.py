@@ -15,7 +15,8 @@ from reproduce.engine.spec import Curvature, Measurement, PathSpec, RunSpec, dum
 EVALUATION = 1 / 3  # the cost of an example that is only evaluated, in examples trained on
 OVERHEAD = 1.15  # augmentation, and the other core's work
 TRAINER = 7e-4  # seconds a step: Lightning's loop and our callbacks
-PRODUCTS = {"top_eigenvalue": 15, "trace": 40, "frobenius": 45, "finite_difference": 16, "normalized_sharpness": 15}
+LANCZOS = {"top_eigenvalue": 15, "trace": 16, "frobenius": 24}  # steps of the run that these share
+PRODUCTS = {"top_eigenvalue": 0, "trace": 24, "frobenius": 21, "finite_difference": 16, "normalized_sharpness": 15}
 PRODUCT = 3.0  # the cost of a Hessian product on an example, in examples trained on
 
 
@@ -29,7 +30,8 @@ def steps_of(spec: RunSpec) -> int:
 
 def _products(curvature: Curvature) -> float:
     """Hessian products times examples of one measurement."""
-    return curvature.examples * sum(PRODUCTS.get(measure, 20) for measure in curvature.measures)
+    shared = max(LANCZOS.get(measure, 0) for measure in curvature.measures)
+    return curvature.examples * (shared + sum(PRODUCTS.get(measure, 20) for measure in curvature.measures))
 
 
 class Forecast:

@@ -133,7 +133,22 @@ def test_what_is_logged_is_what_the_functions_measure_on_the_final_weights():
     assert found["hessian/trace"] == pytest.approx(total.value, rel=1e-5)
     assert found["hessian/trace_error"] == pytest.approx(total.error, rel=1e-5)
     assert found["hessian/lr_top_eigenvalue"] == pytest.approx(0.05 * found["hessian/top_eigenvalue"])
-    assert found["hessian/products"] == top.products + total.products
+    assert found["hessian/products"] == max(top.products, 16) + len(total.samples)  # of one Lanczos run
+
+
+@pytest.mark.parametrize("measure", ["top_eigenvalue", "trace", "frobenius"])
+def test_a_measure_does_not_depend_on_what_else_is_measured(measure):
+    torch.manual_seed(0)
+    module = Own().double()
+    inputs, targets = module.pairs.tensors
+    together, alone = (
+        HessianMonitor(measures=measures, k=2, seed=3).measure(module, (inputs.double(), targets))
+        for measures in (("frobenius", "trace", "top_eigenvalue"), (measure,))
+    )
+    assert {k: together[k] for k in alone if k != "hessian/products"} == pytest.approx(
+        {k: v for k, v in alone.items() if k != "hessian/products"}, rel=1e-9
+    )
+    assert together["hessian/products"] > alone["hessian/products"]
 
 
 def test_it_measures_when_it_is_due_and_without_a_trainer():

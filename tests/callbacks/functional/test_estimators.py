@@ -1,6 +1,7 @@
 """Eigenvalues, trace, Frobenius norm, density and log-determinant against dense truth; intervals that cover."""
 
 import math
+from itertools import permutations
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch.nn import functional as F
 
 from callbacks.functional import (
     HessianOperator,
+    Lanczos,
     frobenius_norm,
     log_determinant,
     spectral_density,
@@ -128,6 +130,72 @@ def test_trace_intervals_cover_where_a_few_eigenvalues_are_most_of_it(outliers, 
     matrix = symmetric([100.0 - i for i in range(outliers)] + [0.01] * (300 - outliers))
     truth = float(matrix.dense.trace())
     assert coverage(lambda seed: trace(matrix, tol=tol, seed=seed), truth, seeds=100) >= 0.92
+
+
+SPECTRA = {
+    "decaying": [100 / (i + 1) ** 1.5 for i in range(200)],
+    "outliers": [50.0, 20, 19.9, 8, 5, *(math.sin(i) for i in range(195))],
+    "few distinct": [9.0] * 4 + [7.0] * 6 + [-2.0] * 20 + [1.0] * 70,  # the Krylov space ends after 4 steps
+}
+MEASURES = {
+    "top": lambda matrix, **run: top_eigenvalues(matrix, k=3, tol=1e-8, **run),
+    "trace": lambda matrix, **run: trace(matrix, tol=0.05, **run),
+    "norm": lambda matrix, **run: frobenius_norm(matrix, tol=0.01, **run),
+}
+
+
+def run(matrix, seed):
+    return Lanczos(matrix, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("order", list(permutations(MEASURES)), ids="-".join)
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_a_shared_run_gives_what_each_measure_gives_alone_for_fewer_products(spectrum, order):
+    matrix = symmetric(SPECTRA[spectrum])
+    alone = {name: measure(matrix, seed=5) for name, measure in MEASURES.items()}
+    separately, matrix.products = matrix.products, 0
+    lanczos = run(matrix, seed=5)
+    shared = {name: MEASURES[name](matrix, lanczos=lanczos) for name in order}
+    for name in ("trace", "norm"):
+        assert shared[name].samples.tolist() == pytest.approx(alone[name].samples.tolist(), rel=1e-9, abs=1e-12)
+        assert (shared[name].value, shared[name].error) == pytest.approx((alone[name].value, alone[name].error))
+    torch.testing.assert_close(shared["top"].values, alone["top"].values)
+    torch.testing.assert_close(shared["top"].vectors, alone["top"].vectors)
+    steps, samples = max(alone["top"].products, 24), sum(len(alone[name].samples) for name in ("trace", "norm"))
+    assert matrix.products == sum(e.products for e in shared.values()) == steps + samples
+    assert separately - matrix.products == alone["top"].products + 16 + 24 - steps
+
+
+def on_a_longer_run(estimator, matrix, tol, seed):
+    """On a run of more steps than are deflated, as an eigenvalue that converges slowly leaves it."""
+    lanczos = run(matrix, seed)
+    lanczos.extend(40)
+    return estimator(matrix, tol=tol, lanczos=lanczos)
+
+
+@pytest.mark.parametrize("spectrum", ["decaying", "outliers"])
+@pytest.mark.parametrize("estimator", [trace, frobenius_norm])
+def test_intervals_on_a_shared_run_cover(spectrum, estimator):
+    matrix = symmetric(SPECTRA[spectrum])
+    truth = float(matrix.dense.trace() if estimator is trace else matrix.dense.norm())
+    assert 0.92 <= coverage(lambda s: on_a_longer_run(estimator, matrix, 0.02, s), truth) <= 0.98
+
+
+@pytest.mark.parametrize("spectrum", ["decaying", "outliers"])
+@pytest.mark.parametrize(("estimator", "power"), [(trace, 1), (frobenius_norm, 2)])
+def test_a_fixed_number_of_probes_on_a_shared_run_is_unbiased(spectrum, estimator, power):
+    matrix = symmetric(SPECTRA[spectrum])
+    truth = float(matrix.dense.trace() if estimator is trace else matrix.dense.norm() ** 2)
+    estimates = [on_a_longer_run(estimator, matrix, 10, seed) for seed in range(300)]  # the pilot is enough
+    assert {len(e.samples) for e in estimates} == {16}
+    found = torch.tensor([e.value**power for e in estimates], dtype=torch.float64)
+    assert abs(float(found.mean()) - truth) <= 3 * float(found.std()) / math.sqrt(len(found))
+
+
+@pytest.mark.parametrize("measure", [top_eigenvalues, trace, frobenius_norm])
+def test_a_run_on_another_operator_is_refused(measure):
+    with pytest.raises(ValueError, match="lanczos: a run on another operator"):
+        measure(symmetric([1.0, 2]), lanczos=run(symmetric([1.0, 2]), 0))
 
 
 @pytest.mark.parametrize("estimator", [trace, frobenius_norm])
