@@ -23,6 +23,7 @@ def check(table):
         *CONSTANT.wider(table, middle, paper="sharper at lower eta/S, by eye"),
         *CONSTANT.alike(table, right, paper="similar quality, by eye"),
         *CONSTANT.alike(table, exact, control=True),
+        *(claim for line in CONSTANT.apart for claim in CONSTANT.wider(table, line, control=True)),
     ]
 
 
@@ -36,6 +37,7 @@ FIGURE = Figure(
     paths=CONSTANT.paths,
     check=check,
     draw=lambda table, axes: draw(table, axes, list(LINES)),
+    beside=lambda table, axes: draw(table, axes, list(CONSTANT.apart)),
     arms=("time", "loss", "ghost", "no-bn", "l2"),
 )
 

@@ -66,7 +66,7 @@ class Figure:
         beside: panels of a second picture, of what the paper leaves out.
         arms: those it has besides "epochs".
         measurements: what is measured of a run (scale, label) after its training.
-        paths: label -> the line between two runs, of a seed's specs.
+        paths: label -> the line between two runs, of a seed's specs and the next seed's (none if there is one seed).
         derive: further columns of the table, from a run's rows (one an epoch).
         tuning: where the final runs are chosen by tuning runs.
     """
@@ -83,7 +83,7 @@ class Figure:
     arms: tuple[str, ...] = ()
     measurements: Callable[[Scale, str], tuple[Measurement, ...]] = lambda scale, label: ()
     derive: Callable[[pd.DataFrame], dict[str, float]] = lambda rows: {}
-    paths: Callable[[Scale, Specs], dict[str, PathSpec]] = lambda scale, specs: {}
+    paths: Callable[[Scale, Specs, Specs], dict[str, PathSpec]] = lambda scale, specs, following: {}
     tuning: Tuning | None = None
 
 

@@ -86,9 +86,10 @@ class Plan:
     def paths(self, planned: list[PlannedRun], results: Results, say: Callable[..., None]) -> list[PlannedPath]:
         """The lines between runs of a seed that are done; says which have no line because they diverged."""
         found = []
+        specs = [{run.label: run.spec for run in planned if run.seed == seed} for seed in range(self.seeds)]
         for seed in range(self.seeds):
-            specs = {run.label: run.spec for run in planned if run.seed == seed}
-            for label, path in self.figure.paths(self.options.scale, specs).items():
+            following = specs[(seed + 1) % self.seeds] if self.seeds > 1 else {}
+            for label, path in self.figure.paths(self.options.scale, specs[seed], following).items():
                 ends = [results.finished(run, (), say) for run in (path.start, path.end)]
                 if all(end is not None and end["status"] == "ok" for end in ends):
                     found.append(PlannedPath(label, seed, path))

@@ -12,6 +12,7 @@ from datamodules.schedules import NoiseSchedule, Steps
 from datamodules.sources import Prepared
 from reproduce.engine.claims import Claim
 from reproduce.engine.data import image_size, subset
+from reproduce.engine.definition import Specs
 from reproduce.engine.options import Scale
 from reproduce.engine.seedwise import LOG, Direction, Range, over_seeds
 from reproduce.engine.spec import Keep, Network, PathSpec, ResNet56Network, RunSpec, VGG11Network
@@ -43,7 +44,8 @@ class Valleys:
     """An experiment: runs at several (eta, S), and lines between pairs of them.
 
     Args:
-        lines: label of a line -> (its θ1, its θ2), names of arms.
+        lines: label of a line -> (its θ1, its θ2), names of arms. The two share their initialisation.
+        apart: those of the lines that are also followed to a θ2 of the next seed, with another initialisation.
         decay: eta is divided by 10 at 50 % and 75 % of the epochs.
     """
 
@@ -53,9 +55,11 @@ class Valleys:
         lines: dict[str, tuple[str, str]],
         reductions: list[tuple[str, str, str]],
         *,
+        apart: tuple[str, ...] = (),
         decay: bool = False,
     ) -> None:
         self.SETTINGS, self.lines, self.REDUCTIONS, self.decay = settings, lines, reductions, decay
+        self.apart = {f"{label}, other initialisation": label for label in apart}
 
     def runs(self, scale: Scale, source: Prepared) -> dict[str, RunSpec]:
         s = self.SETTINGS[scale]
@@ -72,18 +76,24 @@ class Valleys:
 
         return {name: run(*setting) for name, setting in s.arms.items()}
 
-    def paths(self, scale: Scale, specs: dict[str, RunSpec]) -> dict[str, PathSpec]:
+    def paths(self, scale: Scale, specs: Specs, following: Specs) -> dict[str, PathSpec]:
         s = self.SETTINGS[scale]
         alphas = tuple(round(-1 + 3 * i / (s.points - 1), 9) for i in range(s.points))
-        return {
-            label: PathSpec(specs[a], specs[b], alphas, s.examples, min(500, s.examples), s.directions)
-            for label, (a, b) in self.lines.items()
+
+        def line(label: str, ends: Specs) -> PathSpec:
+            a, b = self.lines[label]
+            return PathSpec(specs[a], ends[b], alphas, s.examples, min(500, s.examples), s.directions)
+
+        found = {label: line(label, specs) for label, ends in self.lines.items() if set(ends) <= set(specs)}
+        return found | {
+            name: line(label, following) for name, label in self.apart.items() if label in found and following
         }
 
     def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> Imagined:
         """Minima at higher noise half as sharp, at equal noise alike."""
         s, finals = self.SETTINGS[scale], {}
-        for label, (a, b) in self.lines.items():
+        for label in (*self.lines, *self.apart):
+            a, b = self.lines[self.apart.get(label, label)]
             ratio = np.log(np.divide(*s.arms[b]) / np.divide(*s.arms[a]))
             gain = 0.35 * ratio if abs(ratio) > 0.5 else 0.0
             of_line: dict[str, np.ndarray] = {"loss θ1": np.exp(random.normal(-3, 0.1, seeds))}
@@ -95,17 +105,22 @@ class Valleys:
             finals[label] = of_line
         return Imagined(finals)
 
-    def wider(self, table: Evidence, label: str, *, paper: str | None = None) -> list[Claim]:
-        """θ2, at higher noise, lies in the wider minimum: along the line, in units of |θ|, in random directions."""
-        _, high = self.lines[label]
+    def wider(self, table: Evidence, label: str, *, paper: str | None = None, control: bool = False) -> list[Claim]:
+        """θ2, at higher noise, lies in the wider minimum: along the line, in units of |θ|, in random directions.
+
+        As a control, along the line alone: what else differs does not depend on the other end.
+        """
+        _, high = self.lines[self.apart.get(label, label)]
         kinds = {"width": "", "relative width": ", in units of |θ|", "random width": ", in random directions"}
         found = []
         for kind, words in kinds.items():
+            if control and words:
+                continue
             ratio, note = log_width_ratio(table, label, kind)
             found.append(
                 over_seeds(
                     np.exp(ratio), Direction(1, smallest=0.2, null=1.0), scale=LOG, note=note,
-                    paper=paper if kind == "width" else None, control=kind != "width",
+                    paper=paper if kind == "width" else None, control=control or kind != "width",
                     claim=f"the minimum at higher eta/S ('{high}') is wider: {label}{words}",
                     statistic=f"{kind} of θ2 over that of θ1, geometric mean over rises of {_list(RISES)}, a seed",
                 )
@@ -226,7 +241,7 @@ RESNET_REDUCTIONS = [
     ("61 points on 5 000 images", "25 on 200", "time"),
     ("5 seeds", "3 seeds", "time"),
 ]
-CONSTANT = Valleys(RESNET_SCALES, LINES, RESNET_REDUCTIONS)
+CONSTANT = Valleys(RESNET_SCALES, LINES, RESNET_REDUCTIONS, apart=("large batch to baseline",))
 DECAYED = Valleys(
     {
         scale: replace(

@@ -53,7 +53,7 @@ def test_figures_of_the_same_networks_share_their_runs_and_measurements(group, s
         assert other.experiment.runs(scale, source(other.data)) == runs
         for label in runs:
             assert other.measurements(scale, label) == first.measurements(scale, label)
-        assert other.paths(scale, runs) == first.paths(scale, runs)
+        assert other.paths(scale, runs, runs) == first.paths(scale, runs, runs)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -65,7 +65,7 @@ def test_every_claim_has_a_power_before_anything_is_trained(name, scale):
     runs = figure(name).experiment.runs(scale, source(figure(name).data))
     if figure(name).tuning is not None:
         runs = figure(name).tuning.choose(scale, runs, None)
-    assert set(drawn.labels) == set(figure(name).paths(scale, runs) or runs)
+    assert set(drawn.labels) == set(figure(name).paths(scale, runs, runs) or runs)
     assert all(claim.claim and claim.statistic for claim in figure(name).check(drawn))
 
 
@@ -113,7 +113,7 @@ def test_figures_2_and_10_to_12_at_paper_scale_are_the_papers():
         assert {(s.network.depth, s.network.width, s.network.form, s.epochs) for s in specs.values()} == {
             (56, 1.0, "preactivation", 200)
         }
-        for path in figure(name).paths("paper", specs).values():
+        for path in figure(name).paths("paper", specs, specs).values():
             assert (len(path.alphas), path.alphas[0], path.alphas[-1], path.directions) == (61, -1, 2, 10)
     decayed = of("fig10")["baseline"].schedule.lr
     assert [round(decayed(t), 9) for t in (0, 99, 100, 149, 150)] == [0.1, 0.1, 0.01, 0.01, 0.001]
