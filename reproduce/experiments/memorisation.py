@@ -69,8 +69,8 @@ SMOKE = replace(
 )  # fmt: skip
 SETTINGS: dict[Scale, Settings] = {"smoke": SMOKE, "quick": QUICK, "paper": PAPER}
 
-# Frozen on pilot seed 1000, which no verdict uses, by criteria that hold no claim's statistic: five minutes on 2 cores at
-# four seeds; the highest eta/S of each momentum reaches 99 % on the noisy training set.
+# Frozen on pilot seed 1000, which no verdict uses, by criteria that hold no claim's statistic: five minutes on 2 cores
+# at four seeds; the highest eta/S of each momentum reaches 99 % on the noisy training set.
 # paper | quick | why
 REDUCTIONS = [
     ("50 000 training images", "1 600", "time; divisible by every S"),

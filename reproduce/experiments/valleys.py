@@ -37,6 +37,7 @@ class Settings:
     points: int  # of a line, in [-1, 2]
     directions: int
     seeds: int
+    evaluate_every: int = 1
     seed_sd: float = 0.3  # assumed for the power, before training; of a log width ratio
 
 
@@ -72,7 +73,8 @@ class Valleys:
             eta: Any = lr
             if self.decay:
                 eta = Steps((lr, lr / 10, lr / 100), (s.epochs * 0.5, s.epochs * 0.75))
-            return RunSpec(network, data, NoiseSchedule(eta, batch_size), s.epochs, seed=0, keep=Keep())
+            schedule, every = NoiseSchedule(eta, batch_size), s.evaluate_every
+            return RunSpec(network, data, schedule, s.epochs, seed=0, evaluate_every=every, keep=Keep())
 
         return {name: run(*setting) for name, setting in s.arms.items()}
 
@@ -225,11 +227,11 @@ RESNET_PAPER = Settings(
 RESNET_QUICK = replace(
     RESNET_PAPER, network=ResNet56Network(depth=8, width=0.5), train=256, validation=500, test=1_000, epochs=64,
     arms={BASE: (0.3, 8), LARGE: (0.3, 64), SMALL_ETA: (0.03, 8), CONTROL: (0.0375, 8)}, augment=False,
-    examples=200, points=25, directions=2, seeds=3,
+    examples=200, points=25, directions=2, seeds=3, evaluate_every=8,
 )  # fmt: skip
 RESNET_SMOKE = replace(
     RESNET_QUICK, network=ResNet56Network(depth=8, width=0.125), validation=100, test=100, epochs=2, examples=100,
-    points=7, directions=1, seeds=1,
+    points=7, directions=1, seeds=1, evaluate_every=1,
 )  # fmt: skip
 RESNET_SCALES: dict[Scale, Settings] = {"smoke": RESNET_SMOKE, "quick": RESNET_QUICK, "paper": RESNET_PAPER}
 RESNET_REDUCTIONS = [
@@ -264,11 +266,11 @@ VGG_PAPER = replace(
 VGG_QUICK = replace(
     VGG_PAPER, network=VGG11Network(width=1 / 8), train=2_400, validation=500, test=1_000, epochs=16, augment=False,
     arms={SMALL_BETA: (0.01 / 24 * 6, 6), BETA_1: (0.01, 24), LARGE_BETA: (0.04, 96)},
-    examples=500, points=25, directions=2, seeds=4,
+    examples=500, points=25, directions=2, seeds=4, evaluate_every=4,
 )  # fmt: skip
 VGG_SMOKE = replace(
     VGG_QUICK, network=VGG11Network(width=1 / 32), train=240, validation=100, test=100, epochs=2, examples=100,
-    points=7, directions=1, seeds=1,
+    points=7, directions=1, seeds=1, evaluate_every=1,
 )  # fmt: skip
 SCALED = Valleys(
     {"smoke": VGG_SMOKE, "quick": VGG_QUICK, "paper": VGG_PAPER},
