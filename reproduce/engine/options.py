@@ -76,6 +76,8 @@ METAVARS = {
     "arm": "NAME",
     "wandb": "offline|online|disabled",
     "data": "NAME",
+    "entity": "NAME",
+    "project": "NAME",
     "data_dir": "DIR",
     "out": "DIR",
 }
@@ -90,9 +92,9 @@ def parse(description: str, arguments: list[str] | None = None, kind: type[Any] 
     """Options (of a kind) from the command line; ends the process with one line and status 2 on bad input."""
     parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     for field in fields(kind):
-        flag = "--" + field.name.replace("_", "-")
+        flag, text = "--" + field.name.replace("_", "-"), field.metadata.get("help") or HELP[field.name]
         if field.type == "bool":
-            parser.add_argument(flag, action="store_true", help=HELP[field.name])
+            parser.add_argument(flag, action="store_true", help=text)
             continue
         convert: Any = int if "int" in str(field.type) else Path if field.type == "Path" else str
         parser.add_argument(
@@ -100,7 +102,7 @@ def parse(description: str, arguments: list[str] | None = None, kind: type[Any] 
             type=convert,
             default=field.default,
             metavar=METAVARS.get(field.name, "K"),
-            help=HELP[field.name],
+            help=text,
         )
     try:
         return kind(**vars(parser.parse_args(arguments)))

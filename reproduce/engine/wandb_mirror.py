@@ -24,6 +24,26 @@ AXES = ("epoch", "t_eta", "step")
 LOSS_POINTS = 20  # per epoch at most: a log call costs about 0.2 ms
 TIMEOUT = 20  # seconds without an answer
 
+# Every metric's exact name; the dashboard is built from these.
+PARTS = ("train", "val", "test", "train_subset", "train_clean", "train_wrong")
+ACCURACIES = tuple(f"{part}/accuracy" for part in PARTS)
+LOSSES = tuple(f"{part}/loss" for part in PARTS)
+SELECTED = ("val/accuracy", "test/accuracy")  # whose best is of interest
+MEASURES = (
+    "top_eigenvalue", "trace", "frobenius", "finite_difference", "normalized_sharpness", "adaptive_sharpness",
+    "batch_sharpness",
+)  # fmt: skip
+CURVATURE = (
+    *((f"hessian/{measure}", f"hessian/{measure}_error") for measure in MEASURES),
+    *((f"hessian/{name}",) for name in ("lr_top_eigenvalue", "weight_norm", "finite_difference_step")),
+    *((f"hessian/{name}",) for name in ("products", "seconds")),
+)  # what is drawn together
+NOISE = ("noise/lr", "noise/batch_size", "noise/ratio")
+METRICS = (*ACCURACIES, *LOSSES, *(name for names in CURVATURE for name in names), *NOISE)  # a value an epoch
+STEP_LOSS = "step/loss"
+LOGIN = "needs a login (`wandb login`, or WANDB_API_KEY)"
+PICTURE, TABLES = "figure", ("claims", "table")  # of a figure's own run
+
 
 @dataclass
 class _Mirrored:
@@ -70,8 +90,8 @@ class Mirror:
             for axis in AXES:
                 run.define_metric(axis, hidden=axis == "step")
             for name in METRICS:  # exact names: Lightning-style globs are ignored once "*" is defined
-                run.define_metric(name, step_metric="epoch")
-            run.define_metric("step/loss", step_metric="step")
+                run.define_metric(name, step_metric="epoch", summary=summary_of(name))
+            run.define_metric(STEP_LOSS, step_metric="step")
             self.runs[folder.path.name] = _Mirrored(run, folder)
 
     def poll(self) -> None:
@@ -109,11 +129,8 @@ class Mirror:
             run = self._init(name=self.group, group=self.group, job_type="figure", config={})
             columns = ["claim", "value", "low", "high", "n", "power", "paper", "verdict"]
             judged = pd.DataFrame(claims)[columns].astype({"paper": str})
-            run.log({
-                "figure": wandb.Image(str(picture)),
-                "table": wandb.Table(dataframe=table),
-                "claims": wandb.Table(dataframe=judged),
-            })  # fmt: skip
+            tables = {name: wandb.Table(dataframe=frame) for name, frame in zip(TABLES, (judged, table))}
+            run.log({PICTURE: wandb.Image(str(picture))} | tables)
             run.finish()
             write_json(self._figure_marker, {"mode": self.mode, "id": run.id})
 
@@ -133,6 +150,7 @@ class Mirror:
             x_disable_stats=True,
             init_timeout=TIMEOUT,
             finish_timeout=TIMEOUT,
+            finish_timeout_raises=True,  # else a run that has not arrived would count as mirrored
         )
         return wandb.init(
             project=PROJECT,
@@ -158,7 +176,7 @@ class Mirror:
             steps = row.pop("steps")
             losses = steps["loss"]
             for i in range(0, len(losses), max(1, len(losses) // LOSS_POINTS)):
-                mirrored.run.log({"step": mirrored.previous_step + i + 1, "step/loss": losses[i]})
+                mirrored.run.log({"step": mirrored.previous_step + i + 1, STEP_LOSS: losses[i]})
             mirrored.previous_step = row["step"]
             lr, size = steps["lr"][-1], steps["batch_size"][-1]
             noise = {"noise/lr": lr, "noise/batch_size": size, "noise/ratio": lr / size}
@@ -172,28 +190,33 @@ class Mirror:
         except Exception as error:
             self.mode = "disabled"
             self.runs.clear()
-            self.say(f"W&B mirror stopped ({' '.join(str(error).split())[:160]}); results on disk are complete")
+            self.say(f"W&B mirror stopped ({brief(error)}); results on disk are complete")
 
 
-PARTS = ("train", "val", "test", "train_subset", "train_clean", "train_wrong")
-CURVATURE = ("top_eigenvalue", "trace", "frobenius", "finite_difference", "normalized_sharpness", "weight_norm")
-METRICS = (
-    *(f"{part}/{what}" for part in PARTS for what in ("loss", "accuracy")),
-    *(f"hessian/{what}" for what in CURVATURE),
-    "noise/lr",
-    "noise/batch_size",
-    "noise/ratio",
-)
+def summary_of(metric: str) -> str | None:
+    """What W&B's summary keeps of a metric besides its last value, which alone is the default (None)."""
+    if metric in SELECTED:
+        return "max,last"
+    return "min,last" if metric in LOSSES else None
+
+
+def brief(error: Exception) -> str:
+    """An error of W&B in one short line; some have no text."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def check(mode: str) -> None:
     """Raises InputError if online is asked for without a login: W&B would prompt, or crash."""
-    if mode != "online" or os.environ.get("WANDB_API_KEY"):
-        return
+    if mode == "online" and not logged_in():
+        raise InputError(f"--wandb: 'online' {LOGIN}")
+
+
+def logged_in() -> bool:
+    """Whether there is a key for the W&B server."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
     host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0].split(":")[0]
     try:
-        if netrc.netrc().authenticators(host):
-            return
+        return netrc.netrc().authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
-        pass
-    raise InputError("--wandb: 'online' needs a login (`wandb login`, or WANDB_API_KEY)")
+        return False

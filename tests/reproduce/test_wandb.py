@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from callbacks.hessian import ALL, HessianMonitor
+from datamodules.vision import WITH_LABEL_NOISE
 from reproduce.engine import wandb_mirror
 from reproduce.engine.options import InputError
 from reproduce.engine.results import RunFolder
@@ -31,12 +34,12 @@ def folder(tmp_path, rows=1):
 
 
 def inspect(run):
-    """What an offline run holds, by wandb's own reader."""
+    """The records of an offline run, by wandb's own reader."""
     tool = Path(sys.executable).with_name("wandb")
     done = subprocess.run([tool, "leet", "inspect", "--json", str(run)], capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.fail(f"wandb leet inspect: {done.stderr}")
-    return done.stdout
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_an_offline_run_holds_its_rows_config_and_axes(tmp_path):
@@ -47,9 +50,48 @@ def test_an_offline_run_holds_its_rows_config_and_axes(tmp_path):
     assert not m.wanted(f)
     runs = list((tmp_path / "wandb").glob("offline-run-*"))
     assert len(runs) == 1
-    text = inspect(runs[0])
+    text = "".join(map(json.dumps, inspect(runs[0])))
     for name in ("test/accuracy", "noise/ratio", "t_eta", "step/loss", "cyclic S"):
         assert name in text
+
+
+@pytest.mark.slow
+def test_every_metric_has_its_axis_and_its_summary(tmp_path):
+    m, f = mirror(tmp_path), folder(tmp_path)
+    worse = {"epoch": 2, "step": 4, "train/loss": None, "val/accuracy": 0.8, "test/accuracy": 0.4}
+    (f.path / "metrics.jsonl").write_text(
+        json.dumps(ROW | {"val/accuracy": 0.7}) + "\n" + json.dumps(ROW | worse) + "\n"
+    )
+    m.start("a seed 0", f, {})
+    m.finish(f, "ok", {"end hessian/frobenius": 3.5})
+    records = inspect(next((tmp_path / "wandb").glob("offline-run-*")))
+    defined = {r["metric"]["name"]: r["metric"] for r in records if r["type"] == "metric"}
+    assert set(defined) == {*wandb_mirror.METRICS, *wandb_mirror.AXES, "step/loss"}
+    for name in wandb_mirror.METRICS:
+        assert defined[name]["step_metric"] == "epoch"
+    assert defined["step/loss"]["step_metric"] == "step"
+    kept = {name: set(metric["summary"]) for name, metric in defined.items() if metric.get("summary")}
+    best = {name: {"max", "last"} for name in ("val/accuracy", "test/accuracy")}
+    assert kept == best | {name: {"min", "last"} for name in wandb_mirror.LOSSES}
+    summary = {}
+    for record in records:
+        summary |= record["summary"]["update"] if record["type"] == "summary" else {}
+    assert summary["test/accuracy"] == {"max": 0.5, "last": 0.4}
+    assert summary["val/accuracy"] == {"max": 0.8, "last": 0.8}
+    assert summary["train/loss"] == {"min": 2.0, "last": None}  # a diverged epoch has none
+    assert summary["noise/lr"] == 0.1
+    assert summary["end hessian/frobenius"] == 3.5
+    assert summary["status"] == "ok"
+
+
+def test_the_metrics_are_what_runs_log():
+    assert set(wandb_mirror.PARTS) == {"train", *WITH_LABEL_NOISE}
+    module = torch.nn.Linear(4, 3)
+    batches = [(torch.randn(8, 4), torch.randint(0, 3, (8,))) for _ in range(3)]
+    monitor = HessianMonitor(measures=ALL, loss=torch.nn.functional.cross_entropy)
+    measured = monitor.measure(module, batches, lr=0.1)
+    logged = {"hessian/seconds", *measured}  # which the monitor adds in a training
+    assert logged == {name for name in wandb_mirror.METRICS if name.startswith("hessian/")}
 
 
 def test_rows_are_mirrored_as_they_come_and_only_once(tmp_path):
