@@ -1,4 +1,4 @@
-"""The W&B workspace: noise, curvature, accuracy, figures and claims of the mirrored runs, a line an arm.
+"""The W&B workspace: noise, curvature, accuracy, figures and claims of the mirrored runs, a line a setting.
 
 Every call saves a new view; the runs themselves come from the figures' --wandb online, or `wandb sync`.
 

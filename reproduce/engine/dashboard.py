@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
 
 NAME = "Three factors"
-MAX_RUNS = 100  # lines a panel; W&B's default of 10 is less than the arms of a grid
+MAX_RUNS = 100  # lines a panel; W&B's default of 10 is less than the settings of a grid
 WAIT = 3 * wandb_mirror.TIMEOUT  # seconds; W&B itself gives each of its questions about a TIMEOUT
 INSTALL = "wandb-workspaces is not installed: pip install -e '.[dashboard]'"
 
@@ -89,8 +89,8 @@ def build(entity: str, project: str) -> Workspace:
         name=NAME,
         sections=sections(),
         settings=workspaces.WorkspaceSettings(x_axis="epoch", max_runs=MAX_RUNS),
-        # The panels follow this grouping: a line an arm. Only the runs of one figure at one scale are averaged.
-        runset_settings=workspaces.RunsetSettings(groupby=[expr.Metric("Group"), expr.Config("arm")]),
+        # The panels follow this grouping: a line a setting. Only the runs of one figure at one scale are averaged.
+        runset_settings=workspaces.RunsetSettings(groupby=[expr.Metric("Group"), expr.Config("label")]),
     )
 
 

@@ -44,7 +44,7 @@ def main(figure: Figure, arguments: list[str] | None = None) -> NoReturn:
 
 def _counted(runs: list[PlannedRun]) -> str:
     labels, seeds = {run.label for run in runs}, {run.seed for run in runs}
-    return f"{len(labels)} arms x {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+    return f"{len(labels)} settings x {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
 
 
 class _Session:

@@ -63,7 +63,7 @@ HELP = {
     "default: the figure's own, or the embedded digits, said loudly, if it is nowhere to be had",
     "data_dir": "where data sets are looked for and downloaded to (default: data)",
     "out": "results folder (default: results)",
-    "seeds": "seeds per arm; more seeds train only the new ones (default: the scale's)",
+    "seeds": "seeds per setting; more seeds train only the new ones (default: the scale's)",
     "devices": "devices a run trains on together, with DDP (default: 1)",
     "jobs": "runs at a time (default: one a GPU, or one a CPU core)",
     "wandb": "W&B mirror: offline (default), online or disabled",

@@ -52,10 +52,10 @@ def test_losses_and_curvature_are_on_log_scales_and_the_rest_is_not(panels):
             assert config["yLogScale"] == (metric.startswith("hessian/") or metric.endswith("/loss"))
 
 
-def test_lines_are_arms_of_one_figure_with_the_range_over_seeds(panels):
+def test_lines_are_settings_of_one_figure_with_the_range_over_seeds(panels):
     section = dashboard.build("someone", "three-factors")._to_model().spec.section
     keys = [(key.section, key.name) for key in section.run_sets[0].grouping]
-    assert keys == [("run", "group"), ("config", "arm.value")]
+    assert keys == [("run", "group"), ("config", "label.value")]
     assert section.settings.use_runs_table_grouping_in_panels
     assert {(c["groupAgg"], c["groupArea"]) for _, c in lines(panels)} == {("mean", "minmax")}
 

@@ -34,7 +34,7 @@ def test_it_writes_the_promised_files_and_says_what_it_did(first):
     lines = done.stdout.splitlines()
     assert lines[0].startswith("fig4: A learning-rate schedule")
     before_runs = done.stdout[: done.stdout.index("1/5")]
-    for words in ("NOT CIFAR10", "data: digits", "device: ", "runs: 5 = 5 arms x 1 seed;", "expected time: "):
+    for words in ("NOT CIFAR10", "data: digits", "device: ", "runs: 5 = 5 settings x 1 seed;", "expected time: "):
         assert words in before_runs
     assert re.search(r"paper scale: python reproduce/fig4.py --scale paper .* about [\d,]+ h", done.stdout)
 

@@ -47,7 +47,7 @@ def sync(folder, pattern):
 def run_and_figure(m, tmp_path):
     """A run of two epochs, and the figure it is in."""
     f = folder(tmp_path, rows=2)
-    m.start(ARM, f, {"arm": "cyclic S", "schedule": {"lr": 0.1}})
+    m.start(ARM, f, {"label": "cyclic S", "schedule": {"lr": 0.1}})
     m.poll()
     m.finish(f, "ok", {"end hessian/frobenius": 3.5})
     picture = tmp_path / "fig4.png"
@@ -61,7 +61,7 @@ def assert_arrived(stub, picture):
     assert sorted(run.name for run in stub.runs.values()) == [ARM, FIGURE]
     run = stub.run(ARM)
     assert (run.group, run.tags, run.exit_code) == (FIGURE, ["fig4"], 0)
-    assert run.config == {"arm": "cyclic S", "schedule": {"lr": 0.1}}
+    assert run.config == {"label": "cyclic S", "schedule": {"lr": 0.1}}
     assert run.axes == dict.fromkeys(wandb_mirror.METRICS, "epoch") | {"step/loss": "step"}
     rows = [{k: v for k, v in row.items() if k[0] != "_"} for row in run.history]
     epoch = {"step": 2, "t_eta": 0.2, "train/loss": 2, "test/accuracy": 0.5, "noise/lr": 0.1, "noise/batch_size": 32,
@@ -141,7 +141,7 @@ def test_a_server_that_breaks_in_the_middle_costs_one_timeout_and_the_run_stays_
         stub = stack.enter_context(serving())
         point_to(monkeypatch, stub.url)
         m, f = mirror(tmp_path, "online", said), folder(tmp_path, rows=2)
-        m.start(ARM, f, {"arm": "cyclic S"})
+        m.start(ARM, f, {"label": "cyclic S"})
         assert said == []
         breaks(how, stub, stack)
         started = time.monotonic()
