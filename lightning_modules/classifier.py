@@ -66,15 +66,17 @@ class SGDClassifier(pl.LightningModule):
         """Mean cross-entropy over a batch, a scalar."""
         return F.cross_entropy(output, target)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | dict[str, Tensor]:
         inputs, targets = batch
         logits = self.network(inputs)
         loss = self.loss(logits, targets)
         self._accumulate(loss.detach(), logits.detach(), targets)
-        if self.half_batch_factor:
-            losses = F.cross_entropy(logits, targets, reduction="none")
-            loss = (self._half_batch_weights(losses) * losses).mean()
-        return loss * self._share(len(targets)) if self._ranks > 1 else loss
+        share = self._share(len(targets)) if self._ranks > 1 else 1.0
+        if not self.half_batch_factor:
+            return loss * share if self._ranks > 1 else loss
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        weighted = (self._half_batch_weights(losses) * losses).mean()
+        return {"loss": weighted * share, "mean": loss.detach() * share}  # what is minimised, and what is recorded
 
     @property
     def _ranks(self) -> int:

@@ -13,7 +13,7 @@ if __package__ in (None, ""):
 
 from reproduce.engine.figure import Figure, main
 from reproduce.experiments import memorisation
-from reproduce.experiments.memorisation import MOMENTA, NORM, PLACE, select
+from reproduce.experiments.memorisation import BEST_LOSS, CROSSINGS, MOMENTA, NORM, PLACE, at_crossing, select
 
 
 def check(table):
@@ -21,26 +21,37 @@ def check(table):
 
     from reproduce.engine import seedwise, statistics
 
+    def falls(rho, claim, statistic="Spearman's rho with log eta/S, a seed", **options):
+        rule = seedwise.Direction(-1, smallest=0.3)
+        return seedwise.over_seeds(
+            np.array(rho), rule, scale=seedwise.FISHER, claim=f"higher eta/S, smaller norm {claim}",
+            statistic=statistic, **options,
+        )  # fmt: skip
+
     found = []
     for fraction in sorted({PLACE[label].fraction for label in table.labels}):
         noise = f"{100 * fraction:g} % noise"
         for momentum in sorted(MOMENTA):
-            labels = select(table.labels, fraction, momentum)
+            labels, where = select(table.labels, fraction, momentum), f"{noise}, momentum {momentum:g}"
             log_n, norms = np.log([PLACE[label].n for label in labels]), np.log(table.grid(labels, NORM))
-            found.append(
-                seedwise.over_seeds(
-                    np.array([statistics.spearman(log_n, row) for row in norms]), seedwise.Direction(-1, smallest=0.3),
-                    scale=seedwise.FISHER, claim=f"higher eta/S, smaller norm at the best epoch; {noise}, momentum "
-                    f"{momentum:g}", statistic="Spearman's rho with log eta/S, a seed", paper="falls, by eye",
-                )
-            )  # fmt: skip
+            rho = [statistics.spearman(log_n, row) for row in norms]
+            found.append(falls(rho, f"at the best epoch; {where}", paper="falls, by eye"))
+            for level in CROSSINGS:
+                values = np.log(table.grid(labels, at_crossing(level)))
+                rho = [statistics.spearman(log_n, row) for row in values]
+                never = f"{int(np.isnan(values).sum())} of {values.size} runs never cross it"
+                found.append(falls(rho, f"at the first loss of {level:g}; {where}", control=True, note=never))
+            losses = np.log(table.grid(labels, BEST_LOSS))
+            rho = [statistics.partial_spearman(log_n, *of_seed) for of_seed in zip(norms, losses)]
+            words = "partial rank correlation with log eta/S given log training loss, a seed"
+            found.append(falls(rho, f"at equal training loss; {where}", words, control=True))
         labels = select(table.labels, fraction)
         clouds = np.array([PLACE[label].momentum for label in labels])
         log_n = np.log([PLACE[label].effective_n for label in labels])
         ratio = [statistics.collapse(log_n, row, clouds) for row in np.log(table.grid(labels, NORM))]
         found.append(
             seedwise.over_seeds(
-                np.array(ratio), seedwise.Range(0, 1.5, confidence=0.9), control=True,
+                np.array(ratio), seedwise.Direction(-1, smallest=0.0, null=1.5), scale=seedwise.LOG, control=True,
                 claim=f"momentum acts as eta/(1 - beta): the two clouds fall on one curve; {noise}",
                 statistic="mean squares left by one decreasing fit of log norm on log eta/(S (1 - beta)), over those "
                 "left by a fit to each cloud, a seed",

@@ -31,33 +31,26 @@ def check(table):
             paper="larger with N",
         )
     ]  # fmt: skip
-    found.append(
-        seedwise.over_seeds(
-            d / c, seedwise.Range(1.5, 2.7), scale=seedwise.LOG, paper="much larger",
-            claim="at half the noise it breaks at about twice the b: (d) over (c)", statistic="ratio of b*, a seed",
-        )
-    )  # fmt: skip
-    found.append(
-        seedwise.over_seeds(
-            c / DATA_SIZES.edges(table), seedwise.Range(1 / 1.5, 1.5), scale=seedwise.LOG, control=True,
+    ratio = np.where(np.isfinite(c) & np.isfinite(d), d / c, np.nan)
+    edge = np.where(np.isfinite(c), c / DATA_SIZES.edges(table), np.nan)
+    return [
+        *found,
+        seedwise.located(
+            ratio, seedwise.Range(1.5, 2.7), scale=seedwise.LOG, paper="much larger", statistic="ratio of b*, a seed",
+            claim="at half the noise it breaks at about twice the b: (d) over (c)", censored=True,
+        ),
+        seedwise.located(
+            edge, seedwise.Range(1 / 1.5, 1.5), scale=seedwise.LOG, control=True, censored=True,
             claim="it breaks where eta·lambda_max reaches 2: the edge of stability is the reason",
             statistic="b* over the b at which eta·lambda_max at the end is 2, panel (c), a seed",
-        )
-    )  # fmt: skip
-    small = [label for label in table.labels if DATA_SIZES.place[label].beta < 1]
-    if small:
-        at_one = [label for label in table.labels if DATA_SIZES.place[label].beta == 1]
-        drop = np.nanmean(table.grid(at_one, breaking_point.BEST), axis=1) - np.nanmean(
-            table.grid(small, breaking_point.BEST), axis=1
-        )
-        found.append(
-            seedwise.over_seeds(
-                drop, seedwise.Direction(1, smallest=0.01), control=True, paper="claimed, not tested",
-                claim="too small a batch breaks it as well: lower accuracy at b < 1 than at b = 1",
-                statistic="highest validation accuracy, mean over panels, b = 1 minus b < 1, a seed",
-            )
-        )  # fmt: skip
-    return found
+        ),
+        seedwise.over_seeds(
+            DATA_SIZES.drop_at_small_batches(table), seedwise.Direction(1, smallest=0.01), control=True,
+            claim="too small a batch breaks it as well: lower accuracy at b < 1 than at b = 1",
+            statistic="highest validation accuracy (chance if diverged), b = 1 minus b < 1, mean over panels, a seed",
+            paper="claimed, not tested",
+        ),
+    ]  # fmt: skip
 
 
 def draw(table, axes):

@@ -20,7 +20,7 @@ def check(table):
     from reproduce.engine import seedwise
 
     return [
-        seedwise.over_seeds(
+        seedwise.located(
             RESNET.stars(table, "ResNet56"), seedwise.Range(4, 7), scale=seedwise.LOG, paper="5, by eye",
             claim="accuracy is kept up to a factor of about 5", statistic="b* of a hinge in log b, a seed",
         )

@@ -22,7 +22,7 @@ def check(table):
     return [
         *DEEP_MLP.claims(table, GOOD, paper="falls (a) and rises (c), by eye"),
         *DEEP_MLP.claims(table, BAD, paper="falls (b), by eye"),
-        DEEP_MLP.weaker(table, GOOD, REFERENCE, f"{weaker} ({GOOD})"),
+        *(DEEP_MLP.weaker(table, network, REFERENCE, f"{weaker} ({network})") for network in (GOOD, BAD)),
     ]
 
 

@@ -48,15 +48,14 @@ def check(table):
 def draw(table, axes):
     from reproduce.engine import plots
 
-    scale = next(s for s in tuning.SETTINGS if {c.label for c in tuning.candidates(s)} <= set(table.labels))
     head = ["schedule", "tuned to", *(f"{name}\n(paper)" for name in tuning.COLUMNS.values())]
-    plots.written(axes(1, 2), head, tuning.written(table, scale))
+    plots.written(axes(1, 2), head, tuning.written(table))
 
 
 def draw_tuning(table, axes):
     from reproduce.engine import plots
 
-    found = [c for scale in tuning.SETTINGS for c in tuning.candidates(scale) if c.label in table.labels]
+    found = tuning.known(table)
     for panel, arm in zip(axes(1, len(tuning.ARMS), sharey=True), tuning.ARMS):
         for period, colour in plots.shades(sorted({c.period for c in found if c.arm == arm}, key=str)).items():
             points = {c.lr: tuning.accuracies(table, c.label) for c in found if (c.arm, c.period) == (arm, period)}

@@ -82,19 +82,24 @@ def _network(spec: RunSpec, **changes: Any) -> RunSpec:
 def with_svag(specs: Specs) -> Specs:
     """Every run at l = 1, 2, 4: l times the steps of eta/l, each with noise as if S were S/l (`SGDClassifier`).
 
-    A step takes two batches of S, so the epochs grow 2l-fold; batch norm is over each of them alone. Drawn with
-    replacement: the theory's batches are independent.
+    A step takes two batches of S, so the epochs grow about 2l-fold, to l times the steps; batch norm is over each of
+    them alone. Drawn with replacement: the theory's batches are independent.
     """
     found = {}
     for label, spec in specs.items():
         lr, size = constants(spec)
+        if 2 * size > spec.data.train:
+            raise InputError(f"--arm: svag takes two batches of {size} a step, of {spec.data.train} examples")
         plain = replace(spec, sampling="replacement")
         for level in LEVELS:
             changed = plain
             if level > 1:
+                schedule, factor = NoiseSchedule(lr / level, 2 * size), math.sqrt(2 * level - 1)
+                every = 2 * level * spec.evaluate_every
+                steps = level * spec.epochs * (spec.data.train // size)
+                epochs = max(1, round(steps / (spec.data.train // (2 * size)) / every)) * every
                 changed = replace(
-                    plain, schedule=NoiseSchedule(lr / level, 2 * size), noise=HalfBatchNoise(math.sqrt(2 * level - 1)),
-                    epochs=2 * level * spec.epochs, evaluate_every=2 * level * spec.evaluate_every,
+                    plain, schedule=schedule, noise=HalfBatchNoise(factor), epochs=epochs, evaluate_every=every
                 )  # fmt: skip
                 if spec.network.batch_norm:
                     changed = _network(changed, ghost_batch_size=size)

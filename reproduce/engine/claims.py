@@ -25,7 +25,8 @@ NO_EFFECT = "no effect of noise is shown here: the control differs neither clear
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim and what became of it. `low` and `high` bound `value` at 90 % (two one-sided 95 % bounds).
+    """One claim and what became of it. `low` and `high` bound `value`, at 90 % (two one-sided 95 % bounds) unless the
+    statistic says otherwise.
 
     `power` is that of the planned experiment; below 60 %, `needs_n` says how many seeds reach it. `unit` "share": of 1,
     printed as percentage points. `control`: it asks whether the paper's claim survives a confound taken away.
@@ -51,6 +52,20 @@ class Claim:
 
     def as_json(self) -> dict[str, Any]:
         return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in asdict(self).items()}
+
+
+def interval(claim: dict[str, Any]) -> str:
+    """'0.933 [0.878, 0.962]' of a claim as it is stored; percentage points where the value is a share of 1."""
+    if claim["value"] is None:
+        return "no value"
+    share = claim["unit"] == "share"
+    value, low, high = (
+        None if claim[key] is None else f"{100 * claim[key]:.2f}" if share else f"{claim[key]:.3g}"
+        for key in ("value", "low", "high")
+    )  # fmt: skip
+    if low is None or high is None:
+        return f"{value} [unbounded]"
+    return f"{value} [{low}, {high}]{' pp' if share else ''}"
 
 
 @dataclass(frozen=True)
@@ -153,6 +168,7 @@ def differ(
     claim: str,
     paper: str | None = None,
     null: float = 0.0,
+    control: bool = False,
 ) -> Claim:
     """Directional Welch test: the mean of `a` is above that of `b`; `smallest` is the effect of interest, from `null`.
 
@@ -161,12 +177,13 @@ def differ(
     x, y = table.values(a, on), table.values(b, on)
     statistic = f"mean {on}, '{a}' minus '{b}'; > {null:g}, smallest effect of interest {smallest:g}"
     if min(len(x), len(y)) < 2:
-        return unjudged(claim, statistic, min(len(x), len(y)), paper)
+        return unjudged(claim, statistic, min(len(x), len(y)), paper, control=control)
     mean, error, df = _welch(x, y)
     low, high = _interval(mean, error, df)
     verdict: Verdict = "supported" if low > null else "not supported" if high < null + smallest else "inconclusive"
     p = t_above((mean - null) / error, df)
-    return Claim(claim, statistic, mean, low, high, min(len(x), len(y)), verdict, p, paper=paper, unit="share")
+    return Claim(claim, statistic, mean, low, high, min(len(x), len(y)), verdict, p, paper=paper, unit="share",
+                 control=control)  # fmt: skip
 
 
 def same_curve(
@@ -232,8 +249,8 @@ def _within(low: float, high: float, margin: float) -> Verdict:
     return "not supported" if low > margin or high < -margin else "inconclusive"
 
 
-def unjudged(claim: str, statistic: str, n: int, paper: str | None, *, control: bool = False) -> Claim:
-    note = "too few runs that trained"
+def unjudged(claim: str, statistic: str, n: int, paper: str | None, *, note: str = "", control: bool = False) -> Claim:
+    note = "; ".join(filter(None, ["too few runs that trained", note]))
     return Claim(claim, statistic, None, None, None, n, "not judged", paper=paper, note=note, control=control)
 
 

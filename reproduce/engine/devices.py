@@ -34,6 +34,11 @@ def detect() -> Hardware:
         return Hardware("cuda", len(gpus), gpus[0])
     if gpus:
         note = f"; {len(gpus)} x {gpus[0]} unused, because this torch was built without CUDA"
+    return cpu(note)
+
+
+def cpu(note: str = "") -> Hardware:
+    """The CPU cores that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Hardware("cpu", cores, _cpu_name(), note)
 

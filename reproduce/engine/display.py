@@ -105,6 +105,8 @@ class Display:
 def describe(result: dict[str, Any]) -> str:
     """One run's end in a few words."""
     final = result["final"]
+    if not final:
+        return "simulated"
     if "profiles" in result:
         return f"loss at the ends {final['loss θ1']:.3f} and {final['loss θ2']:.3f}, barrier {final['barrier']:.2f}"
     if result["status"] == "diverged":

@@ -6,15 +6,15 @@ import io
 import json
 from collections import Counter
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+from reproduce.engine.claims import interval
 from reproduce.engine.definition import BESIDE
 from reproduce.engine.display import duration
 from reproduce.engine.files import write_bytes, write_text
 from reproduce.engine.options import InputError, parse, refuse
-from reproduce.engine.page import FIGURES, interval, numbered
+from reproduce.engine.page import SCRIPTS_IN_ORDER, definition
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 GALLERY, README = CHECKOUT / "reproduce" / "gallery", CHECKOUT / "README.md"
@@ -46,13 +46,15 @@ def main(doc: str, arguments: list[str] | None = None) -> NoReturn:
     """Writes the gallery and the README's table; ends the process: 0 done, 2 bad input."""
     options = parse(doc, arguments, GalleryOptions)
     try:
-        shown = [found for name in numbered(FIGURES) if (found := _read(options.out, name)) is not None]
+        shown = [found for name in SCRIPTS_IN_ORDER if (found := _read(options.out, name)) is not None]
         if not shown:
             raise InputError(f"--out: {str(options.out)!r} holds no complete quick figure on the paper's data")
         write(shown)
     except InputError as error:
         refuse(error)
-    print(f"written: {len(shown)} of {len(FIGURES)} figures to {GALLERY.relative_to(CHECKOUT)} and {README.name}")
+    print(
+        f"written: {len(shown)} of {len(SCRIPTS_IN_ORDER)} figures to {GALLERY.relative_to(CHECKOUT)} and {README.name}"
+    )
     raise SystemExit(0)
 
 
@@ -66,7 +68,7 @@ def _read(out: Path, name: str) -> Shown | None:
         raise InputError(f"--out: {str(folder)!r} misses {len(provenance['missing'])} runs")
     pictures = {f.name: small(f) for f in (folder / f"{name}.png", folder / f"{name}-{BESIDE}.png") if f.is_file()}
     claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
-    return Shown(name, import_module(f"reproduce.{name}").FIGURE.title, pictures, claims, provenance)
+    return Shown(name, definition(name).title, pictures, claims, provenance)
 
 
 def small(file: Path) -> bytes:
@@ -107,11 +109,13 @@ def overview(shown: list[Shown]) -> str:
         link = f"[{one.name}](reproduce/gallery/README.md#{one.name})"
         seconds = one.provenance["seconds"]
         time = duration(seconds) if seconds > 10 else "shares runs"
-        rows.append(
-            f"| {link} | {one.title} | {_counted(own)} | {_counted(controls)} "
-            f"| `reproduce/{one.name}.py --data {one.provenance['data']['name']}` | {time} |"
-        )
+        rows.append(f"| {link} | {one.title} | {_counted(own)} | {_counted(controls)} | `{_command(one)}` | {time} |")
     return "\n".join(rows)
+
+
+def _command(one: Shown) -> str:
+    data = one.provenance["data"]["name"]
+    return f"reproduce/{one.name}.py" + ("" if data == "simulation" else f" --data {data}")
 
 
 def _counted(claims: list[dict[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from typing import Any
 
@@ -10,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.functional import Interpolation, interpolate
+from callbacks.functional.paths import Width
 from reproduce.engine.files import write_json
 from reproduce.engine.results import PathFolder
-from reproduce.engine.spec import PathSpec
+from reproduce.engine.spec import RISES, PathSpec
 from reproduce.engine.train import Job, build_data, build_module, device
-
-RISES = (0.1, 0.5, 1.0)  # δ: the loss above its value at the end
 
 
 def follow(spec: PathSpec, job: Job, folder: PathFolder) -> dict[str, Any]:
@@ -59,16 +59,20 @@ def _profile(found: Interpolation) -> dict[str, list[float | None]]:
 
 
 def _summary(found: Interpolation) -> dict[str, float]:
-    """Outward widths at both ends; a censored one is NaN, with 'width at least' beside it."""
+    """Outward widths at both ends; a censored one is NaN, with '… at least' beside it."""
     values = {"distance": found.distance, "norm θ1": found.norms[0], "norm θ2": found.norms[1]}
     for end, name, at in ((1, "θ1", 0.0), (2, "θ2", 1.0)):
         values[f"loss {name}"] = found.values[found.alphas.index(at)]
         for rise in RISES:
             width = found.width(end, rise)  # type: ignore[arg-type]
-            values[f"width {name} {rise:g}"] = width.value
-            values[f"relative width {name} {rise:g}"] = width.relative
-            values[f"width at least {name} {rise:g}"] = width.at_least
+            norm = found.norms[end - 1]
+            values |= _told("width", name, rise, width.value, width.at_least)
+            values |= _told("relative width", name, rise, width.relative, width.at_least / norm)
     return values
+
+
+def _told(kind: str, name: str, rise: float, value: float, at_least: float) -> dict[str, float]:
+    return {f"{kind} {name} {rise:g}": value, f"{kind} at least {name} {rise:g}": at_least}
 
 
 def _random_widths(
@@ -76,19 +80,24 @@ def _random_widths(
 ) -> dict[str, float]:
     """The mean over filter-normalised random directions (Li et al. 2018) of how far the loss takes to rise, in |θ|."""
     parameters = {key for key, _ in module.named_parameters()}
-    found: dict[float, list[float]] = {rise: [] for rise in RISES}
+    found: dict[float, list[Width]] = {rise: [] for rise in RISES}
+    norm = 1.0
     for index in range(spec.directions):
         generator = torch.Generator().manual_seed(index)
-        moved = {k: v + _direction(v, generator) if k in parameters else v for k, v in weights.items()}
-        alphas = [0.0, *spec.outward]
-        profile = interpolate(module, module.loss, train, weights, moved, alphas=alphas, estimation=train)  # type: ignore[arg-type]
-        outward = [(a, loss - profile.values[0]) for a, loss in zip(alphas, profile.values)][1:]
+        # Its other end lies backwards, so that the direction itself is the outward one, of a < 0.
+        back = {k: v - _direction(v, generator) if k in parameters else v for k, v in weights.items()}
+        alphas = [0.0, *(-a for a in spec.outward)]
+        profile = interpolate(module, module.loss, train, weights, back, alphas=alphas, estimation=train)  # type: ignore[arg-type]
+        norm = profile.norms[0]
         for rise in RISES:
-            found[rise].append(_first(outward, rise))
-    return {
-        f"random width {name} {rise:g}": float(torch.tensor(widths).mean()) if widths else math.nan
-        for rise, widths in found.items()
-    }
+            found[rise].append(profile.width(1, rise))
+    values: dict[str, float] = {}
+    for rise, widths in found.items():
+        if widths:
+            censored = any(width.censored for width in widths)
+            mean = statistics.fmean(width.at_least / norm for width in widths)
+            values |= _told("random width", name, rise, math.nan if censored else mean, mean)
+    return values
 
 
 def _direction(weight: Tensor, generator: torch.Generator) -> Tensor:
@@ -98,13 +107,3 @@ def _direction(weight: Tensor, generator: torch.Generator) -> Tensor:
     draw = torch.randn(weight.shape, generator=generator)
     norms = weight.flatten(1).norm(dim=1) / draw.flatten(1).norm(dim=1).clamp(min=1e-12)
     return draw * norms.view(-1, *[1] * (weight.dim() - 1))
-
-
-def _first(outward: list[tuple[float, float]], rise: float) -> float:
-    """Where a rising profile reaches `rise`, linearly between points; the last point if it does not."""
-    previous = (0.0, 0.0)
-    for at, risen in outward:
-        if risen >= rise:
-            return previous[0] + (at - previous[0]) * (rise - previous[1]) / (risen - previous[1])
-        previous = (at, risen)
-    return previous[0]

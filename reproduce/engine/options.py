@@ -20,16 +20,12 @@ class InputError(ValueError):
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a figure script is asked to do. Every field is a flag of the same name."""
+class SimulationOptions:
+    """What a theory script is asked to do. Every field is a flag of the same name."""
 
     scale: Scale = "quick"
-    arm: str = EPOCHS
-    data: str | None = None
-    data_dir: Path = Path("data")
     out: Path = Path("results")
     seeds: int | None = None
-    devices: int = 1
     jobs: int | None = None
     wandb: str = "offline"
     plot_only: bool = False
@@ -41,18 +37,29 @@ class Options:
         if self.wandb not in WANDB_MODES:
             raise InputError(f"--wandb: {self.wandb!r} is not one of {', '.join(WANDB_MODES)}")
         for name in ("seeds", "devices", "jobs"):
-            value = getattr(self, name)
+            value = getattr(self, name, None)
             if value is not None and value < 1:
                 raise InputError(f"--{name}: {value} is less than 1")
         if self.plot_only and self.dry_run:
             raise InputError("--dry-run: cannot go with --plot-only")
         for name, check in (("data_dir", _check_readable), ("out", _check_writable)):
-            folder = getattr(self, name)
+            folder = getattr(self, name, None)
             try:
-                check(folder)
+                if folder is not None:
+                    check(folder)
             except OSError as error:
                 flag = name.replace("_", "-")
                 raise InputError(f"--{flag}: {str(folder)!r} cannot be used ({error.strerror})") from error
+
+
+@dataclass(frozen=True)
+class Options(SimulationOptions):
+    """What a figure script is asked to do."""
+
+    arm: str = EPOCHS
+    data: str | None = None
+    data_dir: Path = Path("data")
+    devices: int = 1
 
 
 HELP = {

@@ -199,24 +199,49 @@ def write(
     `seconds` that this call has spent on runs are added to those of earlier calls.
     """
     figure, options, source = context.figure, context.options, context.source
-    judged = judge(context, table, plans, _why_not(context, missing))
-    folder = options.out / figure.name / context.folder
-    folder.mkdir(parents=True, exist_ok=True)
     watermark = None if context.own_data else f"{source.name}, not {figure.data}"
-    if options.scale == "smoke":
-        watermark = "smoke scale: no result"
-    footer = _footer(context, missing)
-    plots.save(context.draw, table, folder, figure.name, footer=footer, watermark=watermark)
-    if figure.beside is not None and context.arm.draw is None:
-        plots.save(figure.beside, table, folder, f"{figure.name}-{BESIDE}", footer=footer, watermark=watermark)
+    beside = figure.beside if context.arm.draw is None else None
+    leaving = Leaving(
+        folder=options.out / figure.name / context.folder,
+        name=figure.name,
+        drawings={figure.name: context.draw} | ({f"{figure.name}-{BESIDE}": beside} if beside is not None else {}),
+        footer=_footer(context, missing),
+        watermark="smoke scale: no result" if options.scale == "smoke" else watermark,
+        provenance=_provenance(context, planned, missing),
+    )
+    return leaving.folder, leave(
+        leaving, table, table.frame, judge(context, table, plans, _why_not(context, missing)), seconds
+    )
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """Where a figure's files go, and what stands on them. drawings: file name -> panels."""
+
+    folder: Path
+    name: str
+    drawings: dict[str, Callable[[Any, Any], None]]
+    footer: str
+    watermark: str | None
+    provenance: dict[str, Any]
+
+
+def leave(
+    leaving: Leaving, evidence: Any, frame: pd.DataFrame, judged: list[judging.Claim], seconds: float
+) -> list[dict[str, Any]]:
+    """Writes pictures, table.csv, claims.json and provenance.json, prints the verdicts. Returns the claims."""
+    folder = leaving.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, draw in leaving.drawings.items():
+        plots.save(draw, evidence, folder, name, footer=leaving.footer, watermark=leaving.watermark)
     found = [claim.as_json() for claim in judged]
-    write_text(folder / "table.csv", table.frame.to_csv(index=False))
+    write_text(folder / "table.csv", frame.to_csv(index=False))
     write_json(folder / "claims.json", found)
-    provenance = folder / "provenance.json"
-    spent = {"seconds": round(read_cache(provenance).get("seconds", 0.0) + seconds, 1)}
-    write_json(provenance, _provenance(context, planned, missing) | spent)
+    file = folder / "provenance.json"
+    spent = {"seconds": round(read_cache(file).get("seconds", 0.0) + seconds, 1)}
+    write_json(file, environment() | leaving.provenance | spent)
     _print(judged)
-    return folder, found
+    return found
 
 
 def _why_not(context: Context, missing: list[str]) -> str | None:
@@ -240,6 +265,24 @@ def _footer(context: Context, missing: list[str]) -> str:
 
 
 def _provenance(context: Context, planned: list[PlannedRun], missing: list[str]) -> dict[str, Any]:
+    return {
+        "hardware": context.hardware,
+        "data": {
+            "name": context.source.name,
+            "fingerprint": context.source.fingerprint,
+            "origin": context.source.origin,
+            "own": context.own_data,
+        },
+        "arm": context.options.arm,
+        "seeds": context.seeds,
+        "reductions": context.figure.experiment.REDUCTIONS if context.options.scale == "quick" else [],
+        "runs": {run.name: run.spec.key for run in planned},
+        "missing": missing,
+    }
+
+
+def environment() -> dict[str, Any]:
+    """The command, the code and the libraries."""
     packages = (
         "torch",
         "pytorch-lightning",
@@ -258,17 +301,6 @@ def _provenance(context: Context, planned: list[PlannedRun], missing: list[str])
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
-        "hardware": context.hardware,
-        "data": {
-            "name": context.source.name,
-            "fingerprint": context.source.fingerprint,
-            "origin": context.source.origin,
-            "own": context.own_data,
-        },
-        "arm": context.options.arm,
-        "reductions": context.figure.experiment.REDUCTIONS if context.options.scale == "quick" else [],
-        "runs": {run.name: run.spec.key for run in planned},
-        "missing": missing,
     }
 
 
@@ -286,7 +318,7 @@ def _print(judged: list[judging.Claim]) -> None:
     """Two lines a claim: the verdict, and what it rests on, with the paper's own value beside ours."""
     for c in judged:
         console.print(f"[bold {COLOURS[c.verdict]}]{c.verdict:<14}[/] {c.claim}")
-        facts = [_interval(c), f"n {c.n}"]
+        facts = [judging.interval(c.as_json()), f"n {c.n}"]
         if c.power is not None:
             facts.append(f"power {100 * c.power:.0f} %")
         if c.paper:
@@ -294,12 +326,3 @@ def _print(judged: list[judging.Claim]) -> None:
         if c.note:
             facts.append(c.note)
         console.print(f"{'':<15}{' · '.join(facts)}", markup=False, style="bright_black")
-
-
-def _interval(claim: judging.Claim) -> str:
-    if claim.value is None:
-        return "no value"
-    if claim.low is None or claim.high is None:
-        return f"{claim.value:.3g} [unbounded]"
-    scale, unit = (100, " pp") if claim.unit == "share" else (1, "")
-    return f"{scale * claim.value:.2f} [{scale * claim.low:.2f}, {scale * claim.high:.2f}]{unit}"

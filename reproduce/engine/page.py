@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -14,15 +15,19 @@ from typing import Any, NoReturn
 
 from reproduce.engine import interrupts
 from reproduce.engine.arms import ARMS
+from reproduce.engine.claims import interval
 from reproduce.engine.definition import BESIDE
 from reproduce.engine.files import write_text
 from reproduce.engine.options import EPOCHS, InputError, Options, parse, refuse
 
 SCRIPTS = Path(__file__).resolve().parents[1]
+# In the order of the page.
+THEORY = ("theorem1", "theorem2", "time_rescaling", "finite_step", "momentum", "anisotropic", "sampling")
+SCRIPTS_IN_ORDER = (*(f"fig{i}" for i in range(1, 17)), "table1", *THEORY)
 # Shortest first, as far as is known; figures of the same networks follow one another, since they share the runs.
-FIGURES = (
-    "fig4", "fig13", "fig1", "fig9", "fig5", "fig14", "fig15", "fig3", "fig2", "fig10", "fig11", "fig12", "fig7",
-    "fig8", "fig16", "table1", "fig6",
+TO_RUN = (
+    *THEORY, "fig4", "fig13", "fig1", "fig9", "fig5", "fig14", "fig15", "fig3", "fig2", "fig10", "fig11", "fig12",
+    "fig7", "fig8", "fig16", "table1", "fig6",
 )  # fmt: skip
 SHOWN = ("command", "made", "commit", "uncommitted_changes", "python", "versions", "hardware", "data", "missing")
 
@@ -35,6 +40,9 @@ class ReportOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for flag in ("plot_only", "dry_run"):
+            if getattr(self, flag):
+                raise InputError(f"--{flag.replace('_', '-')}: is for a figure's own script")
         if self.arm != EPOCHS:
             raise InputError(
                 f"--arm: {self.arm!r} is for a figure's own script; the report shows it among the controls"
@@ -50,8 +58,23 @@ class Entry:
     caption: str
     pictures: list[str]  # base64 of SVGs: the figure, and what stands beside it
     claims: list[dict[str, Any]]
+    formulas: list[str]  # MathML
     reductions: list[list[str]]
     provenance: str
+
+    @property
+    def data(self) -> str:
+        return str(self.claims[0]["data"]) if self.claims else ""
+
+    @property
+    def own(self) -> list[dict[str, Any]]:
+        """The paper's claims."""
+        return [claim for claim in self.claims if not claim["control"]]
+
+    @property
+    def controls(self) -> dict[str, int]:
+        """verdict -> how many controls have it."""
+        return dict(Counter(claim["verdict"] for claim in self.claims if claim["control"]))
 
 
 def main(doc: str, arguments: list[str] | None = None) -> NoReturn:
@@ -66,33 +89,46 @@ def main(doc: str, arguments: list[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted; finished runs are kept", file=sys.stderr)
         raise SystemExit(130) from None
-    print(f"written: {page} ({len(entries)} of {len(FIGURES)} figures)")
+    print(f"written: {page} ({len(entries)} of {len(SCRIPTS_IN_ORDER)} figures)")
     for name in failed:
         print(f"{name} failed: see what it said above")
     raise SystemExit(1 if failed else 0)
 
 
 def _run_missing(options: ReportOptions) -> list[str]:
-    """Runs the scripts that have left nothing, one after another. Returns those that failed."""
+    """Runs the scripts that have not left everything, one after another. Returns those that failed."""
     failed = []
-    for name in FIGURES:
-        if _folder(options, name) is not None:
+    for name in TO_RUN:
+        folder = _folder(options, name)
+        if folder is not None and _complete(folder, options):
             continue
         command = [sys.executable, str(SCRIPTS / f"{name}.py"), "--scale", options.scale, "--out", str(options.out)]
-        command += ["--data-dir", str(options.data_dir), "--wandb", options.wandb, "--devices", str(options.devices)]
-        for flag in ("data", "seeds", "jobs"):
+        known = {"wandb", "seeds", "jobs"} | ({"data_dir", "devices", "data"} if name not in THEORY else set())
+        for flag in sorted(known):
             value = getattr(options, flag)
-            command += [f"--{flag}", str(value)] if value is not None else []
+            command += [f"--{flag.replace('_', '-')}", str(value)] if value is not None else []
         if subprocess.run(command, check=False).returncode:
             failed.append(name)
     return failed
+
+
+def _complete(folder: Path, options: ReportOptions) -> bool:
+    """Nothing is missing there, and no more seeds are asked for."""
+    told = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    return not told["missing"] and (options.seeds or 0) <= told["seeds"]
+
+
+def definition(name: str) -> Any:
+    """The `Figure` or `Theory` of a script."""
+    module = import_module(f"reproduce.{name}")
+    return module.THEORY if name in THEORY else module.FIGURE
 
 
 def write(options: ReportOptions) -> tuple[Path, list[Entry]]:
     """The page and what is on it. Raises InputError if there is nothing to show."""
     from jinja2 import Environment, FileSystemLoader
 
-    entries = [entry for name in numbered(FIGURES) if (entry := _entry(options, name)) is not None]
+    entries = [entry for name in SCRIPTS_IN_ORDER if (entry := _entry(options, name)) is not None]
     if not entries:
         raise InputError(f"--out: {str(options.out)!r} holds no figure at scale {options.scale}; --run makes them")
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
@@ -103,16 +139,11 @@ def write(options: ReportOptions) -> tuple[Path, list[Entry]]:
         scale=options.scale,
         made=time.strftime("%Y-%m-%d"),
         figures=entries,
-        absent=[name for name in numbered(FIGURES) if name not in shown],
+        absent=[name for name in SCRIPTS_IN_ORDER if name not in shown],
     )
     page = options.out / f"report-{options.scale}.html"
     write_text(page, text)
     return page, entries
-
-
-def numbered(names: tuple[str, ...]) -> list[str]:
-    """The figures, then the tables, each in the paper's order."""
-    return sorted(names, key=lambda name: (name.rstrip("0123456789"), int(name.lstrip("abcdefghijklmnopqrstuvwxyz"))))
 
 
 def _folder(options: ReportOptions, name: str) -> Path | None:
@@ -130,12 +161,19 @@ def _told(options: ReportOptions, name: str) -> list[tuple[Path, dict[str, Any]]
     return sorted(found, key=lambda item: not item[1]["data"]["own"])
 
 
+def _mathml(formula: str) -> str:
+    """LaTeX as MathML, which browsers draw without help."""
+    from latex2mathml.converter import convert
+
+    return convert(formula, display="block")
+
+
 def _entry(options: ReportOptions, name: str) -> Entry | None:
     folder = _folder(options, name)
     if folder is None:
         return None
-    doc: str = import_module(f"reproduce.{name}").FIGURE.doc
-    heading, _, rest = doc.partition("\n\n")
+    defined = definition(name)
+    heading, _, rest = defined.doc.partition("\n\n")
     caption = rest.split("\n\n    python")[0]
     everything = _told(options, name)
     provenance = next(told for place, told in everything if place == folder)
@@ -152,15 +190,7 @@ def _entry(options: ReportOptions, name: str) -> Entry | None:
         " ".join(caption.split()),
         [base64.b64encode(file.read_bytes()).decode() for file in pictures if file.is_file()],
         claims,
+        [_mathml(formula) for formula in getattr(defined, "formulas", ())],
         provenance["reductions"],
         json.dumps({key: provenance[key] for key in SHOWN if key in provenance}, indent=1),
     )
-
-
-def interval(claim: dict[str, Any]) -> str:
-    """As the console has it: percentage points where the value is a share of 1."""
-    if claim["value"] is None:
-        return ""
-    scale, unit = (100, " pp") if claim["unit"] == "share" else (1, "")
-    value, low, high = (None if claim[key] is None else f"{scale * claim[key]:.2f}" for key in ("value", "low", "high"))
-    return f"{value} [unbounded]" if low is None or high is None else f"{value} [{low}, {high}]{unit}"

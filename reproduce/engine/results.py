@@ -15,7 +15,9 @@ from typing import Any
 from datamodules.sources import Prepared
 from reproduce.engine.files import read_lines, write_json, write_text
 from reproduce.engine.spec import Measurement, PathSpec, RunSpec, dumps
+from reproduce.theory.simulate import Simulation
 
+Spec = RunSpec | PathSpec | Simulation
 SCRATCH = ("metrics.jsonl", "progress.json", "result.json")
 
 
@@ -86,7 +88,7 @@ class RunFolder:
         except (OSError, ValueError, KeyError):
             return 0.0
 
-    def prepare(self, spec: RunSpec | PathSpec, job: dict[str, Any], measurements: Sequence[Measurement] = ()) -> None:
+    def prepare(self, spec: Spec, job: dict[str, Any], measurements: Sequence[Measurement] = ()) -> None:
         """Makes the folder ready for a run from its start, or for what is to be measured of a finished one."""
         self.path.mkdir(parents=True, exist_ok=True)
         try:
@@ -131,19 +133,41 @@ class PathFolder(RunFolder):
         return RunFolder(self.path.parent.parent / "runs" / spec.key)
 
 
+class SimulationFolder(RunFolder):
+    """A simulation's files: OUT/simulations/KEY/, with the chains at the recorded steps in samples.npy."""
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.npy"
+
+    def result(self) -> dict[str, Any] | None:
+        file = self.path / "result.json"
+        try:
+            result = json.loads(file.read_text(encoding="utf-8"))
+            if result["key"] != self.path.name or result["bytes"] != self.samples.stat().st_size:
+                raise ValueError("not this simulation's result")
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is damaged ({error})") from error
+        return result
+
+
 class Results:
     """All runs below one OUT folder."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
 
-    def folder(self, spec: RunSpec | PathSpec) -> RunFolder:
+    def folder(self, spec: Spec) -> RunFolder:
         if isinstance(spec, PathSpec):
             return PathFolder(self.out / "paths" / spec.key)
+        if isinstance(spec, Simulation):
+            return SimulationFolder(self.out / "simulations" / spec.key)
         return RunFolder(self.out / "runs" / spec.key)
 
     def finished(
-        self, spec: RunSpec | PathSpec, measurements: Sequence[Measurement], say: Callable[[str], None]
+        self, spec: Spec, measurements: Sequence[Measurement], say: Callable[[str], None]
     ) -> dict[str, Any] | None:
         """The run's result if it is done and measured; a damaged one is told, set aside, and counts as absent."""
         folder = self.folder(spec)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,19 @@ from reproduce.engine.statistics import jonckheere
 
 @dataclass(frozen=True)
 class Scale:
-    """The scale on which a statistic is averaged over seeds."""
+    """The scale on which a statistic is averaged over seeds.
+
+    `floor`: the least standard error of a mean. Rank correlations of a few cells are discrete, so that a few seeds may
+    agree to the last digit without knowing it.
+    """
 
     to: Callable[[Any], Any]
     back: Callable[[Any], Any]
+    floor: float = 1e-12
 
 
 PLAIN = Scale(lambda x: x, lambda x: x)
-FISHER = Scale(lambda x: np.arctanh(np.clip(x, -0.9995, 0.9995)), np.tanh)
+FISHER = Scale(lambda x: np.arctanh(np.clip(x, -0.9995, 0.9995)), np.tanh, floor=0.05)
 LOG = Scale(np.log, np.exp)
 
 
@@ -64,19 +69,42 @@ def over_seeds(
     control: bool = False,
 ) -> Claim:
     """Judges the mean of a per-seed statistic (n,); NaN are seeds that have none."""
-    there = np.asarray(values, dtype=float)
-    there = there[~np.isnan(there)]
-    statistic = f"{statistic}; {_ruled(rule)}"
+    everyone = np.asarray(values, dtype=float)
+    there = everyone[~np.isnan(everyone)]
+    statistic, lost = f"{statistic}; {_ruled(rule)}", len(everyone) - len(there)
+    if lost:
+        note = "; ".join(filter(None, [note, f"{lost} of {len(everyone)} seeds have no value"]))
     if len(there) < 2:
-        return unjudged(claim, statistic, len(there), paper, control=control)
+        return unjudged(claim, statistic, len(there), paper, note=note, control=control)
     z = scale.to(there)
     n = len(z)
-    mean, error = float(z.mean()), max(float(z.std(ddof=1)) / math.sqrt(n), 1e-12)
+    mean, error = float(z.mean()), max(float(z.std(ddof=1)) / math.sqrt(n), scale.floor)
     half = float(special.stdtrit(n - 1, 0.5 + _confidence(rule) / 2)) * error
     low, high = float(scale.back(mean - half)), float(scale.back(mean + half))
     verdict, p = _judged(rule, scale, mean, error, n - 1, low, high)
     return Claim(claim, statistic, float(scale.back(mean)), low, high, n, verdict, p, paper=paper, note=note,
                  control=control)  # fmt: skip
+
+
+def located(
+    values: np.ndarray, rule: Range, *, claim: str, statistic: str, scale: Scale = PLAIN, paper: str | None = None,
+    note: str = "", control: bool = False, censored: bool = False,
+) -> Claim:  # fmt: skip
+    """As `over_seeds`, for a location that a seed may lack: NaN is none, and ±inf one beyond the range that was tried.
+
+    Where some seeds have none, the others cannot support it, being chosen by the outcome. Where half of them or more
+    have none the phenomenon is not there: not supported, unless they are only `censored`: outside what was tried.
+    """
+    everyone = np.asarray(values, dtype=float)
+    inside = np.where(np.isfinite(everyone), everyone, np.nan)
+    lacking = int(np.isnan(inside).sum())
+    found = over_seeds(inside, rule, claim=claim, statistic=statistic, scale=scale, paper=paper, note=note,
+                       control=control)  # fmt: skip
+    if not lacking or len(everyone) < 2:
+        return found
+    if 2 * lacking >= len(everyone) and not censored:
+        return replace(found, verdict="not supported", p=None, n=len(everyone))
+    return replace(found, verdict="inconclusive", p=None) if found.verdict == "supported" else found
 
 
 def ratio_over_seeds(

@@ -18,6 +18,8 @@ from datamodules.plan import check_batch_size
 from datamodules.schedules import NoiseSchedule, as_schedule, known_bounds
 
 PROTOCOL = 1  # of training and measurement; raise it when the same spec would give another result
+PATH_PROTOCOL = 2  # the same of lines
+RISES = (0.1, 0.5, 1.0)  # δ, by which the training loss rises above its value at the end of a line: widths are of these
 PRECISIONS = {"float32": "32-true", "float64": "64-true", "bf16": "bf16-mixed"}
 
 
@@ -264,7 +266,7 @@ class PathSpec:
     batch_size: int = 500
     directions: int = 10
     outward: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
-    protocol: int = PROTOCOL
+    protocol: int = PATH_PROTOCOL
 
     def __post_init__(self) -> None:
         if not {0.0, 1.0} <= set(self.alphas):

@@ -71,9 +71,9 @@ def jonckheere(groups: Sequence[np.ndarray]) -> tuple[float, float, float]:
     rises, pairs = 0.0, 0
     for i, low in enumerate(groups):
         for high in groups[i + 1 :]:
-            difference = high[None, :] - low[:, None]
-            rises += float((difference > 0).sum() + 0.5 * (difference == 0).sum())
-            pairs += difference.size
+            above, level = high[None, :] > low[:, None], high[None, :] == low[:, None]  # also of infinities
+            rises += float(above.sum() + 0.5 * level.sum())
+            pairs += above.size
     counts = np.ones(1)
     for i, size in enumerate(sizes):
         counts = np.convolve(counts, _gaussian_binomial(sum(sizes[: i + 1]), size))
@@ -97,10 +97,80 @@ def _gaussian_binomial(n: int, k: int) -> np.ndarray:
     return counts[n][k]
 
 
+PLATEAU = 1.5  # the largest b at which accuracy is taken to be unbroken
+
+
+def breaking_point(betas: np.ndarray, accuracy: np.ndarray, diverged: np.ndarray) -> float:
+    """b*: where accuracy (b,) begins to fall; a run that `diverged` (b,) has broken, one that is missing is NaN.
+
+    A hinge, flat at the mean of b up to 1.5 and then falling in log b, is fitted to the runs below the first that
+    diverged; b* is not above the geometric middle of that one and the last before it. inf if accuracy has fallen by
+    less than a point at the largest b and none diverged; -inf if the plateau diverged; NaN if it is missing.
+    """
+    order = np.argsort(betas)
+    x, y, broken = np.log(betas[order]), accuracy[order], diverged[order]
+    first = int(broken.argmax()) if broken.any() else len(x)
+    there = ~np.isnan(y) & (np.arange(len(x)) < first)
+    within = x <= np.log(PLATEAU) + 1e-9
+    if not (there & within).any():
+        return -np.inf if broken[within].any() else np.nan
+    plateau, x_there, y_there = y[there & within].mean(), x[there], y[there]
+    limit = np.exp((x_there[-1] + x[first]) / 2) if first < len(x) else np.inf
+    best = (np.inf, np.nan, 0.0)
+    for at in np.linspace(x_there[0], x_there[-1], 200, endpoint=False):
+        beyond = np.maximum(x_there - at, 0.0)
+        slope = min(0.0, float(beyond @ (y_there - plateau) / max(beyond @ beyond, 1e-12)))
+        left = y_there - plateau - slope * beyond
+        best = min(best, (float(left @ left), float(at), slope))
+    _, at, slope = best
+    fell = -slope * (x_there[-1] - at) >= 0.01
+    return float(min(np.exp(at), limit) if fell else limit)
+
+
+def crossing(betas: np.ndarray, stability: np.ndarray) -> float:
+    """b at which eta·lambda_max (b,) first reaches 2, log-interpolated; a run that has none (NaN) is beyond it.
+
+    NaN if it lies beyond the range of b: reached at the smallest, or never.
+    """
+    order = np.argsort(betas)
+    x, y = np.log(betas[order]), np.log(stability[order] / 2)
+    above = np.isnan(y) | (y >= 0)
+    first = int(above.argmax())
+    if not above.any() or first == 0:
+        return np.nan
+    if np.isnan(y[first]):  # between the last that trained and the first that did not
+        return float(np.exp((x[first - 1] + x[first]) / 2))
+    return float(np.exp(np.interp(0, y[first - 1 : first + 1], x[first - 1 : first + 1])))
+
+
+def peak(log_n: np.ndarray, accuracy: np.ndarray, diverged: np.ndarray, chance: float) -> float:
+    """n at the vertex of a parabola in log n through the cells (cells,) within a factor 8 of the best mean accuracy.
+
+    A run that `diverged` (cells,) counts with `chance` where the best n is looked for, and is left out of the parabola.
+    NaN if the best n is the lowest or highest, or nothing bends.
+    """
+    known = np.where(diverged, chance, accuracy)
+    levels = np.unique(log_n[~np.isnan(known)])
+    if len(levels) < 3:
+        return np.nan
+    means = np.array([np.nanmean(known[log_n == level]) for level in levels])
+    best = int(means.argmax())
+    if best in (0, len(levels) - 1):
+        return np.nan
+    near = (np.abs(log_n - levels[best]) <= np.log(8) + 1e-9) & ~diverged & ~np.isnan(accuracy)
+    if len(np.unique(log_n[near])) < 3:
+        return np.nan
+    a, b, _ = np.polyfit(log_n[near], accuracy[near], 2)
+    vertex = -b / (2 * a) if a < 0 else np.nan
+    return float(np.exp(vertex)) if levels[0] < vertex < levels[-1] else np.nan
+
+
 def collapse(x: np.ndarray, y: np.ndarray, cloud: np.ndarray) -> float:
     """How much worse one decreasing curve fits all points (cells,) than one a cloud: ratio of mean squared residuals.
 
-    The mean is over the points less the steps (levels) of the isotonic fits. NaN with fewer than 5 points in a cloud.
+    The mean is over the points less the steps (levels) of the isotonic fits. Fits that leave less than a hundredth of
+    the variance count as leaving that: clouds that are monotone to the last point would make the ratio infinite. NaN
+    with fewer than 5 points in a cloud.
     """
     there = ~np.isnan(y)
     x, y, cloud = x[there], y[there], cloud[there]
@@ -108,10 +178,9 @@ def collapse(x: np.ndarray, y: np.ndarray, cloud: np.ndarray) -> float:
         return np.nan
     apart = np.array([_decreasing_fit(x[cloud == c], y[cloud == c]) for c in np.unique(cloud)]).sum(axis=0)
     joint = _decreasing_fit(x, y)
-    free = [len(y) - levels for _, levels in (joint, apart)]
-    if min(free) < 1 or apart[0] <= 0:
-        return np.nan
-    return float(joint[0] / free[0] / (apart[0] / free[1]))
+    floor = 0.01 * float(y.var())
+    left = [max(squares / max(len(y) - levels, 1), floor) for squares, levels in (joint, apart)]
+    return float(left[0] / left[1]) if floor > 0 else np.nan
 
 
 def _decreasing_fit(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:

@@ -26,6 +26,7 @@ class Evidence(Protocol):
     def seeds(self, label: str) -> list[int]: ...
     def grid(self, labels: Sequence[str], metric: str) -> np.ndarray: ...
     def diverged(self, label: str) -> int: ...
+    def broken(self, labels: Sequence[str]) -> np.ndarray: ...
     def epochs_of_smaller_batches(self, a: str, b: str, epochs: np.ndarray) -> np.ndarray: ...
     def curves(
         self, label: str, metric: str, seeds: list[int] | None = None
@@ -51,7 +52,7 @@ class Table:
     def values(self, label: str, metric: str) -> np.ndarray:
         """The end value of a metric, float (seeds,), of the runs that trained."""
         trained = self._trained.get(label, self.frame.iloc[:0])
-        return trained[metric].to_numpy(dtype=float)
+        return trained[metric].to_numpy(dtype=float) if metric in trained else np.empty(0)
 
     @cached_property
     def _trained(self) -> dict[str, pd.DataFrame]:
@@ -75,19 +76,32 @@ class Table:
         ok = self.frame[self.frame["status"] == "ok"].pivot(index="seed", columns="label", values=metric)
         return ok.reindex(index=seeds, columns=list(labels)).to_numpy(dtype=float)
 
+    def broken(self, labels: Sequence[str]) -> np.ndarray:
+        """Whether a run diverged, bool (seeds, labels); False also where it is missing."""
+        seeds = sorted(set(self.frame["seed"]))
+        status = self.frame.pivot(index="seed", columns="label", values="status")
+        return (status.reindex(index=seeds, columns=list(labels)) == "diverged").to_numpy()
+
     def seeds(self, label: str) -> list[int]:
         return sorted(seed for name, seed in self.rows if name == label)
 
     def curves(
         self, label: str, metric: str, seeds: list[int] | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Epochs (P,), t_eta (P,) and values (seeds, P) of a metric where it was measured; all seeds by default."""
+        """Epochs (P,), t_eta (P,) and values (seeds, P) of a metric where it was measured; all seeds by default.
+
+        Runs that stopped at a loss have different lengths: up to the first that stopped.
+        """
         chosen = self.seeds(label) if seeds is None else seeds
         if not chosen:
             return np.empty(0), np.empty(0), np.empty((0, 0))
-        values = [self.rows[label, seed][metric].to_numpy(dtype=float) for seed in chosen]
+        rows = [self.rows[label, seed] for seed in chosen]
+        if any(metric not in of_seed for of_seed in rows):
+            return np.empty(0), np.empty(0), np.empty((0, 0))
+        shortest = min(map(len, rows))
+        values = [of_seed[metric].to_numpy(dtype=float)[:shortest] for of_seed in rows]
         measured = [~np.isnan(v) for v in values]
-        first, there = self.rows[label, chosen[0]], measured[0]
+        first, there = rows[0].iloc[:shortest], measured[0]
         epochs, t_eta = first.index.to_numpy(dtype=float)[there], first["t_eta"].to_numpy(dtype=float)[there]
         return epochs, t_eta, np.stack([v[m] for v, m in zip(values, measured)])
 
@@ -124,6 +138,9 @@ class Imagined:
 
     def diverged(self, label: str) -> int:
         return 0
+
+    def broken(self, labels: Sequence[str]) -> np.ndarray:
+        return np.zeros(self.grid(labels, next(iter(self.finals[labels[0]]))).shape, dtype=bool)
 
     def curves(
         self, label: str, metric: str, seeds: list[int] | None = None

@@ -6,6 +6,7 @@ by srun as `python -m reproduce.engine.worker RUN_DIR`. It ends when the figure'
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import multiprocessing
@@ -13,28 +14,34 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from dataclasses import asdict
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch.distributed
 
 from datamodules.sources import DataError, Prepared, prepare
 from reproduce.engine import interpolate as interpolating
 from reproduce.engine import measure as measuring
 from reproduce.engine import train as training
-from reproduce.engine.files import write_json
-from reproduce.engine.results import PathFolder, RunFolder
-from reproduce.engine.spec import Network, PathSpec, RunSpec, loads
+from reproduce.engine.files import write_bytes, write_json
+from reproduce.engine.results import PathFolder, RunFolder, SimulationFolder, Spec
+from reproduce.engine.spec import Network, PathSpec, loads
+from reproduce.theory.simulate import Simulation, simulate
 
 CUT_OFF = "THREE_FACTORS_WATCH_STDIN"  # set for a worker that shall end when its standard input does
 
 
 def run_folder(folder: Path) -> None:
     """Trains folder/spec.json under folder/job.json, if that is not done, and measures folder/measurements.json."""
-    spec: RunSpec | PathSpec = loads((folder / "spec.json").read_text())
+    spec: Spec = loads((folder / "spec.json").read_text())
+    if isinstance(spec, Simulation):
+        write_json(folder / "result.json", {"key": spec.key} | _simulated(spec, SimulationFolder(folder)))
+        return
     job = _job(json.loads((folder / "job.json").read_text()))
     if isinstance(spec, PathSpec):
         write_json(folder / "result.json", {"key": spec.key} | interpolating.follow(spec, job, PathFolder(folder)))
@@ -52,6 +59,15 @@ def run_folder(folder: Path) -> None:
         if run.complete([measurement]) is None:
             found = measuring.measure(spec, measurement, job, run)
             write_json(folder / f"measured-{measurement.key}.json", {"milestones": found})
+
+
+def _simulated(spec: Simulation, folder: SimulationFolder) -> dict[str, Any]:
+    started = time.time()
+    samples = simulate(spec, lambda share: write_json(folder.path / "progress.json", {"fraction": share}))
+    buffer = io.BytesIO()
+    np.save(buffer, samples)
+    write_bytes(folder.samples, buffer.getvalue())
+    return {"status": "ok", "bytes": buffer.tell(), "final": {}, "provenance": {"seconds": time.time() - started}}
 
 
 def serve_run(folder: str, gpu: int | None) -> None:

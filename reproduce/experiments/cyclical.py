@@ -54,7 +54,7 @@ PAPER = Settings(
     period=15,
     lr=(0.001, 0.005),
     batch_size=(128, 640),
-    every=5,
+    every=3,  # a cycle of 15 is measured near its highest and at its lowest noise
     measured=2_000,
     seeds=5,
     augment=True,
@@ -81,7 +81,7 @@ def schedules(s: Settings, lr: tuple[float, float], period: float) -> dict[str, 
     return {
         DISCRETE_S: discrete,
         DISCRETE_ETA: exchange(discrete),
-        TRIANGLE_ETA: NoiseSchedule(Triangle(high=high, low=low, period=period, phase=0.5), small),
+        TRIANGLE_ETA: NoiseSchedule(Triangle(high=high, low=low, period=period), small),  # from low to high and back
     }
 
 
@@ -109,13 +109,26 @@ def runs(scale: Scale, source: Prepared) -> dict[str, RunSpec]:
 
 
 def derive(rows: pd.DataFrame) -> dict[str, float]:
-    """How the norm differs between the phases of a run, at the epochs where it was measured: their mean logarithms."""
+    """How the log norm differs between the phases of a run, with the trend of training taken out.
+
+    Measurements of one phase in a row are averaged. Each such block that has a neighbour on both sides is compared with
+    the straight line through the two, which belong to the other phase; the mean of high less low noise.
+    """
     measured = rows.dropna(subset=[NORM])
     noise, norm = np.log(measured[NOISE].to_numpy()), np.log(measured[NORM].to_numpy())
     if not len(noise) or noise.max() - noise.min() < 0.1:
         return {}
     high = noise > (noise.max() + noise.min()) / 2
-    return {PHASES: float(norm[high].mean() - norm[~high].mean())}
+    block = np.concatenate([[0], np.cumsum(high[1:] != high[:-1])])
+    epoch = measured.index.to_numpy(dtype=float)
+    at, means, is_high = (
+        np.array([values[block == i].mean() for i in range(block[-1] + 1)]) for values in (epoch, norm, high)
+    )
+    if len(means) < 3:
+        return {}
+    expected = [np.interp(at[i], at[[i - 1, i + 1]], means[[i - 1, i + 1]]) for i in range(1, len(means) - 1)]
+    apart = (means[1:-1] - expected) * np.where(is_high[1:-1] > 0.5, 1, -1)
+    return {PHASES: float(apart.mean())}
 
 
 def at_matched_loss(table: Evidence, cyclical: str, baseline: str) -> np.ndarray:

@@ -18,7 +18,8 @@ from reproduce.engine.spec import Curvature, Keep, Measurement, MLPNetwork, RunS
 from reproduce.engine.statistics import mean_of_those_there
 from reproduce.engine.table import Evidence, Imagined
 
-NORM = "best hessian/frobenius"
+NORM, BEST_LOSS = "best hessian/frobenius", "best train_subset/loss"
+CROSSINGS = (0.3, 0.1)  # of the loss on the noisy training set, where norms are compared as well
 NOISY, CLEAN, WRONG = "train_subset/accuracy", "val/accuracy", "train_wrong/accuracy"
 LEVELS = (0.80, 0.85, 0.90, 0.95, 0.99)  # of the accuracy on the noisy training set
 ONSET = 0.02  # memorisation has begun when the accuracy on wrong labels is so far above its lowest value
@@ -126,19 +127,27 @@ def runs(scale: Scale, source: Prepared) -> dict[str, RunSpec]:
         hidden=s.hidden, in_features=source.channels * source.size**2, num_classes=source.classes
     )  # fmt: skip
 
+    keep = Keep(best=True, loss_levels=CROSSINGS)
+
     def run(cell: Cell) -> RunSpec:
         data = subset(
             source, scale, train=s.train, validation=s.validation, test=s.test, examples=s.subset,
             label_noise=LabelNoise(cell.fraction),
         )  # fmt: skip
         schedule = NoiseSchedule(cell.lr, cell.batch_size)
-        return RunSpec(network, data, schedule, s.epochs, seed=0, momentum=cell.momentum, keep=Keep(best=True))
+        return RunSpec(network, data, schedule, s.epochs, seed=0, momentum=cell.momentum, keep=keep)
 
     return {cell.label: run(cell) for cell in cells(scale)}
 
 
 def measurements(scale: Scale, label: str) -> tuple[Measurement, ...]:
-    return (Measurement(Curvature(SETTINGS[scale].measured, 250), at=("best",)),)
+    best = Curvature(SETTINGS[scale].measured, 250)
+    crossing = replace(best, measures=("frobenius",))
+    return Measurement(best, at=("best",)), Measurement(crossing, tuple(f"loss {level:g}" for level in CROSSINGS))
+
+
+def at_crossing(level: float) -> str:
+    return f"loss {level:g} hessian/frobenius"
 
 
 def derive(rows: pd.DataFrame) -> dict[str, float]:
@@ -190,6 +199,8 @@ def imagined(scale: Scale, seeds: int, random: np.random.Generator) -> Imagined:
         accuracy = {at_level(level): 0.8 + 0.01 * log_n + random.normal(0, s.seed_sd, seeds) for level in LEVELS}
         finals[cell.label] = accuracy | {
             NORM: np.exp(-0.5 * log_n + random.normal(0, 0.2, seeds)),
+            BEST_LOSS: np.exp(-0.5 * log_n + random.normal(0, 0.2, seeds)),
+            **{at_crossing(x): np.exp(-0.5 * log_n + random.normal(0, 0.2, seeds)) for x in CROSSINGS},
             "memorisation after best": random.normal(2.0, 3.0, seeds),
         }
     return Imagined(finals)

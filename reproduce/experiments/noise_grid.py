@@ -11,7 +11,7 @@ import numpy as np
 from datamodules.schedules import NoiseSchedule
 from datamodules.sources import Prepared
 from reproduce.engine import plots
-from reproduce.engine.claims import Claim
+from reproduce.engine.claims import Claim, unjudged
 from reproduce.engine.data import subset
 from reproduce.engine.options import Scale
 from reproduce.engine.seedwise import FISHER, Direction, Range, over_seeds, ratio_over_seeds
@@ -108,6 +108,8 @@ class NoiseGrid:
     def weaker(self, table: Evidence, network: str, reference: str, claim: str) -> Claim:
         """log eta/S and log norm correlate less than in another network, over the cells trained in both."""
         grids = [self._grid(table, name) for name in (network, reference)]
+        if not all(grid.labels for grid in grids):
+            return unjudged(claim, "Fisher's z of rho, less the reference's", 0, "though weaker")
         both = np.logical_and(*[grid.values(LOSS) <= TRAINED for grid in grids])
         z = [
             FISHER.to(
@@ -128,11 +130,14 @@ class NoiseGrid:
         """The claims of Figure 1 about one network: over the trained cells, over all, and with confounds taken away."""
         grid = self._grid(table, network)
         of = f" ({network})" if network else ""
+        if not grid.labels:
+            return []
         everywhere, trained = np.ones(grid.shape, dtype=bool), grid.values(LOSS) <= TRAINED
         within = f"cells trained to a loss of {TRAINED:g}"
         norm, accuracy = np.log(grid.values(NORM)), grid.values(ACCURACY)
         found = [
-            grid.correlation(norm, trained, -1, claim=f"higher eta/S, smaller Hessian norm; {within}{of}", paper=paper),
+            grid.correlation(norm, trained, -1, claim=f"higher eta/S, smaller Hessian norm; {within}{of}", paper=paper,
+                             share=True),
             grid.correlation(norm, everywhere, -1, claim=f"higher eta/S, smaller Hessian norm; all cells{of}"),
             grid.correlation(accuracy, trained, 1, claim=f"higher eta/S, higher validation accuracy; {within}{of}",
                              paper=paper),
@@ -173,12 +178,14 @@ class _Grid:
 
     def correlation(
         self, values: np.ndarray, mask: np.ndarray, sign: int, *, claim: str, paper: str | None = None,
-        control: bool = False, counted: bool = False,
+        control: bool = False, counted: bool = False, share: bool = False,
     ) -> Claim:  # fmt: skip
         """rho(log n, values) a seed, Fisher's z over seeds; with its range when a row or a column is left out."""
         chosen = np.where(mask, values, np.nan)
         rho = np.array([spearman(self.log_n, row) for row in chosen])
         note = self._ranges(chosen) if isinstance(self.table, Table) and not np.isnan(rho).all() else ""
+        if share:
+            note = "; ".join(filter(None, [self.trained_note(), note]))
         if counted and isinstance(self.table, Table):
             note = f"{int(np.isnan(values).sum())} of {values.size} runs never cross it" + (f"; {note}" if note else "")
         return over_seeds(

@@ -43,7 +43,7 @@ class Settings:
 # Six values of eta, and one tuning run of each candidate, are our choice.
 PAPER = Settings(
     base=cyclical.PAPER,
-    lrs=tuple(float(f"{lr:.3g}") for lr in np.geomspace(1e-3, 5e-2, 6)),
+    lrs=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05),  # Figure 16's 0.005 is one of them
     periods=(5, 10, 15),
     tuning_seeds=1,
     seeds=10,
@@ -92,21 +92,32 @@ def runs(scale: Scale, source: Prepared) -> Specs:
     return {c.label: cyclical.run(base, scale, source, schedule(c)) for c in candidates(scale)}
 
 
-def tuned(scale: Scale, table: Table | None) -> dict[str, Candidate]:
-    """arm -> the candidate with the highest validation accuracy at the end, mean over tuning seeds.
+def tuned(table: Table) -> dict[str, Candidate]:
+    """arm -> the candidate of the table with the highest validation accuracy at the end, mean over tuning seeds.
 
-    Without a table yet: the one nearest to Figure 16's setting. An arm whose candidates all diverged is missing.
+    An arm whose candidates all diverged is missing.
     """
+    found: dict[str, tuple[float, Candidate]] = {}
+    for c in known(table):
+        scores = accuracies(table, c.label)
+        if len(scores) and (c.arm not in found or scores.mean() > found[c.arm][0]):
+            found[c.arm] = float(scores.mean()), c
+    return {arm: c for arm, (_, c) in found.items()}
+
+
+def known(table: Table) -> list[Candidate]:
+    """The candidates that a table has runs of."""
+    everything = {c.label: c for scale in SETTINGS for c in candidates(scale)}
+    return [everything[label] for label in table.labels if label in everything]
+
+
+def nearest(scale: Scale) -> dict[str, Candidate]:
+    """arm -> the candidate nearest to Figure 16's setting: what is forecast before anything is tuned."""
     base, found = SETTINGS[scale].base, {}
     for arm in ARMS:
         of_arm = [c for c in candidates(scale) if c.arm == arm]
-        if table is None:
-            near = [abs(np.log(c.lr / base.lr[1])) + abs((c.period or 0) - base.period) for c in of_arm]
-            found[arm] = of_arm[int(np.argmin(near))]
-            continue
-        scores = [accuracies(table, c.label) for c in of_arm]
-        if any(len(score) for score in scores):
-            found[arm] = of_arm[int(np.argmax([score.mean() if len(score) else -1 for score in scores]))]
+        near = [abs(np.log(c.lr / base.lr[1])) + abs((c.period or 0) - base.period) for c in of_arm]
+        found[arm] = of_arm[int(np.argmin(near))]
     return found
 
 
@@ -116,8 +127,8 @@ def accuracies(table: Table, label: str) -> np.ndarray:
 
 def choose(scale: Scale, specs: Specs, table: Table | None) -> Specs:
     """arm -> its final run: the chosen candidate's, with the curvature along the way."""
-    base = SETTINGS[scale].base
-    return {arm: cyclical.watched(specs[c.label], base) for arm, c in tuned(scale, table).items()}
+    chosen = nearest(scale) if table is None else tuned(table)
+    return {arm: cyclical.watched(specs[c.label], SETTINGS[scale].base) for arm, c in chosen.items()}
 
 
 def seeds(scale: Scale) -> tuple[int, ...]:
@@ -151,12 +162,12 @@ COLUMNS = {TEST: "test (%)", VALID: "valid (%)", LOSS: "loss", NORM: "norm"}
 DECIMALS = {TEST: 2, VALID: 2, LOSS: 3, NORM: 0}
 
 
-def written(table: Table, scale: Scale) -> list[list[str]]:
+def written(table: Table) -> list[list[str]]:
     """The rows of Table 1: arm, its chosen setting, then ours (mean ± sd over seeds) over the paper's."""
-    chosen, rows = tuned(scale, table), []
+    chosen, rows = tuned(table), []
     for arm in PAPERS:
         setting = chosen.get(arm)
-        words = "all diverged" if setting is None else f"η {setting.lr:g}"
+        words = "none trained" if setting is None else f"η {setting.lr:g}"
         if setting is not None and setting.period:
             words += f", cycle {setting.period:g}"
         cells = []

@@ -15,10 +15,9 @@ from reproduce.engine.data import image_size, subset
 from reproduce.engine.definition import Specs
 from reproduce.engine.options import Scale
 from reproduce.engine.seedwise import LOG, Direction, Range, over_seeds
-from reproduce.engine.spec import Keep, Network, PathSpec, ResNet56Network, RunSpec, VGG11Network
+from reproduce.engine.spec import RISES, Keep, Network, PathSpec, ResNet56Network, RunSpec, VGG11Network
 from reproduce.engine.table import Evidence, Imagined, Table
 
-RISES = (0.1, 0.5, 1.0)  # δ: how far the training loss is above its value at the end of the line
 END_LOSS = "train_subset/loss"
 
 
@@ -104,6 +103,8 @@ class Valleys:
                 for rise in RISES:
                     of_line[f"{kind} θ1 {rise:g}"] = np.full(seeds, 1.0)
                     of_line[f"{kind} θ2 {rise:g}"] = np.exp(gain + random.normal(0, s.seed_sd, seeds))
+                    for end in ("θ1", "θ2"):
+                        of_line[f"{kind} at least {end} {rise:g}"] = of_line[f"{kind} {end} {rise:g}"]
             finals[label] = of_line
         return Imagined(finals)
 
@@ -157,13 +158,11 @@ def log_width_ratio(table: Evidence, label: str, kind: str) -> tuple[np.ndarray,
         widths = []
         for end in ("θ1", "θ2"):
             width = table.grid([label], f"{kind} {end} {rise:g}")[:, 0]
-            if kind == "width" and np.isnan(width).any():
-                edge = table.grid([label], f"width at least {end} {rise:g}")[:, 0]
-                censored += int((np.isnan(width) & ~np.isnan(edge)).sum())
-                width = np.where(np.isnan(width), edge, width)
-            widths.append(width)
+            edge = table.grid([label], f"{kind} at least {end} {rise:g}")[:, 0]
+            censored += int((np.isnan(width) & ~np.isnan(edge)).sum())
+            widths.append(np.where(np.isnan(width), edge, width))
         logs.append(np.log(widths[1]) - np.log(widths[0]))
-    note = f"{censored} rises not reached on the line, counted at its edge" if censored else ""
+    note = f"{censored} rises not reached, counted at the edge" if censored else ""
     return np.mean(logs, axis=0), note
 
 
@@ -209,7 +208,7 @@ LINES = {
 RESNET_PAPER = Settings(
     network=ResNet56Network(),
     arms={BASE: (0.1, 128), LARGE: (0.1, 1024), SMALL_ETA: (0.01, 128), CONTROL: (0.0125, 128)},
-    train=45_000,
+    train=44_032,  # divisible by every S
     validation=5_000,
     test=10_000,
     epochs=200,
@@ -236,7 +235,7 @@ RESNET_SMOKE = replace(
 RESNET_SCALES: dict[Scale, Settings] = {"smoke": RESNET_SMOKE, "quick": RESNET_QUICK, "paper": RESNET_PAPER}
 RESNET_REDUCTIONS = [
     ("ResNet56", "ResNet8, width 1/2", "time"),
-    ("45 000 training images", "256", "more are not fitted in this time"),
+    ("44 032 training images", "256", "more are not fitted in this time"),
     ("crop and flip", "no augmentation", "otherwise the training loss stays high in this time"),
     ("200 epochs", "64", "time"),
     ("S 128 and 1024, eta 0.1 and 0.01", "S 8 and 64, eta 0.3 and 0.03", "trains in this time; the same ratios"),
@@ -259,7 +258,7 @@ DECAYED = Valleys(
 SMALL_BETA, BETA_1, LARGE_BETA = "b = 0.25", "b = 1", "b = 4"
 # Section 4.1: eta = 0.1 b, S = 50 b. S = 12.5 is 13, with eta to match.
 VGG_PAPER = replace(
-    RESNET_PAPER, network=VGG11Network(),
+    RESNET_PAPER, network=VGG11Network(), train=44_200,
     arms={SMALL_BETA: (0.1 / 50 * 13, 13), BETA_1: (0.1, 50), LARGE_BETA: (0.4, 200)},
 )  # fmt: skip
 # Frozen by the same criteria: at 10 epochs b = 0.25 ends at 0.8, at 16 below 0.5.
@@ -277,7 +276,7 @@ SCALED = Valleys(
     {"b = 1 to b = 4": (BETA_1, LARGE_BETA), "b = 1 to b = 0.25": (BETA_1, SMALL_BETA)},
     [
         ("VGG-11, width 1", "width 1/8", "64 times less arithmetic"),
-        ("45 000 training images", "2 400", "time"),
+        ("44 200 training images", "2 400", "time"),
         ("crop and flip", "no augmentation", "otherwise the training loss stays high in this time"),
         ("200 epochs", "16", "time"),
         ("eta 0.1 b, S 50 b", "0.01 b, 24 b", "trains in 16 epochs, an eighth of the eta that breaks at b = 4"),

@@ -5,48 +5,60 @@ import math
 import numpy as np
 import pytest
 
-from reproduce.experiments.breaking_point import breaking_point, crossing, peak
+from reproduce.engine.statistics import breaking_point, crossing, peak
 
 BETAS = np.array([2 ** (k / 2) for k in range(10)])
+NONE = np.zeros(10, dtype=bool)  # diverged
 
 
 @pytest.mark.parametrize("star", [2.0, 4.0, 8.0])
 def test_the_breaking_point_of_a_noisy_hinge_is_found(star):
     random = np.random.default_rng(0)
     found = [
-        breaking_point(BETAS, 0.8 - 0.1 * np.maximum(0, np.log2(BETAS / star)) + random.normal(0, 0.005, 10))
+        breaking_point(BETAS, 0.8 - 0.1 * np.maximum(0, np.log2(BETAS / star)) + random.normal(0, 0.005, 10), NONE)
         for _ in range(50)
     ]
     assert np.exp(np.mean(np.log(found))) == pytest.approx(star, rel=0.08)
 
 
-def test_runs_that_diverge_count_as_broken():
-    accuracy = np.where(BETAS > 6, np.nan, 0.8)
-    assert 3 < breaking_point(BETAS, accuracy) < 8
+@pytest.mark.parametrize(("last", "first"), [(4, 2**2.5), (2**2.5, 8), (1, 2**0.5)])
+def test_a_flat_curve_breaks_between_the_last_run_that_trained_and_the_first_that_diverged(last, first):
+    diverged = last + 1e-9 < BETAS
+    found = breaking_point(BETAS, np.where(diverged, np.nan, 0.8), diverged)
+    assert found == pytest.approx((last * first) ** 0.5)
 
 
-def test_accuracy_that_does_not_break_has_no_breaking_point():
-    assert math.isnan(breaking_point(BETAS, np.full(10, 0.8)))
-    assert math.isnan(breaking_point(BETAS, 0.8 + 0.01 * np.log(BETAS)))
+def test_a_curve_that_falls_before_it_diverges_breaks_where_it_falls():
+    accuracy = 0.8 - 0.1 * np.maximum(0, np.log2(BETAS / 2))
+    diverged = BETAS > 12
+    assert breaking_point(BETAS, np.where(diverged, np.nan, accuracy), diverged) == pytest.approx(2, rel=0.02)
+
+
+def test_what_lies_outside_the_range_is_said_to():
+    assert breaking_point(BETAS, np.full(10, 0.8), NONE) == math.inf
+    assert breaking_point(BETAS, 0.8 + 0.01 * np.log(BETAS), NONE) == math.inf
+    assert breaking_point(BETAS, np.full(10, np.nan), ~NONE) == -math.inf
+    assert math.isnan(breaking_point(BETAS, np.full(10, np.nan), NONE))  # missing
 
 
 def test_the_order_of_the_runs_does_not_matter():
     accuracy = 0.8 - 0.1 * np.maximum(0, np.log2(BETAS / 4))
     shuffled = np.random.default_rng(1).permutation(10)
-    assert breaking_point(BETAS[shuffled], accuracy[shuffled]) == breaking_point(BETAS, accuracy)
+    assert breaking_point(BETAS[shuffled], accuracy[shuffled], NONE) == breaking_point(BETAS, accuracy, NONE)
 
 
 def test_the_peak_of_a_noisy_parabola_is_found():
     random = np.random.default_rng(0)
     log_n = np.repeat(np.log(np.geomspace(1e-5, 2e-2, 12)), 2)
     truth = 0.9 - 0.02 * (log_n - np.log(1.5e-3)) ** 2
-    found = [peak(log_n, truth + random.normal(0, 0.005, 24)) for _ in range(50)]
+    nothing = np.zeros(24, dtype=bool)
+    found = [peak(log_n, truth + random.normal(0, 0.005, 24), nothing, 0.1) for _ in range(50)]
     assert np.exp(np.mean(np.log(found))) == pytest.approx(1.5e-3, rel=0.1)
 
 
 def test_accuracy_that_only_rises_has_no_peak_inside():
     log_n = np.log(np.geomspace(1e-4, 1e-1, 8))
-    assert math.isnan(peak(log_n, 0.5 + 0.01 * log_n))
+    assert math.isnan(peak(log_n, 0.5 + 0.01 * log_n, np.zeros(8, dtype=bool), 0.1))
 
 
 def test_the_edge_of_stability_is_interpolated_and_a_diverged_run_lies_beyond_it():
@@ -55,3 +67,11 @@ def test_the_edge_of_stability_is_interpolated_and_a_diverged_run_lies_beyond_it
     assert crossing(BETAS, np.where(BETAS > 3, np.nan, stability)) == pytest.approx(2**1.75)
     assert math.isnan(crossing(BETAS, np.full(10, 1.0)))  # not reached
     assert math.isnan(crossing(BETAS, np.full(10, 3.0)))  # beyond it from the start
+
+
+def test_runs_that_diverge_do_not_draw_the_peak_towards_them():
+    log_n = np.repeat(np.log(np.geomspace(1e-5, 2e-2, 12)), 2)
+    truth, diverged = 0.9 - 0.02 * (log_n - np.log(2e-3)) ** 2, log_n > np.log(9e-3)
+    assert peak(log_n, np.where(diverged, np.nan, truth), diverged, 0.1) == pytest.approx(2e-3, rel=1e-6)
+    one_missing = np.where(np.arange(24) == 15, np.nan, truth)
+    assert peak(log_n, one_missing, np.zeros(24, dtype=bool), 0.1) == pytest.approx(2e-3, rel=1e-6)

@@ -29,8 +29,10 @@ def allowed(path, name):
         return name.startswith(".".join(path.parent.parts))
     if folder == "callbacks":
         return top == "callbacks" or name.startswith("datamodules.schedules")
+    if path.parts[:2] == ("reproduce", "theory"):
+        return name.startswith("reproduce.theory")
     if path.parts[:2] == ("reproduce", "engine"):
-        return top != "reproduce" or name.startswith("reproduce.engine")
+        return top != "reproduce" or name.startswith(("reproduce.engine", "reproduce.theory"))
     return top != "reproduce" or name.split(".")[1] in ("engine", "experiments", "theory")
 
 

@@ -8,7 +8,7 @@ import torch
 
 from datamodules.schedules import NoiseSchedule
 from datamodules.sources import prepare
-from reproduce.engine.interpolate import _direction, _first, follow
+from reproduce.engine.interpolate import _direction, follow
 from reproduce.engine.results import PathFolder, RunFolder
 from reproduce.engine.spec import Data, Keep, MLPNetwork, PathSpec, RunSpec
 from reproduce.engine.train import Job, train
@@ -53,7 +53,10 @@ def test_widths_grow_with_the_rise_and_what_is_not_reached_is_missing(line):
         reached = [w for w in widths if w is not None]
         assert reached == sorted(reached)
         assert all(final[f"width at least {name} {rise}"] > 0 for rise in ("0.1", "0.5", "1"))
-        assert final[f"random width {name} 0.1"] <= final[f"random width {name} 1"]
+        for kind in ("width", "relative width", "random width"):
+            least, reached = (final[f"{kind}{words} {name} 0.1"] for words in (" at least", ""))
+            assert reached is None or reached == pytest.approx(least)
+            assert least <= final[f"{kind} at least {name} 1"]
 
 
 def test_a_result_is_json_with_both_profiles(line):
@@ -74,12 +77,6 @@ def test_a_random_direction_has_each_filters_norm_and_leaves_vectors_alone():
     direction = _direction(weight, generator)
     torch.testing.assert_close(direction.flatten(1).norm(dim=1), weight.flatten(1).norm(dim=1))
     assert not _direction(torch.randn(7), generator).any()
-
-
-def test_where_a_rise_is_reached_is_interpolated_and_cut_at_the_edge():
-    outward = [(0.1, 0.0), (0.2, 0.4), (0.4, 2.0)]
-    assert _first(outward, 0.2) == pytest.approx(0.15)
-    assert _first(outward, 9.0) == 0.4
 
 
 @pytest.mark.parametrize(

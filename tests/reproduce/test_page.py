@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from reproduce.engine.page import FIGURES, ReportOptions, write
+from reproduce.engine.options import parse
+from reproduce.engine.page import SCRIPTS_IN_ORDER, TO_RUN, ReportOptions, _complete, write
 from tests.reproduce.script import ROOT
 
 CLAIM = {
@@ -30,6 +31,8 @@ def results(out, name, *claims, scale="quick"):
         "data": {"name": "cifar10", "own": True},
         "reductions": [["5 seeds", "4 seeds", "time"]],
         "runs": {},
+        "missing": [],
+        "seeds": 4,
     }
     (folder / "provenance.json").write_text(json.dumps(provenance))
 
@@ -46,28 +49,58 @@ def page(tmp_path):
 
 
 def test_every_claim_of_every_figure_there_is_on_the_page_with_its_verdict(page):
-    for text in ("higher is <wider>", "at equal loss", "a share", "0.50 [0.20, 0.80]", "1.20 [0.00, 2.00] pp",
-                 "0.50 [unbounded]", "not supported", "5 seeds", "python fig1.py"):  # fmt: skip
+    for text in ("higher is <wider>", "at equal loss", "a share", "0.5 [0.2, 0.8]", "1.20 [0.00, 2.00] pp",
+                 "0.5 [unbounded]", "not supported", "5 seeds", "python fig1.py"):  # fmt: skip
         assert html.escape(text) in page
     assert base64.b64encode(SVG).decode() in page
     assert "A 4-layer batch-norm MLP on FashionMNIST" in page  # the caption is the script's own
 
 
-def test_a_control_stands_in_its_own_column(page):
-    row = re.search(r"<td>at equal loss.*?</tr>", page, re.DOTALL)[0]
-    cells = row.split("<td")
-    assert "not supported" not in cells[2]
-    assert "not supported" in cells[3]
+def test_controls_are_counted_beside_the_papers_claims_and_listed_with_the_figure(page):
+    overview, details = page.split('<section id="fig1">')
+    row = re.search(r'<a href="#fig1">.*?</tr>', overview, re.DOTALL)[0]
+    assert ">supported<" in row
+    assert ">1 not supported<" in row
+    assert "at equal loss" not in overview
+    assert "at equal loss" in details
+
+
+def test_a_theory_scripts_formulas_are_mathml(tmp_path):
+    results(tmp_path, "theorem2", CLAIM | {"data": "simulation"})
+    file, _ = write(ReportOptions(out=tmp_path))
+    page = file.read_text()
+    assert page.count("<math") == 2
+    assert "<mfrac>" in page
+
+
+def test_figures_that_are_incomplete_or_have_too_few_seeds_are_made_again(tmp_path):
+    results(tmp_path, "fig1", CLAIM)
+    folder = tmp_path / "fig1" / "quick"
+    assert _complete(folder, ReportOptions(out=tmp_path))
+    assert not _complete(folder, ReportOptions(out=tmp_path, seeds=8))
+    told = json.loads((folder / "provenance.json").read_text())
+    (folder / "provenance.json").write_text(json.dumps(told | {"missing": ["a run"]}))
+    assert not _complete(folder, ReportOptions(out=tmp_path))
+
+
+@pytest.mark.parametrize("flag", ["--plot-only", "--dry-run"])
+def test_flags_of_a_single_figure_are_refused(flag, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        parse("", [flag, "--out", str(tmp_path)], ReportOptions)
+    assert ended.value.code == 2
 
 
 def test_nothing_comes_from_the_network_and_what_is_absent_is_named(page):
     assert not re.findall(r"(?:src|href)=.?https?://", page)
     absent = re.search(r"No results yet: (.*?)\.<", page)[1].split(", ")
-    assert set(absent) == set(FIGURES) - {"fig1", "fig4"}
+    assert set(absent) == set(SCRIPTS_IN_ORDER) - {"fig1", "fig4"}
 
 
 def test_the_report_knows_every_figure_script():
-    assert set(FIGURES) == {p.stem for p in (ROOT / "reproduce").glob("*[0-9].py")}
+    makers = {
+        p.stem for p in (ROOT / "reproduce").glob("*.py") if re.search("^(FIGURE|THEORY) = ", p.read_text(), re.M)
+    }
+    assert set(SCRIPTS_IN_ORDER) == makers == set(TO_RUN)
 
 
 def test_an_empty_folder_is_one_line_and_exit_2(tmp_path):

@@ -1,0 +1,141 @@
+"""Appendix E. Where the noise is not isotropic, SGD does not end in a Gibbs distribution.
+
+SGD on a quadratic with a gradient covariance C that does not commute with the Hessian H, and one that does. Claims: the
+covariance solves HΣ + ΣH = n C (at a finite step HΣ + ΣH - eta HΣH = n C), not Gibbs'; and a probability current flows
+where H and C do not commute, and none where they do.
+
+    python reproduce/anisotropic.py
+    python reproduce/anisotropic.py --seeds 16
+"""
+
+if __package__ in (None, ""):
+    import _checkout  # noqa: F401
+
+from reproduce.engine.simulated import Theory, main
+from reproduce.theory import gibbs
+from reproduce.theory.potentials import Quadratic
+from reproduce.theory.simulate import Gaussian, Simulation
+
+HESSIAN = ((1.0, 0.0), (0.0, 3.0))
+COVARIANCES = {"H and C do not commute": ((2.0, 1.2), (1.2, 1.0)), "H and C commute": ((2.0, 0.0), (0.0, 1.0))}
+LRS = {"small step": 0.01, "large step": 0.3}
+S = 4
+CHAINS = {"smoke": 200, "quick": 10_000, "paper": 100_000}
+BURN_IN, APART, PAIRS = 6.0, 3.0, 8  # in t_eta; pairs of successive steps
+
+
+def name(covariance, step):
+    return f"{covariance}, {step}"
+
+
+def simulations(scale):
+    found = {}
+    for covariance, matrix in COVARIANCES.items():
+        for step, lr in LRS.items():
+            at = [round((BURN_IN + APART * i) / lr) for i in range(PAIRS if scale != "smoke" else 2)]
+            record = tuple(k for first in at for k in (first, first + 1))
+            found[name(covariance, step)] = Simulation(
+                Quadratic(HESSIAN), lr, S, Gaussian(covariance=matrix), record[-1], record, (0.0, 0.0), CHAINS[scale]
+            )
+    return found
+
+
+def covariance_of(samples):
+    """<θθ'>, (2, 2): the mean is 0."""
+    flat = samples.reshape(-1, 2)
+    return flat.T @ flat / len(flat)
+
+
+def currents(samples, lr):
+    """Q_12 of every chain, (chains,): <θ1' θ2 - θ2' θ1>/(2 eta) over successive steps θ, θ'."""
+    before, after = samples[0::2], samples[1::2]
+    return ((after[..., 0] * before[..., 1] - after[..., 1] * before[..., 0]) / (2 * lr)).mean(axis=0)
+
+
+def check(chains):
+    import numpy as np
+
+    from reproduce.engine import chainwise
+
+    h, found = np.array(HESSIAN), []
+
+    def error_against(samples, reference):
+        """|Σ - reference|/|reference| and its jackknife standard error."""
+        group = np.arange(samples.shape[1]) % chainwise.GROUPS
+
+        def error(used):
+            return np.linalg.norm(covariance_of(samples[:, used]) - reference) / np.linalg.norm(reference)
+
+        left_out = np.array([error(group != g) for g in range(chainwise.GROUPS)])
+        spread = np.sqrt((chainwise.GROUPS - 1) ** 2 / chainwise.GROUPS * left_out.var(ddof=1))
+        return float(error(group >= 0)), float(spread)
+
+    for covariance, matrix in COVARIANCES.items():
+        c = np.array(matrix)
+        for step, lr in LRS.items():
+            samples = chains.samples[name(covariance, step)]
+            count = samples.shape[1]
+            value, spread = error_against(samples, gibbs.discrete_lyapunov(h, c, lr, S))
+            found.append(
+                chainwise.between(value, spread, -1.0, 0.02, count, statistic="relative error of the covariance",
+                                  claim=f"the discrete Lyapunov equation holds; {covariance}, {step}")
+            )  # fmt: skip
+        samples, lr = chains.samples[name(covariance, "small step")], LRS["small step"]
+        value, spread = error_against(samples, gibbs.lyapunov(h, c, lr / S))
+        found.append(
+            chainwise.between(value, spread, -1.0, 0.02, count, statistic="relative error of the covariance",
+                              claim=f"at a small step the continuous one does; {covariance}")
+        )  # fmt: skip
+        value, spread = error_against(samples, gibbs.gibbs_covariance(h, c, lr / S))
+        found.append(
+            chainwise.above(value, spread, 0.1, count, statistic="relative error of the covariance",
+                            claim=f"Gibbs at n tr(C)/2q does not; {covariance}")
+        )  # fmt: skip
+        flow, expected = currents(samples, lr), gibbs.current(h, c, lr / S)[0, 1]
+        scale = np.abs(h @ gibbs.lyapunov(h, c, lr / S)).max()
+        words = f"the probability current is as expected, {expected / scale:.2f} of H Σ; {covariance}"
+        found.append(
+            chainwise.between(
+                float(flow.mean() - expected) / scale, float(flow.std(ddof=1)) / scale / count**0.5, -0.05, 0.05, count,
+                claim=words, statistic="Q_12 less its theory, over the largest element of H Σ",
+            )
+        )  # fmt: skip
+    return found
+
+
+def draw(chains, axes):
+    import numpy as np
+
+    from reproduce.engine import plots
+
+    h, angle = np.array(HESSIAN), np.linspace(0, 2 * np.pi, 200)
+    circle = np.stack([np.cos(angle), np.sin(angle)])
+    for panel, (covariance, matrix) in zip(axes(1, 2), COVARIANCES.items()):
+        c, lr = np.array(matrix), LRS["small step"]
+        samples = chains.samples[name(covariance, "small step")]
+        shown = samples.reshape(-1, 2)[:: max(1, samples[..., 0].size // 3000)]
+        panel.scatter(shown[:, 0], shown[:, 1], s=2, color=plots.GREY, alpha=0.3, linewidths=0)
+        for sigma, colour, words, style in (
+            (covariance_of(samples), plots.ORANGE, "SGD", "-"),
+            (gibbs.lyapunov(h, c, lr / S), plots.BLUE, "Lyapunov, HΣ + ΣH = nC", (0, (4, 2))),
+            (gibbs.gibbs_covariance(h, c, lr / S), plots.RED, "Gibbs at n tr(C)/2q", (0, (1, 1.5))),
+        ):
+            ellipse = 2 * np.linalg.cholesky(sigma) @ circle
+            panel.plot(ellipse[0], ellipse[1], color=colour, linestyle=style, label=words)
+        panel.set(xlabel="θ₁", ylabel="θ₂", title=f"{covariance}: 2 sd ellipses", aspect="equal")
+        plots.legend_below(panel, columns=3)
+
+
+THEORY = Theory(
+    name="anisotropic",
+    title="Noise that is not isotropic leads to no Gibbs distribution",
+    doc=__doc__,
+    simulations=simulations,
+    seeds={"smoke": 1, "quick": 4, "paper": 16},
+    check=check,
+    draw=draw,
+    formulas=(r"H\Sigma + \Sigma H = nC", r"H\Sigma + \Sigma H - \eta H\Sigma H = nC"),
+)
+
+if __name__ == "__main__":
+    main(THEORY)

@@ -1,0 +1,193 @@
+"""From the definition of a theory script to its files: simulate what is missing, check the mixing, draw, judge.
+
+The twin of `figure` for simulations: no data set, no training, the same folders, workers, claims and exit codes.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from reproduce.engine import interrupts
+from reproduce.engine.options import InputError, Scale, SimulationOptions, parse, refuse
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from reproduce.engine.claims import Claim
+    from reproduce.engine.results import Results
+    from reproduce.theory.simulate import Simulation
+
+__all__ = ["Chains", "Theory", "main"]
+DATA = "simulation"
+
+
+@dataclass(frozen=True)
+class Theory:
+    """A statement of the paper's theory, tested by simulation.
+
+    Attributes:
+        simulations: scale -> label -> the simulation of seed 0; `seeds` of them at each scale, all independent.
+        check: the claims about the chains. draw: the panels, on `axes(rows, columns)`.
+        formulas: what is tested, in LaTeX, for the report.
+    """
+
+    name: str
+    title: str
+    doc: str
+    simulations: Callable[[Scale], dict[str, Simulation]]
+    seeds: dict[Scale, int]
+    check: Callable[[Chains], list[Claim]]
+    draw: Callable[[Chains, Any], None]
+    formulas: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Chains:
+    """What was simulated: the chains of all seeds of a label are one sample.
+
+    Attributes:
+        specs: label -> the simulation of seed 0. samples: label -> θ at the recorded steps, (records, chains, q).
+    """
+
+    specs: dict[str, Simulation]
+    samples: dict[str, np.ndarray]
+
+    @property
+    def labels(self) -> list[str]:
+        return list(self.samples)
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """A row a label and coordinate: the setting, and mean and variance over chains at the last record."""
+        import pandas as pd
+
+        rows = []
+        for label, samples in self.samples.items():
+            spec = self.specs[label]
+            for i in range(samples.shape[2]):
+                last = samples[-1, :, i]
+                rows.append({"label": label, "coordinate": i, "eta": spec.lr, "S": spec.batch_size, "n": spec.n,
+                             "momentum": spec.momentum, "step": spec.record[-1], "chains": len(last),
+                             "mean": last.mean(), "variance": last.var(ddof=1)})  # fmt: skip
+        return pd.DataFrame(rows)
+
+
+def main(theory: Theory, arguments: list[str] | None = None) -> NoReturn:
+    """Runs a theory script's command line and ends the process: 0 done, 1 simulations missing, 2 bad input, 130."""
+    started = time.monotonic()
+    interrupts.listen()
+    try:
+        options = parse(theory.doc, arguments, SimulationOptions)
+        print(f"{theory.name}: {theory.title} (scale {options.scale})", flush=True)
+        try:
+            status = _run(theory, options, started)
+        except InputError as error:
+            refuse(error)
+    except KeyboardInterrupt:
+        print("interrupted; finished simulations are kept", file=sys.stderr)
+        status = 130
+    sys.stdout.flush()
+    raise SystemExit(status)
+
+
+def _run(theory: Theory, options: SimulationOptions, started: float) -> int:
+    from reproduce.engine import devices, outputs, wandb_mirror
+    from reproduce.engine.claims import holm
+    from reproduce.engine.display import say
+    from reproduce.engine.results import Results
+
+    hardware = devices.cpu()
+    wandb_mirror.check(options.wandb)
+    results, seeds = Results(options.out), options.seeds or theory.seeds[options.scale]
+    specs = theory.simulations(options.scale)
+    planned = {
+        f"{label}, seed {seed}": replace(spec, seed=seed) for seed in range(seeds) for label, spec in specs.items()
+    }
+    todo = {name: spec for name, spec in planned.items() if results.finished(spec, (), say) is None}
+    chain_steps = sum(work(spec) for spec in todo.values())
+    say(f"simulations: {len(planned)} = {len(specs)} settings x {seeds} seeds, {len(planned) - len(todo)} cached; "
+        f"{chain_steps:.3g} chain-steps x dimensions left")  # fmt: skip
+    if options.dry_run:
+        for label, spec in specs.items():
+            say(f"  {label:<40} {spec.steps:>9} steps of {spec.chains} chains")
+        return 0
+    simulated = bool(todo) and not options.plot_only
+    if simulated:
+        _simulate(todo, results, options.jobs or hardware.count)
+    chains, missing = _collect(specs, planned, results)
+    if missing:
+        say(f"{len(missing)} of {len(planned)} simulations are missing: {', '.join(missing)}", style="bold red")
+        return 1
+    why_not = "smoke scale" if options.scale == "smoke" else None
+    judged = [replace(claim, data=DATA) for claim in holm(theory.check(chains))]
+    if why_not is not None:
+        judged = [replace(claim, verdict="not judged", note=why_not) for claim in judged]
+    leaving = outputs.Leaving(
+        folder=options.out / theory.name / options.scale,
+        name=theory.name,
+        drawings={theory.name: theory.draw},
+        footer=f"{theory.name}, {options.scale}, {seeds} x {max(s.chains for s in specs.values())} chains",
+        watermark="smoke scale: no result" if why_not else None,
+        provenance={
+            "hardware": hardware.describe(),
+            "data": {"name": DATA, "own": True},
+            "reductions": [],
+            "seeds": seeds,
+            "runs": {name: spec.key for name, spec in planned.items()},
+            "missing": [],
+        },
+    )
+    claims = outputs.leave(leaving, chains, chains.frame, judged, time.monotonic() - started if simulated else 0.0)
+    say(f"written: {leaving.folder}/{{{theory.name}.png,{theory.name}.svg,{','.join(outputs.FILES)}}}")
+    mode = "disabled" if options.plot_only else options.wandb
+    mirror = wandb_mirror.Mirror(mode, options.out, f"{theory.name}-{options.scale}", [theory.name, DATA], say)
+    if simulated or mirror.figure_wanted():
+        mirror.figure(leaving.folder / f"{theory.name}.png", chains.frame, claims)
+    say(f"done in {time.monotonic() - started:.1f} s")
+    return 0
+
+
+def work(spec: Simulation) -> float:
+    """Values of θ that are drawn: steps x chains x dimensions."""
+    return float(spec.record[-1] * spec.chains * spec.potential.dim)
+
+
+def _simulate(todo: dict[str, Simulation], results: Results, jobs: int) -> None:
+    from reproduce.engine.display import Display, say
+    from reproduce.engine.runner import Runner, Server, Task
+    from reproduce.engine.wandb_mirror import Mirror
+
+    longest_first = sorted(todo.items(), key=lambda item: -work(item[1]))
+    tasks = [
+        Task(name, folder := results.folder(spec), partial(folder.prepare, spec, {})) for name, spec in longest_first
+    ]
+    nowhere = Mirror("disabled", results.out, "", [], say)  # their numbers are in the figure's table
+    weights = {name: work(spec) for name, spec in todo.items()}
+    with Display(weights, nowhere, lambda name: {}) as display:
+        Runner(Server(), jobs).run(tasks, display)
+
+
+def _collect(
+    specs: dict[str, Simulation], planned: dict[str, Simulation], results: Results
+) -> tuple[Chains, list[str]]:
+    import numpy as np
+
+    from reproduce.engine.display import say
+    from reproduce.engine.results import SimulationFolder
+
+    missing: list[str] = []
+    parts: dict[str, list[np.ndarray]] = {label: [] for label in specs}
+    for name, spec in planned.items():
+        folder = results.folder(spec)
+        if results.finished(spec, (), say) is None or not isinstance(folder, SimulationFolder):
+            missing.append(name)
+            continue
+        parts[name.rsplit(", seed ", 1)[0]].append(np.load(folder.samples))
+    samples = {label: np.concatenate(found, axis=1) for label, found in parts.items() if found}
+    return Chains(specs, samples), missing

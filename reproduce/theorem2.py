@@ -1,0 +1,165 @@
+"""Theorem 2. Between two minima, the noise trades depth for width.
+
+SGD on a double well whose shallower minimum is the wider one, in 2 and in 10 dimensions, at several eta/S. Claims: the
+shares of the wells are Gibbs' (by quadrature); they cross over at the n* of Theorem 2 as corrected, and not at that of
+the printed equation 4, which is a quarter of it. Chains start from Gibbs and from each well, and must agree.
+
+    python reproduce/theorem2.py
+    python reproduce/theorem2.py --seeds 8
+"""
+
+if __package__ in (None, ""):
+    import _checkout  # noqa: F401
+
+from reproduce.engine.simulated import Theory, main
+from reproduce.theory import gibbs
+from reproduce.theory.potentials import DoubleWell
+from reproduce.theory.simulate import Gaussian, Simulation
+
+BARRIER, TILT, SIGMA, LR = 0.45, -0.1, 28.0, 0.02
+RATIO = 16.0  # det H_B/det H_A of the transverse directions, in every number of dimensions
+
+
+def well(dim):
+    b = RATIO ** (1 / (dim - 1))
+    return DoubleWell(BARRIER, TILT, (b**-0.5,) * (dim - 1), (b**0.5,) * (dim - 1))
+
+
+WELLS = {2: well(2), 10: well(10)}
+BATCH_SIZES = {2: (10, 12, 14, 17, 20), 10: (14,)}  # n from 1.4 to 0.7 of n*
+STARTS: dict[str, float | None] = {"Gibbs": None, "well A": -1.0, "well B": 1.0}
+CHAINS = {"smoke": 100, "quick": 1_000, "paper": 10_000}
+STEPS = {"smoke": 200, "quick": 60_000, "paper": 200_000}
+RECORDS = 16  # in the second half
+
+
+def name(dim, size, start):
+    return f"q = {dim}, S {size}, from {start}"
+
+
+def simulations(scale):
+    found, half = {}, STEPS[scale] // 2
+    record = tuple(half + half * (i + 1) // RECORDS for i in range(RECORDS))
+    for dim, sizes in BATCH_SIZES.items():
+        for size in sizes if scale != "smoke" else sizes[:1]:
+            for words, start in STARTS.items():
+                found[name(dim, size, words)] = Simulation(
+                    WELLS[dim], LR, size, Gaussian(SIGMA), record[-1], record,
+                    "gibbs" if start is None else (start, *([0.0] * (dim - 1))), CHAINS[scale],
+                )  # fmt: skip
+    return found
+
+
+def shares(chains, dim, size):
+    """start -> the share of its records that each chain spent in well A, (chains,)."""
+    return {
+        start: (chains.samples[name(dim, size, start)][:, :, 0] < WELLS[dim].top).mean(axis=0) for start in STARTS
+    }  # fmt: skip
+
+
+def sizes_of(chains, dim):
+    return [size for size in BATCH_SIZES[dim] if name(dim, size, "Gibbs") in chains.samples]
+
+
+def crossover(n, shares_in_a):
+    """n at which p_A = 1/2: log odds are a straight line in 1/n (Theorem 2)."""
+    import numpy as np
+
+    slope, intercept = np.polyfit(1 / np.array(n), np.log(shares_in_a) - np.log1p(-np.array(shares_in_a)), 1)
+    return -slope / intercept
+
+
+def check(chains):
+    import numpy as np
+
+    from reproduce.engine import chainwise
+
+    found = []
+    for dim in WELLS:
+        for size in sizes_of(chains, dim):
+            of_start = shares(chains, dim, size)
+            pooled = np.concatenate(list(of_start.values()))
+            expected = gibbs.share_in_a(WELLS[dim], chains.specs[name(dim, size, "Gibbs")].temperature)
+            claim = chainwise.between(
+                float(pooled.mean()) - expected, float(pooled.std(ddof=1)) / len(pooled) ** 0.5, -0.03, 0.03,
+                len(pooled), claim=f"p_A is Gibbs' at n = {LR / size:.3g}, q = {dim}",
+                statistic=f"share of chains in the wide well, less {expected:.3f}",
+            )  # fmt: skip
+            found += chainwise.unless_mixed([claim], of_start)
+    sizes = sizes_of(chains, 2)
+    if len(sizes) < 3:
+        return found
+    all_starts: dict[str, list[np.ndarray]] = {start: [] for start in STARTS}
+    pooled_shares = []
+    for size in sizes:
+        of_start = shares(chains, 2, size)
+        pooled_shares.append(np.concatenate(list(of_start.values())))
+        for start, values in of_start.items():
+            all_starts[start].append(values)
+    n = [LR / size for size in sizes]
+    group = np.arange(len(pooled_shares[0])) % chainwise.GROUPS
+    left_out = np.log([crossover(n, [s[group != g].mean() for s in pooled_shares]) for g in range(chainwise.GROUPS)])
+    whole = crossover(n, [s.mean() for s in pooled_shares])
+    error = float(np.sqrt((chainwise.GROUPS - 1) ** 2 / chainwise.GROUPS * left_out.var(ddof=1)))
+    for words, at in zip(("as corrected", "as printed in equation 4"), gibbs.crossover(WELLS[2], SIGMA)):
+        claims = [
+            chainwise.between(
+                whole / at, whole / at * error, 1 / 1.5, 1.5, len(group), claim=f"the crossover is n* {words}",
+                statistic=f"n at equal shares over n* = {at:.3g}", paper="n* of equation 4",
+            )
+        ]  # fmt: skip
+        for values in zip(*all_starts.values()):
+            claims = chainwise.unless_mixed(claims, dict(zip(STARTS, values)))
+        found += claims
+    return found
+
+
+def draw(chains, axes):
+    import numpy as np
+
+    from reproduce.engine import plots
+
+    a, b = axes(1, 2)
+    potential, sizes = WELLS[2], sizes_of(chains, 2)
+    right, printed = gibbs.crossover(potential, SIGMA)
+    n = np.geomspace(min(printed, LR / max(sizes)) * 0.8, LR / min(sizes) * 1.2, 80)
+    t = n * SIGMA**2 / 2
+    a.plot(n, [gibbs.share_in_a(potential, x) for x in t], color=plots.BLUE, label="Gibbs, by quadrature")
+    laplace = np.array([gibbs.laplace_ratio(potential, x) for x in t])
+    a.plot(n, laplace / (1 + laplace), color=plots.GREY, linestyle=(0, (4, 2)), label="Theorem 2 (Laplace)")
+    for start, marker in zip(STARTS, "os^"):
+        means = [shares(chains, 2, size)[start].mean() for size in sizes]
+        a.scatter([LR / size for size in sizes], means, s=26, marker=marker, color=plots.ORANGE, zorder=3,
+                  label=f"SGD from {start}")  # fmt: skip
+    a.axvline(right, color=plots.GREEN, linewidth=0.9, label="n* corrected")
+    a.axvline(printed, color=plots.RED, linewidth=0.9, label="n* as printed")
+    a.set(xlabel="n = η/S", ylabel="share of chains in the wider, shallower well", title="q = 2")
+    plots.log_scale(a.xaxis)
+    plots.legend_below(a, columns=3)
+    x = np.linspace(-1.6, 1.6, 300)
+    b.plot(x, potential.along(x), color="#333333", label="L along the line of the minima")
+    for size, colour in ((min(sizes), plots.RED), (max(sizes), plots.BLUE)):
+        at = LR / size * SIGMA**2 / 2
+        u = gibbs.effective(potential, at, x)
+        words = f"width included, n {LR / size:.2g}, barrier {gibbs.barrier_over_t(potential, at):.1f} T"
+        b.plot(x, u - u.min() + potential.along(x).min(), color=colour, linestyle=(0, (4, 2)), label=words)
+    b.set(xlabel="x", ylabel="loss, free energy", title="well A wider (left), well B deeper")
+    plots.legend_below(b, columns=1)
+
+
+THEORY = Theory(
+    name="theorem2",
+    title="Between two minima, noise trades depth for width",
+    doc=__doc__,
+    simulations=simulations,
+    seeds={"smoke": 1, "quick": 2, "paper": 8},
+    check=check,
+    draw=draw,
+    formulas=(
+        r"\frac{p_A}{p_B} = \sqrt{\frac{\det H_B}{\det H_A}}\,\exp\left(\frac{2}{n\sigma^2}(L_B-L_A)\right)",
+        r"n^* = \frac{2\,(L_A-L_B)}{\sigma^2\,\ln\sqrt{\det H_B/\det H_A}}",
+    ),
+)
+
+if __name__ == "__main__":
+    main(THEORY)

@@ -1,0 +1,195 @@
+"""SGD on a known loss, for thousands of chains at once: θ ← θ - eta (∇L + noise), with noise of covariance C/S.
+
+Chains are independent and made in chunks, each with a random stream of its own, so memory is bounded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.special import ndtri
+
+from reproduce.theory import gibbs
+from reproduce.theory.potentials import DoubleWell, Quadratic, Quartic
+
+CHUNK = 20_000  # values of θ (chains x q) that are advanced together: they stay in the processor's cache
+Sampling = Literal["shuffle", "replacement"]
+DIVERGED = 1e150  # a chain beyond it is held there: it never comes back, and must not overflow
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Per-example gradient noise of covariance C: sigma^2 times the identity, or `covariance` by rows."""
+
+    sigma: float = 1.0
+    covariance: tuple[tuple[float, ...], ...] | None = None
+
+    def matrix(self, dim: int) -> np.ndarray:
+        return self.sigma**2 * np.eye(dim) if self.covariance is None else np.array(self.covariance, dtype=float)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The noise of a finite training set on the line: fixed per-example deviations of mean 0 and variance sigma^2.
+
+    They are the normal distribution's quantiles. sampling: "shuffle" takes each once an epoch, "replacement" draws.
+    """
+
+    count: int
+    sampling: Sampling
+    sigma: float = 1.0
+
+    @property
+    def deviations(self) -> np.ndarray:
+        values = ndtri((np.arange(self.count) + 0.5) / self.count)
+        return self.sigma * (values - values.mean()) / values.std()
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """One simulation; its hash over all fields names its folder.
+
+    Attributes:
+        steps: of SGD. record: the steps after which all chains are kept, ascending; 0 is the start.
+        start: a point for all chains, or "gibbs": drawn from the Gibbs distribution that the theory expects.
+        seed: chains of different seeds are independent.
+    """
+
+    potential: Quadratic | Quartic | DoubleWell
+    lr: float
+    batch_size: int
+    noise: Gaussian | Examples
+    steps: int
+    record: tuple[int, ...]
+    start: tuple[float, ...] | Literal["gibbs"]
+    chains: int
+    momentum: float = 0.0
+    seed: int = 0
+    protocol: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "steps", "chains"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ValueError(f"lr: {self.lr!r} is not a positive finite number")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum: {self.momentum!r} is not in [0, 1)")
+        if (
+            not self.record
+            or sorted(set(self.record)) != list(self.record)
+            or not 0 <= self.record[0] <= self.record[-1]
+        ):
+            raise ValueError(f"record: {self.record!r} are not ascending steps")
+        if self.record[-1] > self.steps:
+            raise ValueError(f"record: {self.record[-1]} lies beyond {self.steps} steps")
+        if self.start != "gibbs" and len(self.start) != self.potential.dim:
+            raise ValueError(f"start: {self.start!r} is no point of {self.potential.dim} dimensions")
+        if isinstance(self.noise, Examples) and (self.potential.dim > 1 or self.noise.count % self.batch_size):
+            raise ValueError(f"noise: {self.noise!r} needs one dimension and whole batches of {self.batch_size}")
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits of a hash over all fields."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+
+    @property
+    def n(self) -> float:
+        return self.lr / self.batch_size
+
+    @property
+    def temperature(self) -> float:
+        """T of the Gibbs distribution that is expected as eta → 0 (isotropic noise)."""
+        return gibbs.temperature(self.lr, self.batch_size, self.noise.sigma, self.momentum)
+
+
+Noise = Callable[[np.ndarray], None]  # adds one step's noise to gradients (chains, q), in place
+
+
+def simulate(spec: Simulation, told: Callable[[float], None] = lambda share: None) -> np.ndarray:
+    """θ at the recorded steps, float64 (records, chains, q). `told` hears how much is done, in [0, 1]."""
+    found = np.empty((len(spec.record), spec.chains, spec.potential.dim))
+    size = max(1, CHUNK // spec.potential.dim)
+    for start in range(0, spec.chains, size):
+        stop = min(spec.chains, start + size)
+        random = np.random.Generator(np.random.SFC64([*_seed(spec), start]))
+        _advance(spec, random, found[:, start:stop])
+        told(stop / spec.chains)
+    return found
+
+
+def _seed(spec: Simulation) -> list[int]:
+    """Words for random streams of this simulation's own."""
+    return [int(spec.key[i : i + 8], 16) for i in (0, 8)]
+
+
+def _advance(spec: Simulation, random: np.random.Generator, found: np.ndarray) -> None:
+    """Runs the chains of one chunk and writes `found` (records, chains, q)."""
+    chains, dim = found.shape[1:]
+    if spec.start == "gibbs":
+        theta = gibbs.sample(spec.potential, spec.temperature, chains, random)
+    else:
+        theta = np.tile(np.array(spec.start, dtype=float), (chains, 1))
+    velocity = np.zeros_like(theta)
+    add_noise = _noise(spec, random, chains, dim)
+    due = {step: i for i, step in enumerate(spec.record)}
+    if 0 in due:
+        found[due[0]] = theta
+    gradient_of, lr, momentum = spec.potential.gradient, spec.lr, spec.momentum
+    for step in range(1, spec.record[-1] + 1):
+        gradient = gradient_of(theta)
+        add_noise(gradient)
+        if momentum:
+            velocity *= momentum
+            velocity += gradient
+            gradient = velocity * lr
+        else:
+            gradient *= lr
+        theta -= gradient
+        if step in due:
+            np.clip(theta, -DIVERGED, DIVERGED, out=theta)
+            np.clip(velocity, -DIVERGED, DIVERGED, out=velocity)
+            found[due[step]] = theta
+
+
+def _noise(spec: Simulation, random: np.random.Generator, chains: int, dim: int) -> Noise:
+    if isinstance(spec.noise, Examples):
+        return _example_noise(spec.noise, spec.batch_size, random, chains)
+    drawn = np.empty((chains, dim))
+    scale = np.linalg.cholesky(spec.noise.matrix(dim) / spec.batch_size)
+    isotropic = spec.noise.covariance is None
+
+    def add(gradient: np.ndarray) -> None:
+        random.standard_normal(out=drawn)
+        if isotropic:
+            drawn.__imul__(scale[0, 0])
+            gradient += drawn
+        else:
+            gradient += drawn @ scale.T
+
+    return add
+
+
+def _example_noise(noise: Examples, batch_size: int, random: np.random.Generator, chains: int) -> Noise:
+    deviations, batches = noise.deviations, noise.count // batch_size
+    ordered = np.tile(deviations, (chains, 1))
+    means = np.empty((chains, batches))
+    at = 0
+
+    def add(gradient: np.ndarray) -> None:
+        nonlocal at
+        if noise.sampling == "replacement":
+            gradient[:, 0] += deviations[random.integers(0, noise.count, (chains, batch_size))].mean(axis=1)
+            return
+        if at % batches == 0:  # a new epoch, in an order of its own for every chain
+            random.permuted(ordered, axis=1, out=ordered)
+            ordered.reshape(chains, batches, batch_size).mean(axis=2, out=means)
+        gradient[:, 0] += means[:, at % batches]
+        at += 1
+
+    return add
