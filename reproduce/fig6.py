@@ -67,6 +67,8 @@ def draw(table, axes):
 
 def draw_beside(table, axes):
     """eta·lambda_max at the end against b, a line a seed, and b* of every seed."""
+    import numpy as np
+
     from reproduce.engine import plots
 
     (panel,) = axes(1, 1)
@@ -78,7 +80,9 @@ def draw_beside(table, axes):
     for i, (row, star) in enumerate(zip(rows, stars)):
         panel.plot(betas, row, color=plots.BLUE, marker="o", markersize=3.5, linewidth=0.9,
                    label="largest eigenvalue x η, a seed" if i == 0 else "_")  # fmt: skip
-        panel.axvline(star, color=plots.RED, linewidth=0.9, label="b*, a seed" if i == 0 else "_")
+        panel.axvline(
+            star if np.isfinite(star) else np.nan, color=plots.RED, linewidth=0.9, label="b*, a seed" if i == 0 else "_"
+        )
     panel.set(title=DATA_SIZES.stability, xlabel="b", ylabel=plots.WORDS[plots.STABILITY])
     plots.log_scale(panel.xaxis)
     plots.log_scale(panel.yaxis)

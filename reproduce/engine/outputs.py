@@ -158,16 +158,19 @@ def _variance(losses: list[float]) -> float:
 def judge(context: Context, table: Table, plans: list[Planned], why_not: str | None) -> list[judging.Claim]:
     """All claims, after Holm; where nothing may be judged, the values stay and the verdict says why."""
     found = judging.holm(context.check(table))
-    judged = []
+    judged, diverged = [], sum(table.diverged(label) for label in table.labels)
     for claim, plan in zip(found, plans or [Planned()] * len(found), strict=True):
         notes = [claim.note] if claim.note else []
         if why_not:
             claim, notes = replace(claim, verdict="not judged"), [why_not]
         elif plan.needs_n is not None and claim.verdict == "inconclusive":
             notes.append(f"cannot confirm at this n (needs n {plan.needs_n})")
-        for label in table.labels:
-            if f"'{label}'" in claim.statistic and (lost := table.diverged(label)):
+        quoted = [label for label in table.labels if f"'{label}'" in claim.statistic]
+        for label in quoted:
+            if lost := table.diverged(label):
                 notes.append(f"{lost} diverged run{'s' if lost > 1 else ''} of '{label}' left out")
+        if not quoted and diverged:
+            notes.append(f"{diverged} run{'s' if diverged > 1 else ''} of the figure diverged")
         note = "; ".join(notes)
         data, arm = context.source.name, context.options.arm
         judged.append(replace(claim, power=plan.power, needs_n=plan.needs_n, data=data, arm=arm, note=note))

@@ -115,7 +115,7 @@ def _run_missing(options: ReportOptions) -> list[str]:
 def _complete(folder: Path, options: ReportOptions) -> bool:
     """Nothing is missing there, and no more seeds are asked for."""
     told = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    return not told["missing"] and (options.seeds or 0) <= told["seeds"]
+    return not told["missing"] and (options.seeds or 0) <= told.get("seeds", 0)
 
 
 def definition(name: str) -> Any:

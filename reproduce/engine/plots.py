@@ -114,6 +114,8 @@ def blue_to_red(values: Sequence[float]) -> dict[float, Any]:
     """A colour a value, by its logarithm: blue for the lowest noise, red for the highest."""
     import matplotlib as mpl
 
+    if not len(values):
+        return {}
     low, high = np.log(min(values)), np.log(max(values))
     return {v: mpl.colormaps[WARM]((np.log(v) - low) / max(high - low, 1e-9)) for v in sorted(set(values))}
 
@@ -122,6 +124,8 @@ def colour_bar(panels: Any, values: Sequence[float], words: str) -> None:
     """The scale of `blue_to_red` beside the panels."""
     import matplotlib as mpl
 
+    if not len(values):
+        return
     norm = mpl.colors.LogNorm(min(values), max(values))
     shown = mpl.cm.ScalarMappable(norm, mpl.colormaps[WARM])
     panels[0].figure.colorbar(shown, ax=list(panels), label=words, aspect=35, pad=0.01)
@@ -166,6 +170,9 @@ def log_scale(axis: Any) -> None:
     """A logarithmic axis (`axes.xaxis` or `.yaxis`) with labels that do not run into one another."""
     from matplotlib.ticker import FuncFormatter, LogFormatterMathtext, LogLocator, NullFormatter
 
+    limits = axis.axes.dataLim
+    if not np.isfinite(limits.minposx if axis.axis_name == "x" else limits.minposy):
+        return  # nothing is drawn yet that a logarithm could show
     getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
     low, high = sorted(axis.get_view_interval())
     decades = np.log10(high / low) if low > 0 else 1

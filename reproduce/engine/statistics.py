@@ -135,9 +135,9 @@ def crossing(betas: np.ndarray, stability: np.ndarray) -> float:
     order = np.argsort(betas)
     x, y = np.log(betas[order]), np.log(stability[order] / 2)
     above = np.isnan(y) | (y >= 0)
-    first = int(above.argmax())
-    if not above.any() or first == 0:
+    if not above.any() or above[0]:
         return np.nan
+    first = int(above.argmax())
     if np.isnan(y[first]):  # between the last that trained and the first that did not
         return float(np.exp((x[first - 1] + x[first]) / 2))
     return float(np.exp(np.interp(0, y[first - 1 : first + 1], x[first - 1 : first + 1])))

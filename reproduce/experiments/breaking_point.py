@@ -128,7 +128,7 @@ class Scaling:
         """b* of every seed, (seeds,); see `breaking_point` for where it lies outside the range."""
         labels = [label for label in table.labels if self.place[label].panel == panel and self.place[label].beta >= 1]
         if not labels:
-            return np.full(1, np.nan)
+            return np.full(len(table.grid(table.labels, BEST)), np.nan)
         betas = np.array([self.place[label].beta for label in labels])
         return np.array([
             breaking_point(betas, *of_seed) for of_seed in zip(table.grid(labels, BEST), table.broken(labels))
@@ -151,6 +151,8 @@ class Scaling:
     def edges(self, table: Evidence) -> np.ndarray:
         """The b at which eta·lambda_max at the end reaches 2, of every seed of the panel where it is measured."""
         labels = [k for k in table.labels if self.place[k].panel == self.stability and self.place[k].beta >= 1]
+        if not labels:
+            return np.full(len(table.grid(table.labels, BEST)), np.nan)
         betas = np.array([self.place[label].beta for label in labels])
         return np.array([crossing(betas, row) for row in table.grid(labels, END_STABILITY)])
 

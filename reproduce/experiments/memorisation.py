@@ -183,9 +183,10 @@ def select(labels: list[str], fraction: float, momentum: float | None = None) ->
 def begins_late(table: Evidence, fraction: float, momentum: float | None = None) -> Claim:
     """Memorisation begins after the best validation epoch: epochs between them, mean over cells, over seeds."""
     late = table.grid(select(table.labels, fraction, momentum), "memorisation after best")
+    never = f"{int(np.isnan(late).sum())} of {late.size} runs never begin, and are left out"
     where = f"{100 * fraction:g} % noise" + ("" if momentum is None else f", momentum {momentum:g}")
     return over_seeds(
-        mean_of_those_there(late.T), Direction(1, smallest=1.0), paper="roughly",
+        mean_of_those_there(late.T), Direction(1, smallest=1.0), paper="roughly", note=never,
         claim=f"memorisation begins after the best validation epoch; {where}",
         statistic="epochs between them, mean over cells, a seed",
     )  # fmt: skip
