@@ -31,8 +31,9 @@ def check(table):
             paper="larger with N",
         )
     ]  # fmt: skip
-    ratio = np.where(np.isfinite(c) & np.isfinite(d), d / c, np.nan)
-    edge = np.where(np.isfinite(c), c / DATA_SIZES.edges(table), np.nan)
+    broke = np.isfinite(c)
+    ratio = np.divide(d, c, out=np.full_like(c, np.nan), where=broke & np.isfinite(d))
+    edge = np.divide(c, DATA_SIZES.edges(table), out=np.full_like(c, np.nan), where=broke)
     return [
         *found,
         seedwise.located(

@@ -15,10 +15,17 @@ from reproduce.theory import gibbs
 from reproduce.theory.potentials import Quartic
 from reproduce.theory.simulate import Gaussian, Simulation
 
-POTENTIAL, N, SIGMA = Quartic(stiffness=1.0, quartic=1.0), 0.01, 10.0  # T = n sigma^2/2 = 0.5
-BATCH_SIZES = {"smoke": (8, 32), "quick": (4, 8, 16, 32), "paper": (2, 4, 8, 16, 32)}
-CHAINS = {"smoke": 200, "quick": 10_000, "paper": 100_000}
-BURN_IN, APART, RECORDS = 8.0, 3.0, 12  # in t_eta; the slowest relaxation takes 1
+# T = n sigma^2/2 = 0.5; the largest eta is stable as far out as chains come in 34 T of loss.
+POTENTIAL, N, SIGMA = Quartic(stiffness=1.0, quartic=0.3), 0.01, 10.0
+BATCH_SIZES = {"smoke": (4, 16), "quick": (1, 2, 4, 8, 16), "paper": (1, 2, 4, 8, 16)}
+CHAINS = {"smoke": 200, "quick": 60_000, "paper": 300_000}  # so many that the slopes are known to 0.2
+BURN_IN, APART, RECORDS = 8.0, 3.0, 16  # in t_eta; the slowest relaxation takes 1
+# The exact stationary law (iterating the transition density on a grid) has slopes of 1.02 to 1.03 over eta up to 0.08
+# and 1.05 to 1.06 from 0.02 to 0.16: what is linear in eta is seen below 0.1. The gap of the distribution functions is
+# known to 0.0004 from a million samples, half of what it is at eta = 0.02: it is followed from 0.04 on.
+LARGEST_FOR_MOMENTS, SMALLEST_FOR_KS = 0.1, 0.03
+NAMES = ("<θ²>", "<L>", "KS")
+BINS = 4000  # of θ, where the gap is looked for
 
 
 def simulations(scale):
@@ -32,41 +39,52 @@ def simulations(scale):
     return found
 
 
-def distances(chains, used):
+def distances(chains, used, names=NAMES):
     """Of every eta (k,): relative bias of <θ^2> and of <L>, and the largest gap of distribution functions."""
     import numpy as np
 
     t = N * SIGMA**2 / 2
     squares, loss = gibbs.mean_of(POTENTIAL, t, np.square), gibbs.mean_loss(POTENTIAL, t)
     x, c = gibbs.cumulative(POTENTIAL, t)
-    found: dict[str, list[float]] = {"<θ²>": [], "<L>": [], "KS": []}
-    for samples in chains.samples.values():
-        theta = samples[:, used].reshape(-1, 1)
-        found["<θ²>"].append(abs(np.square(theta).mean() / squares - 1))
-        found["<L>"].append(abs(POTENTIAL.loss(theta).mean() / loss - 1))
-        ordered = np.sort(theta[:, 0])
-        steps = np.arange(len(ordered) + 1) / len(ordered)
-        expected = np.interp(ordered, x, c)
-        found["KS"].append(max(np.abs(steps[1:] - expected).max(), np.abs(steps[:-1] - expected).max()))
-    return {name: np.array(values) for name, values in found.items()}
+    samples = [samples[:, used] for samples in chains.samples.values()]
+    edges = np.linspace(x[0], x[-1], BINS + 1)
+    expected = np.interp(edges[1:], x, c)
+    largest = samples[int(np.argmax([spec.lr for spec in chains.specs.values()]))]
+    # Chance adds to the largest of many gaps. To first order they are eta times one function of θ, so the place of the
+    # largest is found at the largest eta, where chance is a thirtieth of it, and all are taken there.
+    place = int(np.abs(np.cumsum(np.histogram(largest, BINS, (x[0], x[-1]))[0]) / largest.size - expected).argmax())
+
+    measures = {
+        "<θ²>": lambda theta: abs(np.square(theta).mean() / squares - 1),
+        "<L>": lambda theta: abs(POTENTIAL.loss(theta.reshape(-1, 1)).mean() / loss - 1),
+        "KS": lambda theta: abs((theta <= edges[place + 1]).mean() - expected[place]),
+    }
+    return {name: np.array([measures[name](theta) for theta in samples]) for name in names}
 
 
 def check(chains):
+    import numpy as np
+
     from reproduce.engine import chainwise
 
-    etas = [spec.lr for spec in chains.specs.values()]
+    etas = np.array([spec.lr for spec in chains.specs.values()])
     count = next(iter(chains.samples.values())).shape[1]
     words = {"<θ²>": "bias of <θ²>", "<L>": "bias of the mean loss", "KS": "Kolmogorov-Smirnov distance"}
 
-    def of(name):
-        return lambda used: distances(chains, used)[name]
+    found = []
+    for name, text in words.items():
+        used_etas = etas > SMALLEST_FOR_KS if name == "KS" else etas < LARGEST_FOR_MOMENTS
 
-    return [
-        chainwise.exponent(
-            etas, of(name), count, 1.0, claim=f"the {text} from Gibbs vanishes as eta", statistic=f"{text} on eta"
-        )
-        for name, text in words.items()
-    ]
+        def distance(used, name=name, used_etas=used_etas):
+            return distances(chains, used, (name,))[name][used_etas]
+
+        found.append(
+            chainwise.exponent(
+                etas[used_etas], distance, count, 1.0, claim=f"the {text} from Gibbs vanishes as eta",
+                statistic=f"{text} on eta",
+            )
+        )  # fmt: skip
+    return found
 
 
 def draw(chains, axes):

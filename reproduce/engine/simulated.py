@@ -188,6 +188,6 @@ def _collect(
         if results.finished(spec, (), say) is None or not isinstance(folder, SimulationFolder):
             missing.append(name)
             continue
-        parts[name.rsplit(", seed ", 1)[0]].append(np.load(folder.samples))
+        parts[name.rsplit(", seed ", 1)[0]].append(np.load(folder.samples).astype(float))
     samples = {label: np.concatenate(found, axis=1) for label, found in parts.items() if found}
     return Chains(specs, samples), missing

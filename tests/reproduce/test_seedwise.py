@@ -20,7 +20,8 @@ def test_intervals_over_seeds_cover_in_ninety_percent(scale, centre):
     random = np.random.default_rng(0)
     hits = 0
     for _ in range(2_000):
-        found = over_seeds(scale.back(random.normal(scale.to(centre), 0.3, 5)), Range(-9, 9), scale=scale, **TEXT)
+        values = scale.back(random.normal(scale.to(centre), 0.3, 5))
+        found = over_seeds(values, Range(0.01 if scale is LOG else -9, 9), scale=scale, **TEXT)
         hits += found.low <= centre <= found.high
     assert hits / 2_000 == pytest.approx(0.9, abs=0.02)
 
