@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 
-STREAMS = ("weights", "split", "order", "augmentation", "dropout", "labels", "measurement", "drawing")
+STREAMS = ("weights", "split", "order", "augmentation", "dropout", "labels", "measurement", "drawing", "gradient noise")
 
 
 def generator(seed: int, stream: str, *counters: int) -> np.random.Generator:

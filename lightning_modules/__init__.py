@@ -4,6 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _HOME = {
+    "GaussianOfItsShape": "lightning_modules.gradient_noise",
+    "HalfBatch": "lightning_modules.gradient_noise",
+    "Isotropic": "lightning_modules.gradient_noise",
     "MLP": "lightning_modules.mlp",
     "MLPNet": "lightning_modules.mlp",
     "ResNet56": "lightning_modules.resnet",
@@ -16,6 +19,7 @@ __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from lightning_modules.classifier import SGDClassifier
+    from lightning_modules.gradient_noise import GaussianOfItsShape, HalfBatch, Isotropic
     from lightning_modules.mlp import MLP, MLPNet
     from lightning_modules.resnet import ResNet56, ResNet56Net
     from lightning_modules.vgg import VGG11, VGG11Net

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
+from lightning_modules.gradient_noise import GradientNoise, Isotropic
+
 Batch = tuple[Tensor, Tensor]
 EVALUATED = ("val", "test", "train_subset", "train_clean", "train_wrong")  # what the validation loaders hold, in order
 
@@ -31,10 +33,7 @@ class SGDClassifier(pl.LightningModule):
         weight_decay: L2 coefficient.
 
     Attributes:
-        half_batch_factor: a, with which the gradients g1 and g2 of the two halves of a batch are combined to
-            (g1 + g2)/2 + a (g1 - g2)/2: the same mean, and 1 + a^2 times the covariance. 0 is SGD. With a^2 = 2l - 1,
-            eta/l and batches of 2S it is SVAG, whose trajectory keeps its law as l grows (Li, Malladi, Arora 2021,
-            eq. 9). In train mode batch norm couples the halves, unless its ghost batches are halves or parts of them.
+        gradient_noise: what changes the noise of the gradient and leaves its mean; none by default.
     """
 
     def __init__(self, network: nn.Module, *, lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
@@ -46,7 +45,8 @@ class SGDClassifier(pl.LightningModule):
             raise ValueError(f"momentum: {momentum!r} is not below 1")
         self.network = network
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
-        self.half_batch_factor = 0.0
+        self.gradient_noise: GradientNoise | None = None
+        self._added_length: Tensor | None = None
         self.evaluations = nn.ModuleDict(
             {
                 f"{part}/{what}": MeanMetric(nan_strategy="disable")
@@ -72,11 +72,37 @@ class SGDClassifier(pl.LightningModule):
         loss = self.loss(logits, targets)
         self._accumulate(loss.detach(), logits.detach(), targets)
         share = self._share(len(targets)) if self._ranks > 1 else 1.0
-        if not self.half_batch_factor:
+        if self.gradient_noise is None:
             return loss * share if self._ranks > 1 else loss
         losses = F.cross_entropy(logits, targets, reduction="none")
-        weighted = (self._half_batch_weights(losses) * losses).mean()
-        return {"loss": weighted * share, "mean": loss.detach() * share}  # what is minimised, and what is recorded
+        total = int(self._global_batch_size(len(losses))) if self._ranks > 1 else len(losses)
+        weights = self._local(self.gradient_noise.weights(total, self._step), losses)
+        if isinstance(self.gradient_noise, Isotropic):
+            difference = self._local(self.gradient_noise.difference(total), losses)
+            self._added_length = self._gradient_length((difference * losses).mean() * share)
+        # what is minimised, and what is recorded
+        return {"loss": (weights * losses).mean() * share, "mean": loss.detach() * share}
+
+    def on_after_backward(self) -> None:
+        if self._added_length is not None and isinstance(self.gradient_noise, Isotropic):
+            self.gradient_noise.add(self._trained, self._added_length, self._step)
+            self._added_length = None
+
+    @property
+    def _trained(self) -> list[Tensor]:
+        return [p for p in self.parameters() if p.requires_grad]
+
+    @property
+    def _step(self) -> int:
+        return 0 if self._trainer is None else self.trainer.global_step
+
+    def _gradient_length(self, loss: Tensor) -> Tensor:
+        """|gradient| of the mean of a loss over ranks, (); the graph is kept."""
+        flat = torch.cat([g.flatten() for g in torch.autograd.grad(loss, self._trained, retain_graph=True)])
+        if self._ranks > 1:
+            torch.distributed.all_reduce(flat)
+            flat /= self._ranks
+        return flat.double().norm()
 
     @property
     def _ranks(self) -> int:
@@ -92,18 +118,10 @@ class SGDClassifier(pl.LightningModule):
         torch.distributed.all_reduce(total)
         return total
 
-    def _half_batch_weights(self, losses: Tensor) -> Tensor:
-        """Weights (local,) of this rank's losses: 1 + a in the first half of the global batch, 1 - a in the other.
-
-        Raises ValueError for an odd global batch, which has no halves.
-        """
-        local, a = len(losses), self.half_batch_factor
-        total = int(self._global_batch_size(local)) if self._ranks > 1 else local
-        if total % 2:
-            raise ValueError(f"batch_size: {total} is odd, and half_batch_factor needs two halves")
-        first = total * self.trainer.global_rank // self._ranks if self._ranks > 1 else 0  # as the plan is split
-        position = torch.arange(first, first + local, device=self.device)
-        return torch.where(position < total // 2, losses.new_tensor(1 + a), losses.new_tensor(1 - a))
+    def _local(self, of_all: Tensor, losses: Tensor) -> Tensor:
+        """This rank's part (local,) of numbers for the global batch, as its plan is split."""
+        first = len(of_all) * self.trainer.global_rank // self._ranks if self._ranks > 1 else 0
+        return of_all[first : first + len(losses)].to(losses)
 
     def _accumulate(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
         # In place and in few operations: a `self.log` or a torchmetrics update costs more than a small network's step.

@@ -62,6 +62,7 @@ class Figure:
 
     Attributes:
         data: its own data set; `substitute` stands in, loudly, where that is not to be had and none was named.
+        also_on: further data sets that are its own; each has a folder and a place in the report.
         check: the claims about a table. draw: the panels, on `axes(rows, columns)`.
         beside: panels of a second picture, of what the paper leaves out.
         arms: those it has besides "epochs".
@@ -80,11 +81,17 @@ class Figure:
     check: Callable[[Any], list[Claim]]
     draw: Callable[[Table, Any], None]
     beside: Callable[[Table, Any], None] | None = None
+    also_on: tuple[str, ...] = ()
     arms: tuple[str, ...] = ()
     measurements: Callable[[Scale, str], tuple[Measurement, ...]] = lambda scale, label: ()
     derive: Callable[[pd.DataFrame], dict[str, float]] = lambda rows: {}
     paths: Callable[[Scale, Specs, Specs], dict[str, PathSpec]] = lambda scale, specs, following: {}
     tuning: Tuning | None = None
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The data sets on which its claims are judged."""
+        return (self.data, *self.also_on)
 
 
 @dataclass(frozen=True)
@@ -131,10 +138,10 @@ class Context:
 
     @property
     def own_data(self) -> bool:
-        return self.source.name == self.figure.data
+        return self.source.name in self.figure.own
 
     @property
     def folder(self) -> str:
         """SCALE[-DATA][-ARM]."""
-        parts = [self.options.scale, "" if self.own_data else self.source.name]
+        parts = [self.options.scale, "" if self.source.name == self.figure.data else self.source.name]
         return "-".join(filter(None, [*parts, "" if self.options.arm == EPOCHS else self.options.arm]))

@@ -36,6 +36,7 @@ class Shown:
     """One figure of the gallery."""
 
     name: str
+    script: str
     title: str
     pictures: dict[str, bytes]  # file name -> PNG
     claims: list[dict[str, Any]]
@@ -46,29 +47,37 @@ def main(doc: str, arguments: list[str] | None = None) -> NoReturn:
     """Writes the gallery and the README's table; ends the process: 0 done, 2 bad input."""
     options = parse(doc, arguments, GalleryOptions)
     try:
-        shown = [found for name in SCRIPTS_IN_ORDER if (found := _read(options.out, name)) is not None]
+        shown = [one for name in SCRIPTS_IN_ORDER for one in _read(options.out, name)]
         if not shown:
             raise InputError(f"--out: {str(options.out)!r} holds no complete quick figure on the paper's data")
         write(shown)
     except InputError as error:
         refuse(error)
-    print(
-        f"written: {len(shown)} of {len(SCRIPTS_IN_ORDER)} figures to {GALLERY.relative_to(CHECKOUT)} and {README.name}"
-    )
+    count, where = len({one.script for one in shown}), GALLERY.relative_to(CHECKOUT)
+    print(f"written: {count} of {len(SCRIPTS_IN_ORDER)} figures to {where} and {README.name}")
     raise SystemExit(0)
 
 
-def _read(out: Path, name: str) -> Shown | None:
-    """A figure that is complete and on its own data."""
-    folder = out / name / "quick"
-    if not (folder / "provenance.json").is_file():
-        return None
-    provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    if provenance["missing"]:
-        raise InputError(f"--out: {str(folder)!r} misses {len(provenance['missing'])} runs")
-    pictures = {f.name: small(f) for f in (folder / f"{name}.png", folder / f"{name}-{BESIDE}.png") if f.is_file()}
-    claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
-    return Shown(name, definition(name).title, pictures, claims, provenance)
+def _read(out: Path, name: str) -> list[Shown]:
+    """A figure that is complete and on its own data; on several, if several are its own."""
+    defined, found = definition(name), []
+    for data in (None, *getattr(defined, "also_on", ())):
+        folder = out / name / ("quick" if data is None else f"quick-{data}")
+        if not (folder / "provenance.json").is_file():
+            continue
+        provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+        if provenance["missing"]:
+            raise InputError(f"--out: {str(folder)!r} misses {len(provenance['missing'])} runs")
+        suffix = "" if data is None else f"-{data}"
+        pictures = {
+            f"{name}{ending}{suffix}.png": small(file)
+            for ending in ("", f"-{BESIDE}")
+            if (file := folder / f"{name}{ending}.png").is_file()
+        }
+        claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
+        title = defined.title + ("" if data is None else f" ({data})")
+        found.append(Shown(name + suffix, name, title, pictures, claims, provenance))
+    return found
 
 
 def small(file: Path) -> bytes:
@@ -115,7 +124,7 @@ def overview(shown: list[Shown]) -> str:
 
 def _command(one: Shown) -> str:
     data = one.provenance["data"]["name"]
-    return f"reproduce/{one.name}.py" + ("" if data == "simulation" else f" --data {data}")
+    return f"reproduce/{one.script}.py" + ("" if data == "simulation" else f" --data {data}")
 
 
 def _counted(claims: list[dict[str, Any]]) -> str:

@@ -202,7 +202,7 @@ def write(
     `seconds` that this call has spent on runs are added to those of earlier calls.
     """
     figure, options, source = context.figure, context.options, context.source
-    watermark = None if context.own_data else f"{source.name}, not {figure.data}"
+    watermark = None if context.own_data else f"{source.name}, not {' or '.join(figure.own)}"
     beside = figure.beside if context.arm.draw is None else None
     leaving = Leaving(
         folder=options.out / figure.name / context.folder,
@@ -251,7 +251,7 @@ def _why_not(context: Context, missing: list[str]) -> str | None:
     if context.options.scale == "smoke":
         return "smoke scale"
     if not context.own_data:
-        return f"on {context.source.name}, not {context.figure.data}"
+        return f"on {context.source.name}, not {' or '.join(context.figure.own)}"
     return "runs are missing" if missing else None
 
 

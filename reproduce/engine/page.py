@@ -23,11 +23,11 @@ from reproduce.engine.options import EPOCHS, InputError, Options, parse, refuse
 SCRIPTS = Path(__file__).resolve().parents[1]
 # In the order of the page.
 THEORY = ("theorem1", "theorem2", "time_rescaling", "finite_step", "momentum", "anisotropic", "sampling")
-SCRIPTS_IN_ORDER = (*(f"fig{i}" for i in range(1, 17)), "table1", *THEORY)
+SCRIPTS_IN_ORDER = (*(f"fig{i}" for i in range(1, 17)), "table1", "noise_only", *THEORY)
 # Shortest first, as far as is known; figures of the same networks follow one another, since they share the runs.
 TO_RUN = (
     *THEORY, "fig4", "fig13", "fig1", "fig9", "fig5", "fig14", "fig15", "fig3", "fig2", "fig10", "fig11", "fig12",
-    "fig7", "fig8", "fig16", "table1", "fig6",
+    "fig7", "fig8", "fig16", "table1", "fig6", "noise_only",
 )  # fmt: skip
 SHOWN = ("command", "made", "commit", "uncommitted_changes", "python", "versions", "hardware", "data", "missing")
 
@@ -53,7 +53,8 @@ class ReportOptions(Options):
 class Entry:
     """One figure on the page."""
 
-    name: str
+    name: str  # unique on the page
+    script: str
     heading: str
     caption: str
     pictures: list[str]  # base64 of SVGs: the figure, and what stands beside it
@@ -89,7 +90,7 @@ def main(doc: str, arguments: list[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted; finished runs are kept", file=sys.stderr)
         raise SystemExit(130) from None
-    print(f"written: {page} ({len(entries)} of {len(SCRIPTS_IN_ORDER)} figures)")
+    print(f"written: {page} ({len({entry.script for entry in entries})} of {len(SCRIPTS_IN_ORDER)} figures)")
     for name in failed:
         print(f"{name} failed: see what it said above")
     raise SystemExit(1 if failed else 0)
@@ -98,23 +99,35 @@ def main(doc: str, arguments: list[str] | None = None) -> NoReturn:
 def _run_missing(options: ReportOptions) -> list[str]:
     """Runs the scripts that have not left everything, one after another. Returns those that failed."""
     failed = []
-    for name in TO_RUN:
-        folder = _folder(options, name)
-        if folder is not None and _complete(folder, options):
+    for name, data in [(script, data) for script in TO_RUN for data in _wanted(options, script)]:
+        if any(_complete(told, options) for _, told in _made(options, name) if _answers(told, data, name)):
             continue
         command = [sys.executable, str(SCRIPTS / f"{name}.py"), "--scale", options.scale, "--out", str(options.out)]
-        known = {"wandb", "seeds", "jobs"} | ({"data_dir", "devices", "data"} if name not in THEORY else set())
+        known = {"wandb", "seeds", "jobs"} | ({"data_dir", "devices"} if name not in THEORY else set())
         for flag in sorted(known):
             value = getattr(options, flag)
             command += [f"--{flag.replace('_', '-')}", str(value)] if value is not None else []
+        command += ["--data", data] if data is not None else []
         if subprocess.run(command, check=False).returncode:
             failed.append(name)
     return failed
 
 
-def _complete(folder: Path, options: ReportOptions) -> bool:
+def _wanted(options: ReportOptions, name: str) -> list[str | None]:
+    """The data sets a script is run on; None leaves the choice between its own and a substitute to it."""
+    if name in THEORY:
+        return [None]
+    return [None, *definition(name).also_on] if options.data is None else [options.data]
+
+
+def _answers(told: dict[str, Any], data: str | None, name: str) -> bool:
+    """Whether results are of the data set wanted; None: of the script's first one, or a substitute."""
+    found = told["data"]["name"]
+    return found == data if data is not None else found not in getattr(definition(name), "also_on", ())
+
+
+def _complete(told: dict[str, Any], options: ReportOptions) -> bool:
     """Nothing is missing there, and no more seeds are asked for."""
-    told = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     return not told["missing"] and (options.seeds or 0) <= told.get("seeds", 0)
 
 
@@ -128,12 +141,14 @@ def write(options: ReportOptions) -> tuple[Path, list[Entry]]:
     """The page and what is on it. Raises InputError if there is nothing to show."""
     from jinja2 import Environment, FileSystemLoader
 
-    entries = [entry for name in SCRIPTS_IN_ORDER if (entry := _entry(options, name)) is not None]
+    entries = [
+        _entry(options, name, folder, told) for name in SCRIPTS_IN_ORDER for folder, told in _shown(options, name)
+    ]
     if not entries:
         raise InputError(f"--out: {str(options.out)!r} holds no figure at scale {options.scale}; --run makes them")
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     environment.filters["interval"] = interval
-    shown = {entry.name for entry in entries}
+    shown = {entry.script for entry in entries}
     text = environment.get_template("page.html.j2").render(
         title="Three factors influencing minima in SGD: what the figures show",
         scale=options.scale,
@@ -146,9 +161,15 @@ def write(options: ReportOptions) -> tuple[Path, list[Entry]]:
     return page, entries
 
 
-def _folder(options: ReportOptions, name: str) -> Path | None:
-    """Where a figure's results are: on its own data if there are such, else on a substitute."""
-    return next((folder for folder, told in _told(options, name) if told.get("arm", EPOCHS) == EPOCHS), None)
+def _shown(options: ReportOptions, name: str) -> list[tuple[Path, dict[str, Any]]]:
+    """The results of a script that are shown: on each of its own data sets if there are such, else on one other."""
+    made = _made(options, name)
+    return [(folder, told) for folder, told in made if told["data"]["own"]] or made[:1]
+
+
+def _made(options: ReportOptions, name: str) -> list[tuple[Path, dict[str, Any]]]:
+    """Those of the paper's own arm."""
+    return [(folder, told) for folder, told in _told(options, name) if told.get("arm", EPOCHS) == EPOCHS]
 
 
 def _told(options: ReportOptions, name: str) -> list[tuple[Path, dict[str, Any]]]:
@@ -168,25 +189,23 @@ def _mathml(formula: str) -> str:
     return convert(formula, display="block")
 
 
-def _entry(options: ReportOptions, name: str) -> Entry | None:
-    folder = _folder(options, name)
-    if folder is None:
-        return None
+def _entry(options: ReportOptions, name: str, folder: Path, provenance: dict[str, Any]) -> Entry:
     defined = definition(name)
     heading, _, rest = defined.doc.partition("\n\n")
     caption = rest.split("\n\n    python")[0]
-    everything = _told(options, name)
-    provenance = next(told for place, told in everything if place == folder)
+    data = provenance["data"]["name"]
     claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
-    for place, told in everything:  # the other arms on the same data are controls
-        if told["data"]["name"] == provenance["data"]["name"] and told.get("arm", EPOCHS) != EPOCHS:
+    for place, told in _told(options, name):  # the other arms on the same data are controls
+        if told["data"]["name"] == data and told.get("arm", EPOCHS) != EPOCHS:
             words = f"; arm {told['arm']}: {ARMS[told['arm']].words}"
             found = json.loads((place / "claims.json").read_text(encoding="utf-8"))
             claims += [claim | {"control": True, "claim": claim["claim"] + words} for claim in found]
+    several = bool(getattr(defined, "also_on", ()))
     pictures = [folder / f"{name}.svg", folder / f"{name}-{BESIDE}.svg"]
     return Entry(
+        f"{name}-{data}" if several else name,
         name,
-        heading.rstrip("."),
+        heading.rstrip(".") + (f" On {data}" if several else ""),
         " ".join(caption.split()),
         [base64.b64encode(file.read_bytes()).decode() for file in pictures if file.is_file()],
         claims,

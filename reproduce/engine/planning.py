@@ -31,10 +31,11 @@ def resolve(figure: Figure, options: Options, server: Any, say: Callable[..., No
             raise
         why = str(error)
         source = cached(figure.substitute, data_dir) or server.prepare(figure.substitute, data_dir)
-    if source.name != figure.data:
+    if source.name not in figure.own:
+        wanted = " or ".join(figure.own)
         say(
-            f"\n  *** NOT {figure.data.upper()}: these are the '{source.name}' ({why}).\n"
-            f"  *** Nothing below is a result about {figure.data}; no claim is judged on it.\n",
+            f"\n  *** NOT {wanted.upper()}: these are the '{source.name}' ({why}).\n"
+            f"  *** Nothing below is a result about {wanted}; no claim is judged on it.\n",
             style="bold yellow",
         )
     shape = f"{source.size}x{source.size}x{source.channels}"
@@ -99,7 +100,8 @@ class Plan:
 
     def at_paper_scale(self) -> list[PlannedRun]:
         """The paper's own runs, for their number and hours."""
-        own = replace(self.source, name=self.figure.data, train=10**9, test=10**9)  # only its shape is asked for
+        name = self.source.name if self.source.name in self.figure.own else self.figure.data
+        own = replace(self.source, name=name, train=10**9, test=10**9)  # only its shape is asked for
         paper = Plan(self.figure, replace(self.options, scale="paper", seeds=None, devices=1), own, self.arm)
         first = paper.runs()
         return first + paper.final(first, None)

@@ -176,7 +176,8 @@ def log_scale(axis: Any) -> None:
     getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
     low, high = sorted(axis.get_view_interval())
     decades = np.log10(high / low) if low > 0 else 1
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 1.6 else (1.0,)))
+    within = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0) if decades < 0.7 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=within if decades < 1.6 else (1.0,)))
     plain = decades < 1.6 and low > 1e-4
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}") if plain else LogFormatterMathtext())
     axis.set_minor_formatter(NullFormatter())

@@ -68,7 +68,12 @@ def over_seeds(
     note: str = "",
     control: bool = False,
 ) -> Claim:
-    """Judges the mean of a per-seed statistic (n,); NaN are seeds that have none."""
+    """Judges the mean of a per-seed statistic (n,); NaN are seeds that have none.
+
+    Raises ValueError for a direction from a null that the scale does not have.
+    """
+    if scale is LOG and isinstance(rule, Direction) and rule.null <= 0:
+        raise ValueError(f"null: {rule.null:g} is not positive, as values on a logarithmic scale are")
     everyone = np.asarray(values, dtype=float)
     there = everyone[~np.isnan(everyone)]
     statistic, lost = f"{statistic}; {_ruled(rule)}", len(everyone) - len(there)

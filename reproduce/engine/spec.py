@@ -176,13 +176,43 @@ class Keep:
 
 @dataclass(frozen=True)
 class HalfBatchNoise:
-    """The gradients of the halves of a batch combined to (g1 + g2)/2 + factor (g1 - g2)/2; see `SGDClassifier`."""
+    """`lightning_modules.HalfBatch`: 1 + factor^2 times the covariance of the gradient."""
 
     factor: float
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.factor) and self.factor > 0):
             raise ValueError(f"factor: {self.factor!r} is not a positive finite number")
+
+    def check(self, batch_size: int) -> None:
+        if batch_size % 2:
+            raise ValueError(f"noise: a batch of {batch_size} has no two equal halves")
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """Gaussian noise added to the gradient, its trace factor^2 times that of the noise which is there.
+
+    shape: "covariance" (`lightning_modules.GaussianOfItsShape`, in blocks of examples) or "isotropic" (`Isotropic`).
+    """
+
+    factor: float
+    shape: Literal["covariance", "isotropic"]
+    block: int = 1
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.factor) and self.factor > 0):
+            raise ValueError(f"factor: {self.factor!r} is not a positive finite number")
+        if self.shape not in ("covariance", "isotropic"):
+            raise ValueError(f"shape: {self.shape!r} is neither 'covariance' nor 'isotropic'")
+        if self.block < 1:
+            raise ValueError(f"block: {self.block} is less than 1 example")
+
+    def check(self, batch_size: int) -> None:
+        if self.shape == "isotropic" and batch_size % 2:
+            raise ValueError(f"noise: a batch of {batch_size} has no two equal halves")
+        if self.shape == "covariance" and (batch_size % self.block or batch_size < 2 * self.block):
+            raise ValueError(f"noise: a batch of {batch_size} is not two or more whole blocks of {self.block}")
 
 
 @dataclass(frozen=True)
@@ -214,7 +244,7 @@ class RunSpec:
     max_batch_size: int | None = None
     keep: Keep | None = None
     watch: Watch | None = None
-    noise: HalfBatchNoise | None = None
+    noise: HalfBatchNoise | GaussianNoise | None = None
     stop_at_loss: float | None = None
     protocol: int = PROTOCOL
 
@@ -237,8 +267,10 @@ class RunSpec:
             raise ValueError(f"stop_at_loss: {self.stop_at_loss!r} is not a positive finite number")
         check_batch_size(self.schedule.batch_size, self.data.train, max_batch_size=self.max_batch_size)
         known = known_bounds(as_schedule(self.schedule.batch_size))
-        if self.noise is not None and (known is None or known[0] != known[1] or known[0] % 2):
-            raise ValueError(f"noise: batches of {self.schedule.batch_size!r} do not all have two equal halves")
+        if self.noise is not None:
+            if known is None or known[0] != known[1]:
+                raise ValueError(f"noise: needs a constant batch size, not {self.schedule.batch_size!r}")
+            self.noise.check(round(known[0]))
 
     @property
     def key(self) -> str:

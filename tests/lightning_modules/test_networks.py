@@ -129,44 +129,6 @@ def test_one_step_is_plain_sgd_on_the_mean_cross_entropy(tmp_path):
     assert data.trainer.callback_metrics["train/loss"] == pytest.approx(loss.item(), rel=1e-6)
 
 
-def _gradients(module, images, labels):
-    loss = module.training_step((images, labels), 0)
-    loss = loss["loss"] if isinstance(loss, dict) else loss
-    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(module.parameters()))])
-
-
-def test_half_batch_gradients_keep_the_mean_and_have_exactly_the_covariance_that_is_said():
-    """Over every ordered pair of halves out of 6 examples: by enumeration, against per-example gradients."""
-    torch.manual_seed(0)
-    module = MLP(lr=0.1, hidden=(5,), in_features=7, num_classes=3).double()
-    images, labels = torch.randn(6, 7, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2])
-    each = torch.stack([_gradients(module, images[i : i + 1], labels[i : i + 1]) for i in range(6)])
-
-    def moments(factor):
-        module.half_batch_factor = factor
-        found = [_gradients(module, images[[i, j]], labels[[i, j]]) for i in range(6) for j in range(6)]
-        drawn = torch.stack(found)  # i, j independent: sampling with replacement
-        return drawn.mean(0), torch.cov(drawn.T, correction=0)
-
-    covariance = torch.cov(each.T, correction=0)
-    for factor in (0.0, 1.0, 3**0.5):
-        mean, spread = moments(factor)
-        torch.testing.assert_close(mean, each.mean(0), rtol=1e-10, atol=1e-12)
-        torch.testing.assert_close(spread, (1 + factor**2) * covariance / 2, rtol=1e-10, atol=1e-12)
-
-
-def test_half_batch_gradients_are_those_of_the_halves():
-    torch.manual_seed(0)
-    module = MLP(lr=0.1, hidden=(5,), in_features=7, num_classes=3).double()
-    images, labels = torch.randn(8, 7, dtype=torch.float64), torch.randint(0, 3, (8,))
-    first, second = _gradients(module, images[:4], labels[:4]), _gradients(module, images[4:], labels[4:])
-    module.half_batch_factor = 3**0.5
-    expected = (first + second) / 2 + 3**0.5 * (first - second) / 2
-    torch.testing.assert_close(_gradients(module, images, labels), expected, rtol=1e-10, atol=1e-12)
-    with pytest.raises(ValueError, match="batch_size: 7 is odd"):
-        _gradients(module, images[:7], labels[:7])
-
-
 def test_evaluation_metrics_are_exact_means_over_the_set():
     module, data = (
         VGG11(lr=0.0, width=1 / 32),

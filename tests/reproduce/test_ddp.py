@@ -9,7 +9,7 @@ from datamodules.schedules import Cyclic, NoiseSchedule, Triangle
 from datamodules.sources import prepare
 from reproduce.engine.results import RunFolder, job_data
 from reproduce.engine.runner import Runner, Server, Task
-from reproduce.engine.spec import Data, HalfBatchNoise, RunSpec, VGG11Network
+from reproduce.engine.spec import Data, GaussianNoise, HalfBatchNoise, RunSpec, VGG11Network
 
 SPEC = RunSpec(
     VGG11Network(width=1 / 32),
@@ -46,8 +46,10 @@ def rows(spec, devices, out):
         {},
         {"schedule": NoiseSchedule(0.02, Triangle(high=61, low=23, period=2))},
         {"schedule": NoiseSchedule(0.02, 26), "noise": HalfBatchNoise(3**0.5)},
+        {"schedule": NoiseSchedule(0.02, 26), "noise": GaussianNoise(3**0.5, "covariance")},
+        {"schedule": NoiseSchedule(0.02, 26), "noise": GaussianNoise(3**0.5, "isotropic")},
     ],
-    ids=["cyclic", "triangle", "half batches"],
+    ids=["cyclic", "triangle", "half batches", "Gaussian of C's shape", "isotropic"],
 )
 def test_two_ranks_follow_the_same_trajectory_as_one(change, tmp_path):
     spec = replace(SPEC, **change)

@@ -31,7 +31,7 @@ def places(tmp_path, monkeypatch):
 
 
 def make(results):
-    gallery.write([gallery._read(results.parents[1], "fig1")])
+    gallery.write(gallery._read(results.parents[1], "fig1"))
 
 
 def test_pictures_shrink_and_the_table_stands_between_the_markers(places):

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from reproduce.engine.options import parse
-from reproduce.engine.page import SCRIPTS_IN_ORDER, TO_RUN, ReportOptions, _complete, write
+from reproduce.engine.page import SCRIPTS_IN_ORDER, TO_RUN, ReportOptions, _complete, _run_missing, write
 from tests.reproduce.script import ROOT
 
 CLAIM = {
@@ -28,7 +28,7 @@ def results(out, name, *claims, scale="quick"):
     (folder / "claims.json").write_text(json.dumps(claims))
     provenance = {
         "command": f"python {name}.py",
-        "data": {"name": "cifar10", "own": True},
+        "data": {"name": claims[0]["data"], "own": True},
         "reductions": [["5 seeds", "4 seeds", "time"]],
         "runs": {},
         "missing": [],
@@ -75,12 +75,28 @@ def test_a_theory_scripts_formulas_are_mathml(tmp_path):
 
 def test_figures_that_are_incomplete_or_have_too_few_seeds_are_made_again(tmp_path):
     results(tmp_path, "fig1", CLAIM)
-    folder = tmp_path / "fig1" / "quick"
-    assert _complete(folder, ReportOptions(out=tmp_path))
-    assert not _complete(folder, ReportOptions(out=tmp_path, seeds=8))
-    told = json.loads((folder / "provenance.json").read_text())
-    (folder / "provenance.json").write_text(json.dumps(told | {"missing": ["a run"]}))
-    assert not _complete(folder, ReportOptions(out=tmp_path))
+    told = json.loads((tmp_path / "fig1" / "quick" / "provenance.json").read_text())
+    assert _complete(told, ReportOptions(out=tmp_path))
+    assert not _complete(told, ReportOptions(out=tmp_path, seeds=8))
+    assert not _complete(told | {"missing": ["a run"]}, ReportOptions(out=tmp_path))
+
+
+def test_a_script_with_several_data_sets_is_run_on_and_shown_for_each(tmp_path, monkeypatch):
+    commands = []
+
+    def run(command, check):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    results(tmp_path, "noise_only", CLAIM | {"data": "fashionmnist"})
+    _run_missing(ReportOptions(out=tmp_path))
+    (again,) = [command for command in commands if command[1].endswith("noise_only.py")]
+    assert again[-2:] == ["--data", "cifar10"]
+    results(tmp_path, "noise_only", CLAIM | {"data": "cifar10"}, scale="quick-cifar10")
+    page, entries = write(ReportOptions(out=tmp_path))
+    assert [entry.name for entry in entries] == ["noise_only-fashionmnist", "noise_only-cifar10"]
+    assert page.read_text().count('<section id="noise_only-') == 2
 
 
 @pytest.mark.parametrize("flag", ["--plot-only", "--dry-run"])

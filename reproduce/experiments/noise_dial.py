@@ -1,0 +1,151 @@
+"""One network at two batch sizes, and with the smaller one's noise put back by hand: the runs of `noise_only`.
+
+Fig. 1's MLP on FashionMNIST, or Fig. 4's VGG-11 on CIFAR-10, at equal eta and equal steps. Only the noise differs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from datamodules.schedules import NoiseSchedule
+from datamodules.sources import Prepared
+from reproduce.engine.data import image_size, subset
+from reproduce.engine.options import Scale
+from reproduce.engine.spec import (
+    Curvature,
+    GaussianNoise,
+    HalfBatchNoise,
+    Keep,
+    Measurement,
+    MLPNetwork,
+    RunSpec,
+    VGG11Network,
+)
+from reproduce.engine.table import Evidence, Imagined
+from reproduce.experiments.noise_grid import SHALLOW
+
+SGD, QUIET = "S", "4 S"
+HALVES = "4 S, noise doubled by half batches"
+OF_ITS_SHAPE = "4 S, Gaussian noise of C's shape"
+ISOTROPIC = "4 S, isotropic Gaussian noise"
+DIALLED = (HALVES, OF_ITS_SHAPE, ISOTROPIC)
+RATIO = 4
+FACTOR = (RATIO - 1) ** 0.5  # 1 + FACTOR^2 = RATIO
+ACCURACY, LOSS, NORM = "test/accuracy", "train_subset/loss", "end hessian/frobenius"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a scale changes, of one network. epochs: of the run at S; the others take RATIO times as many."""
+
+    width: float
+    train: int
+    validation: int
+    test: int
+    epochs: int
+    lr: float
+    batch_size: int
+    evaluate_every: int = 1
+    augment: bool = False
+
+
+@dataclass(frozen=True)
+class Pair:
+    mlp: Settings
+    vgg: Settings
+    seeds: int
+    measured: int  # training examples whose Hessian is measured
+    seed_sd: float = 0.005  # assumed for the power, before training; of test accuracy
+    norm_sd: float = 0.15  # of a log norm
+    effect: float = 0.02  # of 4 times less noise on test accuracy
+
+
+# Figure 1's cell of most noise, with 4 S in its grid as well; Figure 4's constant pair.
+PAPER = Pair(
+    mlp=Settings(1.0, 50_000, 10_000, 10_000, epochs=200, lr=0.1, batch_size=25),
+    vgg=Settings(
+        1.0, 44_800, 5_000, 10_000, epochs=300, lr=0.005, batch_size=128, augment=True
+    ),
+    seeds=5,
+    measured=2_000,
+)  # fmt: skip
+# Their quick cells: Figure 1's runs as they are, Figure 4's constant pair in as many epochs as the time leaves.
+QUICK = Pair(
+    mlp=replace(PAPER.mlp, train=3_000, validation=1_000, test=2_000, epochs=20),
+    vgg=Settings(1 / 8, 2_400, 500, 2_000, epochs=5, lr=0.01, batch_size=24),
+    seeds=3,
+    measured=100,
+)
+SMOKE = Pair(
+    mlp=replace(QUICK.mlp, train=400, validation=100, test=100, epochs=1),
+    vgg=replace(QUICK.vgg, width=1 / 32, train=240, validation=100, test=100, epochs=1),
+    seeds=1,
+    measured=50,
+)
+SETTINGS: dict[Scale, Pair] = {"smoke": SMOKE, "quick": QUICK, "paper": PAPER}
+REDUCTIONS = [
+    ("50 000 and 44 800 training images (MLP, VGG)", "3 000 and 2 400", "time"),
+    ("4 hidden layers of 512; VGG-11, width 1", "of 128; width 1/8", "11 and 64 times less arithmetic"),
+    ("crop and flip (VGG)", "no augmentation", "otherwise the training loss stays above 1 in this time"),
+    ("200 and 300 epochs", "20 and 5 epochs", "time; the VGG ends undertrained at S"),
+    ("VGG: eta 0.005, S 128", "eta 0.01, S 24", "trains in 5 epochs"),
+    ("5 seeds", "3 seeds", "time"),
+    ("Hessian on 2 000 images", "100", "time"),
+    ("10 000 test images", "2 000", "time"),
+]
+
+
+def runs(scale: Scale, source: Prepared) -> dict[str, RunSpec]:
+    """label -> the run of seed 0; the network is the one that takes the images."""
+    network: MLPNetwork | VGG11Network
+    if source.size == 28:
+        s = SETTINGS[scale].mlp
+        network = replace(SHALLOW[scale], in_features=source.channels * source.size**2, num_classes=source.classes)
+    else:
+        image_size(source, 32)
+        s = SETTINGS[scale].vgg
+        network = VGG11Network(width=s.width, in_channels=source.channels, num_classes=source.classes)
+    data = subset(source, scale, train=s.train, validation=s.validation, test=s.test, augment=s.augment)
+    # Batch norm over groups of S in every run, so that its own noise is the same; halves and blocks are such groups.
+    network = replace(network, ghost_batch_size=s.batch_size)
+    plain = RunSpec(
+        network, data, NoiseSchedule(s.lr, s.batch_size), s.epochs, seed=0, evaluate_every=s.evaluate_every,
+        keep=Keep(end=True),
+    )  # fmt: skip
+    quiet = replace(
+        plain, schedule=NoiseSchedule(s.lr, RATIO * s.batch_size), epochs=RATIO * s.epochs,
+        evaluate_every=RATIO * s.evaluate_every,
+    )  # fmt: skip
+    return {
+        SGD: plain,
+        QUIET: quiet,
+        HALVES: replace(quiet, noise=HalfBatchNoise(FACTOR)),
+        OF_ITS_SHAPE: replace(quiet, noise=GaussianNoise(FACTOR, "covariance", block=s.batch_size)),
+        ISOTROPIC: replace(quiet, noise=GaussianNoise(FACTOR, "isotropic")),
+    }
+
+
+def measurements(scale: Scale, label: str) -> tuple[Measurement, ...]:
+    return (Measurement(Curvature(SETTINGS[scale].measured, 250)),)
+
+
+def ratio(table: Evidence, label: str, reference: str, metric: str) -> np.ndarray:
+    """A metric of one run over that of another, a seed, (seeds,)."""
+    values = table.grid([label, reference], metric)
+    return values[:, 0] / values[:, 1]
+
+
+def imagined(scale: Scale, seeds: int, random: np.random.Generator) -> Imagined:
+    """A world in which only the covariance's size counts, whatever the noise's shape."""
+    s = SETTINGS[scale]
+    finals = {}
+    for label in (SGD, QUIET, *DIALLED):
+        lost, sharper = (s.effect, 0.5) if label == QUIET else (0.0, 0.0)
+        finals[label] = {
+            ACCURACY: random.normal(0.8 - lost, s.seed_sd, seeds),
+            NORM: np.exp(random.normal(sharper, s.norm_sd, seeds)),
+            LOSS: np.exp(random.normal(-sharper, s.norm_sd, seeds)),
+        }
+    return Imagined(finals)
