@@ -11,7 +11,7 @@ from datamodules.sources import Prepared
 from reproduce.engine.options import InputError
 from tests.reproduce.script import ROOT, run
 
-SCRIPTS = sorted(p.stem for p in (ROOT / "reproduce").glob("*.py") if p.stem.startswith(("fig", "table")))
+SCRIPTS = sorted(p.stem for p in (ROOT / "reproduce").glob("*.py") if p.stem.startswith(("fig", "table", "noise")))
 FILES = {"png", "svg", "csv", "json"}
 
 
@@ -42,6 +42,16 @@ def test_every_script_runs_at_smoke_scale(name, out):
     claims = json.loads((folder / "claims.json").read_text())
     assert claims
     assert {claim["verdict"] for claim in claims} == {"not judged"}
+
+
+@pytest.mark.slow
+def test_a_script_with_several_data_sets_takes_the_network_that_fits_the_images(out):
+    done = run("noise_only", out, "--wandb", "disabled", data="digits")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "NOT FASHIONMNIST OR CIFAR10" in done.stdout
+    keys = json.loads((out / "noise_only" / "smoke-digits" / "provenance.json").read_text())["runs"].values()
+    networks = [json.loads((out / "runs" / key / "spec.json").read_text())["network"]["type"] for key in keys]
+    assert set(networks) == {"reproduce.engine.spec:VGG11Network"}
 
 
 @pytest.mark.parametrize("group", [("fig4", "fig13"), ("fig5", "fig14", "fig15"), ("fig10", "fig11", "fig12")])
@@ -200,6 +210,30 @@ def test_table_1_at_paper_scale_tunes_what_the_paper_tunes_and_shares_figure_16s
         final = tuning.choose(scale, figure("table1").experiment.runs(scale, source("cifar10")), None)
         others = figure("fig16").experiment.runs(scale, source("cifar10"))
         assert [final[arm] == others[arm] for arm in ("discrete S", "discrete eta", "triangle eta")] == [True] * 3
+
+
+@pytest.mark.parametrize("data", ["fashionmnist", "cifar10"])
+@pytest.mark.parametrize("scale", ["smoke", "quick", "paper"])
+def test_the_noise_dial_changes_the_noise_alone(data, scale):
+    from reproduce.experiments import noise_dial
+
+    specs = figure("noise_only").experiment.runs(scale, source(data))
+    eta, s = next(iter(settings([specs[noise_dial.SGD]])))
+    for label, spec in specs.items():
+        size = spec.schedule.batch_size(0)
+        assert settings([spec]) == {(eta, s if label == noise_dial.SGD else 4 * s)}
+        assert spec.epochs * (spec.data.train // size) == specs[noise_dial.SGD].epochs * (spec.data.train // s)
+        assert spec.data.train % size == 0  # no shorter batch, no example left out
+        factor = spec.noise.factor if spec.noise is not None else 0.0
+        covariance = (1 + factor**2) / size
+        assert covariance == pytest.approx(1 / (4 * s) if label == noise_dial.QUIET else 1 / s)
+        assert spec.network.ghost_batch_size == s
+        assert (spec.network, spec.data, spec.momentum, spec.weight_decay) == (
+            specs[noise_dial.SGD].network, specs[noise_dial.SGD].data, 0, 0
+        )  # fmt: skip
+    if scale == "paper":
+        own = {"fashionmnist": ((0.1, 25), 200), "cifar10": ((0.005, 128), 300)}[data]
+        assert ((eta, s), specs[noise_dial.SGD].epochs) == own
 
 
 def test_every_cycle_ends_at_low_noise_and_is_measured_at_both_ends():
