@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from reproduce.engine.claims import interval
 from reproduce.engine.definition import BESIDE
+from reproduce.engine.devices import Hardware
 from reproduce.engine.display import duration
 from reproduce.engine.files import write_bytes, write_text
+from reproduce.engine.forecast import Forecast, on_an_h100
 from reproduce.engine.options import InputError, parse, refuse
 from reproduce.engine.page import SCRIPTS_IN_ORDER, definition
+from reproduce.engine.spec import loads
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 GALLERY, README = CHECKOUT / "reproduce" / "gallery", CHECKOUT / "README.md"
@@ -41,6 +45,7 @@ class Shown:
     pictures: dict[str, bytes]  # file name -> PNG
     claims: list[dict[str, Any]]
     provenance: dict[str, Any]
+    gpu_seconds: float  # of its runs on one H100, estimated; 0 of simulations, which need none
 
 
 def main(doc: str, arguments: list[str] | None = None) -> NoReturn:
@@ -76,8 +81,20 @@ def _read(out: Path, name: str) -> list[Shown]:
         }
         claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
         title = defined.title + ("" if data is None else f" ({data})")
-        found.append(Shown(name + suffix, name, title, pictures, claims, provenance))
+        gpu = _gpu_seconds(out, provenance["runs"].values())
+        found.append(Shown(name + suffix, name, title, pictures, claims, provenance, gpu))
     return found
+
+
+def _gpu_seconds(out: Path, keys: Iterable[str]) -> float:
+    """Of those of the runs that are training runs: estimated, one after another."""
+    forecast = Forecast(None, Hardware("cuda", 1, "H100"), on_an_h100)
+    folders = [out / "runs" / key for key in keys]
+    runs = [
+        [loads((folder / name).read_text(encoding="utf-8")) for name in ("spec.json", "measurements.json")]
+        for folder in folders if (folder / "spec.json").is_file()
+    ]  # fmt: skip
+    return sum(forecast.seconds(spec, measurements) for spec, measurements in runs)
 
 
 def small(file: Path) -> bytes:
@@ -112,13 +129,18 @@ def write(shown: list[Shown]) -> None:
 
 def overview(shown: list[Shown]) -> str:
     """One row a figure: what it says, verdicts of the paper's claims and of the controls, command, measured time."""
-    rows = ["| figure | claim | the paper's claims, here | controls | command | time |", "|---|---|---|---|---|---|"]
+    rows = [
+        "| figure | claim | the paper's claims, here | controls | command | 2 CPU cores | one H100 (estimated) |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for one in shown:
         own, controls = ([c for c in one.claims if c["control"] == wanted] for wanted in (False, True))
         link = f"[{one.name}](reproduce/gallery/README.md#{one.name})"
         seconds = one.provenance["seconds"]
         time = duration(seconds) if seconds > 10 else "shares runs"
-        rows.append(f"| {link} | {one.title} | {_counted(own)} | {_counted(controls)} | `{_command(one)}` | {time} |")
+        gpu = duration(one.gpu_seconds) if one.gpu_seconds and seconds > 10 else "–"
+        cells = (link, one.title, _counted(own), _counted(controls), f"`{_command(one)}`", time, gpu)
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

@@ -6,11 +6,14 @@ import json
 import pytest
 from PIL import Image
 
+from datamodules.schedules import NoiseSchedule
 from reproduce.engine import gallery
 from reproduce.engine.options import InputError
+from reproduce.engine.spec import Data, RunSpec, VGG11Network, dumps
 
 CLAIM = {"claim": "a | b", "value": 0.012, "low": 0.0, "high": 0.02, "n": 4, "paper": None, "verdict": "supported",
          "note": "", "unit": "share", "control": False}  # fmt: skip
+SPEC = RunSpec(VGG11Network(), Data("digits", "-", train=480, validation=50, test=100), NoiseSchedule(0.1, 24), 60, 0)
 
 
 @pytest.fixture
@@ -25,7 +28,12 @@ def places(tmp_path, monkeypatch):
     results.mkdir(parents=True)
     Image.effect_noise((2000, 1000), 40).convert("RGB").save(results / "fig1.png")
     (results / "claims.json").write_text(json.dumps([CLAIM, CLAIM | {"control": True, "verdict": "inconclusive"}]))
-    provenance = {"missing": [], "seconds": 250.0, "data": {"name": "fashionmnist"}, "hardware": "x", "commit": "abc"}
+    provenance = {"missing": [], "seconds": 250.0, "data": {"name": "fashionmnist"}, "hardware": "x", "commit": "abc",
+                  "runs": {"a": SPEC.key, "gone": "0" * 16}}  # fmt: skip
+    run = tmp_path / "results" / "runs" / SPEC.key
+    run.mkdir(parents=True)
+    (run / "spec.json").write_text(dumps(SPEC))
+    (run / "measurements.json").write_text("[]")
     (results / "provenance.json").write_text(json.dumps(provenance))
     return readme, folder, results
 
@@ -45,7 +53,7 @@ def test_pictures_shrink_and_the_table_stands_between_the_markers(places):
     assert text.endswith("after\n")
     assert "old" not in text
     row = next(line for line in text.splitlines() if "fig1" in line)
-    assert "| 1 supported | 1 inconclusive | `reproduce/fig1.py --data fashionmnist` | 4.2 min |" in row
+    assert "| 1 supported | 1 inconclusive | `reproduce/fig1.py --data fashionmnist` | 4.2 min | 4 s |" in row
     make(results)
     assert readme.read_text() == text
     assert "a \\| b" in (folder / "README.md").read_text()
