@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+CHECKOUT = Path(__file__).resolve().parents[2]  # the repository
+
 
 def write_text(path: Path, text: str) -> None:
     """Replaces `path` at once; a reader sees the old or the new content, never a part."""

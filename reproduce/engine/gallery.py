@@ -14,13 +14,12 @@ from reproduce.engine.claims import interval
 from reproduce.engine.definition import BESIDE
 from reproduce.engine.devices import Hardware
 from reproduce.engine.display import duration
-from reproduce.engine.files import write_bytes, write_text
+from reproduce.engine.files import CHECKOUT, write_bytes, write_text
 from reproduce.engine.forecast import Forecast, on_an_h100
 from reproduce.engine.options import InputError, parse, refuse
 from reproduce.engine.page import SCRIPTS_IN_ORDER, definition
 from reproduce.engine.spec import loads
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 GALLERY, README = CHECKOUT / "reproduce" / "gallery", CHECKOUT / "README.md"
 MARKERS = ("<!-- results: python reproduce/gallery.py -->", "<!-- end of results -->")
 COLOURS = 64  # of a picture's palette

@@ -21,12 +21,11 @@ from reproduce.engine import claims as judging
 from reproduce.engine import plots
 from reproduce.engine.definition import BESIDE, Context, Figure, PlannedPath, PlannedRun
 from reproduce.engine.display import console
-from reproduce.engine.files import read_cache, write_json, write_text
+from reproduce.engine.files import CHECKOUT, read_cache, write_json, write_text
 from reproduce.engine.options import EPOCHS
 from reproduce.engine.results import Results
 from reproduce.engine.table import EIGENVALUE, NOISE, STABILITY, STEP_VARIANCE, Evidence, Table
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 FILES = ("table.csv", "claims.json", "provenance.json")
 COLOURS = {
     "supported": "green",
@@ -241,7 +240,9 @@ def leave(
     write_text(folder / "table.csv", frame.to_csv(index=False))
     write_json(folder / "claims.json", found)
     file = folder / "provenance.json"
-    spent = {"seconds": round(read_cache(file).get("seconds", 0.0) + seconds, 1)}
+    before, runs = read_cache(file), set(leaving.provenance["runs"].values())
+    same = runs & set(before.get("runs", {}).values())  # other settings have times of their own
+    spent = {"seconds": round((before.get("seconds", 0.0) if same else 0.0) + seconds, 1)}
     write_json(file, environment() | leaving.provenance | spent)
     _print(judged)
     return found

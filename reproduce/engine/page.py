@@ -17,10 +17,10 @@ from reproduce.engine import interrupts
 from reproduce.engine.arms import ARMS
 from reproduce.engine.claims import interval
 from reproduce.engine.definition import BESIDE
-from reproduce.engine.files import write_text
+from reproduce.engine.files import CHECKOUT, write_text
 from reproduce.engine.options import EPOCHS, InputError, Options, parse, refuse
 
-SCRIPTS = Path(__file__).resolve().parents[1]
+SCRIPTS = CHECKOUT / "reproduce"
 # In the order of the page.
 THEORY = ("theorem1", "theorem2", "time_rescaling", "finite_step", "momentum", "anisotropic", "sampling")
 SCRIPTS_IN_ORDER = (*(f"fig{i}" for i in range(1, 17)), "table1", "noise_only", *THEORY)

@@ -22,12 +22,12 @@ from typing import Any, Protocol
 
 from datamodules.sources import DataError, Prepared
 from reproduce.engine import interrupts
+from reproduce.engine.files import CHECKOUT
 from reproduce.engine.results import RunFolder
 from reproduce.engine.spec import Measurement
 
 ATTEMPTS = 2
 POLL = 0.2  # seconds
-CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

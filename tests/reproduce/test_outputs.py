@@ -66,6 +66,16 @@ def test_a_figure_with_missing_arms_is_drawn_with_what_is_there(tmp_path):
     assert isinstance(table.frame, pd.DataFrame)
 
 
+def test_the_time_of_several_calls_is_added_up_until_the_settings_change(tmp_path):
+    def left(keys, seconds):
+        provenance = {"runs": {str(i): key for i, key in enumerate(keys)}}
+        leaving = outputs.Leaving(tmp_path, "figx", {}, "", None, provenance)
+        outputs.leave(leaving, None, pd.DataFrame(), [], seconds)
+        return json.loads((tmp_path / "provenance.json").read_text())["seconds"]
+
+    assert [left("ab", 100.0), left("abc", 50.0), left("abc", 0.0), left("xy", 30.0)] == [100.0, 150.0, 150.0, 30.0]
+
+
 @pytest.mark.parametrize("scale", ["quick", "paper"])
 def test_every_arm_that_is_trained_is_drawn_and_judged(scale):
     random = np.random.default_rng(0)
