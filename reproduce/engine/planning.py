@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from reproduce.engine.definition import Arm, Experiment, Figure, PlannedPath, PlannedRun, Specs
-from reproduce.engine.options import InputError, Options
+from reproduce.engine.options import DataOptions, InputError, Options
 
 if TYPE_CHECKING:
     from datamodules.sources import Prepared
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from reproduce.engine.table import Table
 
 
-def resolve(figure: Figure, options: Options, server: Any, say: Callable[..., None]) -> Prepared:
-    """The data set; the figure's substitute, said loudly, if its own is nowhere and none was named."""
+def resolve(own: str, substitute: str, options: DataOptions, server: Any, say: Callable[..., None]) -> Prepared:
+    """The data set; the substitute, said loudly, if a figure's own is nowhere and none was named."""
     from datamodules.sources import DamagedData, DataError, cached
 
-    name, data_dir = options.data or figure.data, options.data_dir
+    name, data_dir = options.data or own, options.data_dir
     why = "as asked for"
     try:
         source = cached(name, data_dir) or server.prepare(name, data_dir)
@@ -30,11 +30,11 @@ def resolve(figure: Figure, options: Options, server: Any, say: Callable[..., No
         if options.data is not None:
             raise
         why = str(error)
-        source = cached(figure.substitute, data_dir) or server.prepare(figure.substitute, data_dir)
-    if source.name != figure.data:
+        source = cached(substitute, data_dir) or server.prepare(substitute, data_dir)
+    if source.name != own:
         say(
-            f"\n  *** NOT {figure.data.upper()}: these are the '{source.name}' ({why}).\n"
-            f"  *** Nothing below is a result about {figure.data}; no claim is judged on it.\n",
+            f"\n  *** NOT {own.upper()}: these are the '{source.name}' ({why}).\n"
+            f"  *** Nothing below is a result about {own}; no claim is judged on it.\n",
             style="bold yellow",
         )
     shape = f"{source.size}x{source.size}x{source.channels}"
