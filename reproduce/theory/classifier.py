@@ -85,8 +85,10 @@ class Classifier:
     def _probabilities(self, theta: np.ndarray) -> np.ndarray:
         """Of all classes but the last, (rows, chains, N)."""
         weights = self._weights(theta)
-        values = np.stack([weights[:, k] @ self._transposed for k in range(self.rows)])
-        return _softmax(values, axis=0)
+        logits = np.empty((self.rows, len(theta), len(self.x)))
+        for k in range(self.rows):
+            np.matmul(weights[:, k], self._transposed, out=logits[k])
+        return _softmax(logits, axis=0)
 
     def loss(self, theta: np.ndarray) -> np.ndarray:
         return np.concatenate([self._loss(part) for part in _parts(theta)])
@@ -163,9 +165,11 @@ class Classifier:
 
 def _softmax(logits: np.ndarray, axis: int) -> np.ndarray:
     """exp(z_k)/(1 + sum exp(z)), in place."""
-    np.clip(logits, -LARGEST, LARGEST, out=logits)
+    np.minimum(logits, LARGEST, out=logits)
     np.exp(logits, out=logits)
-    logits /= 1 + logits.sum(axis=axis, keepdims=True)
+    total = logits.sum(axis=axis, keepdims=True)
+    total += 1
+    logits /= total
     return logits
 
 
