@@ -61,14 +61,11 @@ def check(chains):
 
     def error_against(samples, reference):
         """|Σ - reference|/|reference| and its jackknife standard error."""
-        group = np.arange(samples.shape[1]) % chainwise.GROUPS
 
         def error(used):
-            return np.linalg.norm(covariance_of(samples[:, used]) - reference) / np.linalg.norm(reference)
+            return float(np.linalg.norm(covariance_of(samples[:, used]) - reference) / np.linalg.norm(reference))
 
-        left_out = np.array([error(group != g) for g in range(chainwise.GROUPS)])
-        spread = np.sqrt((chainwise.GROUPS - 1) ** 2 / chainwise.GROUPS * left_out.var(ddof=1))
-        return float(error(group >= 0)), float(spread)
+        return chainwise.jackknife(error, samples.shape[1])
 
     for covariance, matrix in COVARIANCES.items():
         c = np.array(matrix)

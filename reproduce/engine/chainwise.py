@@ -47,12 +47,23 @@ def _judged(
     return Claim(claim, statistic, value, left, right, n, verdict, p, paper=paper, control=control)
 
 
-def above(value: float, error: float, bound: float, n: int, *, claim: str, statistic: str, **options: str) -> Claim:
+def above(
+    value: float, error: float, bound: float, n: int, *, claim: str, statistic: str, paper: str | None = None,
+    control: bool = False,
+) -> Claim:  # fmt: skip
     """An estimate lies above `bound`."""
     left, right = value - Z * error, value + Z * error
     verdict: Verdict = "supported" if left > bound else "not supported" if right < bound else "inconclusive"
     p = float(special.ndtr((bound - value) / max(error, 1e-300)))
-    return Claim(claim, f"{statistic}; > {bound:g}", value, left, right, n, verdict, p, **options)  # type: ignore[arg-type]
+    return Claim(claim, f"{statistic}; > {bound:g}", value, left, right, n, verdict, p, paper=paper, control=control)
+
+
+def jackknife(statistic: Callable[[np.ndarray], float], chains: int) -> tuple[float, float]:
+    """A statistic and its standard error, by leaving out groups of chains; it takes which are used, bool (chains,)."""
+    group = np.arange(chains) % GROUPS
+    left_out = np.array([statistic(group != g) for g in range(GROUPS)])
+    error = math.sqrt((GROUPS - 1) / GROUPS * float(((left_out - left_out.mean()) ** 2).sum()))
+    return statistic(np.ones(chains, dtype=bool)), error
 
 
 def exponent(
@@ -70,10 +81,7 @@ def exponent(
         y = np.log(np.maximum(distances(used), 1e-300))
         return float(np.polyfit(log_x, y, 1)[0])
 
-    group = np.arange(chains) % GROUPS
-    whole = slope(np.ones(chains, dtype=bool))
-    left_out = np.array([slope(group != g) for g in range(GROUPS)])
-    error = math.sqrt((GROUPS - 1) / GROUPS * float(((left_out - left_out.mean()) ** 2).sum()))
+    whole, error = jackknife(slope, chains)
     half = float(special.stdtrit(GROUPS - 1, 0.975)) * error
     low, high = whole - half, whole + half
     verdict: Verdict = "not supported"
@@ -83,8 +91,10 @@ def exponent(
     return Claim(claim, statistic, whole, low, high, chains, verdict)
 
 
-def unless_mixed(found: list[Claim], starts: dict[str, np.ndarray]) -> list[Claim]:
-    """The claims, not judged unless chains from every start (name -> 0 or 1, (chains,)) agree within `MIXED`.
+def unless_mixed(found: list[Claim], starts: dict[str, np.ndarray], margin: float = MIXED) -> list[Claim]:
+    """The claims, not judged unless the means over chains from every start (name -> (chains,)) agree within `margin`.
+
+    The values are 0 or 1 for a probability, or a statistic over its theory.
 
     Agreement is an equivalence: the 90 % interval of every difference of two means lies within the margin.
     """
@@ -94,7 +104,7 @@ def unless_mixed(found: list[Claim], starts: dict[str, np.ndarray]) -> list[Clai
             x, y = starts[a].astype(float), starts[b].astype(float)
             difference = float(x.mean() - y.mean())
             half = Z * math.sqrt(x.var() / len(x) + y.var() / len(y))
-            if abs(difference) + half > MIXED:
+            if abs(difference) + half > margin:
                 note = f"not mixed: chains from '{a}' and from '{b}' differ by {difference:.3f} ± {half:.3f}"
                 return [replace(c, verdict="not judged", p=None, note=note) for c in found]
     return found

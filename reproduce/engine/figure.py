@@ -79,7 +79,7 @@ class _Session:
         from reproduce.engine.planning import Plan, resolve
 
         arm = chosen(self.options, self.figure)  # refused before anything is read
-        self.source = resolve(self.figure, self.options, self.server, self.say)
+        self.source = resolve(self.figure.own, self.figure.substitute, self.options, self.server, self.say)
         self.plan = Plan(self.figure, self.options, self.source, arm)
         planned = self.plan.runs()
         self.announce(planned, self.plan.final(planned, None))

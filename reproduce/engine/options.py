@@ -53,12 +53,18 @@ class SimulationOptions:
 
 
 @dataclass(frozen=True)
-class Options(SimulationOptions):
+class DataOptions(SimulationOptions):
+    """What a theory script that needs data is asked to do."""
+
+    data: str | None = None
+    data_dir: Path = Path("data")
+
+
+@dataclass(frozen=True)
+class Options(DataOptions):
     """What a figure script is asked to do."""
 
     arm: str = EPOCHS
-    data: str | None = None
-    data_dir: Path = Path("data")
     devices: int = 1
 
 

@@ -22,13 +22,14 @@ from reproduce.engine.options import EPOCHS, InputError, Options, parse, refuse
 
 SCRIPTS = CHECKOUT / "reproduce"
 # In the order of the page.
-THEORY = ("theorem1", "theorem2", "time_rescaling", "finite_step", "momentum", "anisotropic", "sampling")
+THEORY = ("theorem1", "theorem2", "time_rescaling", "finite_step", "momentum", "anisotropic", "sampling", "bridge")
 SCRIPTS_IN_ORDER = (*(f"fig{i}" for i in range(1, 17)), "table1", "noise_only", *THEORY)
 # Shortest first, as far as is known; figures of the same networks follow one another, since they share the runs.
 TO_RUN = (
     *THEORY, "fig4", "fig13", "fig1", "fig9", "fig5", "fig14", "fig15", "fig3", "fig2", "fig10", "fig11", "fig12",
     "fig7", "fig8", "fig16", "table1", "fig6", "noise_only",
 )  # fmt: skip
+SIMULATION = "simulation"  # the data of a theory that has none
 SHOWN = ("command", "made", "commit", "uncommitted_changes", "python", "versions", "hardware", "data", "missing")
 
 
@@ -103,7 +104,8 @@ def _run_missing(options: ReportOptions) -> list[str]:
         if any(_complete(told, options) for _, told in _made(options, name) if _answers(told, data, name)):
             continue
         command = [sys.executable, str(SCRIPTS / f"{name}.py"), "--scale", options.scale, "--out", str(options.out)]
-        known = {"wandb", "seeds", "jobs"} | ({"data_dir", "devices"} if name not in THEORY else set())
+        known = {"wandb", "seeds", "jobs"}
+        known |= {"data_dir", "devices"} if name not in THEORY else {"data_dir"} if definition(name).data else set()
         for flag in sorted(known):
             value = getattr(options, flag)
             command += [f"--{flag.replace('_', '-')}", str(value)] if value is not None else []
@@ -115,9 +117,9 @@ def _run_missing(options: ReportOptions) -> list[str]:
 
 def _wanted(options: ReportOptions, name: str) -> list[str | None]:
     """The data sets a script is run on; None leaves the choice between its own and a substitute to it."""
-    if name in THEORY:
+    if name in THEORY and definition(name).data is None:
         return [None]
-    return [None, *definition(name).also_on] if options.data is None else [options.data]
+    return [None, *getattr(definition(name), "also_on", ())] if options.data is None else [options.data]
 
 
 def _answers(told: dict[str, Any], data: str | None, name: str) -> bool:
@@ -177,7 +179,7 @@ def _told(options: ReportOptions, name: str) -> list[tuple[Path, dict[str, Any]]
     found = []
     for file in sorted((options.out / name).glob(f"{options.scale}*/provenance.json")):
         told = json.loads(file.read_text(encoding="utf-8"))
-        if options.data in (None, told["data"]["name"]):
+        if options.data in (None, told["data"]["name"]) or told["data"]["name"] == SIMULATION:
             found.append((file.parent, told))
     return sorted(found, key=lambda item: not item[1]["data"]["own"])
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from reproduce.engine.definition import Arm, Experiment, Figure, PlannedPath, PlannedRun, Specs
-from reproduce.engine.options import InputError, Options
+from reproduce.engine.options import DataOptions, InputError, Options
 
 if TYPE_CHECKING:
     from datamodules.sources import Prepared
@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from reproduce.engine.table import Table
 
 
-def resolve(figure: Figure, options: Options, server: Any, say: Callable[..., None]) -> Prepared:
-    """The data set; the figure's substitute, said loudly, if its own is nowhere and none was named."""
+def resolve(
+    own: tuple[str, ...], substitute: str, options: DataOptions, server: Any, say: Callable[..., None]
+) -> Prepared:
+    """The data set, by default the first of a script's own; the substitute, said loudly, if that is nowhere."""
     from datamodules.sources import DamagedData, DataError, cached
 
-    name, data_dir = options.data or figure.data, options.data_dir
+    name, data_dir = options.data or own[0], options.data_dir
     why = "as asked for"
     try:
         source = cached(name, data_dir) or server.prepare(name, data_dir)
@@ -30,9 +32,9 @@ def resolve(figure: Figure, options: Options, server: Any, say: Callable[..., No
         if options.data is not None:
             raise
         why = str(error)
-        source = cached(figure.substitute, data_dir) or server.prepare(figure.substitute, data_dir)
-    if source.name not in figure.own:
-        wanted = " or ".join(figure.own)
+        source = cached(substitute, data_dir) or server.prepare(substitute, data_dir)
+    if source.name not in own:
+        wanted = " or ".join(own)
         say(
             f"\n  *** NOT {wanted.upper()}: these are the '{source.name}' ({why}).\n"
             f"  *** Nothing below is a result about {wanted}; no claim is judged on it.\n",

@@ -23,10 +23,10 @@ def partial_spearman(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> float:
     there = ~(np.isnan(x) | np.isnan(y) | np.isnan(given))
     if there.sum() < FEWEST:
         return np.nan
-    ranks = [rankdata(v[there]) for v in (x, y, given)]
-    design = np.stack([np.ones(int(there.sum())), ranks[2]], axis=1)
-    left = [r - design @ np.linalg.lstsq(design, r, rcond=None)[0] for r in ranks[:2]]
-    return _correlation(*left)
+    a, b, z = (ranks - ranks.mean() for ranks in (rankdata(v[there]) for v in (x, y, given)))
+    if z @ z > 0:
+        a, b = (r - z * (r @ z) / (z @ z) for r in (a, b))
+    return _correlation(a, b)
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:

@@ -31,6 +31,7 @@ from reproduce.engine import train as training
 from reproduce.engine.files import write_bytes, write_json
 from reproduce.engine.results import PathFolder, RunFolder, SimulationFolder, Spec
 from reproduce.engine.spec import Network, PathSpec, loads
+from reproduce.theory.classifier import SoftmaxRegression
 from reproduce.theory.simulate import Simulation, simulate
 
 CUT_OFF = "THREE_FACTORS_WATCH_STDIN"  # set for a worker that shall end when its standard input does
@@ -40,7 +41,9 @@ def run_folder(folder: Path) -> None:
     """Trains folder/spec.json under folder/job.json, if that is not done, and measures folder/measurements.json."""
     spec: Spec = loads((folder / "spec.json").read_text())
     if isinstance(spec, Simulation):
-        write_json(folder / "result.json", {"key": spec.key} | _simulated(spec, SimulationFolder(folder)))
+        data = json.loads((folder / "job.json").read_text()).get("data")
+        source = Prepared(**data) if data else None
+        write_json(folder / "result.json", {"key": spec.key} | _simulated(spec, source, SimulationFolder(folder)))
         return
     job = _job(json.loads((folder / "job.json").read_text()))
     if isinstance(spec, PathSpec):
@@ -61,9 +64,13 @@ def run_folder(folder: Path) -> None:
             write_json(folder / f"measured-{measurement.key}.json", {"milestones": found})
 
 
-def _simulated(spec: Simulation, folder: SimulationFolder) -> dict[str, Any]:
-    started = time.time()
-    samples = simulate(spec, lambda share: write_json(folder.path / "progress.json", {"fraction": share}))
+def _simulated(spec: Simulation, source: Prepared | None, folder: SimulationFolder) -> dict[str, Any]:
+    started, arrays = time.time(), None
+    if source is not None and isinstance(spec.potential, SoftmaxRegression):
+        if source.fingerprint != spec.potential.fingerprint:
+            raise ValueError(f"data: {source.folder} holds {source.fingerprint}, not {spec.potential.fingerprint}")
+        arrays = source.arrays()
+    samples = simulate(spec, lambda share: write_json(folder.path / "progress.json", {"fraction": share}), arrays)
     buffer = io.BytesIO()
     np.save(buffer, samples.astype(np.float32))  # far below what chance does to them
     write_bytes(folder.samples, buffer.getvalue())

@@ -150,6 +150,24 @@ def gibbs_covariance(hessian: np.ndarray, covariance: np.ndarray, n: float) -> n
     return n * np.trace(covariance) / (2 * len(hessian)) * np.linalg.inv(hessian)
 
 
+def excess_loss(hessian: np.ndarray, sigma: np.ndarray) -> float:
+    """<L> - L* = tr(HΣ)/2 of a quadratic. HΣ + ΣH = nC makes it n tr(C)/4 whatever C is: the trace of both sides.
+
+    At a finite step 2 tr(HΣ) - eta tr(HΣH) = n tr C.
+    """
+    return float(np.trace(hessian @ sigma)) / 2
+
+
+def loss_variance(hessian: np.ndarray, sigma: np.ndarray) -> float:
+    """Var L = tr((HΣ)^2)/2 of a Gaussian θ on a quadratic; q T^2/2 where Σ = T H^-1.
+
+    With tr(HΣ) given it is least where Σ = T H^-1 (Cauchy-Schwarz): of all noises of one trace the isotropic one varies
+    the loss least.
+    """
+    product = hessian @ sigma
+    return float((product * product.T).sum()) / 2
+
+
 def current(hessian: np.ndarray, covariance: np.ndarray, n: float) -> np.ndarray:
     """Q = n C/2 - HΣ, antisymmetric; the stationary current is Q Σ^-1 θ P. It is 0 if H and C commute."""
     return n * covariance / 2 - hessian @ lyapunov(hessian, covariance, n)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,9 +15,12 @@ import numpy as np
 from scipy.special import ndtri
 
 from reproduce.theory import gibbs
-from reproduce.theory.potentials import DoubleWell, Quadratic, Quartic
+from reproduce.theory.classifier import Classifier, SoftmaxRegression
+from reproduce.theory.potentials import DoubleWell, Potential, Quadratic, Quartic
 
-CHUNK = 20_000  # values of θ (chains x q) that are advanced together: they stay in the processor's cache
+# Values (chains x q, or chains x examples) that are advanced together: they stay in the processor's cache, and products
+# of matrices of that size are not worth a second thread to BLAS, whatever it has.
+CHUNK = 20_000
 Sampling = Literal["shuffle", "replacement"]
 DIVERGED = 1e150  # a chain beyond it is held there: it never comes back, and must not overflow
 
@@ -51,22 +54,40 @@ class Examples:
 
 
 @dataclass(frozen=True)
+class Minibatches:
+    """The noise of SGD itself on the examples of a `SoftmaxRegression`: batches, each chain with its own.
+
+    sampling: "shuffle" takes each example once an epoch, "replacement" draws.
+    """
+
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
+class Isotropic:
+    """Gaussian noise on the whole gradient of a `SoftmaxRegression`, with the trace of minibatch noise at the minimum.
+
+    Its covariance is (tr C/q)/S times the identity.
+    """
+
+
+@dataclass(frozen=True)
 class Simulation:
     """One simulation; its hash over all fields names its folder.
 
     Attributes:
         steps: of SGD. record: the steps after which all chains are kept, ascending; 0 is the start.
-        start: a point for all chains, or "gibbs": drawn from the Gibbs distribution that the theory expects.
+        start: a point for all chains, "minimum", or "gibbs": drawn from the Gibbs distribution that the theory expects.
         seed: chains of different seeds are independent.
     """
 
-    potential: Quadratic | Quartic | DoubleWell
+    potential: Quadratic | Quartic | DoubleWell | SoftmaxRegression
     lr: float
     batch_size: int
-    noise: Gaussian | Examples
+    noise: Gaussian | Examples | Minibatches | Isotropic
     steps: int
     record: tuple[int, ...]
-    start: tuple[float, ...] | Literal["gibbs"]
+    start: tuple[float, ...] | Literal["gibbs", "minimum"]
     chains: int
     momentum: float = 0.0
     seed: int = 0
@@ -88,10 +109,22 @@ class Simulation:
             raise ValueError(f"record: {self.record!r} are not ascending steps")
         if self.record[-1] > self.steps:
             raise ValueError(f"record: {self.record[-1]} lies beyond {self.steps} steps")
-        if self.start != "gibbs" and len(self.start) != self.potential.dim:
+        if self.start not in ("gibbs", "minimum") and len(self.start) != self.potential.dim:
             raise ValueError(f"start: {self.start!r} is no point of {self.potential.dim} dimensions")
         if isinstance(self.noise, Examples) and (self.potential.dim > 1 or self.noise.count % self.batch_size):
             raise ValueError(f"noise: {self.noise!r} needs one dimension and whole batches of {self.batch_size}")
+        if isinstance(self.potential, SoftmaxRegression):
+            self._check_examples(self.potential)
+        elif isinstance(self.noise, Minibatches | Isotropic) or self.start == "minimum":
+            raise ValueError(f"noise, start: {self.noise!r}, {self.start!r} are of a loss of examples")
+
+    def _check_examples(self, potential: SoftmaxRegression) -> None:
+        if self.start == "gibbs":
+            raise ValueError("start: 'gibbs' is not known for a loss of examples")
+        if isinstance(self.noise, Examples):
+            raise ValueError("noise: a loss of examples has examples of its own; use Minibatches")
+        if self.noise == Minibatches("shuffle") and potential.examples % self.batch_size:
+            raise ValueError(f"batch_size: {self.batch_size} does not divide {potential.examples} shuffled examples")
 
     @property
     def key(self) -> str:
@@ -103,24 +136,52 @@ class Simulation:
         return self.lr / self.batch_size
 
     @property
+    def examples_a_step(self) -> int:
+        """Whose gradients a step of one chain computes; 0 where the loss is not one of examples."""
+        if not isinstance(self.potential, SoftmaxRegression):
+            return 0
+        return self.batch_size if isinstance(self.noise, Minibatches) else self.potential.examples
+
+    @property
     def temperature(self) -> float:
         """T of the Gibbs distribution that is expected as eta → 0 (isotropic noise)."""
+        if isinstance(self.noise, Minibatches | Isotropic):
+            raise ValueError(f"noise: the variance of {self.noise!r} is known with the data only")
         return gibbs.temperature(self.lr, self.batch_size, self.noise.sigma, self.momentum)
 
 
 Noise = Callable[[np.ndarray], None]  # adds one step's noise to gradients (chains, q), in place
 
 
-def simulate(spec: Simulation, told: Callable[[float], None] = lambda share: None) -> np.ndarray:
-    """θ at the recorded steps, float64 (records, chains, q). `told` hears how much is done, in [0, 1]."""
+def simulate(
+    spec: Simulation,
+    told: Callable[[float], None] = lambda share: None,
+    arrays: Mapping[str, np.ndarray] | None = None,
+) -> np.ndarray:
+    """θ at the recorded steps, float64 (records, chains, q). `told` hears how much is done, in [0, 1].
+
+    `arrays` is the data set of a loss of examples; ValueError without it.
+    """
+    potential, wide = bind(spec, arrays), spec.potential.dim
+    if isinstance(spec.potential, SoftmaxRegression):
+        wide = max(wide, spec.potential.examples)
     found = np.empty((len(spec.record), spec.chains, spec.potential.dim))
-    size = max(1, CHUNK // spec.potential.dim)
+    size = max(1, CHUNK // wide)
     for start in range(0, spec.chains, size):
         stop = min(spec.chains, start + size)
         random = np.random.Generator(np.random.SFC64([*_seed(spec), start]))
-        _advance(spec, random, found[:, start:stop])
+        _advance(spec, potential, random, found[:, start:stop])
         told(stop / spec.chains)
     return found
+
+
+def bind(spec: Simulation, arrays: Mapping[str, np.ndarray] | None) -> Potential:
+    """The loss that a simulation descends: its potential, on the data set if it needs one."""
+    if not isinstance(spec.potential, SoftmaxRegression):
+        return spec.potential
+    if arrays is None:
+        raise ValueError(f"data: {spec.potential!r} needs its data set")
+    return spec.potential.on(arrays)
 
 
 def _seed(spec: Simulation) -> list[int]:
@@ -128,22 +189,25 @@ def _seed(spec: Simulation) -> list[int]:
     return [int(spec.key[i : i + 8], 16) for i in (0, 8)]
 
 
-def _advance(spec: Simulation, random: np.random.Generator, found: np.ndarray) -> None:
+def _advance(spec: Simulation, potential: Potential, random: np.random.Generator, found: np.ndarray) -> None:
     """Runs the chains of one chunk and writes `found` (records, chains, q)."""
-    chains, dim = found.shape[1:]
+    chains = found.shape[1]
     if spec.start == "gibbs":
+        assert not isinstance(spec.potential, SoftmaxRegression)
         theta = gibbs.sample(spec.potential, spec.temperature, chains, random)
+    elif spec.start == "minimum":
+        assert isinstance(potential, Classifier)
+        theta = np.tile(potential.minimum, (chains, 1))
     else:
         theta = np.tile(np.array(spec.start, dtype=float), (chains, 1))
     velocity = np.zeros_like(theta)
-    add_noise = _noise(spec, random, chains, dim)
+    gradient_of = _noisy_gradient(spec, potential, random, chains)
     due = {step: i for i, step in enumerate(spec.record)}
     if 0 in due:
         found[due[0]] = theta
-    gradient_of, lr, momentum = spec.potential.gradient, spec.lr, spec.momentum
+    lr, momentum = spec.lr, spec.momentum
     for step in range(1, spec.record[-1] + 1):
         gradient = gradient_of(theta)
-        add_noise(gradient)
         if momentum:
             velocity *= momentum
             velocity += gradient
@@ -157,12 +221,34 @@ def _advance(spec: Simulation, random: np.random.Generator, found: np.ndarray) -
             found[due[step]] = theta
 
 
-def _noise(spec: Simulation, random: np.random.Generator, chains: int, dim: int) -> Noise:
-    if isinstance(spec.noise, Examples):
-        return _example_noise(spec.noise, spec.batch_size, random, chains)
+def _noisy_gradient(
+    spec: Simulation, potential: Potential, random: np.random.Generator, chains: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    if isinstance(spec.noise, Minibatches):
+        assert isinstance(potential, Classifier)
+        examples, batches = potential, _batches(spec.noise, len(potential.x), spec.batch_size, random, chains)
+        return lambda theta: examples.batch_gradient(theta, batches())
+    add_noise = _noise(spec, potential, random, chains)
+
+    def noisy(theta: np.ndarray) -> np.ndarray:
+        gradient = potential.gradient(theta)
+        add_noise(gradient)
+        return gradient
+
+    return noisy
+
+
+def _noise(spec: Simulation, potential: Potential, random: np.random.Generator, chains: int) -> Noise:
+    noise, dim = spec.noise, potential.dim
+    if isinstance(noise, Examples):
+        return _example_noise(noise, spec.batch_size, random, chains)
+    if isinstance(noise, Isotropic):
+        assert isinstance(potential, Classifier)
+        noise = Gaussian(math.sqrt(float(np.trace(potential.covariance(potential.minimum))) / dim))
+    assert isinstance(noise, Gaussian)
     drawn = np.empty((chains, dim))
-    scale = np.linalg.cholesky(spec.noise.matrix(dim) / spec.batch_size)
-    isotropic = spec.noise.covariance is None
+    scale = np.linalg.cholesky(noise.matrix(dim) / spec.batch_size)
+    isotropic = noise.covariance is None
 
     def add(gradient: np.ndarray) -> None:
         random.standard_normal(out=drawn)
@@ -193,3 +279,23 @@ def _example_noise(noise: Examples, batch_size: int, random: np.random.Generator
         at += 1
 
     return add
+
+
+def _batches(
+    noise: Minibatches, count: int, batch_size: int, random: np.random.Generator, chains: int
+) -> Callable[[], np.ndarray]:
+    """A function that gives the next batch of every chain, indices of examples (chains, S)."""
+    if noise.sampling == "replacement":
+        return lambda: random.integers(0, count, (chains, batch_size))
+    ordered = np.tile(np.arange(count), (chains, 1))
+    at = count  # where in the epoch
+
+    def following() -> np.ndarray:
+        nonlocal at
+        if at == count:  # a new epoch, in an order of its own for every chain
+            random.permuted(ordered, axis=1, out=ordered)
+            at = 0
+        at += batch_size
+        return ordered[:, at - batch_size : at]
+
+    return following
