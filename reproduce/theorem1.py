@@ -17,7 +17,7 @@ from reproduce.theory.simulate import Gaussian, Simulation
 
 # T = n sigma^2/2 = 0.5; the largest eta is stable as far out as chains come in 34 T of loss.
 POTENTIAL, N, SIGMA = Quartic(stiffness=1.0, quartic=0.3), 0.01, 10.0
-BATCH_SIZES = {"smoke": (4, 16), "quick": (1, 2, 4, 8, 16), "paper": (1, 2, 4, 8, 16)}
+BATCH_SIZES = {"smoke": (4, 8), "quick": (1, 2, 4, 8, 16), "paper": (1, 2, 4, 8, 16)}
 CHAINS = {"smoke": 200, "quick": 60_000, "paper": 300_000}  # so many that the slopes are known to 0.2
 BURN_IN, APART, RECORDS = 8.0, 3.0, 16  # in t_eta; the slowest relaxation takes 1
 # The exact stationary law (iterating the transition density on a grid) has slopes of 1.02 to 1.03 over eta up to 0.08

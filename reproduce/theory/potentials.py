@@ -8,6 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
+from reproduce.theory.fields import as_floats, check_positive_definite
+
 SWITCH = 0.15  # over which x the transverse stiffness of `DoubleWell` goes from one well's to the other's
 
 
@@ -27,9 +29,8 @@ class Quadratic:
     hessian: tuple[tuple[float, ...], ...]
 
     def __post_init__(self) -> None:
-        h = np.array(self.hessian)
-        if h.ndim != 2 or h.shape[0] != h.shape[1] or not np.allclose(h, h.T) or np.linalg.eigvalsh(h).min() <= 0:
-            raise ValueError(f"hessian: {self.hessian!r} is not symmetric and positive definite")
+        as_floats(self, "hessian")
+        check_positive_definite("hessian", self.hessian)
 
     @property
     def dim(self) -> int:
@@ -52,6 +53,12 @@ class Quartic:
 
     stiffness: float = 1.0
     quartic: float = 1.0
+
+    def __post_init__(self) -> None:
+        as_floats(self, "stiffness", "quartic")
+        for name in ("stiffness", "quartic"):
+            if getattr(self, name) < 0 or self.stiffness == self.quartic == 0:
+                raise ValueError(f"{name}: {getattr(self, name)!r} leaves no single minimum")
 
     @property
     def dim(self) -> int:
@@ -80,6 +87,7 @@ class DoubleWell:
     stiffness_b: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        as_floats(self, "barrier", "tilt", "stiffness_a", "stiffness_b")
         if len(self.stiffness_a) != len(self.stiffness_b) or min((*self.stiffness_a, *self.stiffness_b, 1.0)) <= 0:
             raise ValueError(
                 f"stiffness_a, stiffness_b: {self.stiffness_a!r}, {self.stiffness_b!r} are not positive pairs"
@@ -102,7 +110,7 @@ class DoubleWell:
 
     @staticmethod
     def _switch(x: np.ndarray) -> np.ndarray:
-        return 1 / (1 + np.exp(-x / SWITCH))
+        return 1 / (1 + np.exp(np.minimum(-x / SWITCH, 700)))  # exp overflows from 710 on
 
     def loss(self, theta: np.ndarray) -> np.ndarray:
         x, y = theta[:, 0], theta[:, 1:]

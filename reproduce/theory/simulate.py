@@ -16,13 +16,16 @@ from scipy.special import ndtri
 
 from reproduce.theory import gibbs
 from reproduce.theory.classifier import Classifier, SoftmaxRegression
+from reproduce.theory.fields import as_floats, check_positive_definite
 from reproduce.theory.potentials import DoubleWell, Potential, Quadratic, Quartic
 
 # Values (chains x q, or chains x examples) that are advanced together: they stay in the processor's cache, and products
 # of matrices of that size are not worth a second thread to BLAS, whatever it has.
 CHUNK = 20_000
 Sampling = Literal["shuffle", "replacement"]
-DIVERGED = 1e150  # a chain beyond it is held there: it never comes back, and must not overflow
+DIVERGED = 1e30  # a chain beyond it is held there: it never comes back, and must not overflow, stored as float32 either
+SAMPLING: tuple[Sampling, ...] = ("shuffle", "replacement")
+ORDERED = 2**23  # examples that the orders of all chains of a chunk may hold
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,13 @@ class Gaussian:
 
     sigma: float = 1.0
     covariance: tuple[tuple[float, ...], ...] | None = None
+
+    def __post_init__(self) -> None:
+        as_floats(self, "sigma", *(() if self.covariance is None else ("covariance",)))
+        if self.sigma <= 0:
+            raise ValueError(f"sigma: {self.sigma!r} is not a positive finite number")
+        if self.covariance is not None:
+            check_positive_definite("covariance", self.covariance)
 
     def matrix(self, dim: int) -> np.ndarray:
         return self.sigma**2 * np.eye(dim) if self.covariance is None else np.array(self.covariance, dtype=float)
@@ -47,6 +57,15 @@ class Examples:
     sampling: Sampling
     sigma: float = 1.0
 
+    def __post_init__(self) -> None:
+        as_floats(self, "sigma")
+        if self.count < 2:
+            raise ValueError(f"count: {self.count} is less than 2 examples")
+        if self.sampling not in SAMPLING:
+            raise ValueError(f"sampling: {self.sampling!r} is neither 'shuffle' nor 'replacement'")
+        if self.sigma <= 0:
+            raise ValueError(f"sigma: {self.sigma!r} is not a positive finite number")
+
     @property
     def deviations(self) -> np.ndarray:
         values = ndtri((np.arange(self.count) + 0.5) / self.count)
@@ -61,6 +80,10 @@ class Minibatches:
     """
 
     sampling: Sampling
+
+    def __post_init__(self) -> None:
+        if self.sampling not in SAMPLING:
+            raise ValueError(f"sampling: {self.sampling!r} is neither 'shuffle' nor 'replacement'")
 
 
 @dataclass(frozen=True)
@@ -94,10 +117,11 @@ class Simulation:
     protocol: int = 1
 
     def __post_init__(self) -> None:
+        as_floats(self, "lr", "momentum", *(() if isinstance(self.start, str) else ("start",)))
         for name in ("batch_size", "steps", "chains"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
-        if not (math.isfinite(self.lr) and self.lr > 0):
+        if self.lr <= 0:
             raise ValueError(f"lr: {self.lr!r} is not a positive finite number")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum: {self.momentum!r} is not in [0, 1)")
@@ -109,14 +133,24 @@ class Simulation:
             raise ValueError(f"record: {self.record!r} are not ascending steps")
         if self.record[-1] > self.steps:
             raise ValueError(f"record: {self.record[-1]} lies beyond {self.steps} steps")
-        if self.start not in ("gibbs", "minimum") and len(self.start) != self.potential.dim:
-            raise ValueError(f"start: {self.start!r} is no point of {self.potential.dim} dimensions")
-        if isinstance(self.noise, Examples) and (self.potential.dim > 1 or self.noise.count % self.batch_size):
-            raise ValueError(f"noise: {self.noise!r} needs one dimension and whole batches of {self.batch_size}")
+        dim = self.potential.dim
+        if self.start not in ("gibbs", "minimum") and not (isinstance(self.start, tuple) and len(self.start) == dim):
+            raise ValueError(f"start: {self.start!r} is no point of {dim} dimensions")
         if isinstance(self.potential, SoftmaxRegression):
             self._check_examples(self.potential)
-        elif isinstance(self.noise, Minibatches | Isotropic) or self.start == "minimum":
+            return
+        if isinstance(self.noise, Minibatches | Isotropic) or self.start == "minimum":
             raise ValueError(f"noise, start: {self.noise!r}, {self.start!r} are of a loss of examples")
+        if self.start == "gibbs" and dim > 1 and not isinstance(self.potential, DoubleWell):
+            raise ValueError(f"start: 'gibbs' has no quadrature for {self.potential!r}")
+        if isinstance(self.noise, Examples):
+            if dim > 1 or self.noise.count % self.batch_size:
+                raise ValueError(f"noise: {self.noise!r} needs one dimension and whole batches of {self.batch_size}")
+        elif self.noise.covariance is not None:
+            if len(self.noise.covariance) != dim:
+                raise ValueError(f"noise: {self.noise!r} is not of {dim} dimensions")
+            if self.start == "gibbs":
+                raise ValueError(f"start: 'gibbs' has no temperature for {self.noise!r}")
 
     def _check_examples(self, potential: SoftmaxRegression) -> None:
         if self.start == "gibbs":
@@ -166,7 +200,10 @@ def simulate(
     if isinstance(spec.potential, SoftmaxRegression):
         wide = max(wide, spec.potential.examples)
     found = np.empty((len(spec.record), spec.chains, spec.potential.dim))
-    size = max(1, CHUNK // wide)
+    size = CHUNK // wide
+    if isinstance(spec.noise, Examples):
+        size = min(size, ORDERED // spec.noise.count)
+    size = max(1, size)
     for start in range(0, spec.chains, size):
         stop = min(spec.chains, start + size)
         random = np.random.Generator(np.random.SFC64([*_seed(spec), start]))
@@ -211,13 +248,13 @@ def _advance(spec: Simulation, potential: Potential, random: np.random.Generator
         if momentum:
             velocity *= momentum
             velocity += gradient
+            np.clip(velocity, -DIVERGED, DIVERGED, out=velocity)
             gradient = velocity * lr
         else:
             gradient *= lr
         theta -= gradient
+        np.clip(theta, -DIVERGED, DIVERGED, out=theta)
         if step in due:
-            np.clip(theta, -DIVERGED, DIVERGED, out=theta)
-            np.clip(velocity, -DIVERGED, DIVERGED, out=velocity)
             found[due[step]] = theta
 
 

@@ -33,10 +33,10 @@ def run(figure: str, out: Path, *flags: str, data: str = "digits", **options: An
     return subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False, **options)
 
 
-def start(figure: str, out: Path, *flags: str) -> subprocess.Popen[str]:
+def start(figure: str, out: Path, *flags: str, data: str = "digits") -> subprocess.Popen[str]:
     """In a process group of its own, so that a signal to it is a signal to what a terminal would reach."""
     return subprocess.Popen(
-        command(figure, out, "--data", "digits", *flags),
+        command(figure, out, *(("--data", data) if data else ()), *flags),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
