@@ -166,6 +166,12 @@ def points(
     axes.scatter([], [], s=26, color=colour, label=legend)
 
 
+def nothing(axes: Any, words: str) -> None:
+    """Says in a panel why it is empty."""
+    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=GREY)
+    axes.set(xticks=[], yticks=[])
+
+
 def log_scale(axis: Any) -> None:
     """A logarithmic axis (`axes.xaxis` or `.yaxis`) with labels that do not run into one another."""
     from matplotlib.ticker import FuncFormatter, LogFormatterMathtext, LogLocator, NullFormatter

@@ -211,6 +211,7 @@ def on_digits(tmp_path_factory):
     return out / "bridge" / "smoke-digits28", done
 
 
+@pytest.mark.slow
 def test_the_script_runs_on_the_digits_and_judges_nothing(on_digits):
     folder, done = on_digits
     assert done.returncode == 0, done.stderr
@@ -222,6 +223,7 @@ def test_the_script_runs_on_the_digits_and_judges_nothing(on_digits):
     assert {path.name for path in folder.iterdir()} >= {"bridge.png", "bridge.svg", "table.csv", "provenance.json"}
 
 
+@pytest.mark.slow
 def test_provenance_tells_whose_data_they_were(on_digits):
     told = json.loads((on_digits[0] / "provenance.json").read_text())["data"]
     assert told["own"] is False
@@ -248,6 +250,7 @@ def test_a_theory_without_data_takes_no_data(tmp_path):
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
 
 
+@pytest.mark.slow
 def test_a_data_set_without_the_classes_is_one_line(tmp_path):
     from PIL import Image
 
