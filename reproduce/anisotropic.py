@@ -119,7 +119,8 @@ def draw(chains, axes):
         ):
             ellipse = 2 * np.linalg.cholesky(sigma) @ circle
             panel.plot(ellipse[0], ellipse[1], color=colour, linestyle=style, label=words)
-        panel.set(xlabel="θ₁", ylabel="θ₂", title=f"{covariance}: 2 sd ellipses", aspect="equal")
+        panel.set(xlabel="θ₁", ylabel="θ₂", title=f"{covariance}: 2 sd ellipses")
+        panel.set_aspect("equal", adjustable="datalim")
         plots.legend_below(panel, columns=3)
 
 

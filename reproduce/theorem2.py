@@ -16,7 +16,7 @@ from reproduce.theory import gibbs
 from reproduce.theory.potentials import DoubleWell
 from reproduce.theory.simulate import Gaussian, Simulation
 
-BARRIER, TILT, SIGMA, LR = 0.45, -0.1, 28.0, 0.02
+BARRIER, TILT, SIGMA, LR = 0.45, -0.1, 14.0, 0.02
 RATIO = 16.0  # det H_B/det H_A of the transverse directions, in every number of dimensions
 
 
@@ -26,7 +26,7 @@ def well(dim):
 
 
 WELLS = {2: well(2), 10: well(10)}
-BATCH_SIZES = {2: (10, 12, 14, 17, 20), 10: (14,)}  # n from 1.4 to 0.7 of n*
+BATCH_SIZES = {2: (10, 12, 14, 17, 20), 10: (14,)}  # n from 1.4 to 0.7 of n*, barriers of 2.5 to 4.6 T
 STARTS: dict[str, float | None] = {"Gibbs": None, "well A": -1.0, "well B": 1.0}
 CHAINS = {"smoke": 100, "quick": 1_000, "paper": 10_000}
 STEPS = {"smoke": 200, "quick": 60_000, "paper": 200_000}
