@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import special
 
+from reproduce.engine.statistics import Ratio, t_above
 from reproduce.engine.table import Evidence
 
 Verdict = Literal["supported", "not supported", "inconclusive", "not judged"]
@@ -120,23 +121,13 @@ def share_of_effect(
     df = int(sizes.sum() - len(samples))
     pooled = sum(float(((v - v.mean()) ** 2).sum()) for v in samples) / df
     variance, means = max(pooled, 1e-24) / sizes, np.array([v.mean() for v in samples])
-    a_hat, d_hat = float(top @ means), float(bottom @ means)
     v_aa, v_dd, v_ad = (float((u * w) @ variance) for u, w in ((top, top), (bottom, bottom), (top, bottom)))
-    t = float(special.stdtrit(df, 1 - ALPHA))
-    if d_hat**2 <= t**2 * v_dd:
-        value = a_hat / d_hat if d_hat else None
-        return Claim(claim, statistic, value, None, None, n, "inconclusive", 1.0, paper=paper, note=NO_EFFECT)
-    # The roots of (a - r d)^2 = t^2 Var(a - r d) in r.
-    quadratic = [d_hat**2 - t**2 * v_dd, -2 * (a_hat * d_hat - t**2 * v_ad), a_hat**2 - t**2 * v_aa]
-    low, high = sorted(float(r) for r in np.roots(quadratic).real)
-    sign = math.copysign(1, d_hat)
-
-    def one_sided(ratio: float, side: float) -> float:
-        error = math.sqrt(v_aa - 2 * ratio * v_ad + ratio**2 * v_dd)
-        return t_above(side * sign * (a_hat - ratio * d_hat) / error, df)
-
-    p = max(one_sided(-margin, 1), one_sided(margin, -1))
-    return Claim(claim, statistic, a_hat / d_hat, low, high, n, _within(low, high, margin), p, paper=paper)
+    ratio = Ratio(float(top @ means), float(bottom @ means), v_aa, v_ad, v_dd, df)
+    interval = ratio.interval(1 - 2 * ALPHA)
+    if interval is None:
+        return Claim(claim, statistic, ratio.value, None, None, n, "inconclusive", 1.0, paper=paper, note=NO_EFFECT)
+    p = max(ratio.p_above(-margin), ratio.p_below(margin))
+    return Claim(claim, statistic, ratio.value, *interval, n, _within(*interval, margin), p, paper=paper)
 
 
 def where_noise_shows(found: list[Claim], table: Evidence, a: str, b: str, noise: NoiseContrast) -> list[Claim]:
@@ -231,11 +222,6 @@ def _welch(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
     error = max(math.sqrt(vx + vy), 1e-12)
     df = (vx + vy) ** 2 / max(vx**2 / (len(x) - 1) + vy**2 / (len(y) - 1), 1e-48)
     return float(x.mean() - y.mean()), error, max(float(df), 1.0)
-
-
-def t_above(value: float, df: float) -> float:
-    """P(t > value), by scipy.special: `scipy.stats.t` takes fifty times as long, and power asks for many."""
-    return float(special.stdtr(df, -value))
 
 
 def _interval(mean: float, error: float, df: float) -> tuple[float, float]:

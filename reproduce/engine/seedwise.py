@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from reproduce.engine.claims import ALPHA, Claim, Verdict, t_above, unjudged
-from reproduce.engine.statistics import jonckheere
+from reproduce.engine.claims import ALPHA, Claim, Verdict, unjudged
+from reproduce.engine.statistics import Ratio, jonckheere, t_above
 
 
 @dataclass(frozen=True)
@@ -123,19 +123,13 @@ def ratio_over_seeds(
     if n < 3:
         return unjudged(claim, statistic, n, paper, control=control)
     (a, d), covariance = pairs.mean(axis=0), np.cov(pairs.T) / n
-    t = float(special.stdtrit(n - 1, 0.5 + rule.confidence / 2))
-    if d**2 <= t**2 * covariance[1, 1]:
-        return Claim(claim, statistic, float(a / d) if d else None, None, None, n, "inconclusive", 1.0, paper=paper,
+    ratio = Ratio(float(a), float(d), covariance[0, 0], covariance[0, 1], covariance[1, 1], n - 1)
+    interval = ratio.interval(rule.confidence)
+    if interval is None:
+        return Claim(claim, statistic, ratio.value, None, None, n, "inconclusive", 1.0, paper=paper,
                      note="the denominator does not differ from 0", control=control)  # fmt: skip
-    quadratic = [d**2 - t**2 * covariance[1, 1], -2 * (a * d - t**2 * covariance[0, 1]), a**2 - t**2 * covariance[0, 0]]
-    low, high = sorted(float(r) for r in np.roots(quadratic).real)
-
-    def outside(edge: float, side: int) -> float:
-        error = math.sqrt(max(covariance[0, 0] - 2 * edge * covariance[0, 1] + edge**2 * covariance[1, 1], 1e-24))
-        return t_above(side * math.copysign(1, d) * (a - edge * d) / error, n - 1)
-
-    p = max(outside(rule.low, 1), outside(rule.high, -1))
-    return Claim(claim, statistic, float(a / d), low, high, n, _contained(rule, low, high), p, paper=paper,
+    p = max(ratio.p_above(rule.low), ratio.p_below(rule.high))
+    return Claim(claim, statistic, ratio.value, *interval, n, _contained(rule, *interval), p, paper=paper,
                  control=control)  # fmt: skip
 
 

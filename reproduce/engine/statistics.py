@@ -1,11 +1,13 @@
-"""Statistics of one seed's grid of runs: correlations, exponents, crossings. NaN marks a run that has no value."""
+"""Statistics: of one seed's grid of runs (correlations, exponents, crossings; NaN: no value), trends and ratios."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 from scipy.optimize import isotonic_regression
 from scipy.stats import rankdata
 
@@ -69,6 +71,47 @@ def mean_of_those_there(values: np.ndarray) -> np.ndarray:
     there = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.where(there, values, 0.0).sum(axis=0) / there.sum(axis=0)
+
+
+def t_above(value: float, df: float) -> float:
+    """P(t > value), by scipy.special: `scipy.stats.t` takes fifty times as long, and power asks for many."""
+    return float(special.stdtr(df, -value))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """a/d of two normal estimates with variances v_aa, v_dd and covariance v_ad on df degrees of freedom (Fieller)."""
+
+    a: float
+    d: float
+    v_aa: float
+    v_ad: float
+    v_dd: float
+    df: float
+
+    @property
+    def value(self) -> float | None:
+        return self.a / self.d if self.d else None
+
+    def interval(self, confidence: float) -> tuple[float, float] | None:
+        """The roots r of (a - r d)^2 = t^2 Var(a - r d); None, unbounded, where d does not differ from 0."""
+        t2 = float(special.stdtrit(self.df, 0.5 + confidence / 2)) ** 2
+        if self.d**2 <= t2 * self.v_dd:
+            return None
+        quadratic = [self.d**2 - t2 * self.v_dd, -2 * (self.a * self.d - t2 * self.v_ad), self.a**2 - t2 * self.v_aa]
+        low, high = sorted(float(root) for root in np.roots(quadratic).real)
+        return low, high
+
+    def p_above(self, edge: float) -> float:
+        """One-sided p of a/d > edge."""
+        return t_above(self._t(edge), self.df)
+
+    def p_below(self, edge: float) -> float:
+        return t_above(-self._t(edge), self.df)
+
+    def _t(self, edge: float) -> float:
+        variance = max(self.v_aa - 2 * edge * self.v_ad + edge**2 * self.v_dd, 1e-24)
+        return math.copysign(1, self.d) * (self.a - edge * self.d) / math.sqrt(variance)
 
 
 def jonckheere(groups: Sequence[np.ndarray]) -> tuple[float, float, float]:
