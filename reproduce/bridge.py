@@ -6,11 +6,6 @@ whatever the noise's shape; the variance of the loss does know the shape, and is
 q T^2/2, for isotropic noise; and sigma^2 = tr(C)/q is constant, as Theorem 1 takes it to be. Shuffled epochs are the
 control: the theory is of batches that are drawn with replacement.
 
-Where minibatches exceed Lyapunov's variance, at the smallest S, derivation and simulator are sound and the constant C
-is not: Gaussian noise of the C of the minimum gives 1.03 ± 0.03 of Lyapunov's variance there, Gaussian noise of C(θ)
-1.39 ± 0.05, minibatches 1.24 ± 0.02. tr C grows with the loss, and the mean loss follows n <tr C>/4 of where the chains
-are. Both effects vanish with n.
-
     python reproduce/bridge.py
     python reproduce/bridge.py --data-dir /path/to/data --seeds 4
     python reproduce/bridge.py --data digits28

@@ -1,7 +1,7 @@
 """Section 4.4. Where the theory ends: at large eta SGD's variance exceeds Gibbs', and at eta h = 2 it has none.
 
 SGD on a quadratic of curvature h, with and without momentum. Claims: the variance is exactly n sigma^2/(h (2 - eta h))
-(with momentum its generalisation), and it diverges from eta h = 2 (1 + beta) on, whatever S.
+(with momentum its generalisation), and it diverges from eta h = 2 (1 + beta) on.
 
     python reproduce/finite_step.py
     python reproduce/finite_step.py --seeds 16

@@ -3,7 +3,8 @@
 Fig. 1's MLP on FashionMNIST, and Fig. 4's VGG-11 on CIFAR-10, with batches of S, with batches of 4 S, and with batches
 of 4 S to which the missing noise is given back: by weighting the gradients of two half batches, g = (g1 + g2)/2 +
 √3 (g1 - g2)/2, which has the same mean and exactly 4 times the covariance; or by Gaussian noise of the same trace,
-of the covariance's own shape or isotropic, as Theorem 1 assumes. Eta and steps are equal throughout. Claims: less
+of the covariance's own shape or isotropic, as Theorem 1 assumes. Eta and steps are equal throughout, and examples are
+drawn with replacement, since a shuffled epoch's noise cancels in part. Claims: less
 noise ends at a lower test accuracy in a sharper minimum, and given back it ends as SGD at S does, whatever its shape.
 
     python reproduce/noise_only.py

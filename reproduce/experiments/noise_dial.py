@@ -110,9 +110,11 @@ def runs(scale: Scale, source: Prepared) -> dict[str, RunSpec]:
     data = subset(source, scale, train=s.train, validation=s.validation, test=s.test, augment=s.augment)
     # Batch norm over groups of S in every run, so that its own noise is the same; halves and blocks are such groups.
     network = replace(network, ghost_batch_size=s.batch_size)
+    # With replacement: the covariance of a batch's gradient is C/S only if its examples are independent. In shuffled
+    # epochs the noise of batches cancels over an epoch, and what is given back by hand does not.
     plain = RunSpec(
         network, data, NoiseSchedule(s.lr, s.batch_size), s.epochs, seed=0, evaluate_every=s.evaluate_every,
-        keep=Keep(end=True),
+        sampling="replacement", keep=Keep(end=True),
     )  # fmt: skip
     quiet = replace(
         plain, schedule=NoiseSchedule(s.lr, RATIO * s.batch_size), epochs=RATIO * s.epochs,

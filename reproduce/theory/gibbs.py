@@ -19,9 +19,11 @@ POINTS, REACH = 20_001, 30.0  # of the quadrature; how many T above its minimum 
 def temperature(lr: float, batch_size: int, sigma: float, momentum: float = 0.0) -> float:
     """T = n sigma^2/2 with n = eta/(S (1 - beta)).
 
-    With momentum the Langevin equation dθ = v dt, dv = (-mu v - ∇L) dt + noise has, from the Fokker-Planck equation
-    with both derivatives of the noise in v, P ∝ exp(-(2 mu S/(eta^2 sigma^2)) (|v|^2/2 + eta L)); its θ-marginal is
-    exp(-2 mu L/(n sigma^2)) with mu = 1 - beta, so n/(1 - beta) stands in the place of n (appendix E, corrected).
+    With momentum (appendix E, corrected) dθ = v dt, dv = -(mu v + eta ∇L) dt + (eta sigma/√S) dW, mu = 1 - beta. Its
+    Fokker-Planck equation is ∂P/∂t = -v·∇_θ P + eta ∇L·∇_v P + ∇_v·(mu v P + D ∇_v P), D = eta^2 sigma^2/2S: both
+    derivatives of the noise are in v. For P ∝ exp(-(mu/D) (|v|^2/2 + eta L)) mu v P + D ∇_v P vanishes and the first
+    two terms cancel, so it is stationary. Its θ-marginal is exp(-mu eta L/D) = exp(-2 mu L/(n sigma^2)):
+    n/(1 - beta) stands in the place of n.
     """
     return lr / batch_size / (1 - momentum) * sigma**2 / 2
 

@@ -41,6 +41,8 @@ class Gaussian:
             raise ValueError(f"sigma: {self.sigma!r} is not a positive finite number")
         if self.covariance is not None:
             check_positive_definite("covariance", self.covariance)
+            if self.sigma != 1:
+                raise ValueError(f"sigma: {self.sigma!r} does not go with a covariance")
 
     def matrix(self, dim: int) -> np.ndarray:
         return self.sigma**2 * np.eye(dim) if self.covariance is None else np.array(self.covariance, dtype=float)
@@ -181,6 +183,8 @@ class Simulation:
         """T of the Gibbs distribution that is expected as eta → 0 (isotropic noise)."""
         if isinstance(self.noise, Minibatches | Isotropic):
             raise ValueError(f"noise: the variance of {self.noise!r} is known with the data only")
+        if isinstance(self.noise, Gaussian) and self.noise.covariance is not None:
+            raise ValueError(f"noise: {self.noise!r} has no temperature")
         return gibbs.temperature(self.lr, self.batch_size, self.noise.sigma, self.momentum)
 
 

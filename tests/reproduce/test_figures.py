@@ -228,6 +228,7 @@ def test_the_noise_dial_changes_the_noise_alone(data, scale):
         covariance = (1 + factor**2) / size
         assert covariance == pytest.approx(1 / (4 * s) if label == noise_dial.QUIET else 1 / s)
         assert spec.network.ghost_batch_size == s
+        assert spec.sampling == "replacement"  # else a batch's noise is not C/S over an epoch
         assert (spec.network, spec.data, spec.momentum, spec.weight_decay) == (
             specs[noise_dial.SGD].network, specs[noise_dial.SGD].data, 0, 0
         )  # fmt: skip

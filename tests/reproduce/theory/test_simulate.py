@@ -328,6 +328,7 @@ def test_the_key_changes_with_every_field():
         ({"start": (0.0, 1.0)}, r"start: \(0.0, 1.0\) is no point of 1 dimensions"),
         ({"start": 1.0}, "start: 1.0 is no point"),
         ({"start": "gibs"}, "start: 'gibs' is no point of 1 dimensions"),
+        ({"noise": Gaussian(covariance=((1.0,),)), "start": "gibbs"}, "start: 'gibbs' has no temperature"),
         ({"start": (float("nan"),)}, r"start: \(nan,\) is not finite"),
         ({"potential": PLANE, "start": "gibbs"}, "start: 'gibbs' has no quadrature for Quadratic"),
         ({"noise": Gaussian(covariance=((1.0, 0.0), (0.0, 1.0)))}, "noise: Gaussian.* is not of 1 dimensions"),
@@ -357,3 +358,10 @@ def test_a_bad_field_is_refused_by_name_and_value_in_one_line(change, message):
 def test_bad_noise_is_refused_by_name_and_value(make, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         make()
+
+
+def test_a_covariance_has_no_temperature_and_goes_with_no_sigma():
+    with pytest.raises(ValueError, match="has no temperature"):
+        _ = replace(SPEC, noise=Gaussian(covariance=((2.0,),))).temperature
+    with pytest.raises(ValueError, match=r"sigma: 3\.0 does not go with a covariance"):
+        Gaussian(3.0, covariance=((2.0,),))
