@@ -34,13 +34,17 @@ def run(figure: str, out: Path, *flags: str, data: str = "digits", **options: An
 
 
 def start(figure: str, out: Path, *flags: str, data: str = "digits") -> subprocess.Popen[str]:
-    """In a process group of its own, so that a signal to it is a signal to what a terminal would reach."""
+    """In a process group of its own, so that a signal to it is a signal to what a terminal would reach.
+
+    Ctrl-C reaches it also where the tests themselves were started in the background, ignoring it.
+    """
     return subprocess.Popen(
         command(figure, out, *(("--data", data) if data else ()), *flags),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
