@@ -17,7 +17,7 @@ from reproduce.engine.display import duration
 from reproduce.engine.files import CHECKOUT, write_bytes, write_text
 from reproduce.engine.forecast import Forecast, on_an_h100
 from reproduce.engine.options import InputError, parse, refuse
-from reproduce.engine.page import SCRIPTS_IN_ORDER, definition
+from reproduce.engine.page import SCRIPTS_IN_ORDER, SIMULATION, definition
 from reproduce.engine.spec import loads
 
 GALLERY, README = CHECKOUT / "reproduce" / "gallery", CHECKOUT / "README.md"
@@ -136,8 +136,9 @@ def overview(shown: list[Shown]) -> str:
         own, controls = ([c for c in one.claims if c["control"] == wanted] for wanted in (False, True))
         link = f"[{one.name}](reproduce/gallery/README.md#{one.name})"
         seconds = one.provenance["seconds"]
-        time = duration(seconds) if seconds > 10 else "shares runs"
-        gpu = duration(one.gpu_seconds) if one.gpu_seconds and seconds > 10 else "–"
+        own_runs = seconds > 10 or one.provenance["data"]["name"] == SIMULATION
+        time = duration(seconds) if own_runs else "shares runs"
+        gpu = duration(one.gpu_seconds) if one.gpu_seconds and own_runs else "–"
         cells = (link, one.title, _counted(own), _counted(controls), f"`{_command(one)}`", time, gpu)
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
@@ -145,7 +146,7 @@ def overview(shown: list[Shown]) -> str:
 
 def _command(one: Shown) -> str:
     data = one.provenance["data"]["name"]
-    return f"reproduce/{one.script}.py" + ("" if data == "simulation" else f" --data {data}")
+    return f"reproduce/{one.script}.py" + ("" if data == SIMULATION else f" --data {data}")
 
 
 def _counted(claims: list[dict[str, Any]]) -> str:
