@@ -23,8 +23,8 @@ BURN_IN, APART, RECORDS = 8.0, 3.0, 16  # in t_eta; the slowest relaxation takes
 # The exact stationary law (iterating the transition density on a grid) has slopes of 1.02 to 1.03 over eta up to 0.08
 # and 1.05 to 1.06 from 0.02 to 0.16: what is linear in eta is seen below 0.1. The gap of the distribution functions is
 # known to 0.0004 from a million samples, half of what it is at eta = 0.02: it is followed from 0.04 on.
-LARGEST_FOR_MOMENTS, SMALLEST_FOR_KS = 0.1, 0.03
-NAMES = ("<θ²>", "<L>", "KS")
+LARGEST_FOR_MOMENTS, SMALLEST_FOR_GAP = 0.1, 0.03
+NAMES = ("<θ²>", "<L>", "gap")
 BINS = 4000  # of θ, where the gap is looked for
 
 
@@ -57,7 +57,7 @@ def distances(chains, used, names=NAMES):
     measures = {
         "<θ²>": lambda theta: abs(np.square(theta).mean() / squares - 1),
         "<L>": lambda theta: abs(POTENTIAL.loss(theta.reshape(-1, 1)).mean() / loss - 1),
-        "KS": lambda theta: abs((theta <= edges[place + 1]).mean() - expected[place]),
+        "gap": lambda theta: abs((theta <= edges[place + 1]).mean() - expected[place]),
     }
     return {name: np.array([measures[name](theta) for theta in samples]) for name in names}
 
@@ -69,11 +69,11 @@ def check(chains):
 
     etas = np.array([spec.lr for spec in chains.specs.values()])
     count = next(iter(chains.samples.values())).shape[1]
-    words = {"<θ²>": "bias of <θ²>", "<L>": "bias of the mean loss", "KS": "Kolmogorov-Smirnov distance"}
+    words = {"<θ²>": "bias of <θ²>", "<L>": "bias of the mean loss", "gap": "gap of the distribution functions"}
 
     found = []
     for name, text in words.items():
-        used_etas = etas > SMALLEST_FOR_KS if name == "KS" else etas < LARGEST_FOR_MOMENTS
+        used_etas = etas > SMALLEST_FOR_GAP if name == "gap" else etas < LARGEST_FOR_MOMENTS
 
         def distance(used, name=name, used_etas=used_etas):
             return distances(chains, used, (name,))[name][used_etas]
@@ -105,7 +105,9 @@ def draw(chains, axes):
     for (name, values), colour in zip(distances(chains, everyone).items(), (plots.BLUE, plots.ORANGE, plots.GREEN)):
         b.plot(etas, values, marker="o", markersize=4, color=colour, label=name)
     b.plot(etas, np.array(etas) * 0.5, color=plots.GREY, linewidth=0.8, linestyle=":", label="slope 1")
-    b.set(xlabel="η, at equal η/S", ylabel="distance from Gibbs", title="bias of moments, KS distance")
+    b.set(
+        xlabel="η, at equal η/S", ylabel="distance from Gibbs", title="bias of moments, gap of distribution functions"
+    )
     plots.log_scale(b.xaxis)
     plots.log_scale(b.yaxis)
     plots.legend_below(b, columns=4)

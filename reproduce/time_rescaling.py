@@ -57,15 +57,12 @@ STEP, TIME = 0, 1
 
 
 def check(chains):
-    import math
-
     import numpy as np
 
     from reproduce.engine import chainwise
 
     labels = chains.labels
     count = chains.samples[labels[0]].shape[1]
-    group = np.arange(count) % chainwise.GROUPS
 
     def estimate(a, b, against):
         """Sup distance and its jackknife standard error."""
@@ -74,9 +71,7 @@ def check(chains):
             found = curves(chains, used)
             return sup_distance(found[labels[a]], found[labels[b]], against=against)
 
-        left_out = np.array([distance(group != g) for g in range(chainwise.GROUPS)])
-        error = math.sqrt((len(left_out) - 1) ** 2 / len(left_out) * left_out.var(ddof=1))
-        return distance(np.ones(count, dtype=bool)), error
+        return chainwise.jackknife(distance, count)
 
     def pairs(used):
         found = curves(chains, used)
