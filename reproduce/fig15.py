@@ -24,7 +24,7 @@ def check(table):
     def falls(rho, claim, statistic="Spearman's rho with log eta/S, a seed", **options):
         rule = seedwise.Direction(-1, smallest=0.3)
         return seedwise.over_seeds(
-            np.array(rho), rule, scale=seedwise.FISHER, claim=f"higher eta/S, smaller norm {claim}",
+            rho, rule, scale=seedwise.FISHER, claim=f"higher eta/S, smaller norm {claim}",
             statistic=statistic, **options,
         )  # fmt: skip
 
@@ -34,24 +34,27 @@ def check(table):
         for momentum in sorted(MOMENTA):
             labels, where = select(table.labels, fraction, momentum), f"{noise}, momentum {momentum:g}"
             log_n, norms = np.log([PLACE[label].n for label in labels]), np.log(table.grid(labels, NORM))
-            rho = [statistics.spearman(log_n, row) for row in norms]
-            found.append(falls(rho, f"at the best epoch; {where}", paper="falls, by eye"))
+            rho = statistics.spearman(log_n, norms)
+            at_best = falls(rho, f"at the best epoch; {where}", paper="falls, by eye")
+            found.append(at_best)
             for level in CROSSINGS:
                 values = np.log(table.grid(labels, at_crossing(level)))
-                rho = [statistics.spearman(log_n, row) for row in values]
+                rho = statistics.spearman(log_n, values)
                 never = f"{int(np.isnan(values).sum())} of {values.size} runs never cross it"
-                found.append(falls(rho, f"at the first loss of {level:g}; {where}", control=True, note=never))
+                found.append(
+                    falls(rho, f"at the first loss of {level:g}; {where}", control_of=at_best.claim, note=never)
+                )
             losses = np.log(table.grid(labels, BEST_LOSS))
-            rho = [statistics.partial_spearman(log_n, *of_seed) for of_seed in zip(norms, losses)]
+            rho = statistics.partial_spearman(log_n, norms, losses)
             words = "partial rank correlation with log eta/S given log training loss, a seed"
-            found.append(falls(rho, f"at equal training loss; {where}", words, control=True))
+            found.append(falls(rho, f"at equal training loss; {where}", words, control_of=at_best.claim))
         labels = select(table.labels, fraction)
         clouds = np.array([PLACE[label].momentum for label in labels])
         log_n = np.log([PLACE[label].effective_n for label in labels])
         ratio = [statistics.collapse(log_n, row, clouds) for row in np.log(table.grid(labels, NORM))]
         found.append(
             seedwise.over_seeds(
-                np.array(ratio), seedwise.Direction(-1, smallest=0.0, null=1.5), scale=seedwise.LOG, control=True,
+                np.array(ratio), seedwise.Direction(-1, smallest=0.0, null=1.5), scale=seedwise.LOG,
                 claim=f"momentum acts as eta/(1 - beta): the two clouds fall on one curve; {noise}",
                 statistic="mean squares left by one decreasing fit of log norm on log eta/(S (1 - beta)), over those "
                 "left by a fit to each cloud, a seed",

@@ -22,8 +22,8 @@ def check(table):
         *CONSTANT.wider(table, left, paper="sharper at lower eta/S, by eye"),
         *CONSTANT.wider(table, middle, paper="sharper at lower eta/S, by eye"),
         *CONSTANT.alike(table, right, paper="similar quality, by eye"),
-        *CONSTANT.alike(table, exact, control=True),
-        *(claim for line in CONSTANT.apart for claim in CONSTANT.wider(table, line, control=True)),
+        *CONSTANT.alike(table, exact, control_of=right),
+        *(claim for line, same in CONSTANT.apart.items() for claim in CONSTANT.wider(table, line, control_of=same)),
     ]
 
 

@@ -25,7 +25,7 @@ def check(table):
     def rising(labels):
         """Spearman's rho of log n and validation accuracy at equal memorisation, its mean over levels; (seeds,)."""
         log_n = np.log([PLACE[label].n for label in labels])
-        of_levels = [[statistics.spearman(log_n, row) for row in table.grid(labels, at_level(x))] for x in LEVELS]
+        of_levels = [statistics.spearman(log_n, table.grid(labels, at_level(x))) for x in LEVELS]
         return statistics.mean_of_those_there(np.array(of_levels))
 
     found = []

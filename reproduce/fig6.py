@@ -41,12 +41,12 @@ def check(table):
             claim="at half the noise it breaks at about twice the b: (d) over (c)", censored=True,
         ),
         seedwise.located(
-            edge, seedwise.Range(1 / 1.5, 1.5), scale=seedwise.LOG, control=True, censored=True,
+            edge, seedwise.Range(1 / 1.5, 1.5), scale=seedwise.LOG, censored=True,
             claim="it breaks where eta·lambda_max reaches 2: the edge of stability is the reason",
             statistic="b* over the b at which eta·lambda_max at the end is 2, panel (c), a seed",
         ),
         seedwise.over_seeds(
-            DATA_SIZES.drop_at_small_batches(table), seedwise.Direction(1, smallest=0.01), control=True,
+            DATA_SIZES.drop_at_small_batches(table), seedwise.Direction(1, smallest=0.01),
             claim="too small a batch breaks it as well: lower accuracy at b < 1 than at b = 1",
             statistic="highest validation accuracy (chance if diverged), b = 1 minus b < 1, mean over panels, a seed",
             paper="claimed, not tested",

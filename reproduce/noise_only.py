@@ -65,7 +65,7 @@ def check(table):
         found.append(
             seedwise.over_seeds(
                 noise_dial.ratio(table, label, sgd, noise_dial.LOSS), seedwise.Range(1 / 1.25, 1.25),
-                scale=seedwise.LOG, claim=f"the same training loss {words}", control=True,
+                scale=seedwise.LOG, claim=f"the same training loss {words}", control_of=f"ends {words}",
                 statistic=f"loss on clean training images, '{label}' over '{sgd}', geometric mean, a seed",
             )
         )  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.schedules import Constant, NoiseSchedule, as_schedule
-from reproduce.engine.claims import Claim
+from reproduce.engine.claims import EVERY, Claim
 from reproduce.engine.definition import Arm, Figure, Specs
 from reproduce.engine.options import EPOCHS, InputError, Options
 from reproduce.engine.seedwise import LOG, Range, over_seeds
@@ -121,7 +121,7 @@ def same_at_every_level(table: Evidence) -> list[Claim]:
         ends, start = (_grid(table, metric, "val/accuracy") for metric in (level, 1))
         found.append(
             over_seeds(
-                _mean(ends - start), Range(-0.005, 0.005), control=True,
+                _mean(ends - start), Range(-0.005, 0.005), control_of=EVERY,
                 claim=f"SVAG: the same validation accuracy at l = {level} as at l = 1",
                 statistic="difference, mean over cells, a seed",
             )
@@ -130,8 +130,8 @@ def same_at_every_level(table: Evidence) -> list[Claim]:
         if not np.isnan(norms[0]).all():
             found.append(
                 over_seeds(
-                    np.exp(_mean(np.log(norms[0]) - np.log(norms[1]))), Range(1 / 1.25, 1.25), scale=LOG, control=True,
-                    claim=f"SVAG: the same Hessian norm at l = {level} as at l = 1",
+                    np.exp(_mean(np.log(norms[0]) - np.log(norms[1]))), Range(1 / 1.25, 1.25), scale=LOG,
+                    claim=f"SVAG: the same Hessian norm at l = {level} as at l = 1", control_of=EVERY,
                     statistic="ratio, geometric mean over cells, a seed",
                 )
             )  # fmt: skip

@@ -18,25 +18,25 @@ MIXED = 0.05  # by how much a probability may differ between starts
 
 def equal(
     values: np.ndarray, reference: float, margin: float, *, claim: str, statistic: str, paper: str | None = None,
-    control: bool = False,
+    control_of: str = "",
 ) -> Claim:  # fmt: skip
     """The mean of independent values (chains,) over `reference` lies within 1 ± margin."""
     mean, error = float(values.mean()) / reference, float(values.std(ddof=1)) / math.sqrt(len(values)) / abs(reference)
     statistic = f"{statistic}, over theory; within 1 ± {margin:g}"
-    return _judged(mean, error, 1 - margin, 1 + margin, len(values), claim, statistic, paper, control)
+    return _judged(mean, error, 1 - margin, 1 + margin, len(values), claim, statistic, paper, control_of)
 
 
 def between(
     value: float, error: float, low: float, high: float, n: int, *, claim: str, statistic: str,
-    paper: str | None = None, control: bool = False,
+    paper: str | None = None, control_of: str = "",
 ) -> Claim:  # fmt: skip
     """An estimate with a known standard error lies in [low, high]."""
-    return _judged(value, error, low, high, n, claim, f"{statistic}; within [{low:g}, {high:g}]", paper, control)
+    return _judged(value, error, low, high, n, claim, f"{statistic}; within [{low:g}, {high:g}]", paper, control_of)
 
 
 def _judged(
     value: float, error: float, low: float, high: float, n: int, claim: str, statistic: str, paper: str | None,
-    control: bool,
+    control_of: str,
 ) -> Claim:  # fmt: skip
     left, right = value - Z * error, value + Z * error
     verdict: Verdict = "supported" if low < left and right < high else "inconclusive"
@@ -44,18 +44,20 @@ def _judged(
         verdict = "not supported"
     error = max(error, 1e-300)
     p = max(float(special.ndtr((low - value) / error)), float(special.ndtr((value - high) / error)))
-    return Claim(claim, statistic, value, left, right, n, verdict, p, paper=paper, control=control)
+    return Claim(claim, statistic, value, left, right, n, verdict, p, paper=paper, control_of=control_of)
 
 
 def above(
     value: float, error: float, bound: float, n: int, *, claim: str, statistic: str, paper: str | None = None,
-    control: bool = False,
+    control_of: str = "",
 ) -> Claim:  # fmt: skip
     """An estimate lies above `bound`."""
     left, right = value - Z * error, value + Z * error
     verdict: Verdict = "supported" if left > bound else "not supported" if right < bound else "inconclusive"
     p = float(special.ndtr((bound - value) / max(error, 1e-300)))
-    return Claim(claim, f"{statistic}; > {bound:g}", value, left, right, n, verdict, p, paper=paper, control=control)
+    return Claim(
+        claim, f"{statistic}; > {bound:g}", value, left, right, n, verdict, p, paper=paper, control_of=control_of
+    )
 
 
 def jackknife(statistic: Callable[[np.ndarray], float], chains: int) -> tuple[float, float]:

@@ -9,9 +9,10 @@ only take a support back. Not judged: smoke scale, fewer than two runs an arm, o
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from scipy import special
@@ -21,6 +22,7 @@ from reproduce.engine.table import Evidence
 
 Verdict = Literal["supported", "not supported", "inconclusive", "not judged"]
 ALPHA = 0.05
+EVERY = "*"
 NO_EFFECT = "no effect of noise is shown here: the control differs neither clearly nor more than the pair"
 
 
@@ -30,7 +32,8 @@ class Claim:
     statistic says otherwise.
 
     `power` is that of the planned experiment; below 60 %, `needs_n` says how many seeds reach it. `unit` "share": of 1,
-    printed as percentage points. `control`: it asks whether the paper's claim survives a confound taken away.
+    printed as percentage points. `control_of`: how the claims begin of which it asks whether they survive a confound
+    taken away (`EVERY`: all of the figure's); empty for a claim of its own.
     """
 
     claim: str
@@ -49,7 +52,7 @@ class Claim:
     data: str = ""
     arm: str = "epochs"
     unit: Literal["", "share"] = ""
-    control: bool = False
+    control_of: str = ""
 
     def as_json(self) -> dict[str, Any]:
         return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in asdict(self).items()}
@@ -67,6 +70,22 @@ def interval(claim: dict[str, Any]) -> str:
     if low is None or high is None:
         return f"{value} [unbounded]"
     return f"{value} [{low}, {high}]{' pp' if share else ''}"
+
+
+def own(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of stored claims, those that are no controls."""
+    return [claim for claim in claims if not claim["control_of"]]
+
+
+def controls(claim: dict[str, Any], claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of stored claims, the controls of this one."""
+    return [c for c in claims if (of := c["control_of"]) and (of == EVERY or claim["claim"].startswith(of))]
+
+
+def tally(claims: list[dict[str, Any]]) -> dict[str, int]:
+    """verdict -> how many of stored claims have it."""
+    counts = Counter(claim["verdict"] for claim in claims)
+    return {verdict: counts[verdict] for verdict in get_args(Verdict) if counts[verdict]}
 
 
 @dataclass(frozen=True)
@@ -159,7 +178,7 @@ def differ(
     claim: str,
     paper: str | None = None,
     null: float = 0.0,
-    control: bool = False,
+    control_of: str = "",
 ) -> Claim:
     """Directional Welch test: the mean of `a` is above that of `b`; `smallest` is the effect of interest, from `null`.
 
@@ -168,13 +187,13 @@ def differ(
     x, y = table.values(a, on), table.values(b, on)
     statistic = f"mean {on}, '{a}' minus '{b}'; > {null:g}, smallest effect of interest {smallest:g}"
     if min(len(x), len(y)) < 2:
-        return unjudged(claim, statistic, min(len(x), len(y)), paper, control=control)
+        return unjudged(claim, statistic, min(len(x), len(y)), paper, control_of=control_of)
     mean, error, df = _welch(x, y)
     low, high = _interval(mean, error, df)
     verdict: Verdict = "supported" if low > null else "not supported" if high < null + smallest else "inconclusive"
     p = t_above((mean - null) / error, df)
     return Claim(claim, statistic, mean, low, high, min(len(x), len(y)), verdict, p, paper=paper, unit="share",
-                 control=control)  # fmt: skip
+                 control_of=control_of)  # fmt: skip
 
 
 def same_curve(
@@ -235,9 +254,9 @@ def _within(low: float, high: float, margin: float) -> Verdict:
     return "not supported" if low > margin or high < -margin else "inconclusive"
 
 
-def unjudged(claim: str, statistic: str, n: int, paper: str | None, *, note: str = "", control: bool = False) -> Claim:
+def unjudged(claim: str, statistic: str, n: int, paper: str | None, *, note: str = "", control_of: str = "") -> Claim:
     note = "; ".join(filter(None, ["too few runs that trained", note]))
-    return Claim(claim, statistic, None, None, None, n, "not judged", paper=paper, note=note, control=control)
+    return Claim(claim, statistic, None, None, None, n, "not judged", paper=paper, note=note, control_of=control_of)
 
 
 def holm(claims: list[Claim]) -> list[Claim]:

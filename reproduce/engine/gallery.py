@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from reproduce.engine.claims import interval
+from reproduce.engine.claims import interval, own, tally
 from reproduce.engine.definition import BESIDE
 from reproduce.engine.devices import Hardware
 from reproduce.engine.display import duration
@@ -133,13 +132,13 @@ def overview(shown: list[Shown]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for one in shown:
-        own, controls = ([c for c in one.claims if c["control"] == wanted] for wanted in (False, True))
+        paper, controls = own(one.claims), [claim for claim in one.claims if claim["control_of"]]
         link = f"[{one.name}](reproduce/gallery/README.md#{one.name})"
         seconds = one.provenance["seconds"]
         own_runs = seconds > 10 or one.provenance["data"]["name"] == SIMULATION
         time = duration(seconds) if own_runs else "shares runs"
         gpu = duration(one.gpu_seconds) if one.gpu_seconds and own_runs else "–"
-        cells = (link, one.title, _counted(own), _counted(controls), f"`{_command(one)}`", time, gpu)
+        cells = (link, one.title, _counted(paper), _counted(controls), f"`{_command(one)}`", time, gpu)
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
@@ -150,9 +149,7 @@ def _command(one: Shown) -> str:
 
 
 def _counted(claims: list[dict[str, Any]]) -> str:
-    counts = Counter(claim["verdict"] for claim in claims)
-    known = [v for v in ("supported", "not supported", "inconclusive", "not judged") if counts[v]]
-    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in known)
+    return ", ".join(f"{count} {verdict}" for verdict, count in tally(claims).items())
 
 
 def page(shown: list[Shown]) -> str:
@@ -167,7 +164,7 @@ def page(shown: list[Shown]) -> str:
         parts.append("| claim | value [interval] | n | paper | verdict | note |\n|---|---|---|---|---|---|")
         for claim in one.claims:
             cells = (
-                claim["claim"] + (" *(control)*" if claim["control"] else ""),
+                claim["claim"] + (" *(control)*" if claim["control_of"] else ""),
                 interval(claim),
                 claim["n"],
                 claim["paper"] or "",

@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import time
-from collections import Counter
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, NoReturn
 
 from reproduce.engine import interrupts
 from reproduce.engine.arms import ARMS
-from reproduce.engine.claims import interval
+from reproduce.engine.claims import controls, interval, own, tally
 from reproduce.engine.definition import BESIDE
 from reproduce.engine.files import CHECKOUT, write_text
 from reproduce.engine.options import EPOCHS, InputError, Options, parse, refuse
@@ -69,14 +68,9 @@ class Entry:
         return str(self.claims[0]["data"]) if self.claims else ""
 
     @property
-    def own(self) -> list[dict[str, Any]]:
-        """The paper's claims."""
-        return [claim for claim in self.claims if not claim["control"]]
-
-    @property
-    def controls(self) -> dict[str, int]:
-        """verdict -> how many controls have it."""
-        return dict(Counter(claim["verdict"] for claim in self.claims if claim["control"]))
+    def own(self) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+        """The claims that are no controls, each with its controls."""
+        return [(claim, controls(claim, self.claims)) for claim in own(self.claims)]
 
 
 def main(doc: str, arguments: list[str] | None = None) -> NoReturn:
@@ -149,7 +143,7 @@ def write(options: ReportOptions) -> tuple[Path, list[Entry]]:
     if not entries:
         raise InputError(f"--out: {str(options.out)!r} holds no figure at scale {options.scale}; --run makes them")
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
-    environment.filters["interval"] = interval
+    environment.filters |= {"interval": interval, "tally": tally}
     shown = {entry.script for entry in entries}
     text = environment.get_template("page.html.j2").render(
         title="Three factors influencing minima in SGD: what the figures show",
@@ -201,7 +195,10 @@ def _entry(options: ReportOptions, name: str, folder: Path, provenance: dict[str
         if told["data"]["name"] == data and told.get("arm", EPOCHS) != EPOCHS:
             words = f"; arm {told['arm']}: {ARMS[told['arm']].words}"
             found = json.loads((place / "claims.json").read_text(encoding="utf-8"))
-            claims += [claim | {"control": True, "claim": claim["claim"] + words} for claim in found]
+            claims += [
+                claim | {"control_of": claim["control_of"] or claim["claim"], "claim": claim["claim"] + words}
+                for claim in found
+            ]
     several = bool(getattr(defined, "also_on", ()))
     pictures = [folder / f"{name}.svg", folder / f"{name}-{BESIDE}.svg"]
     return Entry(

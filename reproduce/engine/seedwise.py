@@ -66,7 +66,7 @@ def over_seeds(
     scale: Scale = PLAIN,
     paper: str | None = None,
     note: str = "",
-    control: bool = False,
+    control_of: str = "",
 ) -> Claim:
     """Judges the mean of a per-seed statistic (n,); NaN are seeds that have none.
 
@@ -80,7 +80,7 @@ def over_seeds(
     if lost:
         note = "; ".join(filter(None, [note, f"{lost} of {len(everyone)} seeds have no value"]))
     if len(there) < 2:
-        return unjudged(claim, statistic, len(there), paper, note=note, control=control)
+        return unjudged(claim, statistic, len(there), paper, note=note, control_of=control_of)
     z = scale.to(there)
     n = len(z)
     mean, error = float(z.mean()), max(float(z.std(ddof=1)) / math.sqrt(n), scale.floor)
@@ -88,12 +88,12 @@ def over_seeds(
     low, high = float(scale.back(mean - half)), float(scale.back(mean + half))
     verdict, p = _judged(rule, scale, mean, error, n - 1, low, high)
     return Claim(claim, statistic, float(scale.back(mean)), low, high, n, verdict, p, paper=paper, note=note,
-                 control=control)  # fmt: skip
+                 control_of=control_of)  # fmt: skip
 
 
 def located(
     values: np.ndarray, rule: Range, *, claim: str, statistic: str, scale: Scale = PLAIN, paper: str | None = None,
-    note: str = "", control: bool = False, censored: bool = False,
+    note: str = "", control_of: str = "", censored: bool = False,
 ) -> Claim:  # fmt: skip
     """As `over_seeds`, for a location that a seed may lack: NaN is none, and ±inf one beyond the range that was tried.
 
@@ -104,7 +104,7 @@ def located(
     inside = np.where(np.isfinite(everyone), everyone, np.nan)
     lacking = int(np.isnan(inside).sum())
     found = over_seeds(inside, rule, claim=claim, statistic=statistic, scale=scale, paper=paper, note=note,
-                       control=control)  # fmt: skip
+                       control_of=control_of)  # fmt: skip
     if not lacking or len(everyone) < 2:
         return found
     if 2 * lacking >= len(everyone) and not censored:
@@ -114,23 +114,23 @@ def located(
 
 def ratio_over_seeds(
     above: np.ndarray, below: np.ndarray, rule: Range, *, claim: str, statistic: str, paper: str | None = None,
-    control: bool = False,
+    control_of: str = "",
 ) -> Claim:  # fmt: skip
     """Mean(above)/mean(below) of paired per-seed values (n,), by Fieller; unbounded where the denominator may be 0."""
     pairs = np.stack([above, below], axis=1)
     pairs = pairs[~np.isnan(pairs).any(axis=1)]
     n, statistic = len(pairs), f"{statistic}; Fieller over seeds, {_ruled(rule)}"
     if n < 3:
-        return unjudged(claim, statistic, n, paper, control=control)
+        return unjudged(claim, statistic, n, paper, control_of=control_of)
     (a, d), covariance = pairs.mean(axis=0), np.cov(pairs.T) / n
     ratio = Ratio(float(a), float(d), covariance[0, 0], covariance[0, 1], covariance[1, 1], n - 1)
     interval = ratio.interval(rule.confidence)
     if interval is None:
         return Claim(claim, statistic, ratio.value, None, None, n, "inconclusive", 1.0, paper=paper,
-                     note="the denominator does not differ from 0", control=control)  # fmt: skip
+                     note="the denominator does not differ from 0", control_of=control_of)  # fmt: skip
     p = max(ratio.p_above(rule.low), ratio.p_below(rule.high))
     return Claim(claim, statistic, ratio.value, *interval, n, _contained(rule, *interval), p, paper=paper,
-                 control=control)  # fmt: skip
+                 control_of=control_of)  # fmt: skip
 
 
 def rising(

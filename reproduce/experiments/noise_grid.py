@@ -111,12 +111,7 @@ class NoiseGrid:
         if not all(grid.labels for grid in grids):
             return unjudged(claim, "Fisher's z of rho, less the reference's", 0, "though weaker")
         both = np.logical_and(*[grid.values(LOSS) <= TRAINED for grid in grids])
-        z = [
-            FISHER.to(
-                np.array([spearman(grid.log_n, row) for row in np.where(both, np.log(grid.values(NORM)), np.nan)])
-            )
-            for grid in grids
-        ]
+        z = [FISHER.to(spearman(grid.log_n, np.where(both, np.log(grid.values(NORM)), np.nan))) for grid in grids]
         return over_seeds(
             z[0] - z[1], Direction(1, smallest=0.3), claim=claim, note=grids[0].trained_note(), paper="though weaker",
             statistic=f"Fisher's z of rho(log eta/S, log norm), '{network}' minus '{reference}', a seed",
@@ -129,31 +124,32 @@ class NoiseGrid:
     def claims(self, table: Evidence, network: str = "", paper: str | None = None) -> list[Claim]:
         """The claims of Figure 1 about one network: over the trained cells, over all, and with confounds taken away."""
         grid = self._grid(table, network)
-        of = f" ({network})" if network else ""
+        of = f"{network}: " if network else ""
         if not grid.labels:
             return []
         everywhere, trained = np.ones(grid.shape, dtype=bool), grid.values(LOSS) <= TRAINED
         within = f"cells trained to a loss of {TRAINED:g}"
         norm, accuracy = np.log(grid.values(NORM)), grid.values(ACCURACY)
+        smaller, higher = f"{of}higher eta/S, smaller Hessian norm", f"{of}higher eta/S, higher validation accuracy"
         found = [
-            grid.correlation(norm, trained, -1, claim=f"higher eta/S, smaller Hessian norm; {within}{of}", paper=paper,
-                             share=True),
-            grid.correlation(norm, everywhere, -1, claim=f"higher eta/S, smaller Hessian norm; all cells{of}"),
-            grid.correlation(accuracy, trained, 1, claim=f"higher eta/S, higher validation accuracy; {within}{of}",
-                             paper=paper),
-            grid.correlation(accuracy, everywhere, 1, claim=f"higher eta/S, higher validation accuracy; all cells{of}"),
-            grid.exponent(norm, trained, claim=f"only the ratio counts: norm ~ (eta/S^g)^-p with g = 1; {within}{of}"),
-            grid.partial(norm, everywhere, claim=f"higher eta/S, smaller norm, at equal training loss; all cells{of}"),
+            grid.correlation(norm, trained, -1, claim=f"{smaller}; {within}", paper=paper, share=True),
+            grid.correlation(norm, everywhere, -1, claim=f"{smaller}; all cells"),
+            grid.correlation(accuracy, trained, 1, claim=f"{higher}; {within}", paper=paper),
+            grid.correlation(accuracy, everywhere, 1, claim=f"{higher}; all cells"),
+            grid.exponent(norm, trained, claim=f"{of}only the ratio counts: norm ~ (eta/S^g)^-p with g = 1; {within}"),
+            grid.partial(norm, everywhere, claim=f"{smaller}, at equal training loss; all cells", control_of=smaller),
         ]  # fmt: skip
         for level in LEVELS:
             crossing = np.log(grid.values(f"loss {level:g} hessian/frobenius"))
-            claim = f"higher eta/S, smaller norm at the first crossing of a loss of {level:g}{of}"
-            found.append(grid.correlation(crossing, everywhere, -1, claim=claim, control=True, counted=True))
-        for metric, name in (("normalized_sharpness", "scale-normalised sharpness"),
-                             ("finite_difference", "norm by finite differences, as the paper's")):  # fmt: skip
-            values = np.log(grid.values(f"end hessian/{metric}"))
-            claim = f"higher eta/S, smaller {name}; {within}{of}"
-            found.append(grid.correlation(values, trained, -1, claim=claim, control=metric != "finite_difference"))
+            claim = f"{smaller} at the first crossing of a loss of {level:g}"
+            found.append(grid.correlation(crossing, everywhere, -1, claim=claim, control_of=smaller, counted=True))
+        normalised, differences = (
+            np.log(grid.values(f"end hessian/{metric}")) for metric in ("normalized_sharpness", "finite_difference")
+        )
+        claim = f"{of}higher eta/S, smaller scale-normalised sharpness; {within}"
+        found.append(grid.correlation(normalised, trained, -1, claim=claim, control_of=smaller))
+        claim = f"{smaller} by finite differences, as the paper's; {within}"
+        found.append(grid.correlation(differences, trained, -1, claim=claim))
         return found
 
 
@@ -178,11 +174,11 @@ class _Grid:
 
     def correlation(
         self, values: np.ndarray, mask: np.ndarray, sign: int, *, claim: str, paper: str | None = None,
-        control: bool = False, counted: bool = False, share: bool = False,
+        control_of: str = "", counted: bool = False, share: bool = False,
     ) -> Claim:  # fmt: skip
         """rho(log n, values) a seed, Fisher's z over seeds; with its range when a row or a column is left out."""
         chosen = np.where(mask, values, np.nan)
-        rho = np.array([spearman(self.log_n, row) for row in chosen])
+        rho = spearman(self.log_n, chosen)
         note = self._ranges(chosen) if isinstance(self.table, Table) and not np.isnan(rho).all() else ""
         if share:
             note = "; ".join(filter(None, [self.trained_note(), note]))
@@ -190,14 +186,14 @@ class _Grid:
             note = f"{int(np.isnan(values).sum())} of {values.size} runs never cross it" + (f"; {note}" if note else "")
         return over_seeds(
             rho, Direction(sign, smallest=0.3), claim=claim, statistic="Spearman's rho with log eta/S, a seed",
-            scale=FISHER, paper=paper, note=note, control=control,
+            scale=FISHER, paper=paper, note=note, control_of=control_of,
         )  # fmt: skip
 
     def _ranges(self, chosen: np.ndarray) -> str:
         lrs, sizes = (np.array(column) for column in zip(*self.cells))
 
         def without(keep: np.ndarray) -> float:
-            found = [spearman(self.log_n, np.where(keep, row, np.nan)) for row in chosen]
+            found = spearman(self.log_n, np.where(keep, chosen, np.nan))
             return float(np.nanmean(found)) if not np.isnan(found).all() else float("nan")
 
         low, high = leave_one_out(without, lrs, sizes)
@@ -210,11 +206,11 @@ class _Grid:
         ended = self.values(LOSS)
         return f"{int((ended <= TRAINED).sum())} of {ended.size} runs trained"
 
-    def partial(self, values: np.ndarray, mask: np.ndarray, *, claim: str) -> Claim:
+    def partial(self, values: np.ndarray, mask: np.ndarray, *, claim: str, control_of: str) -> Claim:
         loss, chosen = np.log(self.values(LOSS)), np.where(mask, values, np.nan)
-        rho = np.array([partial_spearman(self.log_n, row, given) for row, given in zip(chosen, loss)])
+        rho = partial_spearman(self.log_n, chosen, loss)
         return over_seeds(
-            rho, Direction(-1, smallest=0.3), claim=claim, scale=FISHER, control=True,
+            rho, Direction(-1, smallest=0.3), claim=claim, scale=FISHER, control_of=control_of,
             statistic="partial rank correlation with log eta/S given log training loss, a seed",
         )  # fmt: skip
 

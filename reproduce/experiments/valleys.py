@@ -108,41 +108,48 @@ class Valleys:
             finals[label] = of_line
         return Imagined(finals)
 
-    def wider(self, table: Evidence, label: str, *, paper: str | None = None, control: bool = False) -> list[Claim]:
+    def wider(
+        self, table: Evidence, label: str, *, paper: str | None = None, control_of: str | None = None
+    ) -> list[Claim]:
         """θ2, at higher noise, lies in the wider minimum: along the line, in units of |θ|, in random directions.
 
-        As a control, along the line alone: what else differs does not depend on the other end.
+        As a control of another line, along the line alone: what else differs does not depend on the other end.
         """
         _, high = self.lines[self.apart.get(label, label)]
         kinds = {"width": "", "relative width": ", in units of |θ|", "random width": ", in random directions"}
         found = []
+        of_line = f"the minimum at higher eta/S ('{high}') is wider: "
         for kind, words in kinds.items():
-            if control and words:
+            if control_of and words:
                 continue
+            along_it = not words and control_of is None
             ratio, note = log_width_ratio(table, label, kind)
             found.append(
                 over_seeds(
                     np.exp(ratio), Direction(1, smallest=0.2, null=1.0), scale=LOG, note=note,
-                    paper=paper if kind == "width" else None, control=control or kind != "width",
-                    claim=f"the minimum at higher eta/S ('{high}') is wider: {label}{words}",
+                    paper=paper if kind == "width" else None,
+                    claim=f"{of_line}{label}{words}", control_of="" if along_it else of_line + (control_of or label),
                     statistic=f"{kind} of θ2 over that of θ1, geometric mean over rises of {_list(RISES)}, a seed",
                 )
             )  # fmt: skip
         return found
 
-    def alike(self, table: Evidence, label: str, *, paper: str | None = None, control: bool = False) -> list[Claim]:
-        """Minima at equal noise are as wide and as deep as one another."""
+    def alike(
+        self, table: Evidence, label: str, *, paper: str | None = None, control_of: str | None = None
+    ) -> list[Claim]:
+        """Minima at equal noise are as wide and as deep as one another; perhaps as a control of another line."""
         ratio, note = log_width_ratio(table, label, "width")
         ends = table.grid([label], "loss θ2")[:, 0] / table.grid([label], "loss θ1")[:, 0]
+        wide, deep = (f"minima at equal eta/S are equally {how}: " for how in ("wide", "deep"))
         return [
             over_seeds(
-                np.exp(ratio), Range(1 / 1.5, 1.5), scale=LOG, note=note, paper=paper, control=control,
-                claim=f"minima at equal eta/S are equally wide: {label}",
+                np.exp(ratio), Range(1 / 1.5, 1.5), scale=LOG, note=note, paper=paper,
+                claim=wide + label, control_of=wide + control_of if control_of else "",
                 statistic=f"width of θ2 over that of θ1, geometric mean over rises of {_list(RISES)}, a seed",
             ),
             over_seeds(
-                ends, Range(1 / 1.25, 1.25), scale=LOG, paper=paper, control=control,
-                claim=f"minima at equal eta/S are equally deep: {label}",
+                ends, Range(1 / 1.25, 1.25), scale=LOG, paper=paper,
+                claim=deep + label, control_of=deep + control_of if control_of else "",
                 statistic="training loss at θ2 over that at θ1, a seed",
             ),
         ]  # fmt: skip

@@ -4,10 +4,12 @@ import json
 from dataclasses import replace
 from importlib import import_module
 
+import numpy as np
 import pytest
 
 from datamodules.schedules import Constant, Cyclic
 from datamodules.sources import Prepared
+from reproduce.engine.claims import controls, own
 from reproduce.engine.options import InputError
 from tests.reproduce.script import ROOT, run
 
@@ -69,14 +71,23 @@ def test_figures_of_the_same_networks_share_their_runs_and_measurements(group, s
 @pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.parametrize("scale", ["smoke", "quick", "paper"])
 def test_every_claim_has_a_power_before_anything_is_trained(name, scale):
-    import numpy as np
-
     drawn = figure(name).experiment.imagined(scale, 3, np.random.default_rng(0))
     runs = figure(name).experiment.runs(scale, source(figure(name).data))
     if figure(name).tuning is not None:
         runs = figure(name).tuning.choose(scale, runs, None)
     assert set(drawn.labels) == set(figure(name).paths(scale, runs, runs) or runs)
     assert all(claim.claim and claim.statistic for claim in figure(name).check(drawn))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_control_is_of_a_claim_of_its_figure(name):
+    found = []
+    for scale in ("quick", "paper"):  # the paper scale has more controls
+        imagined = figure(name).experiment.imagined(scale, 3, np.random.default_rng(0))
+        found += [claim.as_json() for claim in figure(name).check(imagined)]
+    claims = own(found)
+    paired = {control["claim"] for claim in claims for control in controls(claim, found)}
+    assert paired == {claim["claim"] for claim in found if claim not in claims}
 
 
 @pytest.mark.parametrize(("part", "there"), [("train", "32 train"), ("test", "16 test")])

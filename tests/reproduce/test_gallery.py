@@ -12,7 +12,7 @@ from reproduce.engine.options import InputError
 from reproduce.engine.spec import Data, RunSpec, VGG11Network, dumps
 
 CLAIM = {"claim": "a | b", "value": 0.012, "low": 0.0, "high": 0.02, "n": 4, "paper": None, "verdict": "supported",
-         "note": "", "unit": "share", "control": False}  # fmt: skip
+         "note": "", "unit": "share", "control_of": ""}  # fmt: skip
 SPEC = RunSpec(VGG11Network(), Data("digits", "-", train=480, validation=50, test=100), NoiseSchedule(0.1, 24), 60, 0)
 
 
@@ -27,7 +27,9 @@ def places(tmp_path, monkeypatch):
     results = tmp_path / "results" / "fig1" / "quick"
     results.mkdir(parents=True)
     Image.effect_noise((2000, 1000), 40).convert("RGB").save(results / "fig1.png")
-    (results / "claims.json").write_text(json.dumps([CLAIM, CLAIM | {"control": True, "verdict": "inconclusive"}]))
+    (results / "claims.json").write_text(
+        json.dumps([CLAIM, CLAIM | {"control_of": CLAIM["claim"], "verdict": "inconclusive"}])
+    )
     provenance = {"missing": [], "seconds": 250.0, "data": {"name": "fashionmnist"}, "hardware": "x", "commit": "abc",
                   "runs": {"a": SPEC.key, "gone": "0" * 16}}  # fmt: skip
     run = tmp_path / "results" / "runs" / SPEC.key

@@ -16,7 +16,7 @@ from tests.reproduce.script import ROOT
 CLAIM = {
     "claim": "higher is <wider>", "statistic": "rho", "value": 0.5, "low": 0.2, "high": 0.8, "n": 4, "power": 0.9,
     "paper": "by eye", "data": "cifar10", "arm": "epochs", "verdict": "supported", "note": "", "unit": "",
-    "control": False,
+    "control_of": "",
 }  # fmt: skip
 SVG = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
 
@@ -39,7 +39,7 @@ def results(out, name, *claims, scale="quick"):
 
 @pytest.fixture
 def page(tmp_path):
-    controlled = CLAIM | {"claim": "at equal loss", "control": True, "verdict": "not supported"}
+    controlled = CLAIM | {"claim": "at equal loss", "control_of": CLAIM["claim"], "verdict": "not supported"}
     unbounded = CLAIM | {"claim": "a share", "low": None, "high": None, "verdict": "inconclusive"}
     results(tmp_path, "fig1", CLAIM, controlled)
     results(tmp_path, "fig4", unbounded, CLAIM | {"value": 0.012, "low": 0.0, "high": 0.02, "unit": "share"})
@@ -56,13 +56,21 @@ def test_every_claim_of_every_figure_there_is_on_the_page_with_its_verdict(page)
     assert "A 4-layer batch-norm MLP on FashionMNIST" in page  # the caption is the script's own
 
 
-def test_controls_are_counted_beside_the_papers_claims_and_listed_with_the_figure(page):
-    overview, details = page.split('<section id="fig1">')
-    row = re.search(r'<a href="#fig1">.*?</tr>', overview, re.DOTALL)[0]
-    assert ">supported<" in row
-    assert ">1 not supported<" in row
-    assert "at equal loss" not in overview
-    assert "at equal loss" in details
+def test_a_control_stands_beside_the_claim_that_it_controls_and_no_other(tmp_path):
+    other = CLAIM | {"claim": "another", "verdict": "inconclusive"}
+    controlled = CLAIM | {"claim": "at equal loss", "control_of": "higher is", "verdict": "not supported"}
+    of_all = CLAIM | {"claim": "noise matters", "control_of": "*"}
+    results(tmp_path, "fig1", CLAIM, controlled, other, of_all)
+    file, (entry,) = write(ReportOptions(out=tmp_path))
+    assert [(claim, [c["claim"] for c in controls]) for claim, controls in entry.own] == [
+        (CLAIM, ["at equal loss", "noise matters"]),
+        (other, ["noise matters"]),
+    ]
+    overview = file.read_text().split('<section id="fig1">')[0]
+    rows = re.findall(r"<tr>\n<td>.*?</tr>", overview, re.DOTALL)
+    assert [len(re.findall("<li>", row)) for row in rows] == [2, 1]
+    assert re.search(r">1 supported</span>, <span class=\"not-supported\">1 not supported<", rows[0])
+    assert "at equal loss" not in rows[1]
 
 
 def test_a_theory_scripts_formulas_are_mathml(tmp_path):
