@@ -263,10 +263,12 @@ def draw(
 
 def draw_beside(table: Table, axes: Any, grid: NoiseGrid, networks: tuple[str, ...] = ("",)) -> None:
     """What the norm alone does not tell: at equal loss, with the weights' scale taken out, eta·lambda_max, |theta|."""
-    panels = axes(len(networks), len(BESIDE))
-    for row, network in enumerate(networks):
-        of_row = panels[row * len(BESIDE) : (row + 1) * len(BESIDE)]
-        draw(table, of_row, grid, network, title=network, metrics=BESIDE)
+    if len(networks) == 1:
+        draw(table, axes(2, 2), grid, *networks, metrics=BESIDE)
+        return
+    panels = axes(len(BESIDE), len(networks))
+    for column, network in enumerate(networks):
+        draw(table, panels[column :: len(networks)], grid, network, title=network, metrics=BESIDE)
 
 
 # The paper's ranges, Section 4.1; which values in them is not stated there.

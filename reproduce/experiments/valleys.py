@@ -196,11 +196,19 @@ def _draw(table: Table, axes: Any, panels: list[tuple[str, int | None, str]]) ->
     for panel, other, (label, seed, title) in zip(axes, others, panels):
         plots.profile(panel, table, label, "loss", plots.BLUE, seed=seed)
         plots.profile(other, table, label, "accuracy", plots.RED, percent=True, seed=seed)
-        panel.set(title=title, xlabel="α: θ1 at 0, θ2 at 1")
+        panel.set(title="\n".join([title, *_barriers(table, label, seed)]), xlabel="α: θ1 at 0, θ2 at 1")
         plots.log_scale(panel.yaxis)
         for end in (0, 1):
             panel.axvline(end, color="#999999", linewidth=0.8, linestyle=":")
         plots.legend_below(panel, columns=2)
+
+
+def _barriers(table: Table, label: str, seed: int | None) -> list[str]:
+    """How far the training loss rises above the ends' on a line, mean over seeds (or of one), in words."""
+    kinds = {"barrier": "", "barrier, statistics interpolated": "without batch norm re-estimated "}
+    rows = table.frame[(table.frame["label"] == label) & (table.frame["seed"].eq(seed) if seed is not None else True)]
+    found = {words: rows[name].mean() for name, words in kinds.items() if name in rows and rows[name].notna().any()}
+    return ["barrier " + ", ".join(f"{words}{value:.2g}" for words, value in found.items())] if found else []
 
 
 BASE, LARGE, SMALL_ETA, CONTROL = "baseline", "large batch", "small eta", "small eta, equal eta/S"
