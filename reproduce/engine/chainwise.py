@@ -48,16 +48,15 @@ def _judged(
 
 
 def above(
-    value: float, error: float, bound: float, n: int, *, claim: str, statistic: str, paper: str | None = None,
-    control_of: str = "",
+    value: float, error: float, bound: float, n: int, *, smallest: float, claim: str, statistic: str,
+    paper: str | None = None, control_of: str = "",
 ) -> Claim:  # fmt: skip
-    """An estimate lies above `bound`."""
+    """An estimate lies above `bound`; `smallest` is the effect of interest, from there."""
     left, right = value - Z * error, value + Z * error
-    verdict: Verdict = "supported" if left > bound else "not supported" if right < bound else "inconclusive"
+    verdict: Verdict = "supported" if left > bound else "not supported" if right < bound + smallest else "inconclusive"
     p = float(special.ndtr((bound - value) / max(error, 1e-300)))
-    return Claim(
-        claim, f"{statistic}; > {bound:g}", value, left, right, n, verdict, p, paper=paper, control_of=control_of
-    )
+    statistic = f"{statistic}; > {bound:g}, smallest effect of interest {smallest:g}"
+    return Claim(claim, statistic, value, left, right, n, verdict, p, paper=paper, control_of=control_of)
 
 
 def jackknife(statistic: Callable[[np.ndarray], float], chains: int) -> tuple[float, float]:

@@ -43,8 +43,10 @@ def test_the_interval_of_an_estimate_with_a_known_error_covers_at_90_percent(kin
     for _ in range(REPETITIONS):
         values = squares(random)
         estimate = float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
-        bounds = (2.0, 4.0) if kind == "between" else (2.0,)
-        claims.append(getattr(chainwise, kind)(*estimate, *bounds, len(values), **WORDS))
+        if kind == "between":
+            claims.append(chainwise.between(*estimate, 2.0, 4.0, len(values), **WORDS))
+        else:
+            claims.append(chainwise.above(*estimate, 2.0, len(values), smallest=0.5, **WORDS))
     assert covers_at(0.9, claims, 3.0)
 
 
@@ -88,12 +90,18 @@ def test_an_equivalence_is_supported_inside_the_margin_and_refuted_outside(value
 
 
 @pytest.mark.parametrize(
-    ("value", "verdict"), [(1.5, "supported"), (1.1, "inconclusive"), (0.9, "inconclusive"), (0.5, "not supported")]
-)
-def test_what_is_above_a_bound_is_supported_from_its_one_sided_bound_on(value, verdict):
-    claim = chainwise.above(value, 0.1, 1.0, 100, **WORDS)
+    ("value", "smallest", "verdict"),
+    [
+        (1.5, 0.2, "supported"), (1.17, 0.2, "supported"), (1.1, 0.2, "inconclusive"), (1.05, 0.2, "inconclusive"),
+        (1.03, 0.2, "not supported"), (0.9, 0.2, "not supported"), (0.5, 0.2, "not supported"),
+        (0.9, 0.05, "inconclusive"), (0.85, 0.0, "inconclusive"), (0.83, 0.0, "not supported"),
+    ],
+)  # fmt: skip
+def test_what_is_above_a_bound_is_refuted_where_the_smallest_effect_of_interest_is_excluded(value, smallest, verdict):
+    claim = chainwise.above(value, 0.1, 1.0, 100, smallest=smallest, **WORDS)
     assert claim.verdict == verdict
     assert (claim.p < 0.05) == (verdict == "supported")
+    assert claim.statistic.endswith(f"> 1, smallest effect of interest {smallest:g}")
 
 
 def test_at_the_margins_edge_an_equivalence_is_wrongly_supported_once_in_twenty():
@@ -110,7 +118,10 @@ def starts(random, *shares, chains=20_000):
 
 
 def claims():
-    return [chainwise.between(0.5, 0.01, 0.0, 1.0, 100, **WORDS), chainwise.above(2.0, 0.1, 1.0, 100, **WORDS)]
+    return [
+        chainwise.between(0.5, 0.01, 0.0, 1.0, 100, **WORDS),
+        chainwise.above(2.0, 0.1, 1.0, 100, smallest=0.1, **WORDS),
+    ]
 
 
 def test_claims_stay_as_they_are_where_chains_from_every_start_agree():
