@@ -1,11 +1,14 @@
 """Theorem 1. With isotropic noise SGD ends in the Gibbs distribution, at a temperature set by eta/S and the variance.
 
 SGD on a loss with one anharmonic minimum, at several eta and the same n = eta/S, against exact quadrature. Claim: the
-distance from Gibbs vanishes as eta, so that in the limit only n sigma^2 is left.
+distance from Gibbs vanishes as eta, so that in the limit only n sigma^2 is left. Chains start from Gibbs and from the
+minimum, and must agree.
 
     python reproduce/theorem1.py
     python reproduce/theorem1.py --seeds 16
 """
+
+from typing import Literal
 
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
@@ -18,14 +21,20 @@ from reproduce.theory.simulate import Gaussian, Simulation
 # T = n sigma^2/2 = 0.5; the largest eta is stable as far out as chains come in 34 T of loss.
 POTENTIAL, N, SIGMA = Quartic(stiffness=1.0, quartic=0.3), 0.01, 10.0
 BATCH_SIZES = {"smoke": (4, 8), "quick": (1, 2, 4, 8, 16), "paper": (1, 2, 4, 8, 16)}
-CHAINS = {"smoke": 200, "quick": 60_000, "paper": 300_000}  # so many that the slopes are known to 0.2
+STARTS: dict[str, Literal["gibbs"] | tuple[float, ...]] = {"Gibbs": "gibbs", "the minimum": (0.0,)}
+# From each start: so many that the slopes are known to 0.2, and that starts which agree are seen to.
+CHAINS = {"smoke": 100, "quick": 40_000, "paper": 150_000}
 BURN_IN, APART, RECORDS = 8.0, 3.0, 16  # in t_eta; the slowest relaxation takes 1
 # The exact stationary law (iterating the transition density on a grid) has slopes of 1.02 to 1.03 over eta up to 0.08
 # and 1.05 to 1.06 from 0.02 to 0.16: what is linear in eta is seen below 0.1. The gap of the distribution functions is
 # known to 0.0004 from a million samples, half of what it is at eta = 0.02: it is followed from 0.04 on.
 LARGEST_FOR_MOMENTS, SMALLEST_FOR_GAP = 0.1, 0.03
-NAMES = ("<θ²>", "<L>", "gap")
+MIXED = 0.005  # of <θ²> over theory: its bias at the smallest eta by that law, the smallest that is measured
 BINS = 4000  # of θ, where the gap is looked for
+
+
+def name(size, start):
+    return f"eta {N * size:g}, S {size}, from {start}"
 
 
 def simulations(scale):
@@ -33,33 +42,50 @@ def simulations(scale):
     for size in BATCH_SIZES[scale]:
         lr = N * size
         record = tuple(round((BURN_IN + APART * i) / lr) for i in range(RECORDS if scale != "smoke" else 2))
-        found[f"eta {lr:g}, S {size}"] = Simulation(
-            POTENTIAL, lr, size, Gaussian(SIGMA), record[-1], record, "gibbs", CHAINS[scale]
-        )
+        for words, start in STARTS.items():
+            found[name(size, words)] = Simulation(
+                POTENTIAL, lr, size, Gaussian(SIGMA), record[-1], record, start, CHAINS[scale]
+            )
     return found
 
 
-def distances(chains, used, names=NAMES):
-    """Of every eta (k,): relative bias of <θ^2> and of <L>, and the largest gap of distribution functions."""
+def sizes_of(chains):
+    return sorted({spec.batch_size for spec in chains.specs.values()})
+
+
+def pooled(chains):
+    """θ of the chains from every start, one start after the other, (records, chains), for every eta."""
+    import numpy as np
+
+    return [
+        np.concatenate([chains.samples[name(size, start)][:, :, 0] for start in STARTS], axis=1)
+        for size in sizes_of(chains)
+    ]
+
+
+def deviations(theta):
+    """How far the mean over every chain's records is from Gibbs, (eta, chains); θ is (records, chains) for every eta.
+
+    Of θ^2 and of L, relative, and of the distribution function where its gap is largest.
+    """
     import numpy as np
 
     t = N * SIGMA**2 / 2
     squares, loss = gibbs.mean_of(POTENTIAL, t, np.square), gibbs.mean_loss(POTENTIAL, t)
     x, c = gibbs.cumulative(POTENTIAL, t)
-    samples = [samples[:, used] for samples in chains.samples.values()]
     edges = np.linspace(x[0], x[-1], BINS + 1)
     expected = np.interp(edges[1:], x, c)
-    largest = samples[int(np.argmax([spec.lr for spec in chains.specs.values()]))]
     # Chance adds to the largest of many gaps. To first order they are eta times one function of θ, so the place of the
     # largest is found at the largest eta, where chance is a thirtieth of it, and all are taken there.
+    largest = theta[-1]
     place = int(np.abs(np.cumsum(np.histogram(largest, BINS, (x[0], x[-1]))[0]) / largest.size - expected).argmax())
 
     measures = {
-        "<θ²>": lambda theta: abs(np.square(theta).mean() / squares - 1),
-        "<L>": lambda theta: abs(POTENTIAL.loss(theta.reshape(-1, 1)).mean() / loss - 1),
-        "gap": lambda theta: abs((theta <= edges[place + 1]).mean() - expected[place]),
+        "<θ²>": lambda values: np.square(values).mean(axis=0) / squares - 1,
+        "<L>": lambda values: POTENTIAL.loss(values.reshape(-1, 1)).reshape(values.shape).mean(axis=0) / loss - 1,
+        "gap": lambda values: (values <= edges[place + 1]).mean(axis=0) - expected[place],
     }
-    return {name: np.array([measures[name](theta) for theta in samples]) for name in names}
+    return {words: np.stack([measure(values) for values in theta]) for words, measure in measures.items()}
 
 
 def check(chains):
@@ -67,23 +93,21 @@ def check(chains):
 
     from reproduce.engine import chainwise
 
-    etas = np.array([spec.lr for spec in chains.specs.values()])
-    count = next(iter(chains.samples.values())).shape[1]
-    words = {"<θ²>": "bias of <θ²>", "<L>": "bias of the mean loss", "gap": "gap of the distribution functions"}
-
-    found = []
-    for name, text in words.items():
-        used_etas = etas > SMALLEST_FOR_GAP if name == "gap" else etas < LARGEST_FOR_MOMENTS
-
-        def distance(used, name=name, used_etas=used_etas):
-            return distances(chains, used, (name,))[name][used_etas]
-
-        found.append(
+    found, etas, of_chains = [], N * np.array(sizes_of(chains)), deviations(pooled(chains))
+    for words, text in {
+        "<θ²>": "bias of <θ²>", "<L>": "bias of the mean loss", "gap": "gap of the distribution functions"
+    }.items():  # fmt: skip
+        rows = etas > SMALLEST_FOR_GAP if words == "gap" else etas < LARGEST_FOR_MOMENTS
+        values = of_chains[words][rows]
+        claims = [
             chainwise.exponent(
-                etas[used_etas], distance, count, 1.0, claim=f"the {text} from Gibbs vanishes as eta",
-                statistic=f"{text} on eta",
+                etas[rows], lambda used, values=values: np.abs(values[:, used].mean(axis=1)), values.shape[1], 1.0,
+                claim=f"the {text} from Gibbs vanishes as eta", statistic=f"{text} on eta",
             )
-        )  # fmt: skip
+        ]  # fmt: skip
+        for squares in of_chains["<θ²>"][rows]:
+            claims = chainwise.unless_mixed(claims, dict(zip(STARTS, np.split(squares, len(STARTS)))), MIXED)
+        found += claims
     return found
 
 
@@ -95,16 +119,17 @@ def draw(chains, axes):
     a, b = axes(1, 2)
     x, p = gibbs.density(POTENTIAL, N * SIGMA**2 / 2)
     near = np.abs(x) < 3
-    for (label, samples), colour in zip(chains.samples.items(), plots.shades(list(chains.samples)).values()):
-        a.hist(samples.ravel(), bins=80, range=(-3, 3), density=True, histtype="step", color=colour, label=label)
+    theta = {f"η {N * size:g}, S {size}": values for size, values in zip(sizes_of(chains), pooled(chains))}
+    for (label, values), colour in zip(theta.items(), plots.shades(list(theta)).values()):
+        a.hist(values.ravel(), bins=80, range=(-3, 3), density=True, histtype="step", color=colour, label=label)
     a.plot(x[near], p[near], color=plots.RED, linewidth=1.0, label="Gibbs, exp(-2L/nσ²)")
     a.set(xlabel="θ", ylabel="density", title=f"n = η/S = {N:g}, σ = {SIGMA:g}")
     plots.legend_below(a, columns=3)
-    etas = [spec.lr for spec in chains.specs.values()]
-    everyone = np.ones(next(iter(chains.samples.values())).shape[1], dtype=bool)
-    for (name, values), colour in zip(distances(chains, everyone).items(), (plots.BLUE, plots.ORANGE, plots.GREEN)):
-        b.plot(etas, values, marker="o", markersize=4, color=colour, label=name)
-    b.plot(etas, np.array(etas) * 0.5, color=plots.GREY, linewidth=0.8, linestyle=":", label="slope 1")
+    etas = N * np.array(sizes_of(chains))
+    measured = deviations([*theta.values()])
+    for (words, values), colour in zip(measured.items(), (plots.BLUE, plots.ORANGE, plots.GREEN)):
+        b.plot(etas, np.abs(values.mean(axis=1)), marker="o", markersize=4, color=colour, label=words)
+    b.plot(etas, etas * 0.5, color=plots.GREY, linewidth=0.8, linestyle=":", label="slope 1")
     b.set(
         xlabel="η, at equal η/S", ylabel="distance from Gibbs", title="bias of moments, gap of distribution functions"
     )
