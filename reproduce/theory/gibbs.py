@@ -14,6 +14,7 @@ from numpy import trapezoid
 from reproduce.theory.potentials import DoubleWell, Quadratic, Quartic
 
 POINTS, REACH = 20_001, 30.0  # of the quadrature; how many T above its minimum the potential is followed
+JUMPS = 1_000  # between points of the grid on which rates are found
 
 
 def temperature(lr: float, batch_size: int, sigma: float, momentum: float = 0.0) -> float:
@@ -116,6 +117,25 @@ def barrier_over_t(potential: DoubleWell, t: float) -> float:
     top = np.abs(x - potential.top) < 0.6
     left, right = x < potential.top, x > potential.top
     return float((u[top].max() - max(u[left].min(), u[right].min())) / t)
+
+
+def relaxation_time(potential: DoubleWell | Quartic | Quadratic, t: float) -> float:
+    """In t_eta, of the slowest deviation from Gibbs of the first coordinate: between wells, of their shares.
+
+    1 over the smallest rate but 0 of dx = -U' dt + sqrt(2 T) dW, U the effective potential: of its Fokker-Planck
+    equation as jumps between neighbours on a grid, made symmetric. The other coordinates are taken to follow x at once.
+    """
+    from scipy.linalg import eigvalsh_tridiagonal
+
+    x = density(potential, t)[0][:: POINTS // JUMPS]
+    u = effective(potential, t, x)
+    half = np.diff(u) / (2 * t)
+    rate = t / (x[1] - x[0]) ** 2
+    leaving = np.zeros_like(x)
+    leaving[:-1] += rate * np.exp(-half)
+    leaving[1:] += rate * np.exp(half)
+    rates = eigvalsh_tridiagonal(leaving, np.full(len(half), -rate), select="i", select_range=(0, 1))
+    return float(1 / rates[1])
 
 
 # -- quadratic losses (finite steps, momentum, any covariance)

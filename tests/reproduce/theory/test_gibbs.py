@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy import trapezoid
 from scipy.optimize import brentq
 
+from reproduce import theorem2
 from reproduce.theory import gibbs
 from reproduce.theory.potentials import DoubleWell, Quadratic, Quartic
 
@@ -131,14 +132,33 @@ def test_the_corrected_crossover_is_quadratures_and_the_printed_one_a_quarter_of
     assert abs(ratios[-1] - 1) < abs(ratios[1] - 1) < abs(ratios[0] - 1) < 0.05
 
 
-def test_the_well_of_the_script_mixes_and_crosses_over_within_the_claims_margin():
-    from reproduce import theorem2
-
+def test_the_well_of_the_script_crosses_over_within_the_claims_margin_and_between_its_batch_sizes():
     well, sigma = theorem2.WELLS[2], theorem2.SIGMA
     corrected, printed = gibbs.crossover(well, sigma)
     exact = crossover_by_quadrature(well, sigma)
     assert 1 / 1.5 < exact / corrected < 1.5 < exact / printed
-    assert 3 <= gibbs.barrier_over_t(well, exact * sigma**2 / 2) <= 6
+    n = [theorem2.LR / size for size in theorem2.BATCH_SIZES[2]]
+    assert min(n) < 0.8 * exact
+    assert max(n) > 1.15 * exact
+
+
+@pytest.mark.parametrize(
+    ("dim", "size"), [(dim, size) for dim, sizes in theorem2.BATCH_SIZES.items() for size in sizes]
+)
+def test_the_barriers_of_the_script_are_of_3_to_6_t(dim, size):
+    t = gibbs.temperature(theorem2.LR, size, theorem2.SIGMA)
+    assert 3 <= gibbs.barrier_over_t(theorem2.WELLS[dim], t) <= 6
+
+
+@pytest.mark.parametrize("t", [0.05, 1.0])
+def test_a_quadratic_relaxes_in_the_inverse_of_its_curvature(t):
+    assert gibbs.relaxation_time(QUADRATIC, t) == pytest.approx(1 / 2.5, rel=1e-3)
+
+
+def test_two_wells_relax_at_the_rate_of_kramers():
+    well, t = DoubleWell(1.0, 0.0), 0.05  # a barrier of 20 T: curvature 8 in the wells, -4 on the top
+    hopping = math.sqrt(8 * 4) / (2 * math.pi) * math.exp(-1 / t)
+    assert gibbs.relaxation_time(well, t) == pytest.approx(1 / (2 * hopping), rel=0.1)
 
 
 def test_the_barrier_in_units_of_t_is_the_lower_ones():
