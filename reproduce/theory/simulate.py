@@ -19,8 +19,8 @@ from reproduce.theory.classifier import Classifier, SoftmaxRegression
 from reproduce.theory.fields import as_floats, check_positive_definite
 from reproduce.theory.potentials import DoubleWell, Potential, Quadratic, Quartic
 
-# Values (chains x q, or chains x examples) that are advanced together: they stay in the processor's cache, and products
-# of matrices of that size are not worth a second thread to BLAS, whatever it has.
+# Values that are advanced together, chains x the widest array of one (`_wide`): they stay in the processor's cache, and
+# products of matrices of that size are not worth a second thread to BLAS, whatever it has.
 CHUNK = 20_000
 Sampling = Literal["shuffle", "replacement"]
 DIVERGED = 1e30  # a chain beyond it is held there: it never comes back, and must not overflow, stored as float32 either
@@ -200,11 +200,9 @@ def simulate(
 
     `arrays` is the data set of a loss of examples; ValueError without it.
     """
-    potential, wide = bind(spec, arrays), spec.potential.dim
-    if isinstance(spec.potential, SoftmaxRegression):
-        wide = max(wide, spec.potential.examples)
+    potential = bind(spec, arrays)
     found = np.empty((len(spec.record), spec.chains, spec.potential.dim))
-    size = CHUNK // wide
+    size = CHUNK // _wide(spec)
     if isinstance(spec.noise, Examples):
         size = min(size, ORDERED // spec.noise.count)
     size = max(1, size)
@@ -214,6 +212,15 @@ def simulate(
         _advance(spec, potential, random, found[:, start:stop])
         told(stop / spec.chains)
     return found
+
+
+def _wide(spec: Simulation) -> int:
+    """Values in a step's widest array, of one chain: θ, the examples' probabilities or order, a batch's inputs."""
+    potential = spec.potential
+    if not isinstance(potential, SoftmaxRegression):
+        return potential.dim
+    of_batch = spec.batch_size * (potential.features + 1) if isinstance(spec.noise, Minibatches) else 0
+    return max(potential.dim, potential.examples, of_batch)
 
 
 def bind(spec: Simulation, arrays: Mapping[str, np.ndarray] | None) -> Potential:

@@ -1,6 +1,7 @@
 """The loss of examples is exact to its second derivatives, its noise is that of minibatches, and the script says so."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from reproduce.engine.spec import dumps, loads
 from reproduce.theory import gibbs
 from reproduce.theory.classifier import Classifier, SoftmaxRegression
 from reproduce.theory.potentials import Quadratic
-from reproduce.theory.simulate import Examples, Gaussian, Isotropic, Minibatches, Simulation, _batches, simulate
+from reproduce.theory.simulate import CHUNK, Examples, Gaussian, Isotropic, Minibatches, Simulation, _batches, simulate
 from tests.reproduce import script
 
 N, D, CLASSES, L2 = 24, 4, 3, 0.1
@@ -161,6 +162,25 @@ def test_the_key_changes_with_the_datas_content_and_the_spec_holds_none():
 def test_a_seed_gives_the_same_chains_whatever_ran_before(arrays):
     spec = simulation(Minibatches("shuffle"), chains=7)
     np.testing.assert_array_equal(simulate(spec, arrays=arrays), simulate(spec, arrays=arrays))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        simulation(Minibatches("replacement"), batch_size=2, chains=4000),
+        simulation(Minibatches("shuffle"), batch_size=N, chains=4000),
+        simulation(Minibatches("replacement"), batch_size=1000, chains=40),
+        simulation(Isotropic(), chains=4000),
+    ],
+    ids=["small batches", "all examples", "large batches", "isotropic"],
+)
+def test_the_memory_of_a_steps_gradients_is_a_few_chunks_whatever_the_batch(spec, arrays):
+    simulate(replace(spec, chains=1), arrays=arrays)  # what is imported and cached once
+    tracemalloc.start()
+    found = simulate(spec, arrays=arrays)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak - found.nbytes < 5 * 8 * CHUNK
 
 
 @pytest.mark.parametrize(
