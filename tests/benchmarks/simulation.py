@@ -2,10 +2,11 @@
 
     python tests/benchmarks/simulation.py [--json FILE] [--rounds 7]
 
-Rows: a potential with and without momentum, by `simulate` and by a loop of a few numpy lines with the same arithmetic,
-the same generator and the same number of values advanced together; for information also the loop over all chains at
-once, whose arrays leave the processor's cache. Each round times every candidate once, in turn; the ratio is the median
-over rounds of the ratios within a round.
+Rows: a potential with and without momentum, and minibatches of a softmax regression, by `simulate` and by a loop of a
+few numpy lines with the same arithmetic, the same generator and the same number of chains advanced together: a whole
+chunk, or as few as theorem2 has; for information also the loop over many times as many at once, whose arrays leave the
+processor's cache. Each round times every candidate once, in turn; the ratio is the median over rounds of the ratios
+within a round, and `within` says whether it is within the bound.
 """
 
 from __future__ import annotations
@@ -15,22 +16,27 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
+from reproduce.theory.classifier import SoftmaxRegression
 from reproduce.theory.potentials import SWITCH, DoubleWell, Quadratic, Quartic
-from reproduce.theory.simulate import CHUNK, Gaussian, Simulation, simulate
+from reproduce.theory.simulate import CHUNK, Gaussian, Minibatches, Simulation, simulate
 
 SIGMA, BATCH, LR = 2.0, 4, 0.01
 STEPS, CHUNKS = 200, 20  # of SGD; chunks that the loop over all chains at once takes together, for STEPS/CHUNKS steps
 BOUND = 1.5
 Gradient = Callable[[np.ndarray], np.ndarray]
 TEN = Quadratic(tuple(tuple(2.0 * (i == j) + 0.1 for j in range(10)) for i in range(10)))
-WELL, WELL_10 = DoubleWell(0.45, -0.1), DoubleWell(0.45, -0.1, (0.8,) * 9, (1.2,) * 9)
+WELL, WELL_2, WELL_10 = (DoubleWell(0.45, -0.1, (0.8,) * (q - 1), (1.2,) * (q - 1)) for q in (1, 2, 10))
+CLASSES, EXAMPLES, FEATURES, L2 = (0, 1, 2), 256, 10, 0.1  # as bridge has them
+REGRESSION = SoftmaxRegression("synthetic", CLASSES, EXAMPLES, FEATURES, L2)
 
 
 def quartic(theta: np.ndarray) -> np.ndarray:
@@ -45,20 +51,33 @@ def quadratic(theta: np.ndarray, h: np.ndarray = TEN.matrix) -> np.ndarray:
     return theta @ h
 
 
-def well_10(theta: np.ndarray) -> np.ndarray:
-    a, b = np.full(9, 0.8), np.full(9, 1.2)
+def wells(theta: np.ndarray) -> np.ndarray:
+    others = theta.shape[1] - 1
+    a, b = np.full(others, 0.8), np.full(others, 1.2)
     x, y = theta[:, 0], theta[:, 1:]
     share = 1 / (1 + np.exp(-x / SWITCH))
     along = 1.8 * x * (x * x - 1) - 0.1 + (y * y) @ (b - a) / 2 * share * (1 - share) / SWITCH
     return np.concatenate([along[:, None], (a + (b - a) * share[:, None]) * y], axis=1)
 
 
-CASES: dict[str, tuple[Quadratic | Quartic | DoubleWell, Gradient]] = {
-    "quartic, q = 1": (Quartic(), quartic),
-    "double well, q = 1": (WELL, well),
-    "quadratic, q = 10": (TEN, quadratic),
-    "double well, q = 10": (WELL_10, well_10),
+def on_batches(theta: np.ndarray, batches: np.ndarray, x: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Of softmax regression, θ (chains, classes - 1, d), on batches (chains, S) of x (N, d), truth (N, classes - 1)."""
+    inputs = x[batches]
+    p = np.exp(inputs @ theta.transpose(0, 2, 1))
+    p /= 1 + p.sum(axis=2, keepdims=True)
+    return (p - truth[batches]).transpose(0, 2, 1) @ inputs / batches.shape[1] + L2 * theta
+
+
+# name -> potential, its gradient by hand, chains
+CASES: dict[str, tuple[Quadratic | Quartic | DoubleWell, Gradient, int]] = {
+    "quartic, q = 1": (Quartic(), quartic, CHUNK),
+    "double well, q = 1": (WELL, well, CHUNK),
+    "quadratic, q = 10": (TEN, quadratic, CHUNK // 10),
+    "double well, q = 10": (WELL_10, wells, CHUNK // 10),
+    "double well, q = 2, 1000 chains": (WELL_2, wells, 1000),
 }
+BATCHES = {2: 78, 8: 78, 32: 56}  # S of the softmax regression -> chains of a chunk
+OF_BATCHES = 700  # steps, as many as bridge takes: the data are bound to the loss once
 
 
 def interleaved(candidates: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -72,7 +91,7 @@ def interleaved(candidates: dict[str, Callable[[], float]], rounds: int) -> dict
     return times
 
 
-def by_hand(gradient: Gradient, chains: int, dim: int, steps: int, momentum: float) -> np.ndarray:
+def by_hand(gradient: Gradient, dim: int, momentum: float, chains: int, steps: int) -> np.ndarray:
     """The loop that one would write."""
     random = np.random.Generator(np.random.SFC64(0))
     theta, velocity = np.zeros((chains, dim)), np.zeros((chains, dim))
@@ -87,25 +106,57 @@ def by_hand(gradient: Gradient, chains: int, dim: int, steps: int, momentum: flo
     return theta
 
 
+def minibatches_by_hand(x: np.ndarray, truth: np.ndarray, batch_size: int, chains: int, steps: int) -> np.ndarray:
+    """The loop that one would write."""
+    random = np.random.Generator(np.random.SFC64(0))
+    theta = np.zeros((chains, truth.shape[1], x.shape[1]))
+    for _ in range(steps):
+        theta = theta - LR * on_batches(theta, random.integers(0, len(x), (chains, batch_size)), x, truth)
+    return theta
+
+
 def candidates(
-    potential: Quadratic | Quartic | DoubleWell, gradient: Gradient, momentum: float
+    spec: Simulation, loop: Callable[[int, int], object], arrays: dict[str, np.ndarray] | None = None
 ) -> dict[str, Callable[[], float]]:
-    dim = potential.dim
-    chains = CHUNK // dim
-    spec = Simulation(potential, LR, BATCH, Gaussian(SIGMA), STEPS, (STEPS,), (0.0,) * dim, chains, momentum=momentum)
+    """Seconds a step of a chain of each; `loop` takes chains and steps."""
 
     def clocked(run: Callable[[], object]) -> float:
         start = time.perf_counter()
         run()
-        return (time.perf_counter() - start) / (chains * STEPS)
+        return (time.perf_counter() - start) / (spec.chains * spec.steps)
 
     return {
-        "simulate": lambda: clocked(lambda: simulate(spec)),
-        "loop": lambda: clocked(lambda: by_hand(gradient, chains, dim, STEPS, momentum)),
-        "loop, all at once": lambda: clocked(
-            lambda: by_hand(gradient, chains * CHUNKS, dim, STEPS // CHUNKS, momentum)
-        ),
+        "simulate": lambda: clocked(lambda: simulate(spec, arrays=arrays)),
+        "loop": lambda: clocked(lambda: loop(spec.chains, spec.steps)),
+        "loop, all at once": lambda: clocked(lambda: loop(spec.chains * CHUNKS, spec.steps // CHUNKS)),
     }
+
+
+def of_potentials() -> Iterator[tuple[str, Simulation, dict[str, Callable[[], float]]]]:
+    for name, (potential, gradient, chains) in CASES.items():
+        theta = np.random.default_rng(0).standard_normal((100, potential.dim))
+        np.testing.assert_allclose(gradient(theta), potential.gradient(theta), rtol=1e-12, atol=1e-12)
+        for momentum in (0.0, 0.9):
+            spec = Simulation(potential, LR, BATCH, Gaussian(SIGMA), STEPS, (STEPS,), (0.0,) * potential.dim, chains,
+                              momentum=momentum)  # fmt: skip
+            loop = partial(by_hand, gradient, potential.dim, momentum)
+            yield name, spec, candidates(spec, loop)
+
+
+def of_minibatches() -> Iterator[tuple[str, Simulation, dict[str, Callable[[], float]]]]:
+    random = np.random.default_rng(0)
+    arrays = {"train_images": random.integers(0, 255, (EXAMPLES, 8, 8)),
+              "train_labels": np.arange(EXAMPLES) % len(CLASSES)}  # fmt: skip
+    potential = REGRESSION.on(arrays)
+    theta = random.standard_normal((50, REGRESSION.dim))
+    for batch_size, chains in BATCHES.items():
+        batches = random.integers(0, EXAMPLES, (50, batch_size))
+        by_loop = on_batches(theta.reshape(50, len(CLASSES) - 1, -1), batches, potential.x, potential.truth)
+        np.testing.assert_allclose(by_loop.reshape(50, -1), potential.batch_gradient(theta, batches), atol=1e-12)
+        spec = Simulation(REGRESSION, LR, batch_size, Minibatches("replacement"), OF_BATCHES, (OF_BATCHES,),
+                          (0.0,) * REGRESSION.dim, chains)  # fmt: skip
+        loop = partial(minibatches_by_hand, potential.x, potential.truth, batch_size)
+        yield f"softmax regression, S = {batch_size}", spec, candidates(spec, loop, arrays)
 
 
 def main() -> None:
@@ -114,21 +165,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     rows = []
-    print(f"{'potential':<22}{'beta':>6}{'simulate (ns)':>15}{'loop (ns)':>12}{'ratio':>8}{'bound':>8}"
+    print(f"{'potential':<33}{'beta':>6}{'simulate (ns)':>15}{'loop (ns)':>12}{'ratio':>8}{'bound':>8}{'within':>8}"
           f"{'all at once (ns)':>18}{'ratio':>8}")  # fmt: skip
-    for name, (potential, gradient) in CASES.items():
-        theta = np.random.default_rng(0).standard_normal((100, potential.dim))
-        np.testing.assert_allclose(gradient(theta), potential.gradient(theta), rtol=1e-12, atol=1e-12)
-        for momentum in (0.0, 0.9):
-            times = interleaved(candidates(potential, gradient, momentum), options.rounds)
-            row = {"potential": name, "momentum": momentum, "bound": BOUND}
-            row |= {f"{key} (ns)": round(1e9 * statistics.median(values), 1) for key, values in times.items()}
-            for other in ("loop", "loop, all at once"):
-                ratios = [a / b for a, b in zip(times["simulate"], times[other])]
-                row[f"over {other}"] = round(statistics.median(ratios), 2)
-            rows.append(row)
-            print(f"{name:<22}{momentum:>6}{row['simulate (ns)']:>15}{row['loop (ns)']:>12}{row['over loop']:>8}"
-                  f"{BOUND:>8}{row['loop, all at once (ns)']:>18}{row['over loop, all at once']:>8}")  # fmt: skip
+    for name, spec, runs in chain(of_potentials(), of_minibatches()):
+        times = interleaved(runs, options.rounds)
+        row = {"potential": name, "momentum": spec.momentum, "chains": spec.chains, "bound": BOUND}
+        row |= {f"{key} (ns)": round(1e9 * statistics.median(values), 1) for key, values in times.items()}
+        for other in ("loop", "loop, all at once"):
+            ratios = [a / b for a, b in zip(times["simulate"], times[other])]
+            row[f"over {other}"] = round(statistics.median(ratios), 2)
+        row["within"] = row["over loop"] <= BOUND
+        rows.append(row)
+        print(f"{name:<33}{spec.momentum:>6}{row['simulate (ns)']:>15}{row['loop (ns)']:>12}{row['over loop']:>8}"
+              f"{BOUND:>8}{'yes' if row['within'] else 'no':>8}{row['loop, all at once (ns)']:>18}"
+              f"{row['over loop, all at once']:>8}")  # fmt: skip
     if options.json:
         options.json.write_text(json.dumps({"numpy": np.__version__, "rows": rows}, indent=1))
 
