@@ -99,10 +99,14 @@ def check(chains):
     }.items():  # fmt: skip
         rows = etas > SMALLEST_FOR_GAP if words == "gap" else etas < LARGEST_FOR_MOMENTS
         values = of_chains[words][rows]
+
+        def distances(used, values=values):
+            return np.abs(values[:, used].mean(axis=1))
+
         claims = [
             chainwise.exponent(
-                etas[rows], lambda used, values=values: np.abs(values[:, used].mean(axis=1)), values.shape[1], 1.0,
-                claim=f"the {text} from Gibbs vanishes as eta", statistic=f"{text} on eta",
+                etas[rows], distances, values.shape[1], 1.0, claim=f"the {text} from Gibbs vanishes as eta",
+                statistic=f"{text} on eta",
             )
         ]  # fmt: skip
         for squares in of_chains["<θ²>"][rows]:
