@@ -89,13 +89,13 @@ def run(s: Settings, scale: Scale, source: Prepared, schedule: NoiseSchedule) ->
     image_size(source, 32)
     data = subset(source, scale, train=s.train, validation=s.validation, test=s.test, augment=s.augment)
     network = VGG11Network(width=s.width, in_channels=source.channels, num_classes=source.classes)
-    return RunSpec(network, data, schedule, s.epochs, seed=0, evaluate_every=s.every)
+    return RunSpec(network, data, schedule, s.epochs, seed=0, evaluate_every=s.epochs)
 
 
 def watched(spec: RunSpec, s: Settings) -> RunSpec:
-    """The same training with its curvature along the way."""
+    """The same training, evaluated and with its curvature along the way."""
     measures = ("top_eigenvalue", "frobenius", "normalized_sharpness")
-    return replace(spec, watch=Watch(Curvature(s.measured, 250, measures=measures), s.every))
+    return replace(spec, evaluate_every=s.every, watch=Watch(Curvature(s.measured, 250, measures=measures), s.every))
 
 
 def runs(scale: Scale, source: Prepared) -> dict[str, RunSpec]:
