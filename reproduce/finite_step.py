@@ -20,6 +20,7 @@ STEPS = {0.0: (0.1, 0.5, 1.0, 1.5, 1.9), 0.9: (0.1, 1.0, 2.0, 3.0, 3.6)}  # beta
 BEYOND = {0.0: 2.02, 0.9: 3.81}  # so little that no chain is beyond what can be stored at the last record
 CHAINS = {"smoke": 500, "quick": 20_000, "paper": 200_000}
 BURN_IN, RECORDS = 400, 10
+GROWTH = 0.005  # of log |θ| a step: the smallest of interest
 
 
 def name(beta, lr):
@@ -59,6 +60,7 @@ def check(chains):
         found.append(
             chainwise.above(
                 float(growth.mean()), float(growth.std(ddof=1)) / len(growth) ** 0.5, 0.0, len(growth),
+                smallest=GROWTH,
                 claim=f"divergence at eta h = {edge * H:g}, beyond 2 (1 + beta) for beta = {beta:g}",
                 statistic="growth of log |θ| a step",
             )

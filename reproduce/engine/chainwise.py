@@ -13,7 +13,6 @@ from reproduce.engine.claims import ALPHA, Claim, Verdict
 
 Z = float(special.ndtri(1 - ALPHA))  # two-sided 90 %
 GROUPS = 20  # of chains, for the jackknife
-MIXED = 0.05  # by how much a probability may differ between starts
 
 
 def equal(
@@ -48,16 +47,16 @@ def _judged(
 
 
 def above(
-    value: float, error: float, bound: float, n: int, *, claim: str, statistic: str, paper: str | None = None,
-    control_of: str = "",
+    value: float, error: float, bound: float, n: int, *, smallest: float, claim: str, statistic: str,
+    paper: str | None = None, control_of: str = "",
 ) -> Claim:  # fmt: skip
-    """An estimate lies above `bound`."""
+    """An estimate lies above `bound`. `smallest` is the effect of interest, from there; 0 where the bound is one."""
     left, right = value - Z * error, value + Z * error
-    verdict: Verdict = "supported" if left > bound else "not supported" if right < bound else "inconclusive"
+    verdict: Verdict = "supported" if left > bound else "not supported" if right < bound + smallest else "inconclusive"
+    interest = f", smallest effect of interest {smallest:g}" if smallest else ""
+    statistic = f"{statistic}; > {bound:g}{interest}"
     p = float(special.ndtr((bound - value) / max(error, 1e-300)))
-    return Claim(
-        claim, f"{statistic}; > {bound:g}", value, left, right, n, verdict, p, paper=paper, control_of=control_of
-    )
+    return Claim(claim, statistic, value, left, right, n, verdict, p, paper=paper, control_of=control_of)
 
 
 def jackknife(statistic: Callable[[np.ndarray], float], chains: int) -> tuple[float, float]:
@@ -93,11 +92,10 @@ def exponent(
     return Claim(claim, statistic, whole, low, high, chains, verdict)
 
 
-def unless_mixed(found: list[Claim], starts: dict[str, np.ndarray], margin: float = MIXED) -> list[Claim]:
+def unless_mixed(found: list[Claim], starts: dict[str, np.ndarray], margin: float) -> list[Claim]:
     """The claims, not judged unless the means over chains from every start (name -> (chains,)) agree within `margin`.
 
-    The values are 0 or 1 for a probability, or a statistic over its theory.
-
+    The values are 0 or 1 for a probability, or a statistic over its theory; the margin is that of the claims.
     Agreement is an equivalence: the 90 % interval of every difference of two means lies within the margin.
     """
     names = list(starts)

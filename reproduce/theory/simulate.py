@@ -19,8 +19,8 @@ from reproduce.theory.classifier import Classifier, SoftmaxRegression
 from reproduce.theory.fields import as_floats, check_positive_definite
 from reproduce.theory.potentials import DoubleWell, Potential, Quadratic, Quartic
 
-# Values (chains x q, or chains x examples) that are advanced together: they stay in the processor's cache, and products
-# of matrices of that size are not worth a second thread to BLAS, whatever it has.
+# Values (chains x q, x examples, or x inputs of a batch) that are advanced together: they stay in the processor's
+# cache, and products of matrices of that size are not worth a second thread to BLAS, whatever it has.
 CHUNK = 20_000
 Sampling = Literal["shuffle", "replacement"]
 DIVERGED = 1e30  # a chain beyond it is held there: it never comes back, and must not overflow, stored as float32 either
@@ -202,7 +202,8 @@ def simulate(
     """
     potential, wide = bind(spec, arrays), spec.potential.dim
     if isinstance(spec.potential, SoftmaxRegression):
-        wide = max(wide, spec.potential.examples)
+        inputs = spec.batch_size * (spec.potential.features + 1) if isinstance(spec.noise, Minibatches) else 0
+        wide = max(wide, spec.potential.examples, inputs)
     found = np.empty((len(spec.record), spec.chains, spec.potential.dim))
     size = CHUNK // wide
     if isinstance(spec.noise, Examples):

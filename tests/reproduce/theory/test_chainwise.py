@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from reproduce.engine import chainwise
-from reproduce.engine.chainwise import MIXED
 
+MIXED = 0.05
 REPETITIONS = 400
 WORDS = {"claim": "a claim", "statistic": "a statistic"}
 
@@ -43,8 +43,10 @@ def test_the_interval_of_an_estimate_with_a_known_error_covers_at_90_percent(kin
     for _ in range(REPETITIONS):
         values = squares(random)
         estimate = float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
-        bounds = (2.0, 4.0) if kind == "between" else (2.0,)
-        claims.append(getattr(chainwise, kind)(*estimate, *bounds, len(values), **WORDS))
+        if kind == "between":
+            claims.append(chainwise.between(*estimate, 2.0, 4.0, len(values), **WORDS))
+        else:
+            claims.append(chainwise.above(*estimate, 2.0, len(values), smallest=0, **WORDS))
     assert covers_at(0.9, claims, 3.0)
 
 
@@ -88,10 +90,14 @@ def test_an_equivalence_is_supported_inside_the_margin_and_refuted_outside(value
 
 
 @pytest.mark.parametrize(
-    ("value", "verdict"), [(1.5, "supported"), (1.1, "inconclusive"), (0.9, "inconclusive"), (0.5, "not supported")]
-)
-def test_what_is_above_a_bound_is_supported_from_its_one_sided_bound_on(value, verdict):
-    claim = chainwise.above(value, 0.1, 1.0, 100, **WORDS)
+    ("value", "smallest", "verdict"),
+    [
+        (1.5, 0.0, "supported"), (1.1, 0.0, "inconclusive"), (0.9, 0.0, "inconclusive"), (0.5, 0.0, "not supported"),
+        (1.5, 1.0, "supported"), (1.1, 0.3, "not supported"), (1.1, 0.2, "inconclusive"),
+    ],
+)  # fmt: skip
+def test_what_is_above_a_bound_is_supported_from_its_one_sided_bound_on(value, smallest, verdict):
+    claim = chainwise.above(value, 0.1, 1.0, 100, smallest=smallest, **WORDS)
     assert claim.verdict == verdict
     assert (claim.p < 0.05) == (verdict == "supported")
 
@@ -110,12 +116,15 @@ def starts(random, *shares, chains=20_000):
 
 
 def claims():
-    return [chainwise.between(0.5, 0.01, 0.0, 1.0, 100, **WORDS), chainwise.above(2.0, 0.1, 1.0, 100, **WORDS)]
+    return [
+        chainwise.between(0.5, 0.01, 0.0, 1.0, 100, **WORDS),
+        chainwise.above(2.0, 0.1, 1.0, 100, smallest=0, **WORDS),
+    ]
 
 
 def test_claims_stay_as_they_are_where_chains_from_every_start_agree():
     found = claims()
-    assert chainwise.unless_mixed(found, starts(np.random.default_rng(6), 0.4, 0.4, 0.41)) == found
+    assert chainwise.unless_mixed(found, starts(np.random.default_rng(6), 0.4, 0.4, 0.41), MIXED) == found
     assert {claim.verdict for claim in found} == {"supported"}
 
 
@@ -123,7 +132,7 @@ def test_claims_stay_as_they_are_where_chains_from_every_start_agree():
     "shares", [(0.4, 0.4, 0.4 + 2 * MIXED), (0.4 + 2 * MIXED, 0.4, 0.4), (0.4, 0.4 - 2 * MIXED, 0.4), (0.0, 1.0)]
 )
 def test_claims_are_not_judged_where_chains_of_two_starts_differ(shares):
-    judged = chainwise.unless_mixed(claims(), starts(np.random.default_rng(7), *shares))
+    judged = chainwise.unless_mixed(claims(), starts(np.random.default_rng(7), *shares), MIXED)
     assert [(claim.verdict, claim.p) for claim in judged] == [("not judged", None)] * 2
     assert all(claim.note.startswith("not mixed: chains from 'start ") for claim in judged)
     assert [claim.value for claim in judged] == [claim.value for claim in claims()]
@@ -131,12 +140,12 @@ def test_claims_are_not_judged_where_chains_of_two_starts_differ(shares):
 
 def test_so_few_chains_that_they_cannot_agree_are_not_judged():
     few = starts(np.random.default_rng(8), 0.4, 0.4, chains=50)
-    assert {claim.verdict for claim in chainwise.unless_mixed(claims(), few)} == {"not judged"}
+    assert {claim.verdict for claim in chainwise.unless_mixed(claims(), few, MIXED)} == {"not judged"}
 
 
 def test_chains_at_the_edge_of_agreement_pass_as_mixed_once_in_twenty():
     random, passed = np.random.default_rng(9), 0
     for _ in range(REPETITIONS):
-        found = chainwise.unless_mixed(claims(), starts(random, 0.4, 0.4 + MIXED, chains=5000))
+        found = chainwise.unless_mixed(claims(), starts(random, 0.4, 0.4 + MIXED, chains=5000), MIXED)
         passed += found[0].verdict == "supported"
     assert passed <= stats.binom.ppf(0.999, REPETITIONS, 0.05)
