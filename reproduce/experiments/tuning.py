@@ -10,7 +10,7 @@ from datamodules.schedules import NoiseSchedule
 from datamodules.sources import Prepared
 from reproduce.engine.definition import Specs, Tuning
 from reproduce.engine.options import Scale
-from reproduce.engine.table import Imagined, Table
+from reproduce.engine.table import NORMALISED, STABILITY, WEIGHT_NORM, Imagined, Table
 from reproduce.experiments import cyclical
 from reproduce.experiments.cyclical import CYCLICAL, LOSS, NORM
 
@@ -159,11 +159,12 @@ PAPERS = {  # Table 1: test, valid, loss, norm
     BASELINE: ("87.70 ± 0.56", "88.36 ± 0.13", "0.033 ± 0.001", "57838"),
 }
 COLUMNS = {TEST: "test (%)", VALID: "valid (%)", LOSS: "loss", NORM: "norm"}
-DECIMALS = {TEST: 2, VALID: 2, LOSS: 3, NORM: 0}
+BESIDE = {NORMALISED: "scale-norm.\nsharpness", STABILITY: "η ·\neigenvalue", WEIGHT_NORM: "|θ|"}  # not in the paper
+DECIMALS = {TEST: 2, VALID: 2, LOSS: 3, NORM: 0, NORMALISED: 0, STABILITY: 2, WEIGHT_NORM: 1}
 
 
 def written(table: Table) -> list[list[str]]:
-    """The rows of Table 1: arm, its chosen setting, then ours (mean ± sd over seeds) over the paper's."""
+    """The rows of Table 1: arm, its chosen setting, ours (mean ± sd over seeds) over the paper's, and the confounds."""
     chosen, rows = tuned(table), []
     for arm in PAPERS:
         setting = chosen.get(arm)
@@ -174,6 +175,7 @@ def written(table: Table) -> list[list[str]]:
         for metric, paper in zip(COLUMNS, PAPERS[arm]):
             values = table.values(arm, metric) * (100 if metric in (TEST, VALID) else 1)
             cells.append(f"{_spread(values, DECIMALS[metric])}\n({paper})")
+        cells += [_spread(table.values(arm, metric), DECIMALS[metric]) for metric in BESIDE]
         rows.append([arm, words, *cells])
     return rows
 
