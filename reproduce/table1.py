@@ -48,8 +48,8 @@ def check(table):
 def draw(table, axes):
     from reproduce.engine import plots
 
-    head = ["schedule", "tuned to", *(f"{name}\n(paper)" for name in tuning.COLUMNS.values())]
-    plots.written(axes(1, 2), head, tuning.written(table))
+    ours = (f"{name}\n(paper)" for name in tuning.COLUMNS.values())
+    plots.written(axes(1, 3), ["schedule", "tuned to", *ours, *tuning.BESIDE.values()], tuning.written(table))
 
 
 def draw_tuning(table, axes):

@@ -13,7 +13,6 @@ from reproduce.engine.claims import ALPHA, Claim, Verdict
 
 Z = float(special.ndtri(1 - ALPHA))  # two-sided 90 %
 GROUPS = 20  # of chains, for the jackknife
-MIXED = 0.05  # by how much a probability may differ between starts
 
 
 def equal(
@@ -92,11 +91,10 @@ def exponent(
     return Claim(claim, statistic, whole, low, high, chains, verdict)
 
 
-def unless_mixed(found: list[Claim], starts: dict[str, np.ndarray], margin: float = MIXED) -> list[Claim]:
+def unless_mixed(found: list[Claim], starts: dict[str, np.ndarray], margin: float) -> list[Claim]:
     """The claims, not judged unless the means over chains from every start (name -> (chains,)) agree within `margin`.
 
-    The values are 0 or 1 for a probability, or a statistic over its theory.
-
+    The values are 0 or 1 for a probability, or a statistic over its theory; the margin is that of the claims.
     Agreement is an equivalence: the 90 % interval of every difference of two means lies within the margin.
     """
     names = list(starts)

@@ -11,6 +11,7 @@ import torch
 from reproduce import bridge
 from reproduce.engine.spec import dumps, loads
 from reproduce.theory import gibbs
+from reproduce.theory import simulate as simulator
 from reproduce.theory.classifier import Classifier, SoftmaxRegression
 from reproduce.theory.potentials import Quadratic
 from reproduce.theory.simulate import CHUNK, Examples, Gaussian, Isotropic, Minibatches, Simulation, _batches, simulate
@@ -287,3 +288,19 @@ def test_a_data_set_without_the_classes_is_one_line(tmp_path):
 def test_the_gradient_needs_no_more_than_a_classifier_of_one_number():
     one = Classifier(np.array([[1.0], [-1.0]]), np.array([0, 1]), 2, 1.0)
     np.testing.assert_allclose(one.gradient(one.minimum[None]), 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, N])
+def test_the_inputs_of_all_chains_batches_fit_in_a_chunk(batch_size, arrays, monkeypatch):
+    chunk, taken = 5 * N * D, []
+    monkeypatch.setattr(simulator, "CHUNK", chunk)
+    gradient = Classifier.batch_gradient
+
+    def spied(self, theta, batches):
+        taken.append(batches.size * D)
+        return gradient(self, theta, batches)
+
+    monkeypatch.setattr(Classifier, "batch_gradient", spied)
+    simulate(simulation(Minibatches("replacement"), batch_size, chains=1000, steps=1, record=(1,)), arrays=arrays)
+    assert max(taken) <= chunk
+    assert sum(taken) == 1000 * batch_size * D

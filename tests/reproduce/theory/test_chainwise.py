@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from reproduce.engine import chainwise
-from reproduce.engine.chainwise import MIXED
 
+MIXED = 0.05
 REPETITIONS = 400
 WORDS = {"claim": "a claim", "statistic": "a statistic"}
 
@@ -126,7 +126,7 @@ def claims():
 
 def test_claims_stay_as_they_are_where_chains_from_every_start_agree():
     found = claims()
-    assert chainwise.unless_mixed(found, starts(np.random.default_rng(6), 0.4, 0.4, 0.41)) == found
+    assert chainwise.unless_mixed(found, starts(np.random.default_rng(6), 0.4, 0.4, 0.41), MIXED) == found
     assert {claim.verdict for claim in found} == {"supported"}
 
 
@@ -134,7 +134,7 @@ def test_claims_stay_as_they_are_where_chains_from_every_start_agree():
     "shares", [(0.4, 0.4, 0.4 + 2 * MIXED), (0.4 + 2 * MIXED, 0.4, 0.4), (0.4, 0.4 - 2 * MIXED, 0.4), (0.0, 1.0)]
 )
 def test_claims_are_not_judged_where_chains_of_two_starts_differ(shares):
-    judged = chainwise.unless_mixed(claims(), starts(np.random.default_rng(7), *shares))
+    judged = chainwise.unless_mixed(claims(), starts(np.random.default_rng(7), *shares), MIXED)
     assert [(claim.verdict, claim.p) for claim in judged] == [("not judged", None)] * 2
     assert all(claim.note.startswith("not mixed: chains from 'start ") for claim in judged)
     assert [claim.value for claim in judged] == [claim.value for claim in claims()]
@@ -142,12 +142,12 @@ def test_claims_are_not_judged_where_chains_of_two_starts_differ(shares):
 
 def test_so_few_chains_that_they_cannot_agree_are_not_judged():
     few = starts(np.random.default_rng(8), 0.4, 0.4, chains=50)
-    assert {claim.verdict for claim in chainwise.unless_mixed(claims(), few)} == {"not judged"}
+    assert {claim.verdict for claim in chainwise.unless_mixed(claims(), few, MIXED)} == {"not judged"}
 
 
 def test_chains_at_the_edge_of_agreement_pass_as_mixed_once_in_twenty():
     random, passed = np.random.default_rng(9), 0
     for _ in range(REPETITIONS):
-        found = chainwise.unless_mixed(claims(), starts(random, 0.4, 0.4 + MIXED, chains=5000))
+        found = chainwise.unless_mixed(claims(), starts(random, 0.4, 0.4 + MIXED, chains=5000), MIXED)
         passed += found[0].verdict == "supported"
     assert passed <= stats.binom.ppf(0.999, REPETITIONS, 0.05)
