@@ -20,7 +20,8 @@ def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     NaN for fewer than 5 cells.
     """
     there = ~(np.isnan(x) | np.isnan(y))
-    return _correlations(*(ranks(v) for v in _where(there, x, y)), there)
+    a, b = (ranks(v) for v in _where(there, x, y))
+    return _correlations(a, b, there)
 
 
 def partial_spearman(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> np.ndarray:
