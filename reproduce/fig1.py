@@ -18,7 +18,9 @@ from reproduce.experiments.noise_grid import ACCURACY, BATCH_NORM_MLP, NORM, dra
 
 
 def check(table):
-    return BATCH_NORM_MLP.claims(table, paper="falls (a) and rises (b), by eye; most models at ≈ 100 % train accuracy")
+    return BATCH_NORM_MLP.claims(
+        table, "", "falls (a), by eye; most models at ≈ 100 % train accuracy", "rises (b), by eye"
+    )
 
 
 def panels(table, axes):

@@ -27,6 +27,7 @@ FIGURE = Figure(
     experiment=DECAYED,
     paths=DECAYED.paths,
     check=lambda table: DECAYED.wider(table, LINE, paper="sharper at lower eta/S, by eye"),
+    spread="one a panel",
     draw=lambda table, axes: draw_seeds(table, axes, LINE),
     arms=("ghost", "no-bn", "l2"),
 )

@@ -51,6 +51,7 @@ FIGURE = Figure(
     derive=memorisation.derive,
     check=check,
     draw=draw,
+    spread="means",
     arms=("time", "loss", "l2"),
 )
 

@@ -26,7 +26,8 @@ def check(table):
             seedwise.over_seeds(
                 table.grid([label], cyclical.PHASES)[:, 0], seedwise.Direction(-1, smallest=0.1), paper="oscillates",
                 claim=f"lower norm at high noise than at the cycle's low-noise end: {label}",
-                statistic="mean log norm in the high-noise phase less that in the low-noise phase, a seed",
+                statistic="log norm in a phase less the line through the phases about it, high noise less low, mean "
+                "over phases, a seed: the trend of training is taken out",
             )
         )  # fmt: skip
         found.append(

@@ -36,6 +36,7 @@ FIGURE = Figure(
     experiment=CONSTANT,
     paths=CONSTANT.paths,
     check=check,
+    spread="mean and range",
     draw=lambda table, axes: draw(table, axes, list(LINES)),
     beside=lambda table, axes: draw(table, axes, list(CONSTANT.apart)),
     arms=("time", "loss", "ghost", "no-bn", "l2"),

@@ -28,6 +28,7 @@ FIGURE = Figure(
     experiment=SCALED,
     paths=SCALED.paths,
     check=check,
+    spread="mean and range",
     draw=lambda table, axes: draw(table, axes, list(SCALED.lines)),
     arms=("ghost", "no-bn", "l2"),
 )

@@ -49,7 +49,7 @@ def draw(table, axes):
     from reproduce.engine import plots
 
     fractions = sorted({PLACE[label].fraction for label in table.labels})
-    panels = axes(len(fractions), len(MOMENTA), sharey="row")
+    panels = axes(len(fractions), len(MOMENTA), sharex="col", sharey="row")
     colours = plots.blue_to_red([PLACE[label].n for label in table.labels])
     for panel, (fraction, momentum) in zip(panels, [(f, m) for f in fractions for m in MOMENTA]):
         labels = select(table.labels, fraction, momentum)
@@ -73,6 +73,7 @@ FIGURE = Figure(
     derive=memorisation.derive,
     check=check,
     draw=draw,
+    spread="a point a run",
     arms=("time", "loss", "l2"),
 )
 

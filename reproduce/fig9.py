@@ -20,8 +20,8 @@ from reproduce.experiments.noise_grid import ACCURACY, BAD, DEEP_MLP, GOOD, NORM
 def check(table):
     weaker = "the norm follows eta/S less clearly than in Figure 1's network"
     return [
-        *DEEP_MLP.claims(table, GOOD, paper="falls (a) and rises (c), by eye"),
-        *DEEP_MLP.claims(table, BAD, paper="falls (b), by eye"),
+        *DEEP_MLP.claims(table, GOOD, "falls (a), by eye", "rises (c), by eye"),
+        *DEEP_MLP.claims(table, BAD, "falls (b), by eye"),
         *(DEEP_MLP.weaker(table, network, REFERENCE, f"{weaker} ({network})") for network in (GOOD, BAD)),
     ]
 

@@ -61,11 +61,11 @@ def check(table):
                 statistic=f"norm of '{label}' over that of '{sgd}', geometric mean, a seed",
             )
         )  # fmt: skip
-        # Made a claim after a first look at these runs; what noise does is plainest here.
         found.append(
             seedwise.over_seeds(
                 noise_dial.ratio(table, label, sgd, noise_dial.LOSS), seedwise.Range(1 / 1.25, 1.25),
                 scale=seedwise.LOG, claim=f"the same training loss {words}", control_of=f"ends {words}",
+                note="made a claim after a first look at these runs",
                 statistic=f"loss on clean training images, '{label}' over '{sgd}', geometric mean, a seed",
             )
         )  # fmt: skip

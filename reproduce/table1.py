@@ -10,6 +10,8 @@ discrete S ends much wider than discrete eta (the caption), and that both end eq
     python reproduce/table1.py --scale paper --devices 2 --wandb online
 """
 
+from dataclasses import replace
+
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
@@ -29,6 +31,8 @@ def check(table):
         )
         for arm in (eta, s, triangle)
     ]  # fmt: skip
+    edges = [[tuning.at_the_edge(table, arm) for arm in (BASELINE, cyclic)] for cyclic in (eta, s, triangle)]
+    found = [replace(claim, note="; ".join(filter(None, words))) for claim, words in zip(found, edges)]
     found.append(
         claims.equivalent(
             table, s, eta, on=TEST, margin=0.005, claim="discrete S and discrete eta end within 0.5 points",

@@ -23,6 +23,7 @@ from reproduce.engine.table import Evidence
 Verdict = Literal["supported", "not supported", "inconclusive", "not judged"]
 ALPHA = 0.05
 EVERY = "*"
+HOLM = "alone it would be supported; not after Holm"
 NO_EFFECT = "no effect of noise is shown here: the control differs neither clearly nor more than the pair"
 
 
@@ -79,7 +80,12 @@ def own(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def controls(claim: dict[str, Any], claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of stored claims, the controls of this one."""
-    return [c for c in claims if (of := c["control_of"]) and (of == EVERY or claim["claim"].startswith(of))]
+
+    def of(name: str) -> bool:
+        rest = claim["claim"].removeprefix(name)
+        return rest != claim["claim"] and (not rest or rest[0] in " ,;:")  # "momentum 0" is not "momentum 0.9"
+
+    return [c for c in claims if c["control_of"] and (c["control_of"] == EVERY or of(c["control_of"]))]
 
 
 def tally(claims: list[dict[str, Any]]) -> dict[str, int]:
@@ -157,15 +163,21 @@ def where_noise_shows(found: list[Claim], table: Evidence, a: str, b: str, noise
     pair, other = (table.values(label, noise.on) for label in (a, b))
     middle = [table.values(label, noise.on) for label in noise.pair]
     without = table.values(noise.control, noise.on)
-    if min(len(v) for v in (pair, other, *middle, without)) < 2:
+    if min(len(v) for v in (pair, other)) < 2:
         return found
-    mean, error, df = _welch(np.concatenate(middle), without)
-    low, high = _interval(mean, error, df)
-    if not low <= 0 <= high and abs(mean) > abs(float(pair.mean() - other.mean())):
-        return found
+    if min(len(v) for v in (*middle, without)) >= 2:
+        mean, error, df = _welch(np.concatenate(middle), without)
+        low, high = _interval(mean, error, df)
+        if not low <= 0 <= high and abs(mean) > abs(float(pair.mean() - other.mean())):
+            return found
     return [
-        replace(c, verdict="inconclusive", p=1.0, note=NO_EFFECT) if c.verdict != "not judged" else c for c in found
+        replace(c, verdict="inconclusive", p=1.0, note=_and(c.note, NO_EFFECT)) if c.verdict != "not judged" else c
+        for c in found
     ]
+
+
+def _and(note: str, more: str) -> str:
+    return note if more in note else "; ".join(filter(None, [note, more]))
 
 
 def differ(
@@ -267,7 +279,7 @@ def holm(claims: list[Claim]) -> list[Claim]:
         running = max(running, min(1.0, p * (len(tested) - rank)))
         claim = replace(claims[index], p_holm=running)
         if claim.verdict == "supported" and running > ALPHA:
-            claim = replace(claim, verdict="inconclusive", note="alone it would be supported; not after Holm")
+            claim = replace(claim, verdict="inconclusive", note=_and(claim.note, HOLM))
         adjusted[index] = claim
     return adjusted
 

@@ -66,6 +66,7 @@ class Figure:
         check: the claims about a table. draw: the panels, on `axes(rows, columns)`.
         beside: panels of a second picture, of what the paper leaves out.
         arms: those it has besides "epochs".
+        spread: how seeds are drawn, in words for the footer.
         measurements: what is measured of a run (scale, label) after its training.
         paths: label -> the line between two runs, of a seed's specs and the next seed's (none if there is one seed).
         derive: further columns of the table, from a run's rows (one an epoch).
@@ -83,6 +84,7 @@ class Figure:
     beside: Callable[[Table, Any], None] | None = None
     also_on: tuple[str, ...] = ()
     arms: tuple[str, ...] = ()
+    spread: str = "mean ± sd"
     measurements: Callable[[Scale, str], tuple[Measurement, ...]] = lambda scale, label: ()
     derive: Callable[[pd.DataFrame], dict[str, float]] = lambda rows: {}
     paths: Callable[[Scale, Specs, Specs], dict[str, PathSpec]] = lambda scale, specs, following: {}

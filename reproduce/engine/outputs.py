@@ -68,17 +68,14 @@ def power(context: Context, say: Callable[[str], None]) -> list[Planned]:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, known)
     planned = [Planned(**entry) for entry in known[key]]
-    weak: dict[str, list[str]] = {}
+    weak = sum(plan.needs_n is not None for plan in planned)
+    say(
+        f"power at n = {seeds} seeds and the spread between them that is assumed: {weak} of {len(planned)} claims "
+        f"cannot be confirmed (power below {100 * judging.WEAK:.0f} %)"
+    )
     for claim, plan in zip(example, planned):
-        if plan.needs_n is not None:
-            weak.setdefault(plan.needs_n, []).append(claim.claim)
-    if weak:
-        say(
-            f"power: {sum(map(len, weak.values()))} of {len(planned)} claims cannot be confirmed at n = {seeds} seeds "
-            f"(power below {100 * judging.WEAK:.0f} % at the spread between seeds that is assumed)"
-        )
-    for n, claims in weak.items():
-        say(f"  needs n {n}: {'; '.join(claims)}")
+        needs = f" (needs n {plan.needs_n})" if plan.needs_n is not None else ""
+        say(f"  {100 * (plan.power or 0):>3.0f} %  {claim.claim}{needs}")
     return planned
 
 
@@ -258,7 +255,7 @@ def _why_not(context: Context, missing: list[str]) -> str | None:
 
 def _footer(context: Context, missing: list[str]) -> str:
     scale, reductions = context.options.scale, context.figure.experiment.REDUCTIONS
-    parts = [f"{context.figure.name}, {scale}, {context.source.name}, {context.seeds} seed(s), mean ± sd"]
+    parts = [f"{context.figure.name}, {scale}, {context.source.name}, {context.seeds} seed(s), {context.figure.spread}"]
     if context.options.arm != EPOCHS:
         parts.append(f"arm {context.options.arm}: {context.arm.words}")
     if scale == "quick":

@@ -98,7 +98,8 @@ def located(
     """As `over_seeds`, for a location that a seed may lack: NaN is none, and ±inf one beyond the range that was tried.
 
     Where some seeds have none, the others cannot support it, being chosen by the outcome. Where half of them or more
-    have none the phenomenon is not there: not supported, unless they are only `censored`: outside what was tried.
+    lie beyond the range that was tried it is not supported, unless they are only `censored`: what was tried ends within
+    the range that is claimed.
     """
     everyone = np.asarray(values, dtype=float)
     inside = np.where(np.isfinite(everyone), everyone, np.nan)
@@ -107,9 +108,13 @@ def located(
                        control_of=control_of)  # fmt: skip
     if not lacking or len(everyone) < 2:
         return found
-    if 2 * lacking >= len(everyone) and not censored:
-        return replace(found, verdict="not supported", p=None, n=len(everyone))
-    return replace(found, verdict="inconclusive", p=None) if found.verdict == "supported" else found
+    beyond = int(np.isinf(everyone).sum())
+    words = [f"{beyond} of {len(everyone)} seeds have it beyond the range that was tried" if beyond else ""]
+    words.append(f"{lacking - beyond} of {len(everyone)} seeds have none inside it" if lacking > beyond else "")
+    found = replace(found, n=len(everyone), note="; ".join(filter(None, [note, *words])))
+    if 2 * beyond >= len(everyone) and not censored:
+        return replace(found, verdict="not supported", p=None)
+    return found if found.verdict == "not supported" else replace(found, verdict="inconclusive", p=None)
 
 
 def ratio_over_seeds(
@@ -154,7 +159,8 @@ def rising(
 
 def _ruled(rule: Rule) -> str:
     if isinstance(rule, Range):
-        return f"within [{rule.low:g}, {rule.high:g}]"
+        level = "" if rule.confidence == 1 - 2 * ALPHA else f", interval at {100 * rule.confidence:g} %"
+        return f"within [{rule.low:g}, {rule.high:g}]{level}"
     return f"{'>' if rule.sign > 0 else '<'} {rule.null:g}, smallest effect of interest {rule.smallest:g}"
 
 

@@ -91,7 +91,7 @@ SMALLER = [
 REDUCTIONS = [
     *SMALLER,
     ("300 epochs, cycle 10", "12 epochs, cycle 4", "time; three whole cycles"),
-    ("all controls", "noise control only", "time; no claim of Figure 4 uses the others"),
+    ("all controls", "noise control only", "time"),
     ("10 000 test images", "2 000", "time"),
 ]
 

@@ -121,7 +121,7 @@ class NoiseGrid:
         labels = [name for name in table.labels if self.place[name][0] == network]
         return _Grid(table, labels, [self.place[name][1:] for name in labels])
 
-    def claims(self, table: Evidence, network: str = "", paper: str | None = None) -> list[Claim]:
+    def claims(self, table: Evidence, network: str = "", norm_paper: str = "", accuracy_paper: str = "") -> list[Claim]:
         """The claims of Figure 1 about one network: over the trained cells, over all, and with confounds taken away."""
         grid = self._grid(table, network)
         of = f"{network}: " if network else ""
@@ -132,9 +132,9 @@ class NoiseGrid:
         norm, accuracy = np.log(grid.values(NORM)), grid.values(ACCURACY)
         smaller, higher = f"{of}higher eta/S, smaller Hessian norm", f"{of}higher eta/S, higher validation accuracy"
         found = [
-            grid.correlation(norm, trained, -1, claim=f"{smaller}; {within}", paper=paper, share=True),
+            grid.correlation(norm, trained, -1, claim=f"{smaller}; {within}", paper=norm_paper or None, share=True),
             grid.correlation(norm, everywhere, -1, claim=f"{smaller}; all cells"),
-            grid.correlation(accuracy, trained, 1, claim=f"{higher}; {within}", paper=paper),
+            grid.correlation(accuracy, trained, 1, claim=f"{higher}; {within}", paper=accuracy_paper or None),
             grid.correlation(accuracy, everywhere, 1, claim=f"{higher}; all cells"),
             grid.exponent(norm, trained, claim=f"{of}only the ratio counts: norm ~ (eta/S^g)^-p with g = 1; {within}"),
             grid.partial(norm, everywhere, claim=f"{smaller}, at equal training loss; all cells", control_of=smaller),

@@ -10,7 +10,7 @@ from datamodules.schedules import NoiseSchedule
 from datamodules.sources import Prepared
 from reproduce.engine.definition import Specs, Tuning
 from reproduce.engine.options import Scale
-from reproduce.engine.table import NORMALISED, STABILITY, WEIGHT_NORM, Imagined, Table
+from reproduce.engine.table import NORMALISED, STABILITY, WEIGHT_NORM, Evidence, Imagined, Table
 from reproduce.experiments import cyclical
 from reproduce.experiments.cyclical import CYCLICAL, LOSS, NORM
 
@@ -92,7 +92,7 @@ def runs(scale: Scale, source: Prepared) -> Specs:
     return {c.label: cyclical.run(base, scale, source, schedule(c)) for c in candidates(scale)}
 
 
-def tuned(table: Table) -> dict[str, Candidate]:
+def tuned(table: Evidence) -> dict[str, Candidate]:
     """arm -> the candidate of the table with the highest validation accuracy at the end, mean over tuning seeds.
 
     An arm whose candidates all diverged is missing.
@@ -105,7 +105,16 @@ def tuned(table: Table) -> dict[str, Candidate]:
     return {arm: c for arm, (_, c) in found.items()}
 
 
-def known(table: Table) -> list[Candidate]:
+def at_the_edge(table: Evidence, arm: str) -> str:
+    """Says if an arm was tuned to the lowest or the highest eta that was tried; "" if not."""
+    tried = [c.lr for c in known(table) if c.arm == arm]
+    chosen = tuned(table).get(arm) if tried else None
+    if chosen is None or min(tried) < chosen.lr < max(tried):
+        return ""
+    return f"'{arm}' was tuned to {chosen.lr:g}, at the edge of the eta tried"
+
+
+def known(table: Evidence) -> list[Candidate]:
     """The candidates that a table has runs of."""
     everything = {c.label: c for scale in SETTINGS for c in candidates(scale)}
     return [everything[label] for label in table.labels if label in everything]
@@ -121,7 +130,7 @@ def nearest(scale: Scale) -> dict[str, Candidate]:
     return found
 
 
-def accuracies(table: Table, label: str) -> np.ndarray:
+def accuracies(table: Evidence, label: str) -> np.ndarray:
     return table.values(label, VALID)
 
 

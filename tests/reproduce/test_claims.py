@@ -89,6 +89,35 @@ def test_what_coincides_where_noise_does_nothing_is_inconclusive():
     assert claims.where_noise_shows(made, apart, "a", "b", OWN)[1].verdict == "inconclusive"
 
 
+def test_where_the_control_did_not_train_nothing_is_said_of_noise():
+    made = [equivalent(SPREAD, SPREAD)]
+    lone = table({"a": SPREAD, "b": SPREAD, "c": SPREAD[:1]})
+    (judged,) = claims.where_noise_shows(made, lone, "a", "b", OWN)
+    assert judged.verdict == "inconclusive"
+
+
+def test_what_was_noted_of_a_claim_stays_when_its_verdict_is_taken_back():
+    made = [Claim(str(p), "", 0, 0, 0, 5, "supported", p=p, note="3 of 5 trained") for p in (0.04, 0.03)]
+    assert all(c.note == f"3 of 5 trained; {claims.HOLM}" for c in holm(made))
+
+
+@pytest.mark.parametrize(
+    ("claim", "of", "is_one"),
+    [
+        ("smaller norm; momentum 0", "smaller norm; momentum 0", True),
+        ("smaller norm; momentum 0.9", "smaller norm; momentum 0", False),
+        ("smaller norm; all cells", "smaller norm", True),
+        ("smaller norm by differences", "smaller norm", True),
+        ("smaller norms", "smaller norm", False),
+        ("anything", claims.EVERY, True),
+        ("anything", "", False),
+    ],
+)
+def test_a_control_is_of_the_claims_that_begin_with_its_words(claim, of, is_one):
+    control = {"claim": "a control", "control_of": of}
+    assert claims.controls({"claim": claim, "control_of": ""}, [control]) == [control] * is_one
+
+
 def test_arms_without_any_spread_are_judged_without_a_crash():
     assert share([0.1, 0.1], [0.1, 0.1], [0.12, 0.12]).verdict == "supported"
 

@@ -9,8 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from reproduce.engine.seedwise import FISHER, LOG, PLAIN, Direction, Range, over_seeds, ratio_over_seeds, rising
+from reproduce.engine.seedwise import (
+    FISHER,
+    LOG,
+    PLAIN,
+    Direction,
+    Range,
+    located,
+    over_seeds,
+    ratio_over_seeds,
+    rising,
+)
+from reproduce.engine.spec import RISES
 from reproduce.engine.statistics import exponents, jonckheere, leave_one_out, partial_spearman, spearman
+from reproduce.engine.table import Imagined
+from reproduce.experiments import valleys
 
 TEXT = {"claim": "c", "statistic": "s"}
 
@@ -145,3 +158,34 @@ def test_a_rise_over_groups_is_seen_and_none_is_not():
     assert sum(c.verdict == "supported" for c in drawn) <= 65  # 5 % of 1000, and 2 sd
     down = rising([np.arange(5.0) + 20, np.arange(5.0) + 10, np.arange(5.0)], claim="", statistic="b*")
     assert down.verdict == "not supported"
+
+
+@pytest.mark.parametrize(
+    ("values", "censored", "verdict"),
+    [
+        ([5.0, 5.1, 5.2, 5.1], False, "supported"),
+        ([5.0, 5.1, 5.2, math.nan], False, "inconclusive"),  # the others are chosen by the outcome
+        ([5.0, math.nan, math.nan, math.nan], False, "inconclusive"),
+        ([5.0, math.inf, math.inf, 5.1], False, "not supported"),
+        ([5.0, math.inf, math.inf, 5.1], True, "inconclusive"),
+        ([15.0, 15.1, 15.2, math.nan], False, "not supported"),
+    ],
+)
+def test_a_location_that_seeds_lack_is_not_supported_by_the_others(values, censored, verdict):
+    found = located(np.array(values), Range(4, 7), scale=LOG, censored=censored, **TEXT)
+    assert (found.verdict, found.n) == (verdict, 4)
+    assert ("seeds have" in found.note) == (not np.isfinite(values).all())
+
+
+def test_widths_that_are_not_reached_on_the_line_cannot_be_found_equal():
+    def widths(theta2, edge):
+        ends = {"loss θ1": np.full(4, 0.1), "loss θ2": np.array([0.1, 0.101, 0.1, 0.102])}
+        for rise in RISES:
+            for end, values in (("θ1", np.array([1.0, 1.1, 1.0, 1.05])), ("θ2", theta2)):
+                ends |= {f"width {end} {rise:g}": values, f"width at least {end} {rise:g}": np.fmax(values, edge)}
+        return valleys.SCALED.alike(Imagined({"b = 1 to b = 4": ends}), "b = 1 to b = 4")[0]
+
+    assert widths(np.array([1.0, 1.1, 1.02, 1.0]), 1.0).verdict == "supported"
+    censored = widths(np.array([1.0, 1.1, np.nan, 1.0]), 1.0)
+    assert censored.verdict == "inconclusive"
+    assert "3 rises of θ2 not reached" in censored.note
