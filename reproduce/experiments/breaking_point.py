@@ -177,8 +177,8 @@ VGG_PAPER = Settings(
     augment=True,
     seeds=5,
 )
-# Frozen on pilot seed 1000, which no verdict uses: six minutes on 2 cores; eta/S as high as still trains at b = 1; and a
-# range of b that holds the break in every panel. Where it breaks is what the claims are about, but not that it does.
+# Frozen on pilot seed 1000, which no verdict uses: six minutes on 2 cores; eta/S as high as still trains at b = 1; and
+# a range of b that holds the break in every panel. Where it breaks is what the claims are about, not that it does.
 # N is divisible by every S, else the panels would lose different shares of an epoch at large b.
 VGG_QUICK = replace(
     VGG_PAPER, network=VGG11Network(width=1 / 8),
