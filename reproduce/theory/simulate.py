@@ -19,7 +19,7 @@ from reproduce.theory.classifier import Classifier, SoftmaxRegression
 from reproduce.theory.fields import as_floats, check_positive_definite
 from reproduce.theory.potentials import DoubleWell, Potential, Quadratic, Quartic
 
-# Values that are advanced together, chains x the widest array of one (`_wide`): they stay in the processor's cache, and
+# Values that are advanced together, chains x those of one (`_wide`): they stay in the processor's cache, and
 # products of matrices of that size are not worth a second thread to BLAS, whatever it has.
 CHUNK = 20_000
 Sampling = Literal["shuffle", "replacement"]
@@ -205,6 +205,8 @@ def simulate(
     size = CHUNK // _wide(spec)
     if isinstance(spec.noise, Examples):
         size = min(size, ORDERED // spec.noise.count)
+    if isinstance(spec.potential, SoftmaxRegression) and spec.noise == Minibatches("shuffle"):
+        size = min(size, ORDERED // spec.potential.examples)
     size = max(1, size)
     for start in range(0, spec.chains, size):
         stop = min(spec.chains, start + size)
@@ -215,12 +217,13 @@ def simulate(
 
 
 def _wide(spec: Simulation) -> int:
-    """Values in a step's widest array, of one chain: θ, the examples' probabilities or order, a batch's inputs."""
+    """Values of one chain in a step: θ with its batch's inputs, or all examples' probabilities."""
     potential = spec.potential
     if not isinstance(potential, SoftmaxRegression):
         return potential.dim
-    of_batch = spec.batch_size * (potential.features + 1) if isinstance(spec.noise, Minibatches) else 0
-    return max(potential.dim, potential.examples, of_batch)
+    if isinstance(spec.noise, Minibatches):
+        return potential.dim + spec.batch_size * (potential.features + 1)
+    return max(potential.dim, potential.examples)
 
 
 def bind(spec: Simulation, arrays: Mapping[str, np.ndarray] | None) -> Potential:

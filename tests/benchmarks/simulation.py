@@ -76,7 +76,7 @@ CASES: dict[str, tuple[Quadratic | Quartic | DoubleWell, Gradient, int]] = {
     "double well, q = 10": (WELL_10, wells, CHUNK // 10),
     "double well, q = 2, 1000 chains": (WELL_2, wells, 1000),
 }
-BATCHES = {2: 78, 8: 78, 32: 56}  # S of the softmax regression -> chains of a chunk
+BATCHES = {2: 454, 8: 181, 32: 53}  # S of the softmax regression -> chains of a chunk
 OF_BATCHES = 700  # steps, as many as bridge takes: the data are bound to the loss once
 
 
