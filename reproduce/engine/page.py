@@ -23,10 +23,10 @@ SCRIPTS = CHECKOUT / "reproduce"
 # In the order of the page.
 THEORY = ("theorem1", "theorem2", "time_rescaling", "finite_step", "momentum", "anisotropic", "sampling", "bridge")
 SCRIPTS_IN_ORDER = (*(f"fig{i}" for i in range(1, 17)), "table1", "noise_only", *THEORY)
-# Shortest first, as far as is known; figures of the same networks follow one another, since they share the runs.
+# Shortest first, as measured at quick; figures of the same networks follow one another, since they share the runs.
 TO_RUN = (
-    *THEORY, "fig4", "fig13", "fig1", "fig9", "fig5", "fig14", "fig15", "fig3", "fig2", "fig10", "fig11", "fig12",
-    "fig7", "fig8", "fig16", "table1", "fig6", "noise_only",
+    *THEORY, "fig2", "fig7", "fig9", "fig10", "fig11", "fig12", "fig16", "table1", "fig3", "fig4", "fig13", "noise_only",
+    "fig5", "fig14", "fig15", "fig6", "fig8", "fig1",
 )  # fmt: skip
 SIMULATION = "simulation"  # the data of a theory that has none
 SHOWN = ("command", "made", "commit", "uncommitted_changes", "python", "versions", "hardware", "data", "missing")
