@@ -25,8 +25,8 @@ THEORY = ("theorem1", "theorem2", "time_rescaling", "finite_step", "momentum", "
 SCRIPTS_IN_ORDER = (*(f"fig{i}" for i in range(1, 17)), "table1", "noise_only", *THEORY)
 # Shortest first, as measured at quick; figures of the same networks follow one another, since they share the runs.
 TO_RUN = (
-    *THEORY, "fig2", "fig7", "fig9", "fig10", "fig11", "fig12", "fig16", "table1", "fig3", "fig4", "fig13", "noise_only",
-    "fig5", "fig14", "fig15", "fig6", "fig8", "fig1",
+    *THEORY, "fig2", "fig7", "fig9", "fig10", "fig11", "fig12", "fig16", "table1", "fig3", "fig4", "fig13",
+    "noise_only", "fig5", "fig14", "fig15", "fig6", "fig8", "fig1",
 )  # fmt: skip
 SIMULATION = "simulation"  # the data of a theory that has none
 SHOWN = ("command", "made", "commit", "uncommitted_changes", "python", "versions", "hardware", "data", "missing")
