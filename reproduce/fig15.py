@@ -12,8 +12,8 @@ if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
 from reproduce.engine.figure import Figure, main
-from reproduce.experiments import memorisation
-from reproduce.experiments.memorisation import BEST_LOSS, CROSSINGS, MOMENTA, NORM, PLACE, at_crossing, select
+from reproduce.experiments import equal_loss, memorisation
+from reproduce.experiments.memorisation import BEST_LOSS, MOMENTA, NORM, PLACE, select
 
 
 def check(table):
@@ -37,12 +37,11 @@ def check(table):
             rho = statistics.spearman(log_n, norms)
             at_best = falls(rho, f"at the best epoch; {where}", paper="falls, by eye")
             found.append(at_best)
-            for level in CROSSINGS:
-                values = np.log(table.grid(labels, at_crossing(level)))
+            for level in equal_loss.LEVELS:
+                values, note = equal_loss.log_norms(table, labels, level)
                 rho = statistics.spearman(log_n, values)
-                never = f"{int(np.isnan(values).sum())} of {values.size} runs never cross it"
                 found.append(
-                    falls(rho, f"at the first loss of {level:g}; {where}", control_of=at_best.claim, note=never)
+                    falls(rho, f"at the first loss of {level:g}; {where}", control_of=at_best.claim, note=note)
                 )
             losses = np.log(table.grid(labels, BEST_LOSS))
             rho = statistics.partial_spearman(log_n, norms, losses)
@@ -84,7 +83,8 @@ def draw_metric(table, panels, metric, words):
         for fraction, colour in zip(fractions, (plots.BLUE, plots.ORANGE)):
             labels = select(table.labels, fraction, momentum)
             values, n = table.grid(labels, metric), [PLACE[label].n for label in labels]
-            plots.points(panel, n, values, [True] * len(labels), colour, f"{100 * fraction:g} % random labels")
+            solid = plots.all_trained(table, labels)
+            plots.points(panel, n, values, solid, colour, f"{100 * fraction:g} % random labels")
         panel.set(title=f"momentum {momentum:g}", xlabel="η/S", ylabel=words)
         plots.log_scale(panel.xaxis)
         plots.log_scale(panel.yaxis)

@@ -74,6 +74,7 @@ FIGURE = Figure(
     data="cifar10",
     substitute="digits",
     experiment=cyclical,
+    measurements=cyclical.measurements,
     derive=cyclical.derive,
     check=check,
     draw=draw,

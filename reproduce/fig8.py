@@ -35,9 +35,8 @@ def draw(table, axes):
     for size, colour in zip(sizes, (plots.BLUE, plots.ORANGE)):
         labels = [label for label in table.labels if label.endswith(f"S {size}")]
         values = 100 * table.grid(labels, ACCURACY)
-        plots.points(
-            panel, [RESNET_RATIOS.n[label] for label in labels], values, [True] * len(labels), colour, f"S {size}"
-        )
+        n, solid = [RESNET_RATIOS.n[label] for label in labels], plots.all_trained(table, labels)
+        plots.points(panel, n, values, solid, colour, f"S {size}")
     panel.set(xlabel="η/S", ylabel="validation accuracy (%)")
     plots.log_scale(panel.xaxis)
     plots.legend_below(panel, columns=2)

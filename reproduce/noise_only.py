@@ -16,7 +16,7 @@ if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
 from reproduce.engine.figure import Figure, main
-from reproduce.experiments import noise_dial
+from reproduce.experiments import equal_loss, noise_dial
 
 NAMES = {
     noise_dial.SGD: "S",
@@ -31,17 +31,30 @@ def check(table):
     from reproduce.engine import claims, seedwise
 
     sgd, quiet, accuracy = noise_dial.SGD, noise_dial.QUIET, noise_dial.ACCURACY
+
+    def norms(label, rule, claim):
+        """The end norm over SGD's at S, and that at equal training loss beside it."""
+        at_equal_loss, note = equal_loss.ratio(table, label, sgd)
+        over = f"norm of '{label}' over that of '{sgd}'"
+        return [
+            seedwise.over_seeds(
+                noise_dial.ratio(table, label, sgd, noise_dial.NORM), rule, scale=seedwise.LOG, claim=claim,
+                statistic=f"{over}, a seed",
+            ),
+            seedwise.over_seeds(
+                at_equal_loss, rule, scale=seedwise.LOG, claim=f"{claim}, at equal training loss", control_of=claim,
+                statistic=f"{over} where the loss first reaches a level, geometric mean over levels, a seed", note=note,
+            ),
+        ]  # fmt: skip
+
     found = [
         claims.differ(
             table, sgd, quiet, on=accuracy, smallest=0.005, claim="a quarter of the noise ends at a lower test accuracy"
         ),
-        seedwise.over_seeds(
-            noise_dial.ratio(table, quiet, sgd, noise_dial.NORM), seedwise.Direction(1, smallest=0.1, null=1.0),
-            scale=seedwise.LOG,
-            claim="a quarter of the noise ends at a larger Hessian norm",
-            statistic=f"norm of '{quiet}' over that of '{sgd}', geometric mean, a seed",
+        *norms(
+            quiet, seedwise.Direction(1, smallest=0.1, null=1.0), "a quarter of the noise ends at a larger Hessian norm"
         ),
-    ]  # fmt: skip
+    ]
     for label in noise_dial.DIALLED:
         noise = claims.NoiseContrast((sgd, label), quiet, on=accuracy)
         words = f"as SGD at S: {label}"
@@ -54,13 +67,7 @@ def check(table):
             ),
         ]
         found += claims.where_noise_shows(pair, table, label, sgd, noise)
-        found.append(
-            seedwise.over_seeds(
-                noise_dial.ratio(table, label, sgd, noise_dial.NORM), seedwise.Range(1 / 1.25, 1.25),
-                scale=seedwise.LOG, claim=f"the same Hessian norm {words}",
-                statistic=f"norm of '{label}' over that of '{sgd}', geometric mean, a seed",
-            )
-        )  # fmt: skip
+        found += norms(label, seedwise.Range(1 / 1.25, 1.25), f"the same Hessian norm {words}")
         found.append(
             seedwise.over_seeds(
                 noise_dial.ratio(table, label, sgd, noise_dial.LOSS), seedwise.Range(1 / 1.25, 1.25),
@@ -72,23 +79,46 @@ def check(table):
     return found
 
 
+def colours():
+    from reproduce.engine import plots
+
+    return dict(zip(NAMES, (plots.RED, plots.BLUE, plots.ORANGE, plots.PURPLE, plots.GREEN)))
+
+
+def draw_ends(table, panel, metric):
+    """A metric where the runs end, a point a way of making noise."""
+    from reproduce.engine import plots
+
+    for place, (label, name) in enumerate(NAMES.items()):
+        values = table.grid([label], metric) * (100 if metric == noise_dial.ACCURACY else 1)
+        plots.points(panel, [place], values, plots.all_trained(table, [label]), colours()[label], name)
+    panel.set_xticks(range(len(NAMES)), ["S", "4 S", "4 S\nhalves", "4 S\nC's shape", "4 S\nisotropic"])
+
+
+def draw_beside(table, axes):
+    from reproduce.engine import plots
+
+    for panel, (metric, words) in zip(axes(1, len(plots.WORDS)), plots.WORDS.items()):
+        draw_ends(table, panel, f"end {metric}")
+        panel.set(ylabel=f"{words}, at the end")
+        plots.log_scale(panel.yaxis)
+        if metric == plots.STABILITY:
+            plots.edge_of_stability(panel)
+
+
 def draw(table, axes):
     from reproduce.engine import plots
 
-    colours = dict(zip(NAMES, (plots.RED, plots.BLUE, plots.ORANGE, plots.PURPLE, plots.GREEN)))
     curves, accuracy, loss, norm = axes(2, 2)
     for label, name in NAMES.items():
         stretch = 1.0 if label == noise_dial.SGD else float(noise_dial.RATIO)
         plots.band(
-            curves, table, label, noise_dial.ACCURACY, colours[label], legend=name, percent=True, stretch=stretch
+            curves, table, label, noise_dial.ACCURACY, colours()[label], legend=name, percent=True, stretch=stretch
         )
     curves.set(xlabel="epoch of the run at S, at equal steps", ylabel="test accuracy (%)")
     plots.legend_below(curves, columns=2)
-    shown = ((accuracy, noise_dial.ACCURACY, 100), (loss, noise_dial.LOSS, 1), (norm, noise_dial.NORM, 1))
-    for panel, metric, factor in shown:
-        for place, (label, name) in enumerate(NAMES.items()):
-            plots.points(panel, [place], factor * table.grid([label], metric), [True], colours[label], name)
-        panel.set_xticks(range(len(NAMES)), ["S", "4 S", "4 S\nhalves", "4 S\nC's shape", "4 S\nisotropic"])
+    for panel, metric in ((accuracy, noise_dial.ACCURACY), (loss, noise_dial.LOSS), (norm, noise_dial.NORM)):
+        draw_ends(table, panel, metric)
     accuracy.set(ylabel="test accuracy at the end (%)")
     loss.set(ylabel="training loss at the end")
     norm.set(ylabel="Hessian norm at the end (Frobenius)")
@@ -107,6 +137,7 @@ FIGURE = Figure(
     measurements=noise_dial.measurements,
     check=check,
     draw=draw,
+    beside=draw_beside,
 )
 
 if __name__ == "__main__":

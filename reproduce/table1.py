@@ -80,6 +80,7 @@ FIGURE = Figure(
     substitute="digits",
     experiment=tuning,
     tuning=tuning.TUNING,
+    measurements=tuning.measurements,
     check=check,
     draw=draw,
     beside=draw_tuning,

@@ -106,9 +106,7 @@ def test_a_line_between_two_weights_is_the_cpus():
         interpolate(copy.deepcopy(module).to(where), F.cross_entropy, given, start, end, alphas=[-0.5, 0.0, 0.5, 1.0])
         for where in ("cpu", "cuda")
     ]
-    torch.testing.assert_close(
-        torch.tensor(lines[1].values), torch.tensor(lines[0].values), rtol=1e-9, atol=1e-12
-    )
+    torch.testing.assert_close(torch.tensor(lines[1].values), torch.tensor(lines[0].values), rtol=1e-9, atol=1e-12)
 
 
 def test_batch_norm_over_ranks_is_torchs_over_nccl():

@@ -204,7 +204,7 @@ def write(
         folder=options.out / figure.name / context.folder,
         name=figure.name,
         drawings={figure.name: context.draw} | ({f"{figure.name}-{BESIDE}": beside} if beside is not None else {}),
-        footer=_footer(context, missing),
+        footer=_footer(context, table, missing),
         watermark="smoke scale: no result" if options.scale == "smoke" else watermark,
         provenance=_provenance(context, planned, missing),
     )
@@ -253,13 +253,16 @@ def _why_not(context: Context, missing: list[str]) -> str | None:
     return "runs are missing" if missing else None
 
 
-def _footer(context: Context, missing: list[str]) -> str:
+def _footer(context: Context, table: Table, missing: list[str]) -> str:
     scale, reductions = context.options.scale, context.figure.experiment.REDUCTIONS
     parts = [f"{context.figure.name}, {scale}, {context.source.name}, {context.seeds} seed(s), {context.figure.spread}"]
     if context.options.arm != EPOCHS:
         parts.append(f"arm {context.options.arm}: {context.arm.words}")
     if scale == "quick":
         parts.append("reduced: " + "; ".join(f"{paper} → {quick}" for paper, quick, _ in reductions))
+    if diverged := sum(table.diverged(label) for label in table.labels):
+        count = f"{diverged} of {len(table.frame)} runs diverged"
+        parts.append(f"{count} and are left out; where a point is a cell, cells with such runs are hollow")
     if missing:
         parts.append(f"{len(missing)} runs missing")
     return " · ".join(parts)

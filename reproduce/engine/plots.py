@@ -154,7 +154,7 @@ def points(
 ) -> None:
     """A point a cell: the mean over seeds of values (seeds, cells) and a bar of one standard deviation.
 
-    Points that are not `solid` (cells,) are hollow: most of their runs did not train.
+    Points that are not `solid` (cells,) are hollow: some of their runs, or most, did not train.
     """
     there = ~np.isnan(values).all(axis=0)
     if not there.any():
@@ -166,6 +166,11 @@ def points(
     faces = [colour if trained else "white" for trained in full]
     axes.scatter(at, mean, s=26, c=faces, edgecolors=[colour], linewidths=1.1, zorder=3)
     axes.scatter([], [], s=26, color=colour, label=legend)
+
+
+def all_trained(table: Table, labels: Sequence[str]) -> list[bool]:
+    """Which cells are drawn solid: those of which no run diverged. The footer counts the runs that did."""
+    return [table.diverged(label) == 0 for label in labels]
 
 
 def nothing(axes: Any, words: str) -> None:

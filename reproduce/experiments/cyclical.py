@@ -13,7 +13,7 @@ from reproduce.engine.claims import Claim
 from reproduce.engine.data import image_size, subset
 from reproduce.engine.options import Scale
 from reproduce.engine.seedwise import LOG, Direction, Range, over_seeds
-from reproduce.engine.spec import Curvature, RunSpec, VGG11Network, Watch
+from reproduce.engine.spec import Curvature, Keep, Measurement, RunSpec, VGG11Network, Watch
 from reproduce.engine.table import NOISE, Evidence, Imagined
 from reproduce.experiments.cycles import SMALLER
 
@@ -22,6 +22,7 @@ LOW_ETA, HIGH_ETA = "constant, low eta", "constant, high eta"
 ARMS = (DISCRETE_S, DISCRETE_ETA, TRIANGLE_ETA, LOW_ETA, HIGH_ETA)  # the order of the paper's panels
 CYCLICAL = ARMS[:3]
 NORM, LOSS = "hessian/frobenius", "train_subset/loss"
+DIFFERENCES, TRACE = "end hessian/finite_difference", "end hessian/trace"
 PHASES = "log norm at high noise less that at low noise"
 
 
@@ -82,7 +83,8 @@ def schedules(s: Settings, lr: tuple[float, float], period: float) -> dict[str, 
     return {
         DISCRETE_S: discrete,
         DISCRETE_ETA: exchange(discrete),
-        TRIANGLE_ETA: NoiseSchedule(Triangle(high=high, low=low, period=period), small),  # from low to high and back
+        # A triangle cannot both start high and end low: it starts low, so that this cycle too ends at low noise.
+        TRIANGLE_ETA: NoiseSchedule(Triangle(high=high, low=low, period=period), small),
     }
 
 
@@ -94,9 +96,19 @@ def run(s: Settings, scale: Scale, source: Prepared, schedule: NoiseSchedule) ->
 
 
 def watched(spec: RunSpec, s: Settings) -> RunSpec:
-    """The same training, evaluated and with its curvature along the way."""
+    """The same training, evaluated and with its curvature along the way; its end is kept for `at_the_end`."""
     measures = ("top_eigenvalue", "frobenius", "normalized_sharpness")
-    return replace(spec, evaluate_every=s.every, watch=Watch(Curvature(s.measured, 250, measures=measures), s.every))
+    watch = Watch(Curvature(s.measured, 250, measures=measures), s.every)
+    return replace(spec, evaluate_every=s.every, watch=watch, keep=Keep())
+
+
+def at_the_end(s: Settings) -> tuple[Measurement, ...]:
+    """What is too costly along the way: the trace, and the norm by finite differences, as the paper's."""
+    return (Measurement(Curvature(s.measured, 250)),)
+
+
+def measurements(scale: Scale, label: str) -> tuple[Measurement, ...]:
+    return at_the_end(SETTINGS[scale])
 
 
 def runs(scale: Scale, source: Prepared) -> dict[str, RunSpec]:
@@ -133,7 +145,7 @@ def derive(rows: pd.DataFrame) -> dict[str, float]:
 
 
 def at_matched_loss(table: Evidence, cyclical: str, baseline: str) -> np.ndarray:
-    """Norm of a cyclical run over the baseline's at the same training loss, geometric mean over points; (seeds,).
+    """Norm of one run over that of another at the same training loss, geometric mean over points; (seeds,).
 
     The baseline's log norm is interpolated in log loss; points whose loss the baseline does not have are left out, and
     a seed without any is NaN.
@@ -158,19 +170,30 @@ def _points(table: Evidence, label: str, seed: int) -> tuple[np.ndarray, np.ndar
 
 def tension(table: Evidence) -> list[Claim]:
     """Table 1's caption has discrete S much wider than discrete eta; at equal eta/S the theory has them equal."""
-    ends = table.grid([DISCRETE_S, DISCRETE_ETA], NORM)
-    ends = ends[~np.isnan(ends).all(axis=1)]  # seeds of Table 1's tuning have neither
-    ratio, statistic = ends[:, 0] / ends[:, 1], "end norm on discrete S over that on discrete eta, a seed"
-    return [
-        over_seeds(
-            ratio, Direction(-1, smallest=0.0, null=1 / 1.25), scale=LOG, statistic=statistic,
-            claim="discrete S ends much wider than discrete eta", paper="13918 against 36470",
-        ),
-        over_seeds(
-            ratio, Range(1 / 1.25, 1.25), scale=LOG, statistic=statistic,
-            claim="discrete S and discrete eta end equally wide", paper="theory, at equal eta/S",
-        ),
-    ]  # fmt: skip
+    ends, differences = (table.grid([DISCRETE_S, DISCRETE_ETA], metric) for metric in (NORM, DIFFERENCES))
+    there = ~np.isnan(ends).all(axis=1)  # seeds of Table 1's tuning have neither
+    ends, differences = ends[there], differences[there]
+    over = "on discrete S over that on discrete eta"
+    wider, alike = "discrete S ends much wider than discrete eta", "discrete S and discrete eta end equally wide"
+    much, equal = Direction(-1, smallest=0.0, null=1 / 1.25), Range(1 / 1.25, 1.25)
+    found = []
+    for rule, claim, paper in ((much, wider, "13918 against 36470"), (equal, alike, "theory, at equal eta/S")):
+        ways = (
+            (ends[:, 0] / ends[:, 1], "", f"end norm {over}, a seed"),
+            (differences[:, 0] / differences[:, 1], ", by finite differences", f"that end norm {over}, a seed"),
+            (
+                at_matched_loss(table, DISCRETE_S, DISCRETE_ETA), ", at the same training loss",
+                f"norm {over} at equal training loss, geometric mean, a seed",
+            ),
+        )  # fmt: skip
+        for ratio, words, statistic in ways:
+            found.append(
+                over_seeds(
+                    ratio, rule, scale=LOG, statistic=statistic, claim=claim + words, paper=None if words else paper,
+                    control_of=claim if words else "",
+                )
+            )  # fmt: skip
+    return found
 
 
 def imagined(scale: Scale, seeds: int, random: np.random.Generator) -> Imagined:
@@ -183,6 +206,7 @@ def imagined(scale: Scale, seeds: int, random: np.random.Generator) -> Imagined:
         finals[label] = {
             PHASES: -np.log(1.5) + random.normal(0, s.seed_sd, seeds),
             NORM: np.exp(random.normal(0, s.seed_sd, seeds)),
+            DIFFERENCES: np.exp(random.normal(0, s.seed_sd, seeds)),
             "test/accuracy": 0.8 + random.normal(0, 0.01, seeds),
         }
         loss = np.linspace(0, -2, points) + np.zeros((seeds, 1))

@@ -17,9 +17,9 @@ from reproduce.engine.seedwise import Direction, over_seeds
 from reproduce.engine.spec import Curvature, Keep, Measurement, MLPNetwork, RunSpec
 from reproduce.engine.statistics import mean_of_those_there
 from reproduce.engine.table import Evidence, Imagined
+from reproduce.experiments import equal_loss
 
 NORM, BEST_LOSS = "best hessian/frobenius", "best train_subset/loss"
-CROSSINGS = (0.3, 0.1)  # of the loss on the noisy training set, where norms are compared as well
 NOISY, CLEAN, WRONG = "train_subset/accuracy", "val/accuracy", "train_wrong/accuracy"
 LEVELS = (0.80, 0.85, 0.90, 0.95, 0.99)  # of the accuracy on the noisy training set
 ONSET = 0.02  # memorisation has begun when the accuracy on wrong labels is so far above its lowest value
@@ -128,7 +128,7 @@ def runs(scale: Scale, source: Prepared) -> dict[str, RunSpec]:
         hidden=s.hidden, in_features=source.channels * source.size**2, num_classes=source.classes
     )  # fmt: skip
 
-    keep = Keep(best=True, loss_levels=CROSSINGS)
+    keep = Keep(best=True, loss_levels=equal_loss.LEVELS)
 
     def run(cell: Cell) -> RunSpec:
         data = subset(
@@ -143,24 +143,22 @@ def runs(scale: Scale, source: Prepared) -> dict[str, RunSpec]:
 
 def measurements(scale: Scale, label: str) -> tuple[Measurement, ...]:
     best = Curvature(SETTINGS[scale].measured, 250)
-    crossing = replace(best, measures=("frobenius",))
-    return Measurement(best, at=("best",)), Measurement(crossing, tuple(f"loss {level:g}" for level in CROSSINGS))
-
-
-def at_crossing(level: float) -> str:
-    return f"loss {level:g} hessian/frobenius"
+    return Measurement(best, at=("best",)), equal_loss.measurement(best)
 
 
 def derive(rows: pd.DataFrame) -> dict[str, float]:
-    """What a run's epochs say of memorisation: where accuracies were crossed first, and when it began.
+    """What a run's epochs say of memorisation: validation accuracy where levels were crossed first, and when it began.
 
-    Levels that are not crossed are missing.
+    Between evaluations by straight lines: the first evaluation above a level lies the further above it, the faster a
+    run trains. Levels that are not crossed are missing.
     """
     found: dict[str, float] = {}
+    noisy, clean = (rows[metric].to_numpy(dtype=float) for metric in (NOISY, CLEAN))
     for level in LEVELS:
-        crossed = rows.index[rows[NOISY] >= level]
+        crossed = np.flatnonzero(noisy >= level)
         if len(crossed):
-            found[at_level(level)] = float(rows.loc[crossed[0], CLEAN])
+            around = slice(max(crossed[0] - 1, 0), crossed[0] + 1)
+            found[at_level(level)] = float(np.interp(level, noisy[around], clean[around]))
     lowest = np.minimum.accumulate(rows[WRONG].to_numpy())
     begun = rows.index[rows[WRONG].to_numpy() >= lowest + ONSET]
     if len(begun):
@@ -202,7 +200,7 @@ def imagined(scale: Scale, seeds: int, random: np.random.Generator) -> Imagined:
         finals[cell.label] = accuracy | {
             NORM: np.exp(-0.5 * log_n + random.normal(0, 0.2, seeds)),
             BEST_LOSS: np.exp(-0.5 * log_n + random.normal(0, 0.2, seeds)),
-            **{at_crossing(x): np.exp(-0.5 * log_n + random.normal(0, 0.2, seeds)) for x in CROSSINGS},
+            **{equal_loss.at(x): np.exp(-0.5 * log_n + random.normal(0, 0.2, seeds)) for x in equal_loss.LEVELS},
             "memorisation after best": random.normal(2.0, 3.0, seeds),
         }
     return Imagined(finals)

@@ -24,6 +24,7 @@ from reproduce.engine.spec import (
     VGG11Network,
 )
 from reproduce.engine.table import Evidence, Imagined
+from reproduce.experiments import equal_loss
 from reproduce.experiments.noise_grid import SHALLOW
 
 SGD, QUIET = "S", "4 S"
@@ -114,7 +115,7 @@ def runs(scale: Scale, source: Prepared) -> dict[str, RunSpec]:
     # epochs the noise of batches cancels over an epoch, and what is given back by hand does not.
     plain = RunSpec(
         network, data, NoiseSchedule(s.lr, s.batch_size), s.epochs, seed=0, evaluate_every=s.evaluate_every,
-        sampling="replacement", keep=Keep(end=True),
+        sampling="replacement", keep=Keep(end=True, loss_levels=equal_loss.LEVELS),
     )  # fmt: skip
     quiet = replace(
         plain, schedule=NoiseSchedule(s.lr, RATIO * s.batch_size), epochs=RATIO * s.epochs,
@@ -130,7 +131,8 @@ def runs(scale: Scale, source: Prepared) -> dict[str, RunSpec]:
 
 
 def measurements(scale: Scale, label: str) -> tuple[Measurement, ...]:
-    return (Measurement(Curvature(SETTINGS[scale].measured, 250)),)
+    end = Curvature(SETTINGS[scale].measured, 250)
+    return Measurement(end), equal_loss.measurement(end)
 
 
 def ratio(table: Evidence, label: str, reference: str, metric: str) -> np.ndarray:
@@ -149,5 +151,6 @@ def imagined(scale: Scale, seeds: int, random: np.random.Generator) -> Imagined:
             ACCURACY: random.normal(0.8 - lost, s.seed_sd, seeds),
             NORM: np.exp(random.normal(sharper, s.norm_sd, seeds)),
             LOSS: np.exp(random.normal(-sharper, s.norm_sd, seeds)),
+            **{equal_loss.at(x): np.exp(random.normal(sharper, s.norm_sd, seeds)) for x in equal_loss.LEVELS},
         }
     return Imagined(finals)

@@ -18,10 +18,10 @@ from reproduce.engine.seedwise import FISHER, Direction, Range, over_seeds, rati
 from reproduce.engine.spec import Curvature, Keep, Measurement, MLPNetwork, RunSpec
 from reproduce.engine.statistics import exponents, leave_one_out, partial_spearman, spearman
 from reproduce.engine.table import NORMALISED, STABILITY, WEIGHT_NORM, Evidence, Imagined, Table
+from reproduce.experiments import equal_loss
 
 NORM, ACCURACY, LOSS = "end hessian/frobenius", "val/accuracy", "train_subset/loss"
 TRAINED = 0.1  # a run counts as trained if its loss on clean training images ends at most here: PAPER's "≈ 100 %"
-LEVELS = (0.3, 0.1, 0.03, 0.01)  # of that loss, at whose first crossing curvature is compared
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class NoiseGrid:
         s = self.SETTINGS[scale]
         data = subset(source, scale, train=s.train, validation=s.validation, test=s.test)
         features = source.channels * source.size**2
-        keep = Keep(end=True, loss_levels=LEVELS)
+        keep = Keep(end=True, loss_levels=equal_loss.LEVELS)
 
         def run(network: MLPNetwork, lr: float, size: int) -> RunSpec:
             fitting = replace(network, in_features=features, num_classes=source.classes)
@@ -82,8 +82,7 @@ class NoiseGrid:
 
     def measurements(self, scale: Scale, label: str) -> tuple[Measurement, ...]:
         end = Curvature(self.SETTINGS[scale].measured, 250)
-        crossing = replace(end, measures=("frobenius",))
-        return Measurement(end), Measurement(crossing, tuple(f"loss {level:g}" for level in LEVELS))
+        return Measurement(end), equal_loss.measurement(end)
 
     def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> Imagined:
         """A world in which only eta/S matters: norm ∝ n^-1/2, a percent of accuracy per factor e of n."""
@@ -93,7 +92,7 @@ class NoiseGrid:
                 for size in s.batch_sizes:
                     log_n = np.log(lr / size)
                     noise = partial(random.normal, 0.0, s.seed_sd, seeds)
-                    norms = {f"loss {level:g} hessian/frobenius": np.exp(-0.5 * log_n + noise()) for level in LEVELS}
+                    norms = {equal_loss.at(level): np.exp(-0.5 * log_n + noise()) for level in equal_loss.LEVELS}
                     finals[label(lr, size, name)] = norms | {
                         NORM: np.exp(-0.5 * log_n + noise()),
                         "end hessian/finite_difference": np.exp(-0.5 * log_n + noise()),
@@ -131,18 +130,22 @@ class NoiseGrid:
         within = f"cells trained to a loss of {TRAINED:g}"
         norm, accuracy = np.log(grid.values(NORM)), grid.values(ACCURACY)
         smaller, higher = f"{of}higher eta/S, smaller Hessian norm", f"{of}higher eta/S, higher validation accuracy"
+        ratio = f"{of}only the ratio counts: norm ~ (eta/S^g)^-p with g = 1"
         found = [
-            grid.correlation(norm, trained, -1, claim=f"{smaller}; {within}", paper=norm_paper or None, share=True),
+            grid.correlation(
+                norm, trained, -1, claim=f"{smaller}; {within}", paper=norm_paper or None, note=grid.trained_note()
+            ),
             grid.correlation(norm, everywhere, -1, claim=f"{smaller}; all cells"),
             grid.correlation(accuracy, trained, 1, claim=f"{higher}; {within}", paper=accuracy_paper or None),
             grid.correlation(accuracy, everywhere, 1, claim=f"{higher}; all cells"),
-            grid.exponent(norm, trained, claim=f"{of}only the ratio counts: norm ~ (eta/S^g)^-p with g = 1; {within}"),
+            grid.exponent(norm, trained, claim=f"{ratio}; {within}"),
+            grid.exponent(norm, everywhere, claim=f"{ratio}; all cells", note="made a claim after a first look"),
             grid.partial(norm, everywhere, claim=f"{smaller}, at equal training loss; all cells", control_of=smaller),
         ]  # fmt: skip
-        for level in LEVELS:
-            crossing = np.log(grid.values(f"loss {level:g} hessian/frobenius"))
+        for level in equal_loss.LEVELS:
+            crossing, note = equal_loss.log_norms(table, grid.labels, level)
             claim = f"{smaller} at the first crossing of a loss of {level:g}"
-            found.append(grid.correlation(crossing, everywhere, -1, claim=claim, control_of=smaller, counted=True))
+            found.append(grid.correlation(crossing, everywhere, -1, claim=claim, control_of=smaller, note=note))
         normalised, differences = (
             np.log(grid.values(f"end hessian/{metric}")) for metric in ("normalized_sharpness", "finite_difference")
         )
@@ -174,19 +177,15 @@ class _Grid:
 
     def correlation(
         self, values: np.ndarray, mask: np.ndarray, sign: int, *, claim: str, paper: str | None = None,
-        control_of: str = "", counted: bool = False, share: bool = False,
+        control_of: str = "", note: str = "",
     ) -> Claim:  # fmt: skip
         """rho(log n, values) a seed, Fisher's z over seeds; with its range when a row or a column is left out."""
         chosen = np.where(mask, values, np.nan)
         rho = spearman(self.log_n, chosen)
-        note = self._ranges(chosen) if isinstance(self.table, Table) and not np.isnan(rho).all() else ""
-        if share:
-            note = "; ".join(filter(None, [self.trained_note(), note]))
-        if counted and isinstance(self.table, Table):
-            note = f"{int(np.isnan(values).sum())} of {values.size} runs never cross it" + (f"; {note}" if note else "")
+        ranges = self._ranges(chosen) if isinstance(self.table, Table) and not np.isnan(rho).all() else ""
         return over_seeds(
             rho, Direction(sign, smallest=0.3), claim=claim, statistic="Spearman's rho with log eta/S, a seed",
-            scale=FISHER, paper=paper, note=note, control_of=control_of,
+            scale=FISHER, paper=paper, note="; ".join(filter(None, [note, ranges])), control_of=control_of,
         )  # fmt: skip
 
     def _ranges(self, chosen: np.ndarray) -> str:
@@ -214,16 +213,17 @@ class _Grid:
             statistic="partial rank correlation with log eta/S given log training loss, a seed",
         )  # fmt: skip
 
-    def exponent(self, values: np.ndarray, mask: np.ndarray, *, claim: str) -> Claim:
+    def exponent(self, values: np.ndarray, mask: np.ndarray, *, claim: str, note: str = "") -> Claim:
         lrs, sizes = (np.log(np.array(column, dtype=float)) for column in zip(*self.cells))
         fits = np.array([exponents(lrs, sizes, row) for row in np.where(mask, values, np.nan)])
-        return ratio_over_seeds(
+        found = ratio_over_seeds(
             fits[:, 1], fits[:, 0], Range(0.8, 1.25, confidence=0.95), claim=claim,
             statistic="g of log norm = c - p (log eta - g log S), least squares a seed (g = 1/2: the square-root rule)",
         )  # fmt: skip
+        return replace(found, note="; ".join(filter(None, [note, found.note])))
 
 
-CROSSING = "loss 0.1 hessian/frobenius"
+CROSSING = equal_loss.at(0.1)
 WORDS = {
     NORM: "Hessian norm (Frobenius)",
     ACCURACY: "validation accuracy (%)",

@@ -19,6 +19,7 @@ from reproduce.engine.spec import RISES, Keep, Network, PathSpec, ResNet56Networ
 from reproduce.engine.table import Evidence, Imagined, Table
 
 END_LOSS = "train_subset/loss"
+KINDS = {"width": "", "relative width": ", in units of |θ|", "random width": ", in random directions"}
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Valleys:
             gain = 0.35 * ratio if abs(ratio) > 0.5 else 0.0
             of_line: dict[str, np.ndarray] = {"loss θ1": np.exp(random.normal(-3, 0.1, seeds))}
             of_line["loss θ2"] = of_line["loss θ1"] * np.exp(random.normal(0, 0.1, seeds))
-            for kind in ("width", "relative width", "random width"):
+            for kind in KINDS:
                 for rise in RISES:
                     of_line[f"{kind} θ1 {rise:g}"] = np.full(seeds, 1.0)
                     of_line[f"{kind} θ2 {rise:g}"] = np.exp(gain + random.normal(0, s.seed_sd, seeds))
@@ -116,10 +117,9 @@ class Valleys:
         As a control of another line, along the line alone: what else differs does not depend on the other end.
         """
         _, high = self.lines[self.apart.get(label, label)]
-        kinds = {"width": "", "relative width": ", in units of |θ|", "random width": ", in random directions"}
         found = []
         of_line = f"the minimum at higher eta/S ('{high}') is wider: "
-        for kind, words in kinds.items():
+        for kind, words in KINDS.items():
             if control_of and words:
                 continue
             along_it = not words and control_of is None
@@ -137,27 +137,34 @@ class Valleys:
     def alike(
         self, table: Evidence, label: str, *, paper: str | None = None, control_of: str | None = None
     ) -> list[Claim]:
-        """Minima at equal noise are as wide and as deep as one another; perhaps as a control of another line."""
-        ratio, note = log_width_ratio(table, label, "width")
-        if note:  # widths at the edge are equal by themselves: that is no sign of equal ones
-            note += ", which draws widths together: cannot support that they are equal"
+        """Minima at equal noise are as wide and as deep as one another; perhaps as a control of another line.
+
+        Widths as in `wider`.
+        """
         ends = table.grid([label], "loss θ2")[:, 0] / table.grid([label], "loss θ1")[:, 0]
         wide, deep = (f"minima at equal eta/S are equally {how}: " for how in ("wide", "deep"))
-        widths = over_seeds(
-            np.exp(ratio), Range(1 / 1.5, 1.5), scale=LOG, note=note, paper=paper,
-            claim=wide + label, control_of=wide + control_of if control_of else "",
-            statistic=f"width of θ2 over that of θ1, geometric mean over rises of {_list(RISES)}, a seed",
+        found = []
+        for kind, words in KINDS.items():
+            if control_of and words:
+                continue
+            ratio, note = log_width_ratio(table, label, kind)
+            if note:  # widths at the edge are equal by themselves: that is no sign of equal ones
+                note += ", which draws widths together: cannot support that they are equal"
+            of = wide + (control_of or label) if control_of or words else ""
+            widths = over_seeds(
+                np.exp(ratio), Range(1 / 1.5, 1.5), scale=LOG, note=note, paper=None if words else paper,
+                claim=f"{wide}{label}{words}", control_of=of,
+                statistic=f"{kind} of θ2 over that of θ1, geometric mean over rises of {_list(RISES)}, a seed",
+            )  # fmt: skip
+            if note and widths.verdict == "supported":
+                widths = replace(widths, verdict="inconclusive", p=None)
+            found.append(widths)
+        depths = over_seeds(
+            ends, Range(1 / 1.25, 1.25), scale=LOG, paper=paper,
+            claim=deep + label, control_of=deep + control_of if control_of else "",
+            statistic="training loss at θ2 over that at θ1, a seed",
         )  # fmt: skip
-        if note and widths.verdict == "supported":
-            widths = replace(widths, verdict="inconclusive", p=None)
-        return [
-            widths,
-            over_seeds(
-                ends, Range(1 / 1.25, 1.25), scale=LOG, paper=paper,
-                claim=deep + label, control_of=deep + control_of if control_of else "",
-                statistic="training loss at θ2 over that at θ1, a seed",
-            ),
-        ]  # fmt: skip
+        return [found[0], depths, *found[1:]]
 
 
 def log_width_ratio(table: Evidence, label: str, kind: str) -> tuple[np.ndarray, str]:
