@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from itertools import product
 
 import numpy as np
 import pytest
@@ -181,7 +180,7 @@ def test_a_location_that_seeds_lack_is_not_supported_by_the_others(values, censo
 def test_widths_that_are_not_reached_on_the_line_cannot_be_found_equal():
     def widths(theta2, edge):
         ends = {"loss θ1": np.full(4, 0.1), "loss θ2": np.array([0.1, 0.101, 0.1, 0.102])}
-        for kind, rise in product(valleys.KINDS, RISES):
+        for kind, rise in itertools.product(valleys.KINDS, RISES):
             for end, values in (("θ1", np.array([1.0, 1.1, 1.0, 1.05])), ("θ2", theta2)):
                 ends |= {f"{kind} {end} {rise:g}": values, f"{kind} at least {end} {rise:g}": np.fmax(values, edge)}
         return valleys.SCALED.alike(Imagined({"b = 1 to b = 4": ends}), "b = 1 to b = 4")[0]
