@@ -28,7 +28,6 @@ CLASSES, EXAMPLES, FEATURES, L2 = (0, 1, 2), 256, 10, 0.1
 # eta h_max = 0.1: a finite step then raises a parameter's variance by 5 % at most. At the smallest batches the excess
 # loss is below 4 % of the loss, and a parameter's spread 0.1 of an inverse feature: the loss is nearly quadratic there.
 STEP = 0.1
-PROTOCOL = 2  # 1 advanced other chains together, and so drew other numbers
 BATCH_SIZES = {"smoke": (8, 32), "quick": (2, 8, 32), "paper": (2, 8, 32)}
 # From each start. The loss varies most with minibatches: its variance has to be known to 2 %, or starts which agree are
 # not seen to. Isotropic noise takes a full gradient and needs fewer, shuffling is a control.
@@ -87,7 +86,6 @@ def simulations(scale, source):
                 found[name(kind, size, start)] = Simulation(
                     potential, lr, size, noise, record[-1], record,
                     (0.0,) * potential.dim if start == FAR else "minimum", CHAINS[scale][kind],
-                    protocol=PROTOCOL,
                 )  # fmt: skip
     return found
 

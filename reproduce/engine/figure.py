@@ -148,9 +148,22 @@ class _Session:
                 cost = duration(self.forecast.seconds(run.spec, run.measurements))
                 steps = steps_of(run.spec)
                 self.say(f"  {label:<{width}} {run.spec.epochs:>5} epochs {steps:>8} steps  {cost:>8} a run")
-        if todo and not options.plot_only:
-            seconds = [self.forecast.seconds(run.spec, run.measurements) for run in todo]
-            self.say(f"expected time: {duration(START_UP + wall_time(seconds, self.at_once))}")
+        lines = [line for line in self.plan.lines(planned) if self.results.finished(line.spec, (), self.say) is None]
+        if (todo or lines) and not options.plot_only:
+            seconds = wall_time([self.forecast.seconds(run.spec, run.measurements) for run in todo], self.at_once)
+            between = self.seconds_between(lines)
+            words = f", {duration(between)} of it for {len(lines)} lines between runs" if lines else ""
+            self.say(f"expected time: {duration(START_UP + seconds + between)}{words}")
+
+    def seconds_between(self, lines: list[PlannedPath]) -> float:
+        """Of evaluating lines between runs, each on one device."""
+        from reproduce.engine.forecast import wall_time
+
+        known: dict[str, float] = {}  # those of a label differ in their seed alone
+        for line in lines:
+            if line.label not in known:
+                known[line.label] = self.forecast.path_seconds(line.spec)
+        return wall_time([known[line.label] for line in lines], self.hardware.count)
 
     def paper_command(self) -> None:
         """The paper-scale command, and its hours on this machine from timed steps of the full network."""
@@ -159,7 +172,7 @@ class _Session:
 
         if self.options.scale == "paper":
             return
-        runs, arm = self.plan.at_paper_scale(), self.options.arm
+        (runs, lines), arm = self.plan.at_paper_scale(), self.options.arm
         flags = "--scale paper" + (f" --arm {arm}" if arm != EPOCHS else "")
         command = f"paper scale: python reproduce/{self.figure.name}.py {flags}    {len(runs)} runs"
         try:
@@ -167,7 +180,7 @@ class _Session:
             for run in runs:
                 if run.label not in known:
                     known[run.label] = self.forecast.seconds(run.spec, run.measurements)
-            total = wall_time([known[run.label] for run in runs], self.at_once)
+            total = wall_time([known[run.label] for run in runs], self.at_once) + self.seconds_between(lines)
             self.say(f"{command}, about {total / 3600:,.0f} h ({duration(total)}) on this machine")
         except RuntimeError as error:  # the full network does not fit here, but the figure is done
             self.say(f"{command}, not timed here ({error})")

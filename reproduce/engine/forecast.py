@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 from datamodules.plan import epoch_edges
 from datamodules.schedules import Constant, as_schedule
 from reproduce.engine.devices import Hardware
 from reproduce.engine.files import read_cache, write_json
-from reproduce.engine.spec import Curvature, Measurement, MLPNetwork, PathSpec, ResNet56Network, RunSpec, dumps
+from reproduce.engine.spec import Curvature, Measurement, PathSpec, RunSpec, dumps
 
 EVALUATION = 1 / 3  # the cost of an example that is only evaluated, in examples trained on
 OVERHEAD = 1.15  # augmentation, and the other core's work
@@ -72,25 +71,6 @@ class Forecast:
                 write_json(self.file, self.known)
         per_step, per_example = self.known[key]
         return per_step, per_example
-
-
-LAUNCH = 6e-6  # seconds a kernel, where the GPU waits for the next launch
-SUSTAINED = 2e13  # FLOP/s of small float32 (TF32) convolutions, a twentieth of an H100's peak
-FLOP = {"VGG11": 0.92e9, "ResNet56": 0.76e9}  # forward and backward of an example, at width 1 and full depth
-
-
-def on_an_h100(spec: RunSpec) -> tuple[float, float]:
-    """Seconds a step and seconds an example on one H100: estimated from launches and arithmetic, not measured."""
-    network = spec.network
-    if isinstance(network, MLPNetwork):
-        layers = len(network.hidden) + 1
-        widths = (network.in_features, *network.hidden, network.num_classes)
-        flop = 6.0 * sum(a * b for a, b in pairwise(widths))
-    else:
-        layers = network.depth if isinstance(network, ResNet56Network) else 11
-        flop = FLOP[network.module] * network.width**2 * (layers / 56 if network.module == "ResNet56" else 1)
-    kernels = 12 * layers  # of a layer, its batch norm and ReLU, there and back
-    return kernels * LAUNCH, flop / SUSTAINED
 
 
 def wall_time(seconds: list[float], jobs: int) -> float:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from reproduce.engine.claims import interval, own, tally
+from reproduce.engine.current import is_current
 from reproduce.engine.definition import BESIDE
-from reproduce.engine.devices import Hardware
 from reproduce.engine.display import duration
 from reproduce.engine.files import CHECKOUT, write_bytes, write_text
-from reproduce.engine.forecast import Forecast, on_an_h100
 from reproduce.engine.options import InputError, parse, refuse
 from reproduce.engine.page import SCRIPTS_IN_ORDER, SIMULATION, definition
-from reproduce.engine.spec import loads
 
 GALLERY, README = CHECKOUT / "reproduce" / "gallery", CHECKOUT / "README.md"
+PAPER_SCALE = GALLERY / "paper_scale.json"
 MARKERS = ("<!-- results: python reproduce/gallery.py -->", "<!-- end of results -->")
 COLOURS = 64  # of a picture's palette
 WIDTH = 1500  # pixels at most
@@ -43,7 +41,6 @@ class Shown:
     pictures: dict[str, bytes]  # file name -> PNG
     claims: list[dict[str, Any]]
     provenance: dict[str, Any]
-    gpu_seconds: float  # of its runs on one H100, estimated; 0 of simulations, which need none
 
 
 def main(doc: str, arguments: list[str] | None = None) -> NoReturn:
@@ -71,6 +68,8 @@ def _read(out: Path, name: str) -> list[Shown]:
         provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
         if provenance["missing"]:
             raise InputError(f"--out: {str(folder)!r} misses {len(provenance['missing'])} runs")
+        if not is_current(defined, folder, "quick"):
+            raise InputError(f"--out: {str(folder)!r} is of other settings than these; run {name}.py again")
         suffix = "" if data is None else f"-{data}"
         pictures = {
             f"{name}{ending}{suffix}.png": small(file)
@@ -79,20 +78,8 @@ def _read(out: Path, name: str) -> list[Shown]:
         }
         claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
         title = defined.title + ("" if data is None else f" ({data})")
-        gpu = _gpu_seconds(out, provenance["runs"].values())
-        found.append(Shown(name + suffix, name, title, pictures, claims, provenance, gpu))
+        found.append(Shown(name + suffix, name, title, pictures, claims, provenance))
     return found
-
-
-def _gpu_seconds(out: Path, keys: Iterable[str]) -> float:
-    """Of those of the runs that are training runs: estimated, one after another."""
-    forecast = Forecast(None, Hardware("cuda", 1, "H100"), on_an_h100)
-    folders = [out / "runs" / key for key in keys]
-    runs = [
-        [loads((folder / name).read_text(encoding="utf-8")) for name in ("spec.json", "measurements.json")]
-        for folder in folders if (folder / "spec.json").is_file()
-    ]  # fmt: skip
-    return sum(forecast.seconds(spec, measurements) for spec, measurements in runs)
 
 
 def small(file: Path) -> bytes:
@@ -126,9 +113,14 @@ def write(shown: list[Shown]) -> None:
 
 
 def overview(shown: list[Shown]) -> str:
-    """One row a figure: what it says, verdicts of the paper's claims and of the controls, command, measured time."""
+    """One row a figure: what it says, verdicts of the paper's claims and of the controls, command, times.
+
+    That of the paper scale is a forecast on a GPU, kept beside the pictures.
+    """
+    paper_scale = json.loads(PAPER_SCALE.read_text(encoding="utf-8"))
     rows = [
-        "| figure | claim | the paper's claims, here | controls | command | 2 CPU cores | one H100 (estimated) |",
+        f"| figure | claim | the paper's claims, here | controls | command | quick, 2 CPU cores | "
+        f"paper scale, {paper_scale['device']} |",
         "|---|---|---|---|---|---|---|",
     ]
     for one in shown:
@@ -137,7 +129,8 @@ def overview(shown: list[Shown]) -> str:
         seconds = one.provenance["seconds"]
         own_runs = seconds > 10 or one.provenance["data"]["name"] == SIMULATION
         time = duration(seconds) if own_runs else "shares runs"
-        gpu = duration(one.gpu_seconds) if one.gpu_seconds and own_runs else "–"
+        hours = paper_scale["hours"].get(one.name)
+        gpu = "–" if hours is None else f"{hours:.0f} h"
         cells = (link, one.title, _counted(paper), _counted(controls), f"`{_command(one)}`", time, gpu)
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)

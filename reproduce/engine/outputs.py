@@ -23,6 +23,7 @@ from reproduce.engine.definition import BESIDE, Context, Figure, PlannedPath, Pl
 from reproduce.engine.display import console
 from reproduce.engine.files import CHECKOUT, read_cache, write_json, write_text
 from reproduce.engine.options import EPOCHS
+from reproduce.engine.planning import described, measured
 from reproduce.engine.results import Results
 from reproduce.engine.table import EIGENVALUE, NOISE, STABILITY, STEP_VARIANCE, Evidence, Table
 
@@ -277,10 +278,12 @@ def _provenance(context: Context, planned: list[PlannedRun], missing: list[str])
             "origin": context.source.origin,
             "own": context.own_data,
         },
+        "source": described(context.source),
         "arm": context.options.arm,
         "seeds": context.seeds,
         "reductions": context.figure.experiment.REDUCTIONS if context.options.scale == "quick" else [],
         "runs": {run.name: run.spec.key for run in planned},
+        "measured": measured(planned),
         "missing": missing,
     }
 

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from reproduce.engine import interrupts
 from reproduce.engine.arms import ARMS
 from reproduce.engine.claims import controls, interval, own, tally
+from reproduce.engine.current import is_current
 from reproduce.engine.definition import BESIDE
 from reproduce.engine.files import CHECKOUT, write_text
 from reproduce.engine.options import EPOCHS, InputError, Options, parse, refuse
@@ -62,6 +63,7 @@ class Entry:
     formulas: list[str]  # MathML
     reductions: list[list[str]]
     provenance: str
+    outdated: bool  # of other settings than the code has now
 
     @property
     def data(self) -> str:
@@ -95,7 +97,8 @@ def _run_missing(options: ReportOptions) -> list[str]:
     """Runs the scripts that have not left everything, one after another. Returns those that failed."""
     failed = []
     for name, data in [(script, data) for script in TO_RUN for data in _wanted(options, script)]:
-        if any(_complete(told, options) for _, told in _made(options, name) if _answers(told, data, name)):
+        made = [(folder, told) for folder, told in _made(options, name) if _answers(told, data, name)]
+        if any(_complete(name, folder, told, options) for folder, told in made):
             continue
         command = [sys.executable, str(SCRIPTS / f"{name}.py"), "--scale", options.scale, "--out", str(options.out)]
         known = {"wandb", "seeds", "jobs"}
@@ -122,9 +125,10 @@ def _answers(told: dict[str, Any], data: str | None, name: str) -> bool:
     return found == data if data is not None else found not in getattr(definition(name), "also_on", ())
 
 
-def _complete(told: dict[str, Any], options: ReportOptions) -> bool:
-    """Nothing is missing there, and no more seeds are asked for."""
-    return not told["missing"] and (options.seeds or 0) <= told.get("seeds", 0)
+def _complete(name: str, folder: Path, told: dict[str, Any], options: ReportOptions) -> bool:
+    """Nothing is missing there, no more seeds are asked for, and the settings have not changed since."""
+    there = not told["missing"] and (options.seeds or 0) <= told.get("seeds", 0)
+    return there and is_current(definition(name), folder, options.scale)
 
 
 def definition(name: str) -> Any:
@@ -211,4 +215,5 @@ def _entry(options: ReportOptions, name: str, folder: Path, provenance: dict[str
         [_mathml(formula) for formula in getattr(defined, "formulas", ())],
         provenance["reductions"],
         json.dumps({key: provenance[key] for key in SHOWN if key in provenance}, indent=1),
+        not is_current(defined, folder, options.scale),
     )

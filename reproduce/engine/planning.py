@@ -48,6 +48,19 @@ def resolve(
     return source
 
 
+SOURCE = ("name", "fingerprint", "train", "test", "channels", "size", "classes")
+
+
+def described(source: Prepared) -> dict[str, Any]:
+    """What specs take from a data set: neither folder nor origin."""
+    return {name: getattr(source, name) for name in SOURCE}
+
+
+def measured(runs: Iterable[PlannedRun]) -> list[str]:
+    """Keys of what is measured of runs after their training."""
+    return sorted({measurement.key for run in runs for measurement in run.measurements})
+
+
 class Plan:
     """The runs of a figure at a scale, on a data set, in an arm, with so many seeds."""
 
@@ -86,27 +99,35 @@ class Plan:
             for label, spec in longest_first
         ]
 
-    def paths(self, planned: list[PlannedRun], results: Results, say: Callable[..., None]) -> list[PlannedPath]:
-        """The lines between runs of a seed that are done; says which have no line because they diverged."""
-        found = []
+    def lines(self, planned: list[PlannedRun]) -> list[PlannedPath]:
+        """The lines between runs: of a seed, and from a seed to the next one (from the last to the first)."""
         specs = [{run.label: run.spec for run in planned if run.seed == seed} for seed in range(self.seeds)]
-        for seed in range(self.seeds):
-            following = specs[(seed + 1) % self.seeds] if self.seeds > 1 else {}
-            for label, path in self.figure.paths(self.options.scale, specs[seed], following).items():
-                ends = [results.finished(run, (), say) for run in (path.start, path.end)]
-                if all(end is not None and end["status"] == "ok" for end in ends):
-                    found.append(PlannedPath(label, seed, path))
-                elif None not in ends:
-                    say(f"no line '{label}' for seed {seed}: a run at its end diverged")
+        return [
+            PlannedPath(label, seed, path)
+            for seed in range(self.seeds)
+            for label, path in self.figure.paths(
+                self.options.scale, specs[seed], specs[(seed + 1) % self.seeds] if self.seeds > 1 else {}
+            ).items()
+        ]
+
+    def paths(self, planned: list[PlannedRun], results: Results, say: Callable[..., None]) -> list[PlannedPath]:
+        """The lines whose runs are done; says which are none because a run diverged."""
+        found = []
+        for line in self.lines(planned):
+            ends = [results.finished(run, (), say) for run in (line.spec.start, line.spec.end)]
+            if all(end is not None and end["status"] == "ok" for end in ends):
+                found.append(line)
+            elif None not in ends:
+                say(f"no line '{line.label}' for seed {line.seed}: a run at its end diverged")
         return found
 
-    def at_paper_scale(self) -> list[PlannedRun]:
-        """The paper's own runs, for their number and hours."""
+    def at_paper_scale(self) -> tuple[list[PlannedRun], list[PlannedPath]]:
+        """The paper's own runs and the lines between them, for their number and hours."""
         name = self.source.name if self.source.name in self.figure.own else self.figure.data
         own = replace(self.source, name=name, train=10**9, test=10**9)  # only its shape is asked for
         paper = Plan(self.figure, replace(self.options, scale="paper", seeds=None, devices=1), own, self.arm)
         first = paper.runs()
-        return first + paper.final(first, None)
+        return first + paper.final(first, None), paper.lines(first)
 
 
 def _work(spec: RunSpec) -> float:

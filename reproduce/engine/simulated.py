@@ -111,7 +111,7 @@ def main(theory: Theory, arguments: list[str] | None = None) -> NoReturn:
 
 
 def _run(theory: Theory, options: SimulationOptions, started: float) -> int:
-    from reproduce.engine import devices, outputs, wandb_mirror
+    from reproduce.engine import devices, outputs, planning, wandb_mirror
     from reproduce.engine.claims import holm
     from reproduce.engine.display import say
     from reproduce.engine.results import Results
@@ -158,6 +158,7 @@ def _run(theory: Theory, options: SimulationOptions, started: float) -> int:
             "hardware": hardware.describe(),
             "data": {"name": data, "own": own} | _content(source),
             "reductions": [],
+            "source": None if source is None else planning.described(source),
             "seeds": seeds,
             "runs": {name: spec.key for name, spec in planned.items()},
             "missing": [],

@@ -96,6 +96,11 @@ class Isotropic:
     """
 
 
+# Raised when the same fields would draw other numbers: results of an older one are not mixed with new ones.
+# 2: chunks of chains on a classifier follow the examples of a step.
+PROTOCOLS = {Gaussian: 1, Examples: 1, Minibatches: 2, Isotropic: 2}
+
+
 @dataclass(frozen=True)
 class Simulation:
     """One simulation; its hash over all fields names its folder.
@@ -104,6 +109,7 @@ class Simulation:
         steps: of SGD. record: the steps after which all chains are kept, ascending; 0 is the start.
         start: a point for all chains, "minimum", or "gibbs": drawn from the Gibbs distribution that the theory expects.
         seed: chains of different seeds are independent.
+        protocol: of `PROTOCOLS`, by the kind of noise; 0 stands for the current one.
     """
 
     potential: Quadratic | Quartic | DoubleWell | SoftmaxRegression
@@ -116,9 +122,11 @@ class Simulation:
     chains: int
     momentum: float = 0.0
     seed: int = 0
-    protocol: int = 1
+    protocol: int = 0
 
     def __post_init__(self) -> None:
+        if self.protocol == 0:
+            object.__setattr__(self, "protocol", PROTOCOLS[type(self.noise)])
         as_floats(self, "lr", "momentum", *(() if isinstance(self.start, str) else ("start",)))
         for name in ("batch_size", "steps", "chains"):
             if getattr(self, name) < 1:

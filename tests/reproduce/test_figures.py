@@ -11,6 +11,7 @@ from datamodules.schedules import Constant, Cyclic
 from datamodules.sources import Prepared
 from reproduce.engine.claims import controls, own
 from reproduce.engine.options import InputError
+from reproduce.engine.spec import MLPNetwork, ResNet56Network, VGG11Network
 from tests.reproduce.script import ROOT, run
 
 SCRIPTS = sorted(p.stem for p in (ROOT / "reproduce").glob("*.py") if p.stem.startswith(("fig", "table", "noise")))
@@ -103,6 +104,55 @@ def of(name):
 
 def settings(specs):
     return {(spec.schedule.lr(0), spec.schedule.batch_size(0)) for spec in specs}
+
+
+VGG, RESNET = VGG11Network(), ResNet56Network()
+# name -> seeds, epochs, training images, network; PAPER's [P] where it says, its [C] elsewhere.
+PROTOCOL = {
+    "fig1": (5, {200}, {50_000}, {MLPNetwork((512,) * 4, batch_norm=True)}),
+    "fig2": (5, {200}, {44_032}, {RESNET}),
+    "fig3": (5, {200}, {44_200}, {VGG}),
+    "fig4": (5, {300, 671, 1500}, {44_800}, {VGG}),  # the root rule at equal t_eta; the noise control
+    "fig5": (5, {300}, {50_000}, {MLPNetwork((256, 256))}),
+    "fig6": (5, {200}, {12_000, 22_500, 45_000}, {VGG}),
+    "fig7": (5, {200}, {44_000}, {RESNET}),
+    "fig8": (5, {200}, {44_800}, {RESNET}),
+    "fig10": (5, {200}, {44_032}, {RESNET}),
+    "fig16": (5, {300}, {44_800}, {VGG}),
+    "table1": (10, {300}, {44_800}, {VGG}),
+}
+
+
+@pytest.mark.parametrize("name", PROTOCOL)
+def test_seeds_epochs_images_and_network_at_paper_scale_are_the_papers(name):
+    seeds, epochs, images, networks = PROTOCOL[name]
+    specs = of(name).values()
+    experiment, own = figure(name).experiment, source(figure(name).data)
+    assert experiment.SETTINGS["paper"].seeds == seeds
+    assert {spec.epochs for spec in specs} == epochs
+    assert {spec.data.train for spec in specs} == images
+    assert {spec.network for spec in specs} == {
+        replace(n, in_features=784) if isinstance(n, MLPNetwork) else n for n in networks
+    }
+    for spec in specs:  # plain SGD on the whole of the images, crop and flip on CIFAR-10 alone
+        assert (spec.weight_decay, spec.sampling, spec.noise, spec.stop_at_loss) == (0, "shuffle", None, None)
+        assert spec.momentum in ((0, 0.9) if name == "fig5" else (0,))
+        assert spec.data.augment == (own.name == "cifar10")
+        assert spec.data.validation == (5_000 if own.name == "cifar10" else 10_000)
+        assert spec.data.test == 10_000
+
+
+def test_the_arms_of_figure_4_and_the_ratios_of_figures_7_and_3_are_the_papers():
+    fourth = of("fig4")
+    assert settings([fourth["mean noise"]]) == {(0.003, 128)}
+    equal_epochs, equal_time = fourth["root rule, equal epochs"], fourth["root rule, equal t_eta"]
+    for spec in (equal_epochs, equal_time):
+        ((lr, size),) = settings([spec])
+        assert (lr / size**0.5, size) == (pytest.approx(0.001 / 128**0.5), 640)
+    assert (equal_epochs.epochs, equal_time.epochs) == (300, round(300 * 0.001 / 128 * 640 / (0.001 * 5**0.5)))
+    for spec in of("fig7").values():
+        assert spec.schedule.noise_ratio(0) == pytest.approx(0.1 / 128, rel=1e-12)
+    assert sorted(spec.schedule.batch_size(0) for spec in of("fig3").values()) == [13, 50, 200]
 
 
 def test_figure_1_at_paper_scale_is_the_papers():

@@ -6,14 +6,11 @@ import json
 import pytest
 from PIL import Image
 
-from datamodules.schedules import NoiseSchedule
 from reproduce.engine import gallery
 from reproduce.engine.options import InputError
-from reproduce.engine.spec import Data, RunSpec, VGG11Network, dumps
 
 CLAIM = {"claim": "a | b", "value": 0.012, "low": 0.0, "high": 0.02, "n": 4, "paper": None, "verdict": "supported",
          "note": "", "unit": "share", "control_of": ""}  # fmt: skip
-SPEC = RunSpec(VGG11Network(), Data("digits", "-", train=480, validation=50, test=100), NoiseSchedule(0.1, 24), 60, 0)
 
 
 @pytest.fixture
@@ -24,6 +21,7 @@ def places(tmp_path, monkeypatch):
     readme.write_text("before\n" + "\nold\n".join(gallery.MARKERS) + "\nafter\n")
     monkeypatch.setattr(gallery, "README", readme)
     monkeypatch.setattr(gallery, "GALLERY", folder)
+    monkeypatch.setattr(gallery, "is_current", lambda *_: True)
     results = tmp_path / "results" / "fig1" / "quick"
     results.mkdir(parents=True)
     Image.effect_noise((2000, 1000), 40).convert("RGB").save(results / "fig1.png")
@@ -31,11 +29,7 @@ def places(tmp_path, monkeypatch):
         json.dumps([CLAIM, CLAIM | {"control_of": CLAIM["claim"], "verdict": "inconclusive"}])
     )
     provenance = {"missing": [], "seconds": 250.0, "data": {"name": "fashionmnist"}, "hardware": "x", "commit": "abc",
-                  "runs": {"a": SPEC.key, "gone": "0" * 16}}  # fmt: skip
-    run = tmp_path / "results" / "runs" / SPEC.key
-    run.mkdir(parents=True)
-    (run / "spec.json").write_text(dumps(SPEC))
-    (run / "measurements.json").write_text("[]")
+                  "runs": {"a": "0" * 16}}  # fmt: skip
     (results / "provenance.json").write_text(json.dumps(provenance))
     return readme, folder, results
 
@@ -55,7 +49,7 @@ def test_pictures_shrink_and_the_table_stands_between_the_markers(places):
     assert text.endswith("after\n")
     assert "old" not in text
     row = next(line for line in text.splitlines() if "fig1" in line)
-    assert "| 1 supported | 1 inconclusive | `reproduce/fig1.py --data fashionmnist` | 4.2 min | 4 s |" in row
+    assert "| 1 supported | 1 inconclusive | `reproduce/fig1.py --data fashionmnist` | 4.2 min | 19 h |" in row
     make(results)
     assert readme.read_text() == text
     assert "a \\| b" in (folder / "README.md").read_text()
@@ -71,6 +65,10 @@ def test_an_incomplete_figure_and_a_gallery_too_large_are_refused_and_nothing_is
     told = json.loads((results / "provenance.json").read_text())
     (results / "provenance.json").write_text(json.dumps(told | {"missing": ["eta 0.1 seed 0"]}))
     with pytest.raises(InputError, match="misses 1 runs"):
+        make(results)
+    (results / "provenance.json").write_text(json.dumps(told))
+    monkeypatch.setattr(gallery, "is_current", lambda *_: False)
+    with pytest.raises(InputError, match="is of other settings"):
         make(results)
     assert readme.read_text() == before
     assert not list(folder.iterdir())

@@ -37,8 +37,14 @@ def results(out, name, *claims, scale="quick"):
     (folder / "provenance.json").write_text(json.dumps(provenance))
 
 
+def current(monkeypatch):
+    """Results as if of the settings that the code has."""
+    monkeypatch.setattr("reproduce.engine.page.is_current", lambda *_: True)
+
+
 @pytest.fixture
-def page(tmp_path):
+def page(tmp_path, monkeypatch):
+    current(monkeypatch)
     controlled = CLAIM | {"claim": "at equal loss", "control_of": CLAIM["claim"], "verdict": "not supported"}
     unbounded = CLAIM | {"claim": "a share", "low": None, "high": None, "verdict": "inconclusive"}
     results(tmp_path, "fig1", CLAIM, controlled)
@@ -73,6 +79,14 @@ def test_a_control_stands_beside_the_claim_that_it_controls_and_no_other(tmp_pat
     assert "at equal loss" not in rows[1]
 
 
+def test_results_of_other_settings_are_marked(page, tmp_path, monkeypatch):
+    words = "Made with other settings"
+    assert words not in page
+    monkeypatch.undo()
+    file, _ = write(ReportOptions(out=tmp_path))
+    assert file.read_text().count(words) == 2
+
+
 def test_a_theory_scripts_formulas_are_mathml(tmp_path):
     results(tmp_path, "theorem2", CLAIM | {"data": "simulation"})
     file, _ = write(ReportOptions(out=tmp_path))
@@ -81,12 +95,19 @@ def test_a_theory_scripts_formulas_are_mathml(tmp_path):
     assert "<mfrac>" in page
 
 
-def test_figures_that_are_incomplete_or_have_too_few_seeds_are_made_again(tmp_path):
+def test_figures_that_are_incomplete_outdated_or_have_too_few_seeds_are_made_again(tmp_path, monkeypatch):
     results(tmp_path, "fig1", CLAIM)
-    told = json.loads((tmp_path / "fig1" / "quick" / "provenance.json").read_text())
-    assert _complete(told, ReportOptions(out=tmp_path))
-    assert not _complete(told, ReportOptions(out=tmp_path, seeds=8))
-    assert not _complete(told | {"missing": ["a run"]}, ReportOptions(out=tmp_path))
+    folder = tmp_path / "fig1" / "quick"
+    told = json.loads((folder / "provenance.json").read_text())
+
+    def complete(told=told, **options):
+        return _complete("fig1", folder, told, ReportOptions(out=tmp_path, **options))
+
+    assert not complete()  # of other settings
+    current(monkeypatch)
+    assert complete()
+    assert not complete(seeds=8)
+    assert not complete(told | {"missing": ["a run"]})
 
 
 def test_a_script_with_several_data_sets_is_run_on_and_shown_for_each(tmp_path, monkeypatch):
@@ -97,6 +118,7 @@ def test_a_script_with_several_data_sets_is_run_on_and_shown_for_each(tmp_path, 
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", run)
+    current(monkeypatch)
     results(tmp_path, "noise_only", CLAIM | {"data": "fashionmnist"})
     _run_missing(ReportOptions(out=tmp_path))
     (again,) = [command for command in commands if command[1].endswith("noise_only.py")]

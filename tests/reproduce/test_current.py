@@ -1,0 +1,85 @@
+"""Results of other settings, networks or measurements than the code has now are not taken for current ones."""
+
+import json
+from dataclasses import replace
+from importlib import import_module
+
+import pandas as pd
+import pytest
+
+from datamodules.sources import Prepared
+from reproduce.engine.arms import ARMS
+from reproduce.engine.current import is_current
+from reproduce.engine.options import Options
+from reproduce.engine.planning import Plan, described, measured
+from reproduce.engine.table import Table
+from reproduce.experiments import memorisation
+
+MNIST = Prepared("mnist", "-", "f", 60_000, 10_000, 1, 28, 10, "-")
+CIFAR = Prepared("cifar10", "-", "f", 50_000, 10_000, 3, 32, 10, "-")
+
+
+def left(folder, figure, source, frame=None):
+    """What a call of the figure at smoke scale would have left."""
+    plan = Plan(figure, Options(scale="smoke", seeds=2), source, ARMS["epochs"])
+    runs = plan.runs()
+    frame = pd.DataFrame({"label": ["-"], "seed": [0], "status": ["ok"]}) if frame is None else frame(runs)
+    runs += plan.final(runs, Table(frame, {}))
+    frame.to_csv(folder / "table.csv", index=False)
+    told = {"source": described(source), "seeds": 2, "arm": "epochs", "measured": measured(runs),
+            "runs": {run.name: run.spec.key for run in runs}}  # fmt: skip
+    return written(folder, told)
+
+
+def written(folder, told):
+    (folder / "provenance.json").write_text(json.dumps(told))
+    return told
+
+
+def test_results_are_current_until_a_setting_a_measurement_or_the_data_change(tmp_path, monkeypatch):
+    figure = import_module("reproduce.fig15").FIGURE
+    told = left(tmp_path, figure, MNIST)
+    assert is_current(figure, tmp_path, "smoke")
+    assert not is_current(figure, tmp_path, "quick")
+    for change in (
+        {"source": told["source"] | {"fingerprint": "other"}}, {"seeds": 3}, {"measured": []}, {"runs": {}},
+    ):  # fmt: skip
+        written(tmp_path, told | change)
+        assert not is_current(figure, tmp_path, "smoke"), change
+    written(tmp_path, {key: value for key, value in told.items() if key != "source"})  # as older versions wrote it
+    assert not is_current(figure, tmp_path, "smoke")
+    written(tmp_path, told)
+    longer = replace(memorisation.SMOKE, epochs=4)
+    monkeypatch.setitem(memorisation.SETTINGS, "smoke", longer)
+    assert not is_current(figure, tmp_path, "smoke")
+
+
+def test_of_a_tuned_figure_the_runs_that_its_table_chooses_count_too(tmp_path):
+    figure = import_module("reproduce.table1").FIGURE
+
+    def frame(runs):
+        scores = [0.5 + run.spec.schedule.lr(2.0) for run in runs]
+        return pd.DataFrame(
+            {"label": [run.label for run in runs], "seed": [run.seed for run in runs], "status": "ok",
+             "val/accuracy": scores, "val/loss": 1.0}
+        )  # fmt: skip
+
+    told = left(tmp_path, figure, CIFAR, frame)
+    assert is_current(figure, tmp_path, "smoke")
+    final = next(name for name in told["runs"] if not name.startswith("tuning"))
+    written(tmp_path, told | {"runs": {k: v for k, v in told["runs"].items() if k != final}})
+    assert not is_current(figure, tmp_path, "smoke")
+
+
+@pytest.mark.parametrize("name", ["theorem2", "sampling"])
+def test_of_a_theory_script_every_simulation_counts(tmp_path, name):
+    theory = import_module(f"reproduce.{name}").THEORY
+    runs = {
+        f"{label}, seed {seed}": replace(spec, seed=seed).key
+        for seed in range(2)
+        for label, spec in theory.simulations("smoke").items()
+    }
+    told = written(tmp_path, {"source": None, "seeds": 2, "runs": runs})
+    assert is_current(theory, tmp_path, "smoke")
+    written(tmp_path, told | {"runs": dict(list(runs.items())[1:])})
+    assert not is_current(theory, tmp_path, "smoke")
