@@ -18,7 +18,6 @@ from reproduce.engine.spec import Measurement, PathSpec, RunSpec, dumps
 from reproduce.theory.simulate import Simulation
 
 Spec = RunSpec | PathSpec | Simulation
-PREEMPTED = 75  # a worker's exit status after SIGTERM: saved, to be gone on with (EX_TEMPFAIL of sysexits.h)
 SCRATCH = ("metrics.jsonl", "progress.json", "result.json")
 
 

@@ -28,6 +28,7 @@ from reproduce.engine.spec import Measurement
 
 ATTEMPTS = 2
 POLL = 0.2  # seconds
+GRACE = 25.0  # seconds to save themselves that runs get; a scheduler's own patience is 30 as a rule
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,14 @@ class Watcher(Protocol):
     def started(self, task: Task, slot: int, attempt: int) -> None: ...
     def polled(self, active: dict[int, Task]) -> None: ...
     def finished(self, task: Task, slot: int, seconds: float, result: dict[str, Any]) -> None: ...
-    def failed(self, task: Task, slot: int, attempt: int, reason: str) -> None: ...
+    def failed(self, task: Task, slot: int, reason: str, again: bool) -> None: ...
 
 
 class Server:
     """The fork server. It starts on first use, in about the time that importing torch and Lightning takes.
 
-    It is started with SIGINT ignored, which its children inherit: Ctrl-C reaches the figure's process alone, which
-    ends them.
+    It is started with SIGINT and SIGTERM ignored, which its children inherit: what a terminal or a scheduler sends to
+    all processes reaches the figure's alone, which ends them.
     """
 
     def __init__(self) -> None:
@@ -83,12 +84,13 @@ class Server:
 
     @staticmethod
     def _ensure_running() -> None:
-        """Only the start itself ignores SIGINT: a first run then waits seconds for the imports, and can be ended."""
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        """Only the start itself ignores signals: a first run then waits seconds for the imports, and can be ended."""
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             forkserver.ensure_running()
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def prepare(self, name: str, data_dir: Path, download: bool = True) -> Prepared:
         """`sources.prepare` in a process that has torchvision. Raises DataError."""
@@ -174,11 +176,20 @@ class Runner:
                     reason = self._outcome(run, watcher, slot)
                     if reason is None:
                         continue
-                    watcher.failed(run.task, slot, run.attempt, reason)
-                    if run.attempt < ATTEMPTS:
+                    again = run.attempt < ATTEMPTS and run.exit_code() != interrupts.PREEMPTED
+                    watcher.failed(run.task, slot, reason, again)
+                    if again:
                         waiting.insert(0, (run.task, run.attempt + 1))
                     else:
                         failed.append(run.task)
+        except interrupts.Terminated:
+            end = time.monotonic() + GRACE
+            for run in active.values():
+                with suppress(ProcessLookupError):
+                    os.kill(run.process.pid, signal.SIGTERM)
+            while any(run.exit_code() is None for run in active.values()) and time.monotonic() < end:
+                time.sleep(POLL)
+            raise
         finally:
             for run in active.values():
                 run.kill()
@@ -192,6 +203,8 @@ class Runner:
             return str(error)
         if result is None:
             code = run.exit_code()
+            if code == interrupts.PREEMPTED:
+                return "asked to leave; the next call goes on where it is"
             return f"killed by signal {-code}" if code is not None and code < 0 else f"exit status {code}"
         watcher.finished(run.task, slot, time.monotonic() - run.since, result)
         return None
