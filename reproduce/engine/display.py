@@ -90,6 +90,15 @@ class Display:
         outcome = describe(result)
         say(f"  {self.done:>3}/{self.total}  {task.label:<{self.width}} {outcome}  {duration(seconds):>8}")
 
+    def elsewhere(self, task: Task) -> None:
+        say(f"  {task.label}: another call is at it; waiting")
+
+    def found(self, task: Task, result: dict[str, Any]) -> None:
+        self.finished_work += self.weights[task.label]
+        self.done += 1
+        self.progress.update(self.outer, description=self._runs(), completed=self.finished_work)
+        say(f"  {self.done:>3}/{self.total}  {task.label:<{self.width}} {describe(result)}  by another call")
+
     def failed(self, task: Task, slot: int, reason: str, again: bool) -> None:
         self._end(slot, None)
         self.mirror.discard(task.folder)

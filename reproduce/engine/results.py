@@ -12,12 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from datamodules.sources import Prepared
 from reproduce.engine.files import read_cache, read_lines, write_json, write_text
 from reproduce.engine.spec import Measurement, PathSpec, RunSpec, dumps
 from reproduce.theory.simulate import Simulation
 
 Spec = RunSpec | PathSpec | Simulation
+PATIENCE = 20.0  # seconds
 SCRATCH = ("metrics.jsonl", "progress.json", "result.json")
 
 
@@ -93,6 +96,20 @@ class RunFolder:
         except (OSError, ValueError, KeyError):
             return 0.0
 
+    def claim(self) -> FileLock | None:
+        """The right to run here, until it is released or this process ends, however; None while another has it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / "claim.lock", blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            return None
+        return lock
+
+    def alone(self) -> FileLock:
+        """Held by whoever writes the run's files: after a kill the worker of the last claim may live a moment longer."""
+        return FileLock(self.path / "worker.lock", timeout=PATIENCE)
+
     def prepare(
         self,
         spec: Spec,
@@ -105,6 +122,12 @@ class RunFolder:
         Or for what is to be measured of a finished one.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        with self.alone():
+            self._prepare(spec, job, measurements, say)
+
+    def _prepare(
+        self, spec: Spec, job: dict[str, Any], measurements: Sequence[Measurement], say: Callable[[str], None]
+    ) -> None:
         try:
             trained = self.result() is not None
         except ValueError:  # a first attempt left it damaged

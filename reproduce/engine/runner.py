@@ -20,6 +20,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Protocol
 
+from filelock import FileLock
+
 from datamodules.sources import DataError, Prepared
 from reproduce.engine import interrupts
 from reproduce.engine.files import CHECKOUT
@@ -47,6 +49,8 @@ class Watcher(Protocol):
     def started(self, task: Task, slot: int, attempt: int) -> None: ...
     def polled(self, active: dict[int, Task]) -> None: ...
     def finished(self, task: Task, slot: int, seconds: float, result: dict[str, Any]) -> None: ...
+    def elsewhere(self, task: Task) -> None: ...
+    def found(self, task: Task, result: dict[str, Any]) -> None: ...
     def failed(self, task: Task, slot: int, reason: str, again: bool) -> None: ...
 
 
@@ -129,6 +133,7 @@ class _Active:
     attempt: int
     process: Any
     since: float
+    claim: FileLock
 
     @property
     def sentinel(self) -> Any:
@@ -153,18 +158,21 @@ class Runner:
 
     def __init__(self, server: Server, jobs: int, devices: int = 1, gpus: int = 0) -> None:
         self.server, self.jobs, self.devices, self.gpus = server, jobs, devices, gpus
+        self._elsewhere: set[str] = set()
 
     def run(self, tasks: list[Task], watcher: Watcher) -> list[Task]:
-        """Runs all tasks and returns those that failed twice. Whatever ends it leaves no process behind."""
+        """Runs all tasks and returns those that failed twice. Whatever ends it leaves no process behind.
+
+        What another call on the same folder is at is waited for, and taken over if that ends without a result.
+        """
         waiting, failed = [(task, 1) for task in tasks], []
         active: dict[int, _Active] = {}
         try:
             while waiting or active:
                 for slot in range(self.jobs):
-                    if slot not in active and waiting:
-                        task, attempt = waiting.pop(0)
-                        active[slot] = self._start(task, attempt, slot)
-                        watcher.started(task, slot, attempt)
+                    if slot not in active and (following := self._next(waiting, watcher)):
+                        active[slot] = self._start(*following, slot)
+                        watcher.started(active[slot].task, slot, active[slot].attempt)
                 self._wait(list(active.values()))
                 watcher.polled({slot: run.task for slot, run in active.items()})
                 interrupts.check()  # a watcher's library may have swallowed it
@@ -172,6 +180,7 @@ class Runner:
                     if run.exit_code() is None:
                         continue
                     run.kill()  # a rank that survived the first one's death
+                    run.claim.release()
                     del active[slot]
                     reason = self._outcome(run, watcher, slot)
                     if reason is None:
@@ -193,7 +202,26 @@ class Runner:
         finally:
             for run in active.values():
                 run.kill()
+                run.claim.release()
         return failed
+
+    def _next(self, waiting: list[tuple[Task, int]], watcher: Watcher) -> tuple[Task, int, FileLock] | None:
+        """Takes the first task that no other call is at, with its claim; what another call has done is found."""
+        for task, attempt in list(waiting):
+            claim = task.folder.claim()
+            if claim is None:
+                if task.label not in self._elsewhere:
+                    watcher.elsewhere(task)
+                self._elsewhere.add(task.label)
+                continue
+            waiting.remove((task, attempt))
+            with suppress(ValueError):  # a damaged result is no result
+                if attempt == 1 and (result := task.folder.complete(task.measurements)) is not None:
+                    claim.release()
+                    watcher.found(task, result)
+                    continue
+            return task, attempt, claim
+        return None
 
     def _outcome(self, run: _Active, watcher: Watcher, slot: int) -> str | None:
         """None if the run left a result; otherwise why it has none."""
@@ -209,7 +237,7 @@ class Runner:
         watcher.finished(run.task, slot, time.monotonic() - run.since, result)
         return None
 
-    def _start(self, task: Task, attempt: int, slot: int) -> _Active:
+    def _start(self, task: Task, attempt: int, claim: FileLock, slot: int) -> _Active:
         task.prepare()
         with task.folder.log.open("a") as log:
             log.write(f"--- attempt {attempt}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
@@ -219,7 +247,7 @@ class Runner:
             process = self.server.start("serve_run", str(path), slot % self.gpus if self.gpus else None)
         else:
             process = self._start_command(path, slot)
-        return _Active(task, attempt, process, time.monotonic())
+        return _Active(task, attempt, process, time.monotonic(), claim)
 
     def _start_command(self, path: Path, slot: int) -> subprocess.Popen[bytes]:
         environment = os.environ | {"THREE_FACTORS_WATCH_STDIN": "1"}

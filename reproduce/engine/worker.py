@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import asdict
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -70,7 +71,7 @@ def run_folder(folder: Path) -> None:
 
 def _check_checkpoint(run: RunFolder) -> None:
     """A checkpoint that cannot be read is told and removed: the run then starts again."""
-    if not run.checkpoint.exists() or os.environ.get("LOCAL_RANK", "0") != "0":
+    if not run.checkpoint.exists() or not _first_rank():
         return
     try:
         saved = torch.load(run.checkpoint, map_location="cpu", weights_only=False)
@@ -103,10 +104,16 @@ def run_or_leave(folder: Path) -> None:
     """`run_folder`; after SIGTERM the training saves itself and the process ends with status PREEMPTED."""
     signal.signal(signal.SIGTERM, _leave)
     try:
-        run_folder(folder)
+        with RunFolder(folder).alone() if _first_rank() else nullcontext():  # the other ranks are this one's
+            run_folder(folder)
     except Preempted as error:
         print(error, flush=True)
         sys.exit(PREEMPTED)
+
+
+def _first_rank() -> bool:
+    """Before the ranks have met: as Lightning, torchrun and srun count them."""
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
 
 
 def _leave(*_: Any) -> NoReturn:
