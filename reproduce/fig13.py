@@ -51,7 +51,7 @@ def draw(table, axes):
     from reproduce.engine import plots
 
     colours = dict(zip(NAMES, (plots.BLUE, plots.ORANGE, plots.GREEN, plots.RED)))
-    by_step, *by_epoch, sizes, rates, ratios = axes(2, 4)
+    by_step, *by_epoch, sizes, rates, ratios = axes(4, 2)
     for label, colour in colours.items():
         plots.per_step(by_step, table, label, "loss", colour, legend=NAMES[label])
         for panel, metric in zip(by_epoch, ("train/loss", "train/accuracy", "val/accuracy", "test/accuracy")):

@@ -13,7 +13,7 @@ from reproduce.engine.table import NORMALISED, STABILITY, WEIGHT_NORM, Table
 # S, eta, and controls: told apart also without colour vision
 BLUE, RED, GREY = "#1f5fa8", "#c23b31", "#7a7a7a"
 ORANGE, GREEN, PURPLE = "#e69f00", "#1b9e77", "#8e5aa8"
-PANEL = (4.5, 4.2)  # inches
+PANEL, FOOTER = (4.5, 4.2), 0.34  # inches
 # What stands beside every norm of the Hessian: the confounds of scale and of the edge of stability
 WORDS = {
     NORMALISED: "scale-normalised sharpness",
@@ -174,7 +174,7 @@ def nothing(axes: Any, words: str) -> None:
 
 def log_scale(axis: Any) -> None:
     """A logarithmic axis (`axes.xaxis` or `.yaxis`) with labels that do not run into one another."""
-    from matplotlib.ticker import FuncFormatter, LogFormatterMathtext, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     limits = axis.axes.dataLim
     if not np.isfinite(limits.minposx if axis.axis_name == "x" else limits.minposy):
@@ -185,8 +185,14 @@ def log_scale(axis: Any) -> None:
     within = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0) if decades < 0.7 else (1.0, 2.0, 5.0)
     axis.set_major_locator(LogLocator(subs=within if decades < 1.6 else (1.0,)))
     plain = decades < 1.6 and low > 1e-4
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}") if plain else LogFormatterMathtext())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if plain else _power_of_ten(value)))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _power_of_ten(value: float) -> str:
+    """2e-4 as 2·10⁻⁴, 1e-4 as 10⁻⁴."""
+    digits, exponent = f"{value:.0e}".split("e")
+    return ("" if digits == "1" else rf"{digits}$\cdot$") + rf"$10^{{{int(exponent)}}}$"
 
 
 def highest(table: Table, label: str, name: str) -> str:
@@ -267,8 +273,7 @@ def save(
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with mpl.rc_context(STYLE):
-        layout = ConstrainedLayoutEngine(rect=(0, 0.08, 1, 0.92))  # room for the footer
-        figure = Figure(figsize=PANEL, layout=layout)
+        figure = Figure(figsize=PANEL, layout=(layout := ConstrainedLayoutEngine()))
         FigureCanvasAgg(figure)
 
         def axes(rows: int, columns: int, **options: Any) -> Any:
@@ -276,7 +281,10 @@ def save(
             return np.atleast_1d(figure.subplots(rows, columns, **options)).ravel()
 
         draw(table, axes)
-        figure.text(0.01, 0.012, footer, fontsize=6.5, color="#555555", va="bottom", wrap=True)
+        height = figure.get_figheight()
+        room = FOOTER / height
+        layout.set(rect=(0, room, 1, 1 - room))
+        figure.text(0.01, 0.05 / height, footer, fontsize=6.5, color="#555555", va="bottom", wrap=True)
         if watermark:
             figure.text(0.5, 0.55, watermark, fontsize=26, color="#000000", alpha=0.10, ha="center", va="center",
                         rotation=18, weight="bold")  # fmt: skip
