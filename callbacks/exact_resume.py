@@ -23,7 +23,7 @@ class Preempted(Exception):
 
 
 class _Replacing(TorchCheckpointIO):
-    """Writes beside the file and renames. Lightning's own goes by the system's temporary folder, where kills leave it."""
+    """Writes beside the file and renames. Lightning's own leaves files in the system's temporary folder when killed."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         path = Path(path)

@@ -198,12 +198,16 @@ class _Session:
     # -- running
 
     def job(self, threads: int | None = None) -> dict[str, Any]:
+        from reproduce.engine import provenance
         from reproduce.engine.results import job_data
 
         spare = max(1, self.hardware.count // (self.jobs * self.options.devices))
         if self.hardware.accelerator == "cuda":
             spare = 1
-        return job_data(self.source, self.hardware.accelerator, self.options.devices, threads or spare)
+        return job_data(
+            self.source, self.hardware.accelerator, self.options.devices, threads or spare,
+            provenance.bits(self.hardware.describe()),
+        )  # fmt: skip
 
     def open_mirror(self) -> Any:
         from reproduce.engine.wandb_mirror import Mirror
@@ -237,7 +241,7 @@ class _Session:
             Task(
                 run.name,
                 folder := self.results.folder(run.spec),
-                partial(folder.prepare, run.spec, job, run.measurements),
+                partial(folder.prepare, run.spec, job, run.measurements, self.say),
                 run.measurements,
             )
             for run in todo

@@ -107,7 +107,7 @@ class RunFolder:
         return lock
 
     def alone(self) -> FileLock:
-        """Held by whoever writes the run's files: after a kill the worker of the last claim may live a moment longer."""
+        """Held by whoever writes the run's files: the worker of a call that was killed may live a moment longer."""
         return FileLock(self.path / "worker.lock", timeout=PATIENCE)
 
     def prepare(

@@ -120,8 +120,16 @@ def train(spec: RunSpec, job: Job, folder: RunFolder) -> dict[str, Any] | None:
         max_epochs=spec.epochs,
         check_val_every_n_epoch=spec.evaluate_every,
         num_sanity_val_steps=0,
-        callbacks=[DropoutStream(spec.seed), noise, *([watch] if watch else []), keep, *stop, progress, recorder,
-                   resume],  # fmt: skip
+        callbacks=[
+            DropoutStream(spec.seed),
+            noise,
+            *([watch] if watch else []),
+            keep,
+            *stop,
+            progress,
+            recorder,
+            resume,
+        ],
         use_distributed_sampler=False,
         logger=False,
         enable_progress_bar=False,
