@@ -1,4 +1,4 @@
-"""Figure 14. Learning curves with random labels: memorisation sets in later at higher eta/S.
+"""Figure 14. Learning curves with random labels: memorisation begins where validation accuracy is best.
 
 The runs of Figure 5 without momentum. Solid: accuracy on the noisy training set; dotted: validation accuracy; warm
 colours: high eta/S. Claim: memorisation (accuracy on wrongly labelled examples 2 points above its lowest) begins after

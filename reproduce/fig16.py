@@ -43,7 +43,8 @@ def check(table):
 def draw(table, axes):
     from reproduce.engine import plots
 
-    panels = axes(1, len(cyclical.ARMS))
+    *panels, spare = axes(2, 3)
+    spare.remove()
     others = plots.twins(panels, "training loss", plots.RED, "norm of the Hessian", plots.BLUE)
     for panel, other, label in zip(panels, others, cyclical.ARMS):
         plots.band(panel, table, label, cyclical.LOSS, plots.RED)
@@ -56,16 +57,13 @@ def draw(table, axes):
 def draw_beside(table, axes):
     from reproduce.engine import plots
 
-    panels = iter(axes(len(plots.WORDS), len(cyclical.ARMS), sharey="row"))
-    for metric, words in plots.WORDS.items():
-        for label in cyclical.ARMS:
-            panel = next(panels)
-            plots.band(panel, table, label, metric, plots.BLUE, legend="_")
-            panel.set(title=label, xlabel="epoch", ylabel=words)
-            plots.log_scale(panel.yaxis)
-            if metric == plots.STABILITY:
-                plots.edge_of_stability(panel)
-            panel.label_outer()
+    panels = axes(len(cyclical.ARMS), len(plots.WORDS), sharey="col")
+    for panel, (label, metric) in zip(panels, [(label, metric) for label in cyclical.ARMS for metric in plots.WORDS]):
+        plots.band(panel, table, label, metric, plots.BLUE, legend="_")
+        panel.set(title=label, xlabel="epoch", ylabel=plots.WORDS[metric])
+        plots.log_scale(panel.yaxis)
+        if metric == plots.STABILITY:
+            plots.edge_of_stability(panel)
 
 
 FIGURE = Figure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from reproduce.engine.table import NORMALISED, STABILITY, WEIGHT_NORM, Table
 # S, eta, and controls: told apart also without colour vision
 BLUE, RED, GREY = "#1f5fa8", "#c23b31", "#7a7a7a"
 ORANGE, GREEN, PURPLE = "#e69f00", "#1b9e77", "#8e5aa8"
-PANEL, FOOTER = (4.5, 4.2), 0.34  # inches
+PANEL = (4.5, 4.2)  # inches
+FOOTER, LINE, CHARACTER = 6.5, 0.125, 0.048  # points of the footer's type; inches of a line and of a character
 # What stands beside every norm of the Hessian: the confounds of scale and of the edge of stability
 WORDS = {
     NORMALISED: "scale-normalised sharpness",
@@ -209,9 +211,12 @@ def highest(table: Table, label: str, name: str) -> str:
 def twins(panels: Sequence[Any], left: str, left_colour: str, right: str, right_colour: str) -> list[Any]:
     """A second y axis on the right of every panel; the outermost axes alone are labelled, in their lines' colours."""
     others = [panel.twinx() for panel in panels]
-    panels[0].set_ylabel(left, color=left_colour)
-    others[-1].set_ylabel(right, color=right_colour)
     for panel, other in zip(panels, others):
+        place = panel.get_subplotspec()
+        if place.is_first_col():
+            panel.set_ylabel(left, color=left_colour)
+        if place.is_last_col() or panel is panels[-1]:
+            other.set_ylabel(right, color=right_colour)
         panel.tick_params(axis="y", colors=left_colour, labelsize=8)
         other.tick_params(axis="y", colors=right_colour, labelsize=8)
         other.grid(visible=False)
@@ -281,10 +286,10 @@ def save(
             return np.atleast_1d(figure.subplots(rows, columns, **options)).ravel()
 
         draw(table, axes)
-        height = figure.get_figheight()
-        room = FOOTER / height
+        width, height = figure.get_size_inches()
+        room = (0.08 + LINE * math.ceil(len(footer) * CHARACTER / width)) / height
         layout.set(rect=(0, room, 1, 1 - room))
-        figure.text(0.01, 0.05 / height, footer, fontsize=6.5, color="#555555", va="bottom", wrap=True)
+        figure.text(0.01, 0.05 / height, footer, fontsize=FOOTER, color="#555555", va="bottom", wrap=True)
         if watermark:
             figure.text(0.5, 0.55, watermark, fontsize=26, color="#000000", alpha=0.10, ha="center", va="center",
                         rotation=18, weight="bold")  # fmt: skip

@@ -250,8 +250,12 @@ def draw(
             n = np.array([places[i][1] / size for i in chosen])
             plots.points(panel, n, values[:, chosen], trained[:, chosen].mean(0) > 0.5, colour, f"S {size}")
         panel.set(xlabel="η/S", ylabel=WORDS[metric], title=title)
-        if len(labels) and np.isnan(values).all():
-            plots.nothing(panel, "no run trained: every one\nended above its first loss")
+        if np.isnan(values).all():
+            ended = not np.isnan(table.grid(labels, LOSS)).all()
+            plots.nothing(
+                panel, "no run got there" if ended else "no run trained: every one\nended above its first loss"
+            )
+            continue
         plots.log_scale(panel.xaxis)
         if metric != ACCURACY:
             plots.log_scale(panel.yaxis)

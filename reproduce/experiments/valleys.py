@@ -178,8 +178,9 @@ def _list(values: tuple[float, ...]) -> str:
 
 
 def draw(table: Table, axes: Any, labels: Sequence[str]) -> None:
-    """A panel for each line, over all seeds."""
-    _draw(table, axes(1, len(labels)), [(label, None, label) for label in labels])
+    """A panel for each line, over all seeds; four in a square."""
+    shape = (2, 2) if len(labels) == 4 else (1, len(labels))
+    _draw(table, axes(*shape), [(label, None, label) for label in labels])
 
 
 def draw_seeds(table: Table, axes: Any, label: str) -> None:
