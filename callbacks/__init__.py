@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _HOME = {
+    "ExactResume": "callbacks.exact_resume",
     "GradientNoiseMonitor": "callbacks.gradient_noise",
     "HessianMonitor": "callbacks.hessian",
     "InterpolationMonitor": "callbacks.interpolation",
@@ -15,6 +16,7 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
+    from callbacks.exact_resume import ExactResume
     from callbacks.gradient_noise import GradientNoiseMonitor
     from callbacks.hessian import HessianMonitor
     from callbacks.interpolation import InterpolationMonitor

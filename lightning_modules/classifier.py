@@ -126,15 +126,29 @@ class SGDClassifier(pl.LightningModule):
     def _accumulate(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
         # In place and in few operations: a `self.log` or a torchmetrics update costs more than a small network's step.
         if self._loss_sum is None or self._correct is None:
-            self._loss_sum = torch.zeros((), dtype=torch.float64, device=loss.device)
-            self._correct = torch.zeros((), dtype=torch.int64, device=loss.device)
+            self._loss_sum, self._correct = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64)
+            self._seen = 0
+        if self._loss_sum.device != loss.device:
+            self._loss_sum, self._correct = self._loss_sum.to(loss.device), self._correct.to(loss.device)
         self._loss_sum.add_(loss, alpha=len(targets))
         self._correct.add_((logits.argmax(1) == targets).sum())
         self._seen += len(targets)
 
-    def on_train_epoch_start(self) -> None:
-        self._loss_sum = self._correct = None
-        self._seen = 0
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The sums of an epoch that is not over, of every rank: added up in another order they would differ."""
+        there = self._loss_sum is not None and self._correct is not None
+        own = (float(self._loss_sum), int(self._correct), self._seen) if there else None  # type: ignore[arg-type]
+        sums: list[Any] = [own] * self._ranks
+        if self._ranks > 1:
+            torch.distributed.all_gather_object(sums, own)
+        checkpoint["epoch_sums"] = sums
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        sums = checkpoint.get("epoch_sums", [])
+        own = sums[self.trainer.global_rank] if len(sums) == self._ranks else None
+        if own is not None:  # the module is moved to its device later
+            self._loss_sum, self._correct = torch.tensor(own[0], dtype=torch.float64), torch.tensor(own[1])
+            self._seen = own[2]
 
     def on_train_epoch_end(self) -> None:
         if self._loss_sum is None or self._correct is None:
@@ -144,6 +158,7 @@ class SGDClassifier(pl.LightningModule):
             torch.distributed.all_reduce(sums)
         self.log("train/loss", (sums[0] / sums[2]).float(), rank_zero_only=True)
         self.log("train/accuracy", (sums[1] / sums[2]).float(), rank_zero_only=True)
+        self._loss_sum = self._correct = None
 
     def _evaluate(self, part: str, batch: Batch) -> None:
         inputs, targets = batch

@@ -90,11 +90,20 @@ class Display:
         outcome = describe(result)
         say(f"  {self.done:>3}/{self.total}  {task.label:<{self.width}} {outcome}  {duration(seconds):>8}")
 
-    def failed(self, task: Task, slot: int, attempt: int, reason: str) -> None:
+    def elsewhere(self, task: Task) -> None:
+        say(f"  {task.label}: another call is at it; waiting")
+
+    def found(self, task: Task, result: dict[str, Any]) -> None:
+        self.finished_work += self.weights[task.label]
+        self.done += 1
+        self.progress.update(self.outer, description=self._runs(), completed=self.finished_work)
+        say(f"  {self.done:>3}/{self.total}  {task.label:<{self.width}} {describe(result)}  by another call")
+
+    def failed(self, task: Task, slot: int, reason: str, again: bool) -> None:
         self._end(slot, None)
         self.mirror.discard(task.folder)
-        again = "started once more" if attempt == 1 else "given up"
-        say(f"  {task.label}: {reason}; {again}; log: {task.folder.log}", style="bold red")
+        words = "started once more" if again else "given up"
+        say(f"  {task.label}: {reason}; {words}; log: {task.folder.log}", style="bold red")
 
     def _end(self, slot: int, task: Task | None) -> None:
         self.progress.remove_task(self.bars.pop(slot))

@@ -23,7 +23,8 @@ START_UP = 8  # seconds: torch and Lightning are imported once, and the figure i
 
 
 def main(figure: Figure, arguments: list[str] | None = None) -> NoReturn:
-    """Runs a figure's command line and ends the process: 0 done, 1 runs missing, 2 bad input, 130 interrupted."""
+    """Runs a figure's command line and ends the process: 0 done, 1 runs missing, 2 bad input, 130 interrupted (Ctrl-C),
+    75 asked to leave (SIGTERM)."""
     started = time.monotonic()
     interrupts.listen()
     try:
@@ -35,8 +36,11 @@ def main(figure: Figure, arguments: list[str] | None = None) -> NoReturn:
             status = _Session(figure, options, started).run()
         except (InputError, DataError) as error:
             refuse(error)
+    except interrupts.Terminated:
+        print("asked to leave; the next call goes on where the runs are", file=sys.stderr)
+        status = interrupts.PREEMPTED
     except KeyboardInterrupt:
-        print("interrupted; finished runs are kept, the others start anew next time", file=sys.stderr)
+        print("interrupted; the next call goes on from the runs' last checkpoints", file=sys.stderr)
         status = 130
     sys.stdout.flush()
     raise SystemExit(status)
@@ -207,12 +211,16 @@ class _Session:
     # -- running
 
     def job(self, threads: int | None = None) -> dict[str, Any]:
+        from reproduce.engine import provenance
         from reproduce.engine.results import job_data
 
         spare = max(1, self.hardware.count // (self.jobs * self.options.devices))
         if self.hardware.accelerator == "cuda":
             spare = 1
-        return job_data(self.source, self.hardware.accelerator, self.options.devices, threads or spare)
+        return job_data(
+            self.source, self.hardware.accelerator, self.options.devices, threads or spare,
+            provenance.bits(self.hardware.describe()),
+        )  # fmt: skip
 
     def open_mirror(self) -> Any:
         from reproduce.engine.wandb_mirror import Mirror
@@ -246,7 +254,7 @@ class _Session:
             Task(
                 run.name,
                 folder := self.results.folder(run.spec),
-                partial(folder.prepare, run.spec, job, run.measurements),
+                partial(folder.prepare, run.spec, job, run.measurements, self.say),
                 run.measurements,
             )
             for run in todo

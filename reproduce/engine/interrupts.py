@@ -1,29 +1,36 @@
-"""Ctrl-C that is not lost: libraries that wait on their own (W&B) swallow a KeyboardInterrupt now and then."""
+"""Ctrl-C and SIGTERM that are not lost: libraries that wait on their own (W&B) swallow an exception now and then."""
 
 from __future__ import annotations
 
 import signal
 from typing import Any, NoReturn
 
-_heard = False
+PREEMPTED = 75  # exit status after SIGTERM: saved, to be gone on with (EX_TEMPFAIL of sysexits.h)
+_heard: type[KeyboardInterrupt] | None = None
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: by a scheduler, say, that wants the machine back. Runs get the time to save themselves."""
 
 
 def listen() -> None:
-    """Remembers SIGINT besides raising KeyboardInterrupt; leaves alone a process that was told to ignore it."""
+    """Remembers SIGINT and SIGTERM besides raising; leaves alone a process that was told to ignore SIGINT."""
     global _heard
-    _heard = False
+    _heard = None
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _hear)
+    signal.signal(signal.SIGTERM, _hear)
 
 
 def check() -> None:
-    """Raises KeyboardInterrupt if there was one, whoever caught it since."""
-    if _heard:
-        raise KeyboardInterrupt
+    """Raises what there was, whoever caught it since."""
+    if _heard is not None:
+        raise _heard
 
 
-def _hear(*_: Any) -> NoReturn:
+def _hear(number: int, *_: Any) -> NoReturn:
     global _heard
-    _heard = True
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one must not break off the ending of the runs
-    raise KeyboardInterrupt
+    _heard = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    for other in (signal.SIGINT, signal.SIGTERM):  # a second one must not break off the ending of the runs
+        signal.signal(other, signal.SIG_IGN)
+    raise _heard

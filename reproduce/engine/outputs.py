@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-import platform
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from reproduce.engine import claims as judging
-from reproduce.engine import plots
+from reproduce.engine import plots, provenance
 from reproduce.engine.definition import BESIDE, Context, Figure, PlannedPath, PlannedRun
 from reproduce.engine.display import console
-from reproduce.engine.files import CHECKOUT, read_cache, write_json, write_text
+from reproduce.engine.files import read_cache, write_json, write_text
 from reproduce.engine.options import EPOCHS
 from reproduce.engine.planning import described, measured
 from reproduce.engine.results import Results
@@ -241,7 +236,7 @@ def leave(
     before, runs = read_cache(file), set(leaving.provenance["runs"].values())
     same = runs & set(before.get("runs", {}).values())  # other settings have times of their own
     spent = {"seconds": round((before.get("seconds", 0.0) if same else 0.0) + seconds, 1)}
-    write_json(file, environment() | leaving.provenance | spent)
+    write_json(file, provenance.environment() | leaving.provenance | spent)
     _print(judged)
     return found
 
@@ -286,39 +281,6 @@ def _provenance(context: Context, planned: list[PlannedRun], missing: list[str])
         "measured": measured(planned),
         "missing": missing,
     }
-
-
-def environment() -> dict[str, Any]:
-    """The command, the code and the libraries."""
-    packages = (
-        "torch",
-        "pytorch-lightning",
-        "torchvision",
-        "torchmetrics",
-        "numpy",
-        "scipy",
-        "pandas",
-        "matplotlib",
-        "wandb",
-    )
-    return {
-        "command": " ".join(["python", *sys.argv]),
-        "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-    }
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        answer = subprocess.run(
-            ["git", *arguments], cwd=CHECKOUT, capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip()
 
 
 def _print(judged: list[judging.Claim]) -> None:

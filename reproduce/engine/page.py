@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -84,9 +85,9 @@ def main(doc: str, arguments: list[str] | None = None) -> NoReturn:
         page, entries = write(options)
     except InputError as error:
         refuse(error)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as ended:
         print("interrupted; finished runs are kept", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(interrupts.PREEMPTED if isinstance(ended, interrupts.Terminated) else 130) from None
     print(f"written: {page} ({len({entry.script for entry in entries})} of {len(SCRIPTS_IN_ORDER)} figures)")
     for name in failed:
         print(f"{name} failed: see what it said above")
@@ -107,9 +108,20 @@ def _run_missing(options: ReportOptions) -> list[str]:
             value = getattr(options, flag)
             command += [f"--{flag.replace('_', '-')}", str(value)] if value is not None else []
         command += ["--data", data] if data is not None else []
-        if subprocess.run(command, check=False).returncode:
+        if _run(command):
             failed.append(name)
     return failed
+
+
+def _run(command: list[str]) -> int:
+    """A script's exit status. What ends us ends it in the same way, and is waited for."""
+    with subprocess.Popen(command) as script:
+        try:
+            return script.wait()
+        except KeyboardInterrupt as ended:
+            script.send_signal(signal.SIGTERM if isinstance(ended, interrupts.Terminated) else signal.SIGINT)
+            script.wait()
+            raise
 
 
 def _wanted(options: ReportOptions, name: str) -> list[str | None]:

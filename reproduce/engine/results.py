@@ -12,12 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from datamodules.sources import Prepared
-from reproduce.engine.files import read_lines, write_json, write_text
+from reproduce.engine.files import read_cache, read_lines, write_json, write_text
 from reproduce.engine.spec import Measurement, PathSpec, RunSpec, dumps
 from reproduce.theory.simulate import Simulation
 
 Spec = RunSpec | PathSpec | Simulation
+PATIENCE = 20.0  # seconds
 SCRATCH = ("metrics.jsonl", "progress.json", "result.json")
 
 
@@ -30,6 +33,11 @@ class RunFolder:
     @property
     def log(self) -> Path:
         return self.path / "log.txt"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Of a training that is not done; of the environment in environment.json."""
+        return self.path / "training.ckpt"
 
     def result(self) -> dict[str, Any] | None:
         """The finished result, None if there is none yet. Raises ValueError if it is damaged."""
@@ -88,14 +96,50 @@ class RunFolder:
         except (OSError, ValueError, KeyError):
             return 0.0
 
-    def prepare(self, spec: Spec, job: dict[str, Any], measurements: Sequence[Measurement] = ()) -> None:
-        """Makes the folder ready for a run from its start, or for what is to be measured of a finished one."""
+    def claim(self) -> FileLock | None:
+        """The right to run here, until it is released or this process ends, however; None while another has it."""
         self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / "claim.lock", blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            return None
+        return lock
+
+    def alone(self) -> FileLock:
+        """Held by whoever writes the run's files: the worker of a call that was killed may live a moment longer."""
+        return FileLock(self.path / "worker.lock", timeout=PATIENCE)
+
+    def prepare(
+        self,
+        spec: Spec,
+        job: dict[str, Any],
+        measurements: Sequence[Measurement] = (),
+        say: Callable[[str], None] = print,
+    ) -> None:
+        """Makes the folder ready for a run from its checkpoint, if that is of the same environment, or from its start.
+
+        Or for what is to be measured of a finished one.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self.alone():
+            self._prepare(spec, job, measurements, say)
+
+    def _prepare(
+        self, spec: Spec, job: dict[str, Any], measurements: Sequence[Measurement], say: Callable[[str], None]
+    ) -> None:
         try:
             trained = self.result() is not None
         except ValueError:  # a first attempt left it damaged
             trained = False
-        if not trained:
+            self.checkpoint.unlink(missing_ok=True)
+        before = environment(read_cache(self.path / "job.json"))
+        changed = [name for name, value in environment(job).items() if before.get(name) != value]
+        if changed and self.checkpoint.exists():
+            self.checkpoint.unlink()
+            words = ", ".join(f"{name} {before.get(name)} then, {environment(job)[name]} now" for name in changed)
+            say(f"run {self.path.name} starts again, since its checkpoint is of another environment: {words}")
+        if not trained and not self.checkpoint.exists():
             for name in SCRATCH:
                 (self.path / name).unlink(missing_ok=True)
         write_text(self.path / "spec.json", dumps(spec, indent=1) + "\n")
@@ -178,12 +222,21 @@ class Results:
             return None
 
 
-def job_data(data: Prepared, accelerator: str, devices: int, threads: int) -> dict[str, Any]:
-    """What `worker` reads as its Job."""
+def job_data(
+    data: Prepared, accelerator: str, devices: int, threads: int, made: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """What `worker` reads as its Job. made: hardware, versions and code."""
     return {
         "data": asdict(data),
         "accelerator": accelerator,
         "devices": devices,
         "num_nodes": 1,
         "threads": threads,
+        "made": made or {},
     }
+
+
+def environment(job: dict[str, Any]) -> dict[str, Any]:
+    """What of a job may change the bits of a run: a half-done one goes on only where all of it is the same."""
+    names = ("accelerator", "devices", "num_nodes", "threads")
+    return {name: job.get(name) for name in names} | job.get("made", {})

@@ -20,6 +20,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Protocol
 
+from filelock import FileLock
+
 from datamodules.sources import DataError, Prepared
 from reproduce.engine import interrupts
 from reproduce.engine.files import CHECKOUT
@@ -28,6 +30,7 @@ from reproduce.engine.spec import Measurement
 
 ATTEMPTS = 2
 POLL = 0.2  # seconds
+GRACE = 25.0  # seconds to save themselves that runs get; a scheduler's own patience is 30 as a rule
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,16 @@ class Watcher(Protocol):
     def started(self, task: Task, slot: int, attempt: int) -> None: ...
     def polled(self, active: dict[int, Task]) -> None: ...
     def finished(self, task: Task, slot: int, seconds: float, result: dict[str, Any]) -> None: ...
-    def failed(self, task: Task, slot: int, attempt: int, reason: str) -> None: ...
+    def elsewhere(self, task: Task) -> None: ...
+    def found(self, task: Task, result: dict[str, Any]) -> None: ...
+    def failed(self, task: Task, slot: int, reason: str, again: bool) -> None: ...
 
 
 class Server:
     """The fork server. It starts on first use, in about the time that importing torch and Lightning takes.
 
-    It is started with SIGINT ignored, which its children inherit: Ctrl-C reaches the figure's process alone, which
-    ends them.
+    It is started with SIGINT and SIGTERM ignored, which its children inherit: what a terminal or a scheduler sends to
+    all processes reaches the figure's alone, which ends them.
     """
 
     def __init__(self) -> None:
@@ -83,12 +88,13 @@ class Server:
 
     @staticmethod
     def _ensure_running() -> None:
-        """Only the start itself ignores SIGINT: a first run then waits seconds for the imports, and can be ended."""
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        """Only the start itself ignores signals: a first run then waits seconds for the imports, and can be ended."""
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             forkserver.ensure_running()
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def prepare(self, name: str, data_dir: Path, download: bool = True) -> Prepared:
         """`sources.prepare` in a process that has torchvision. Raises DataError."""
@@ -127,6 +133,7 @@ class _Active:
     attempt: int
     process: Any
     since: float
+    claim: FileLock
 
     @property
     def sentinel(self) -> Any:
@@ -151,18 +158,21 @@ class Runner:
 
     def __init__(self, server: Server, jobs: int, devices: int = 1, gpus: int = 0) -> None:
         self.server, self.jobs, self.devices, self.gpus = server, jobs, devices, gpus
+        self._elsewhere: set[str] = set()
 
     def run(self, tasks: list[Task], watcher: Watcher) -> list[Task]:
-        """Runs all tasks and returns those that failed twice. Whatever ends it leaves no process behind."""
+        """Runs all tasks and returns those that failed twice. Whatever ends it leaves no process behind.
+
+        What another call on the same folder is at is waited for, and taken over if that ends without a result.
+        """
         waiting, failed = [(task, 1) for task in tasks], []
         active: dict[int, _Active] = {}
         try:
             while waiting or active:
                 for slot in range(self.jobs):
-                    if slot not in active and waiting:
-                        task, attempt = waiting.pop(0)
-                        active[slot] = self._start(task, attempt, slot)
-                        watcher.started(task, slot, attempt)
+                    if slot not in active and (following := self._next(waiting, watcher)):
+                        active[slot] = self._start(*following, slot)
+                        watcher.started(active[slot].task, slot, active[slot].attempt)
                 self._wait(list(active.values()))
                 watcher.polled({slot: run.task for slot, run in active.items()})
                 interrupts.check()  # a watcher's library may have swallowed it
@@ -170,19 +180,48 @@ class Runner:
                     if run.exit_code() is None:
                         continue
                     run.kill()  # a rank that survived the first one's death
+                    run.claim.release()
                     del active[slot]
                     reason = self._outcome(run, watcher, slot)
                     if reason is None:
                         continue
-                    watcher.failed(run.task, slot, run.attempt, reason)
-                    if run.attempt < ATTEMPTS:
+                    again = run.attempt < ATTEMPTS and run.exit_code() != interrupts.PREEMPTED
+                    watcher.failed(run.task, slot, reason, again)
+                    if again:
                         waiting.insert(0, (run.task, run.attempt + 1))
                     else:
                         failed.append(run.task)
+        except interrupts.Terminated:
+            end = time.monotonic() + GRACE
+            for run in active.values():
+                with suppress(ProcessLookupError):
+                    os.kill(run.process.pid, signal.SIGTERM)
+            while any(run.exit_code() is None for run in active.values()) and time.monotonic() < end:
+                time.sleep(POLL)
+            raise
         finally:
             for run in active.values():
                 run.kill()
+                run.claim.release()
         return failed
+
+    def _next(self, waiting: list[tuple[Task, int]], watcher: Watcher) -> tuple[Task, int, FileLock] | None:
+        """Takes the first task that no other call is at, with its claim; what another call has done is found."""
+        for task, attempt in list(waiting):
+            claim = task.folder.claim()
+            if claim is None:
+                if task.label not in self._elsewhere:
+                    watcher.elsewhere(task)
+                self._elsewhere.add(task.label)
+                continue
+            waiting.remove((task, attempt))
+            with suppress(ValueError):  # a damaged result is no result
+                if attempt == 1 and (result := task.folder.complete(task.measurements)) is not None:
+                    claim.release()
+                    watcher.found(task, result)
+                    continue
+            return task, attempt, claim
+        return None
 
     def _outcome(self, run: _Active, watcher: Watcher, slot: int) -> str | None:
         """None if the run left a result; otherwise why it has none."""
@@ -192,11 +231,13 @@ class Runner:
             return str(error)
         if result is None:
             code = run.exit_code()
+            if code == interrupts.PREEMPTED:
+                return "asked to leave; the next call goes on where it is"
             return f"killed by signal {-code}" if code is not None and code < 0 else f"exit status {code}"
         watcher.finished(run.task, slot, time.monotonic() - run.since, result)
         return None
 
-    def _start(self, task: Task, attempt: int, slot: int) -> _Active:
+    def _start(self, task: Task, attempt: int, claim: FileLock, slot: int) -> _Active:
         task.prepare()
         with task.folder.log.open("a") as log:
             log.write(f"--- attempt {attempt}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
@@ -206,7 +247,7 @@ class Runner:
             process = self.server.start("serve_run", str(path), slot % self.gpus if self.gpus else None)
         else:
             process = self._start_command(path, slot)
-        return _Active(task, attempt, process, time.monotonic())
+        return _Active(task, attempt, process, time.monotonic(), claim)
 
     def _start_command(self, path: Path, slot: int) -> subprocess.Popen[bytes]:
         environment = os.environ | {"THREE_FACTORS_WATCH_STDIN": "1"}

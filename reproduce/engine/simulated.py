@@ -103,9 +103,9 @@ def main(theory: Theory, arguments: list[str] | None = None) -> NoReturn:
             status = _run(theory, options, started)
         except (InputError, DataError) as error:
             refuse(error)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as ended:
         print("interrupted; finished simulations are kept", file=sys.stderr)
-        status = 130
+        status = interrupts.PREEMPTED if isinstance(ended, interrupts.Terminated) else 130
     sys.stdout.flush()
     raise SystemExit(status)
 

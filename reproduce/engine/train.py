@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import platform
+import signal
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,16 +16,17 @@ from typing import Any, TextIO
 import pytorch_lightning as pl
 import torch
 import torch.distributed
-from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from torch import Tensor
 
 import lightning_modules
-from callbacks import HessianMonitor, KeepWeights, NoiseScheduler, ProgressFile
+from callbacks import ExactResume, HessianMonitor, KeepWeights, NoiseScheduler, ProgressFile
 from datamodules.schedules import as_schedule
 from datamodules.sources import Prepared
 from datamodules.streams import integer_seed
 from datamodules.vision import WATCHED, WITH_LABEL_NOISE, ImageDataModule
 from lightning_modules.gradient_noise import GaussianOfItsShape, GradientNoise, HalfBatch, Isotropic
+from reproduce.engine.files import read_lines, write_text
 from reproduce.engine.results import RunFolder
 from reproduce.engine.spec import PRECISIONS, Curvature, HalfBatchNoise, Keep, Network, RunSpec
 
@@ -38,6 +40,8 @@ class Job:
     devices: int = 1
     num_nodes: int = 1
     threads: int = 1
+    checkpoint_every: float = 15.0  # seconds
+    made: dict[str, Any] = field(default_factory=dict)  # hardware, versions and code
 
 
 def build_module(network: Network, lr: float = 0.0, momentum: float = 0.0, weight_decay: float = 0.0) -> Any:
@@ -105,6 +109,7 @@ def train(spec: RunSpec, job: Job, folder: RunFolder) -> dict[str, Any] | None:
     keep = KeepWeights(**asdict(spec.keep or Keep(end=False)))
     progress = ProgressFile(folder.path / "progress.json")
     stop = [] if spec.stop_at_loss is None else [_stop_at(spec.stop_at_loss, spec.epochs)]
+    resume = ExactResume(folder.checkpoint, every=job.checkpoint_every, leave_on=signal.SIGTERM)
     several = job.devices * job.num_nodes > 1
     trainer = pl.Trainer(
         accelerator="gpu" if job.accelerator == "cuda" else "cpu",
@@ -115,15 +120,22 @@ def train(spec: RunSpec, job: Job, folder: RunFolder) -> dict[str, Any] | None:
         max_epochs=spec.epochs,
         check_val_every_n_epoch=spec.evaluate_every,
         num_sanity_val_steps=0,
-        callbacks=[DropoutStream(spec.seed), noise, *([watch] if watch else []), keep, *stop, recorder, progress],
+        callbacks=[
+            DropoutStream(spec.seed),
+            noise,
+            *([watch] if watch else []),
+            keep,
+            *stop,
+            progress,
+            recorder,
+            resume,
+        ],
         use_distributed_sampler=False,
         logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    started = time.time()
-    trainer.fit(module, datamodule=build_data(spec, job))
+    trainer.fit(module, datamodule=build_data(spec, job), **resume.where())
     if not trainer.is_global_zero:
         return None
     for milestone, weights in keep.weights.items():
@@ -132,7 +144,7 @@ def train(spec: RunSpec, job: Job, folder: RunFolder) -> dict[str, Any] | None:
     reached = {name: finite_only(metrics) for name, metrics in keep.reached.items()}
     return recorder.result(finite) | {
         "milestones": reached,
-        "provenance": provenance(job, module, time.time() - started),
+        "provenance": provenance(job, module, resume.seconds),
     }
 
 
@@ -170,10 +182,11 @@ class DropoutStream(pl.Callback):
             torch.manual_seed(integer_seed(self.seed, "dropout", trainer.global_step, trainer.global_rank))
 
 
-class Recorder(pl.Callback):
+class Recorder(Checkpoint):
     """Appends a row an epoch: evaluations, eta, S, t_eta, and the loss of every step of the epoch.
 
     Losses stay tensors until the epoch ends, so a GPU is not waited for. A loss that is not finite ends the run.
+    As one of Lightning's checkpoint callbacks it comes after the module has logged an epoch's means.
     """
 
     def __init__(self, path: Path, noise: NoiseScheduler, watch: HessianMonitor | None = None) -> None:
@@ -181,9 +194,9 @@ class Recorder(pl.Callback):
         self.rows: list[dict[str, Any]] = []
         self.first_loss = math.nan
         self.diverged = False
+        self._earlier: list[float] = []  # losses of this epoch before the training was resumed
         self._losses: list[Tensor] = []
         self._settings: list[tuple[float, int]] = []
-        self._row: dict[str, Any] | None = None
         self._file: TextIO | None = None
 
     def on_train_batch_end(
@@ -193,7 +206,8 @@ class Recorder(pl.Callback):
         self._settings.append((self.noise.lr, self.noise.batch_size))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        losses = torch.stack(self._losses).double()
+        recent = torch.stack(self._losses).double()
+        losses = torch.cat([recent.new_tensor(self._earlier), recent])
         if trainer.world_size > 1:  # each rank's loss is scaled so that the mean over ranks is the global batch's
             torch.distributed.all_reduce(losses)
             losses /= trainer.world_size
@@ -202,7 +216,7 @@ class Recorder(pl.Callback):
         trainer.should_stop = trainer.should_stop or self.diverged
         if math.isnan(self.first_loss):
             self.first_loss = values[0]
-        self._row = {
+        row = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
             "t_eta": self.noise.t_eta,
@@ -212,32 +226,53 @@ class Recorder(pl.Callback):
                 "batch_size": [size for _, size in self._settings],
             },
         }
-        self._losses, self._settings = [], []
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._flush(trainer)
+        self._earlier, self._losses, self._settings = [], [], []
+        if trainer.is_global_zero:
+            self._write(row, trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._flush(trainer)
         if self._file is not None:
             self._file.close()
 
-    def _flush(self, trainer: pl.Trainer) -> None:
-        """Writes the epoch's row once the module has logged its means, which is after our own epoch-end hook."""
-        if self._row is None or not trainer.is_global_zero:
-            return
-        evaluated = self._row["epoch"] % (trainer.check_val_every_n_epoch or 1) == 0
+    def _write(self, row: dict[str, Any], trainer: pl.Trainer) -> None:
+        evaluated = row["epoch"] % (trainer.check_val_every_n_epoch or 1) == 0
         names = [n for n in trainer.callback_metrics if evaluated or n.startswith("train/")]
         names = [n for n in names if not n.startswith("hessian/")]  # of another epoch, it may be
         metrics = {name: float(trainer.callback_metrics[name]) for name in names}
-        if self.watch and self.watch.history and self.watch.history[-1]["epoch"] == self._row["epoch"]:
+        if self.watch and self.watch.history and self.watch.history[-1]["epoch"] == row["epoch"]:
             metrics |= {k: v for k, v in self.watch.history[-1].items() if k.startswith("hessian/")}
-        row = self._row | finite_only(metrics)
-        self._file = self._file or self.path.open("w", encoding="utf-8")
+        row |= finite_only(metrics)
+        self._file = self._file or self._cut()
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         self.rows.append(row)
-        self._row = None
+
+    def _cut(self) -> TextIO:
+        """The file, to be appended to; rows that a killed attempt wrote after its last checkpoint are cut off."""
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        return self.path.open("a", encoding="utf-8")
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many rows are in the file, and what of every rank is not in it yet."""
+        own = self._earlier + [float(loss) for loss in self._losses]
+        losses: list[list[float]] = [own]
+        if torch.distributed.is_initialized():
+            losses = [[] for _ in range(torch.distributed.get_world_size())]
+            torch.distributed.all_gather_object(losses, own)
+        return {
+            "rows": len(self.rows), "first_loss": self.first_loss, "diverged": self.diverged,
+            "losses": losses, "settings": self._settings,
+        }  # fmt: skip
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        self.first_loss, self.diverged = state_dict["first_loss"], state_dict["diverged"]
+        self._earlier = state_dict["losses"][rank]
+        self._settings = list(state_dict["settings"])
+        if rank == 0:
+            self.rows = read_lines(self.path)[: state_dict["rows"]]
+            if len(self.rows) < state_dict["rows"]:
+                raise ValueError(f"{self.path} holds {len(self.rows)} rows, fewer than its checkpoint")
 
     def result(self, finite_weights: bool) -> dict[str, Any]:
         """Status and last values. Diverged: a loss or weight not finite, or a loss above the first step's."""

@@ -16,19 +16,22 @@ import sys
 import threading
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import asdict
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch.distributed
 
+from callbacks.exact_resume import Preempted
 from datamodules.sources import DataError, Prepared, prepare
 from reproduce.engine import interpolate as interpolating
 from reproduce.engine import measure as measuring
 from reproduce.engine import train as training
 from reproduce.engine.files import write_bytes, write_json
+from reproduce.engine.interrupts import PREEMPTED
 from reproduce.engine.results import PathFolder, RunFolder, SimulationFolder, Spec
 from reproduce.engine.spec import Network, PathSpec, loads
 from reproduce.theory.classifier import SoftmaxRegression
@@ -51,10 +54,12 @@ def run_folder(folder: Path) -> None:
         return
     run = RunFolder(folder)
     if run.result() is None:
+        _check_checkpoint(run)
         result = training.train(spec, job, run)
         if result is None:
             return  # another rank writes it, and measures
         write_json(folder / "result.json", {"key": spec.key} | result)
+        run.checkpoint.unlink(missing_ok=True)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()  # one device measures, and waits for no other
     file = folder / "measurements.json"
@@ -62,6 +67,18 @@ def run_folder(folder: Path) -> None:
         if run.complete([measurement]) is None:
             found = measuring.measure(spec, measurement, job, run)
             write_json(folder / f"measured-{measurement.key}.json", {"milestones": found})
+
+
+def _check_checkpoint(run: RunFolder) -> None:
+    """A checkpoint that cannot be read is told and removed: the run then starts again."""
+    if not run.checkpoint.exists() or not _first_rank():
+        return
+    try:
+        saved = torch.load(run.checkpoint, map_location="cpu", weights_only=False)
+        print(f"goes on from epoch {saved['epoch'] + 1}, step {saved['global_step']}", flush=True)
+    except Exception as error:  # whatever unpickling a part of a file, or another file, raises
+        print(f"{run.checkpoint.name} cannot be read ({error}); the run starts again", flush=True)
+        run.checkpoint.unlink()
 
 
 def _simulated(spec: Simulation, source: Prepared | None, folder: SimulationFolder) -> dict[str, Any]:
@@ -80,7 +97,28 @@ def _simulated(spec: Simulation, source: Prepared | None, folder: SimulationFold
 def serve_run(folder: str, gpu: int | None) -> None:
     """A forked run: own session, own log, own GPU."""
     _detach(Path(folder) / "log.txt", gpu)
-    run_folder(Path(folder))
+    run_or_leave(Path(folder))
+
+
+def run_or_leave(folder: Path) -> None:
+    """`run_folder`; after SIGTERM the training saves itself and the process ends with status PREEMPTED."""
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        with RunFolder(folder).alone() if _first_rank() else nullcontext():  # the other ranks are this one's
+            run_folder(folder)
+    except Preempted as error:
+        print(error, flush=True)
+        sys.exit(PREEMPTED)
+
+
+def _first_rank() -> bool:
+    """Before the ranks have met: as Lightning, torchrun and srun count them."""
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
+
+
+def _leave(*_: Any) -> NoReturn:
+    """Where there is nothing to save: before the training, and in measurements, which are done again."""
+    sys.exit(PREEMPTED)
 
 
 def serve_prepare(name: str, data_dir: str, download: bool, answer: Connection) -> None:
@@ -160,8 +198,7 @@ def main() -> None:
     if os.environ.get(CUT_OFF):
         _end_with(_until_stdin_ends)
     _quiet()
-    folder = Path(sys.argv[1])
-    run_folder(folder)
+    run_or_leave(Path(sys.argv[1]))
 
 
 if __name__ == "__main__":

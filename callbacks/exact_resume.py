@@ -1,0 +1,132 @@
+"""ExactResume: a training that was killed goes on as if it had not been, to the bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+SHARE = 0.02  # of the training's time that checkpoints may take
+AGREE = 16  # steps between the moments at which several ranks agree whether to save
+
+
+class Preempted(Exception):
+    """Raised out of `trainer.fit` once a training that was asked to leave has saved itself."""
+
+
+class _Replacing(TorchCheckpointIO):
+    """Writes beside the file and renames. Lightning's own leaves files in the system's temporary folder when killed."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        path = Path(path)
+        draft = path.with_name(f".{path.name}.draft")
+        with draft.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+
+
+class ExactResume(Checkpoint):
+    """Keeps one checkpoint of the training at `path`, replaced as a whole now and then.
+
+        resume = ExactResume("run/training.ckpt")
+        trainer = pl.Trainer(max_epochs=50, callbacks=[NoiseScheduler(schedule), resume])
+        trainer.fit(module, data, **resume.where())
+
+    A checkpoint is written after a batch that is not an epoch's last, or at an epoch's end after all other callbacks:
+    from there Lightning resumes right also where epochs differ in length. The rest is up to what draws at random: data
+    modules and networks of this project are functions of (seed, step), so nothing else has to be saved.
+
+    Args:
+        path: of the checkpoint.
+        every: seconds between two of them; 0 saves at every step.
+        share: longer, where they would take more than this share of the time.
+        leave_on: a signal after which it saves at the next step and raises `Preempted` out of `fit`. With several
+            ranks any one's will do, and it takes up to 16 steps.
+
+    Attributes:
+        seconds: that the training took so far, over all its parts.
+    """
+
+    def __init__(
+        self, path: str | Path, *, every: float = 15.0, share: float = SHARE, leave_on: signal.Signals | None = None
+    ) -> None:
+        if every < 0:
+            raise ValueError(f"every: {every!r} seconds is negative")
+        if not 0 < share <= 1:
+            raise ValueError(f"share: {share!r} is not in (0, 1]")
+        self.path, self.every, self.share, self.leave_on = Path(path), every, share, leave_on
+        self._leave = False
+        self._before = self._cost = 0.0  # seconds of earlier parts; of the last checkpoint
+        self._started = self._saved = time.monotonic()
+
+    def where(self) -> dict[str, Any]:
+        """What `trainer.fit` needs to go on from the checkpoint; nothing if there is none."""
+        return {"ckpt_path": self.path, "weights_only": False} if self.path.is_file() else {}
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._started
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started = self._saved = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.leave_on is not None:  # in place of Lightning's handler, which would end the training without saving
+            signal.signal(self.leave_on, self._asked)  # and which puts back what was there before
+
+    def _asked(self, number: int, frame: Any) -> None:
+        self._leave = True
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx + 1 < trainer.num_training_batches:  # after the last one Lightning would resume wrongly
+            self._save_if_due(trainer, agreed=self.every == 0 or trainer.global_step % AGREE == 0)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch + 1 != trainer.max_epochs:  # what is over cannot be resumed
+            self._save_if_due(trainer, agreed=True)
+
+    def _save_if_due(self, trainer: pl.Trainer, *, agreed: bool) -> None:
+        if trainer.should_stop:  # Lightning forgets it: the resumed training would go on
+            return
+        leave, due = self._leave, time.monotonic() - self._saved >= max(self.every, self._cost / self.share)
+        if self.every == 0:
+            due = True
+        if trainer.world_size > 1:
+            if not agreed:
+                return
+            wishes = torch.tensor([leave, due], dtype=torch.int, device=trainer.strategy.root_device)
+            torch.distributed.all_reduce(wishes, torch.distributed.ReduceOp.MAX)
+            leave, due = (bool(wish) for wish in wishes.tolist())
+        if leave or due:
+            self.save(trainer)
+        if leave:
+            raise Preempted(f"saved after step {trainer.global_step}")
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Writes the checkpoint; every rank comes here. A reader sees the one before or this one, never a part."""
+        start = time.monotonic()
+        usual, trainer.strategy.checkpoint_io = trainer.strategy.checkpoint_io, _Replacing()
+        try:
+            trainer.save_checkpoint(self.path, weights_only=False)
+        finally:
+            trainer.strategy.checkpoint_io = usual
+        self._saved = time.monotonic()
+        self._cost = self._saved - start
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._before = state_dict["seconds"]

@@ -1,0 +1,250 @@
+"""A run that is killed at any moment and started again ends as one that was not, to the bit."""
+
+import json
+import os
+import random
+import signal
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from callbacks import ExactResume
+from datamodules.label_noise import LabelNoise
+from datamodules.schedules import Cyclic, NoiseSchedule, Triangle
+from datamodules.sources import prepare
+from reproduce.engine import interrupts
+from reproduce.engine import train as training
+from reproduce.engine.results import RunFolder, job_data
+from reproduce.engine.runner import Server
+from reproduce.engine.spec import (
+    Curvature,
+    Data,
+    GaussianNoise,
+    HalfBatchNoise,
+    Keep,
+    Measurement,
+    MLPNetwork,
+    RunSpec,
+    VGG11Network,
+    Watch,
+)
+
+SMALL = Curvature(examples=32, batch_size=32, measures=("top_eigenvalue",))
+MLP = RunSpec(
+    MLPNetwork(hidden=(16,), in_features=784), Data("digits28", "-", train=240, validation=50, test=100, subset=100),
+    NoiseSchedule(0.1, Cyclic(high=80, low=24, period=2)), epochs=3, seed=0, momentum=0.9,
+    keep=Keep(initial=True, best=True, loss_levels=(2.0,)),
+)  # fmt: skip
+EVERYTHING = replace(
+    MLP, network=VGG11Network(width=1 / 32, dropout=0.3), schedule=NoiseSchedule(0.05, Triangle(64, 16, 2)),
+    data=replace(MLP.data, name="digits", augment=True, label_noise=LabelNoise(0.25)), watch=Watch(SMALL),
+)  # fmt: skip
+SPECS = {
+    "cyclic": MLP,
+    "everything": EVERYTHING,
+    "replacement": replace(MLP, sampling="replacement", schedule=NoiseSchedule(0.05, 24), evaluate_every=3),
+    "half batches": replace(MLP, noise=HalfBatchNoise(3**0.5), schedule=NoiseSchedule(0.05, 24)),
+    "Gaussian noise": replace(MLP, noise=GaussianNoise(1.0, "isotropic"), schedule=NoiseSchedule(0.05, 24)),
+    "ghost batches": replace(MLP, network=replace(MLP.network, batch_norm=True, ghost_batch_size=8)),
+    "stopped": replace(MLP, epochs=9, stop_at_loss=1.5),
+}
+
+
+class Killed(Exception):
+    pass
+
+
+def job(spec, **options):
+    return training.Job(prepare(spec.data.name), checkpoint_every=0, **options)
+
+
+def train(spec, folder):
+    run = RunFolder(folder)
+    run.path.mkdir(parents=True, exist_ok=True)
+    return training.train(spec, job(spec), run)
+
+
+def left(folder):
+    """What a run leaves that may not depend on kills: rows and weights."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    weights = {file.name: torch.load(file, weights_only=True) for file in (folder / "weights").iterdir()}
+    return [{k: v for k, v in row.items() if k != "hessian/seconds"} for row in rows], weights
+
+
+def assert_equal(a, b):
+    assert a[0] == b[0]
+    assert a[1].keys() == b[1].keys()
+    for name, state in a[1].items():
+        assert all(torch.equal(state[key], b[1][name][key]) for key in state), name
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """name -> the folder of the uninterrupted run, its result and the number of its checkpoints."""
+    made = {}
+
+    def of(name):
+        if name not in made:
+            folder, count = tmp_path_factory.mktemp("whole"), [0]
+            save = ExactResume.save
+
+            def counting(self, trainer):
+                save(self, trainer)
+                count[0] += 1
+
+            ExactResume.save = counting
+            try:
+                made[name] = folder, train(SPECS[name], folder), count[0]
+            finally:
+                ExactResume.save = save
+        return made[name]
+
+    return of
+
+
+def broken_off(spec, folder, monkeypatch, after, moment):
+    """Trains until a moment of the `after`-th checkpoint."""
+    save, count = ExactResume.save, [0]
+
+    def saving(self, trainer):
+        count[0] += 1
+        if count[0] == after and moment == "in it":  # the draft is written, the old one stands
+            with monkeypatch.context() as patch:
+                patch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(Killed))
+                save(self, trainer)
+        save(self, trainer)
+        if count[0] == after:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ExactResume, "save", saving)
+        with pytest.raises(Killed):
+            train(spec, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["after it", "in it"])
+@pytest.mark.parametrize("name", SPECS)
+def test_a_run_resumed_from_any_checkpoint_is_the_uninterrupted_one(name, moment, whole, tmp_path, monkeypatch):
+    folder, result, checkpoints = whole(name)
+    expected = left(folder)
+    for after in sorted({1, 2, checkpoints // 2, checkpoints}) if moment == "after it" else [2]:
+        again = tmp_path / str(after)
+        broken_off(SPECS[name], again, monkeypatch, after, moment)
+        found = train(SPECS[name], again)
+        assert_equal(left(again), expected)
+        assert found["status"] == result["status"]
+        assert found["final"].keys() == result["final"].keys()
+
+
+def test_a_run_resumes_at_every_epochs_end_and_in_every_epoch(whole, tmp_path, monkeypatch):
+    folder, _, checkpoints = whole("cyclic")
+    for after in range(1, checkpoints + 1):
+        again = tmp_path / str(after)
+        broken_off(SPECS["cyclic"], again, monkeypatch, after, "after it")
+        train(SPECS["cyclic"], again)
+        assert_equal(left(again), left(folder))
+
+
+# -- kill -9, through the fork server
+
+
+SOAK = replace(EVERYTHING, epochs=10, keep=Keep(best=True))
+MEASURED = Measurement(SMALL, at=("best", "end"))
+
+
+@pytest.fixture(scope="module")
+def server():
+    return Server()
+
+
+def once(server, folder, data, devices=1):
+    """Starts a run, or goes on with it."""
+    folder.prepare(SOAK, data, (MEASURED,))
+    return server.start("serve_run", str(folder.path), None)
+
+
+def complete(folder):
+    return folder.complete((MEASURED,)) is not None
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_as_an_uninterrupted_one(server, tmp_path, request):
+    kills = request.config.getoption("--kills")
+    data = job_data(prepare("digits"), "cpu", 1, threads=1) | {"checkpoint_every": 0.0}
+    whole, soaked = RunFolder(tmp_path / "whole" / SOAK.key), RunFolder(tmp_path / "soaked" / SOAK.key)
+    process = once(server, whole, data)
+    start = time.monotonic()
+    process.join()
+    seconds = time.monotonic() - start
+    moments, killed = random.Random(0), 0
+    while killed < kills:
+        process = once(server, soaked, data)
+        process.join(timeout=moments.uniform(0.05, 0.4) * max(seconds, 1.0))
+        if process.exitcode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            killed += 1
+        process.join()
+        if complete(soaked):
+            assert_equal(left(soaked.path), left(whole.path))
+            assert soaked.measured(MEASURED).keys() == whole.measured(MEASURED).keys()
+            soaked = RunFolder(tmp_path / f"soaked {killed}" / SOAK.key)
+    while not complete(soaked):
+        once(server, soaked, data).join()
+    assert_equal(left(soaked.path), left(whole.path))
+
+
+@pytest.mark.slow
+def test_a_run_that_is_asked_to_leave_saves_itself_and_goes_on_later(server, tmp_path):
+    data = job_data(prepare("digits"), "cpu", 1, threads=1) | {"checkpoint_every": 1000.0}
+    whole, asked = RunFolder(tmp_path / "whole" / SOAK.key), RunFolder(tmp_path / "asked" / SOAK.key)
+    once(server, whole, data).join()
+    process = once(server, asked, data)
+    while len(asked.rows()) < 4:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGTERM)
+    process.join()
+    assert process.exitcode == interrupts.PREEMPTED
+    assert asked.checkpoint.is_file()
+    assert 4 <= len(asked.rows()) < 10
+    process = once(server, asked, data)
+    process.join()
+    assert process.exitcode == 0
+    assert "goes on from epoch" in asked.log.read_text()
+    assert not asked.checkpoint.exists()
+    assert_equal(left(asked.path), left(whole.path))
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_told_and_the_run_starts_again(server, tmp_path):
+    data = job_data(prepare("digits"), "cpu", 1, threads=1) | {"checkpoint_every": 0.0}
+    whole, damaged = RunFolder(tmp_path / "whole" / SOAK.key), RunFolder(tmp_path / "damaged" / SOAK.key)
+    once(server, whole, data).join()
+    process = once(server, damaged, data)
+    while len(damaged.rows()) < 3:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.join()
+    content = damaged.checkpoint.read_bytes()
+    damaged.checkpoint.write_bytes(content[: len(content) // 2])
+    once(server, damaged, data).join()
+    assert "cannot be read" in damaged.log.read_text()
+    assert_equal(left(damaged.path), left(whole.path))
+
+
+def test_a_checkpoint_of_another_environment_is_told_and_not_used(tmp_path):
+    folder, said = RunFolder(tmp_path), []
+    data = job_data(prepare("digits28"), "cpu", 1, threads=1, made={"libraries": "torch 2.14"})
+    folder.prepare(MLP, data)
+    folder.checkpoint.write_bytes(b"-")
+    (folder.path / "metrics.jsonl").write_text("{}\n")
+    folder.prepare(MLP, data, say=said.append)
+    assert folder.checkpoint.exists()
+    assert not said
+    folder.prepare(MLP, data | {"threads": 2}, say=said.append)
+    assert not folder.checkpoint.exists()
+    assert not (folder.path / "metrics.jsonl").exists()
+    (line,) = said
+    assert "threads 1 then, 2 now" in line
