@@ -5,14 +5,14 @@ This process never trains and never imports torch. It prints its first line befo
 
 from __future__ import annotations
 
-import sys
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from reproduce.engine import interrupts
 from reproduce.engine.definition import Context, Figure, PlannedPath, PlannedRun
-from reproduce.engine.options import EPOCHS, InputError, Options, parse, refuse
+from reproduce.engine.ending import end_with
+from reproduce.engine.options import EPOCHS, Options, parse
 
 if TYPE_CHECKING:
     from datamodules.sources import Prepared
@@ -23,27 +23,16 @@ START_UP = 8  # seconds: torch and Lightning are imported once, and the figure i
 
 
 def main(figure: Figure, arguments: list[str] | None = None) -> NoReturn:
-    """Runs a figure's command line and ends the process: 0 done, 1 runs missing, 2 bad input, 130 interrupted (Ctrl-C),
-    75 asked to leave (SIGTERM)."""
+    """Runs a figure's command line and ends the process with the status of `ending.end_with`."""
     started = time.monotonic()
     interrupts.listen()
-    try:
+
+    def work() -> int:
         options = parse(figure.doc, arguments)
         print(f"{figure.name}: {figure.title} (scale {options.scale})", flush=True)
-        from datamodules.sources import DataError
+        return _Session(figure, options, started).run()
 
-        try:
-            status = _Session(figure, options, started).run()
-        except (InputError, DataError) as error:
-            refuse(error)
-    except interrupts.Terminated:
-        print("asked to leave; the next call goes on where the runs are", file=sys.stderr)
-        status = interrupts.PREEMPTED
-    except KeyboardInterrupt:
-        print("interrupted; the next call goes on from the runs' last checkpoints", file=sys.stderr)
-        status = 130
-    sys.stdout.flush()
-    raise SystemExit(status)
+    end_with(work)
 
 
 def _counted(runs: list[PlannedRun]) -> str:

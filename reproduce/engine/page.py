@@ -18,8 +18,9 @@ from reproduce.engine.arms import ARMS
 from reproduce.engine.claims import controls, interval, own, tally
 from reproduce.engine.current import is_current
 from reproduce.engine.definition import BESIDE
+from reproduce.engine.ending import end_with
 from reproduce.engine.files import CHECKOUT, write_text
-from reproduce.engine.options import EPOCHS, InputError, Options, parse, refuse
+from reproduce.engine.options import EPOCHS, InputError, Options, parse
 
 SCRIPTS = CHECKOUT / "reproduce"
 # In the order of the page.
@@ -77,21 +78,19 @@ class Entry:
 
 
 def main(doc: str, arguments: list[str] | None = None) -> NoReturn:
-    """Makes OUT/report-SCALE.html and ends the process: 0 done, 1 a figure failed, 2 bad input."""
+    """Makes OUT/report-SCALE.html and ends the process with the status of `ending.end_with`."""
     interrupts.listen()
-    options = parse(doc, arguments, ReportOptions)
-    try:
+
+    def work() -> int:
+        options = parse(doc, arguments, ReportOptions)
         failed = _run_missing(options) if options.run else []
         page, entries = write(options)
-    except InputError as error:
-        refuse(error)
-    except KeyboardInterrupt as ended:
-        print("interrupted; finished runs are kept", file=sys.stderr)
-        raise SystemExit(interrupts.PREEMPTED if isinstance(ended, interrupts.Terminated) else 130) from None
-    print(f"written: {page} ({len({entry.script for entry in entries})} of {len(SCRIPTS_IN_ORDER)} figures)")
-    for name in failed:
-        print(f"{name} failed: see what it said above")
-    raise SystemExit(1 if failed else 0)
+        print(f"written: {page} ({len({entry.script for entry in entries})} of {len(SCRIPTS_IN_ORDER)} figures)")
+        for name in failed:
+            print(f"{name} failed: see what it said above")
+        return 1 if failed else 0
+
+    end_with(work)
 
 
 def _run_missing(options: ReportOptions) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from reproduce.engine.results import RunFolder
 from reproduce.engine.spec import Measurement
 
 ATTEMPTS = 2
+ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")  # a traceback's last line
 POLL = 0.2  # seconds
 GRACE = 25.0  # seconds to save themselves that runs get; a scheduler's own patience is 30 as a rule
 
@@ -125,6 +127,16 @@ def _call_worker(function: str, arguments: tuple[Any, ...]) -> None:
     from reproduce.engine import worker
 
     getattr(worker, function)(*arguments)
+
+
+def _last_words(log: Path) -> str:
+    """The error that a worker's log ends with, as ' (OSError: …)'; "" if there is none."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    errors = [line for line in lines[-40:] if ERROR.match(line)]
+    return f" ({errors[-1][:200]})" if errors else ""
 
 
 @dataclass
@@ -233,7 +245,9 @@ class Runner:
             code = run.exit_code()
             if code == interrupts.PREEMPTED:
                 return "asked to leave; the next call goes on where it is"
-            return f"killed by signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+            if code is not None and code < 0:
+                return f"killed by signal {-code}"
+            return f"exit status {code}{_last_words(run.task.folder.log)}"
         watcher.finished(run.task, slot, time.monotonic() - run.since, result)
         return None
 

@@ -6,7 +6,6 @@ where the loss is one of examples.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +13,8 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from reproduce.engine import interrupts
-from reproduce.engine.options import DataOptions, InputError, Scale, SimulationOptions, parse, refuse
+from reproduce.engine.ending import end_with
+from reproduce.engine.options import DataOptions, InputError, Scale, SimulationOptions, parse
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,23 +91,16 @@ class Chains:
 
 
 def main(theory: Theory, arguments: list[str] | None = None) -> NoReturn:
-    """Runs a theory script's command line and ends the process: 0 done, 1 simulations missing, 2 bad input, 130."""
+    """Runs a theory script's command line and ends the process with the status of `ending.end_with`."""
     started = time.monotonic()
     interrupts.listen()
-    try:
+
+    def work() -> int:
         options = parse(theory.doc, arguments, SimulationOptions if theory.data is None else DataOptions)
         print(f"{theory.name}: {theory.title} (scale {options.scale})", flush=True)
-        from datamodules.sources import DataError
+        return _run(theory, options, started)
 
-        try:
-            status = _run(theory, options, started)
-        except (InputError, DataError) as error:
-            refuse(error)
-    except KeyboardInterrupt as ended:
-        print("interrupted; finished simulations are kept", file=sys.stderr)
-        status = interrupts.PREEMPTED if isinstance(ended, interrupts.Terminated) else 130
-    sys.stdout.flush()
-    raise SystemExit(status)
+    end_with(work)
 
 
 def _run(theory: Theory, options: SimulationOptions, started: float) -> int:

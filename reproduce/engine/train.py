@@ -27,6 +27,7 @@ from datamodules.streams import integer_seed
 from datamodules.vision import WATCHED, WITH_LABEL_NOISE, ImageDataModule
 from lightning_modules.gradient_noise import GaussianOfItsShape, GradientNoise, HalfBatch, Isotropic
 from reproduce.engine.files import read_lines, write_text
+from reproduce.engine.layout import cluster
 from reproduce.engine.results import RunFolder
 from reproduce.engine.spec import PRECISIONS, Curvature, HalfBatchNoise, Keep, Network, RunSpec
 
@@ -42,6 +43,10 @@ class Job:
     threads: int = 1
     checkpoint_every: float = 15.0  # seconds
     made: dict[str, Any] = field(default_factory=dict)  # hardware, versions and code
+
+    @property
+    def world_size(self) -> int:
+        return self.devices * self.num_nodes
 
 
 def build_module(network: Network, lr: float = 0.0, momentum: float = 0.0, weight_decay: float = 0.0) -> Any:
@@ -96,8 +101,11 @@ def hessian_monitor(curvature: Curvature, every: int = 1) -> HessianMonitor:
     return HessianMonitor(every_n_epochs=every, **asdict(curvature))
 
 
-def train(spec: RunSpec, job: Job, folder: RunFolder) -> dict[str, Any] | None:
-    """Trains and returns the result on rank 0 (None on others). Rows go to `folder`'s metrics.jsonl as they come."""
+def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) -> dict[str, Any] | None:
+    """Trains and returns the result on rank 0 (None on others). Rows go to `folder`'s metrics.jsonl as they come.
+
+    Goes on from the folder's checkpoint, if there is one and `resume` is true.
+    """
     torch.set_num_threads(job.threads)
     torch.manual_seed(integer_seed(spec.seed, "weights"))
     lr0 = as_schedule(spec.schedule.lr)(0.0)
@@ -109,13 +117,13 @@ def train(spec: RunSpec, job: Job, folder: RunFolder) -> dict[str, Any] | None:
     keep = KeepWeights(**asdict(spec.keep or Keep(end=False)))
     progress = ProgressFile(folder.path / "progress.json")
     stop = [] if spec.stop_at_loss is None else [_stop_at(spec.stop_at_loss, spec.epochs)]
-    resume = ExactResume(folder.checkpoint, every=job.checkpoint_every, leave_on=signal.SIGTERM)
-    several = job.devices * job.num_nodes > 1
+    checkpoints = ExactResume(folder.checkpoint, every=job.checkpoint_every, leave_on=signal.SIGTERM)
     trainer = pl.Trainer(
         accelerator="gpu" if job.accelerator == "cuda" else "cpu",
         devices=job.devices,
         num_nodes=job.num_nodes,
-        strategy="ddp" if several else "auto",
+        strategy="ddp" if job.world_size > 1 else "auto",
+        plugins=[cluster(job.world_size)],
         precision=PRECISIONS[spec.precision],  # type: ignore[arg-type]
         max_epochs=spec.epochs,
         check_val_every_n_epoch=spec.evaluate_every,
@@ -128,14 +136,14 @@ def train(spec: RunSpec, job: Job, folder: RunFolder) -> dict[str, Any] | None:
             *stop,
             progress,
             recorder,
-            resume,
+            checkpoints,
         ],
         use_distributed_sampler=False,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, datamodule=build_data(spec, job), **resume.where())
+    trainer.fit(module, datamodule=build_data(spec, job), **(checkpoints.where() if resume else {}))
     if not trainer.is_global_zero:
         return None
     for milestone, weights in keep.weights.items():
@@ -144,7 +152,7 @@ def train(spec: RunSpec, job: Job, folder: RunFolder) -> dict[str, Any] | None:
     reached = {name: finite_only(metrics) for name, metrics in keep.reached.items()}
     return recorder.result(finite) | {
         "milestones": reached,
-        "provenance": provenance(job, module, resume.seconds),
+        "provenance": provenance(job, module, checkpoints.seconds),
     }
 
 

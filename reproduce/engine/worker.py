@@ -28,6 +28,7 @@ import torch.distributed
 from callbacks.exact_resume import Preempted
 from datamodules.sources import DataError, Prepared, prepare
 from reproduce.engine import interpolate as interpolating
+from reproduce.engine import layout
 from reproduce.engine import measure as measuring
 from reproduce.engine import train as training
 from reproduce.engine.files import write_bytes, write_json
@@ -53,13 +54,14 @@ def run_folder(folder: Path) -> None:
         write_json(folder / "result.json", {"key": spec.key} | interpolating.follow(spec, job, PathFolder(folder)))
         return
     run = RunFolder(folder)
+    first = layout.is_first(job.world_size)
     if run.result() is None:
-        _check_checkpoint(run)
-        result = training.train(spec, job, run)
-        if result is None:
-            return  # another rank writes it, and measures
-        write_json(folder / "result.json", {"key": spec.key} | result)
-        run.checkpoint.unlink(missing_ok=True)
+        result = training.train(spec, job, run, resume=_readable(run.checkpoint, say=first))
+        if result is not None:
+            write_json(folder / "result.json", {"key": spec.key} | result)
+            run.checkpoint.unlink(missing_ok=True)
+    if not first:
+        return  # the first rank writes the result, and measures
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()  # one device measures, and waits for no other
     file = folder / "measurements.json"
@@ -69,16 +71,18 @@ def run_folder(folder: Path) -> None:
             write_json(folder / f"measured-{measurement.key}.json", {"milestones": found})
 
 
-def _check_checkpoint(run: RunFolder) -> None:
-    """A checkpoint that cannot be read is told and removed: the run then starts again."""
-    if not run.checkpoint.exists() or not _first_rank():
-        return
+def _readable(checkpoint: Path, *, say: bool) -> bool:
+    """Whether there is a checkpoint that can be read: every rank finds the same. Otherwise the run starts again."""
+    if not checkpoint.exists():
+        return False
     try:
-        saved = torch.load(run.checkpoint, map_location="cpu", weights_only=False)
-        print(f"goes on from epoch {saved['epoch'] + 1}, step {saved['global_step']}", flush=True)
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=False)
+        words = f"goes on from epoch {saved['epoch'] + 1}, step {saved['global_step']}"
     except Exception as error:  # whatever unpickling a part of a file, or another file, raises
-        print(f"{run.checkpoint.name} cannot be read ({error}); the run starts again", flush=True)
-        run.checkpoint.unlink()
+        saved, words = None, f"{checkpoint.name} cannot be read ({error}); the run starts again"
+    if say:
+        print(words, flush=True)
+    return saved is not None
 
 
 def _simulated(spec: Simulation, source: Prepared | None, folder: SimulationFolder) -> dict[str, Any]:
@@ -104,16 +108,13 @@ def run_or_leave(folder: Path) -> None:
     """`run_folder`; after SIGTERM the training saves itself and the process ends with status PREEMPTED."""
     signal.signal(signal.SIGTERM, _leave)
     try:
-        with RunFolder(folder).alone() if _first_rank() else nullcontext():  # the other ranks are this one's
+        job = json.loads((folder / "job.json").read_text())
+        first = layout.is_first(job.get("devices", 1) * job.get("num_nodes", 1))  # a simulation's job may be empty
+        with RunFolder(folder).alone() if first else nullcontext():  # the other ranks are this one's
             run_folder(folder)
     except Preempted as error:
         print(error, flush=True)
         sys.exit(PREEMPTED)
-
-
-def _first_rank() -> bool:
-    """Before the ranks have met: as Lightning, torchrun and srun count them."""
-    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
 
 
 def _leave(*_: Any) -> NoReturn:

@@ -4,11 +4,11 @@ import multiprocessing
 import signal
 import time
 from contextlib import suppress
-from types import SimpleNamespace
 
 import pytest
 
 from reproduce.engine import interrupts
+from reproduce.engine.results import RunFolder
 from reproduce.engine.runner import Runner, Task
 
 
@@ -39,6 +39,8 @@ class Swallower:
     def started(self, *_): ...
     def finished(self, *_): ...
     def failed(self, *_): ...
+    def elsewhere(self, *_): ...
+    def found(self, *_): ...
 
     def polled(self, active):
         with suppress(KeyboardInterrupt):
@@ -47,8 +49,7 @@ class Swallower:
 
 def test_a_swallowed_ctrl_c_ends_every_run(tmp_path, listening):
     server = Server()
-    folder = SimpleNamespace(path=tmp_path, log=tmp_path / "log.txt", result=lambda: None)
-    tasks = [Task(f"run {i}", folder, lambda: None) for i in range(3)]
+    tasks = [Task(f"run {i}", folder := RunFolder(tmp_path / str(i)), folder.path.mkdir) for i in range(3)]
     with pytest.raises(KeyboardInterrupt):
         Runner(server, jobs=2).run(tasks, Swallower())
     assert len(server.started) == 2
