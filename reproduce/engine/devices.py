@@ -23,6 +23,8 @@ class Hardware:
     note: str = ""
 
     def describe(self) -> str:
+        if self.name.startswith("SLURM"):
+            return f"{self.name}{', GPUs' if self.accelerator == 'cuda' else ''}"
         if self.accelerator == "cuda":
             return f"{self.count} x {self.name}"
         return f"{self.count} CPU cores ({self.name}){self.note}"
@@ -50,6 +52,12 @@ def _torch_has_cuda() -> bool:
         return False
     text = (Path(found.submodule_search_locations[0]) / "version.py").read_text()
     return re.search(r"^cuda\b.*=\s*['\"]", text, re.MULTILINE) is not None
+
+
+def of_slurm(gpus: bool, partition: str | None) -> Hardware:
+    """What a cluster's nodes have is not known here; runs say it themselves."""
+    where = f"SLURM, partition {partition or 'of its choice'}"
+    return Hardware("cuda" if gpus else "cpu", 1, where)
 
 
 def check(devices: int, hardware: Hardware) -> None:

@@ -90,6 +90,9 @@ class Display:
         outcome = describe(result)
         say(f"  {self.done:>3}/{self.total}  {task.label:<{self.width}} {outcome}  {duration(seconds):>8}")
 
+    def told(self, words: str) -> None:
+        say(f"  {words}")
+
     def elsewhere(self, task: Task) -> None:
         say(f"  {task.label}: another call is at it; waiting")
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from reproduce.engine.interrupts import PREEMPTED, Terminated
+from reproduce.engine.interrupts import PREEMPTED, Submitted, Terminated
 from reproduce.engine.options import InputError, refuse
 
 # The disk is full or not to be written to; every file on it is whole, because each was written beside and renamed.
@@ -21,6 +21,9 @@ def end_with(work: Callable[[], int]) -> NoReturn:
     """
     try:
         status = work()
+    except Submitted:
+        print("detached; the same command collects the runs, and waits for those that are not done")
+        status = 0
     except Terminated:
         status = _say(PREEMPTED, "asked to leave; the next call goes on where the runs are")
     except KeyboardInterrupt:

@@ -6,7 +6,6 @@ This process never trains and never imports torch. It prints its first line befo
 from __future__ import annotations
 
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from reproduce.engine import interrupts
@@ -17,6 +16,8 @@ from reproduce.engine.options import EPOCHS, Options, parse
 if TYPE_CHECKING:
     from datamodules.sources import Prepared
     from reproduce.engine.planning import Plan
+    from reproduce.engine.runner import Runner
+    from reproduce.engine.slurm import SlurmRunner
 
 __all__ = ["Figure", "main"]  # all that a figure's script needs
 START_UP = 8  # seconds: torch and Lightning are imported once, and the figure is drawn
@@ -47,23 +48,31 @@ class _Session:
     plan: Plan
 
     def __init__(self, figure: Figure, options: Options, started: float) -> None:
-        from reproduce.engine import devices, wandb_mirror
+        from reproduce.engine import devices, slurm, wandb_mirror
         from reproduce.engine.display import say
         from reproduce.engine.forecast import Forecast
         from reproduce.engine.results import Results
         from reproduce.engine.runner import Server
 
         self.figure, self.options, self.started, self.say = figure, options, started, say
-        self.hardware = devices.detect()
-        devices.check(options.devices, self.hardware)
+        self.here = self.hardware = devices.detect()
         wandb_mirror.check(options.wandb)
-        self.jobs = options.jobs or max(1, self.hardware.count // options.devices)
-        self.at_once = min(self.jobs, max(1, self.hardware.count // options.devices))  # what runs without waiting
+        if options.slurm:
+            slurm.check()
+            self.hardware = devices.of_slurm(options.gpus, options.partition)
+            self.jobs = self.at_once = options.jobs or slurm.TASKS
+        else:
+            devices.check(options.devices, self.hardware)
+            slots = max(1, self.hardware.count // options.devices)
+            self.jobs = options.jobs or slots
+            self.at_once = min(self.jobs, slots)  # what runs without waiting
         self.server, self.results = Server(), Results(options.out)
         self.forecast = Forecast(
             None if options.dry_run else options.out,
-            self.hardware,
-            lambda spec: self.server.time_steps(spec.network, self.job(threads=1)),
+            self.here,
+            lambda spec: self.server.time_steps(
+                spec.network, self.job(threads=1) | {"accelerator": self.here.accelerator}
+            ),
         )
 
     def run(self) -> int:
@@ -156,7 +165,7 @@ class _Session:
         for line in lines:
             if line.label not in known:
                 known[line.label] = self.forecast.path_seconds(line.spec)
-        return wall_time([known[line.label] for line in lines], self.hardware.count)
+        return wall_time([known[line.label] for line in lines], self.here.count)
 
     def paper_command(self) -> None:
         """The paper-scale command, and its hours on this machine from timed steps of the full network."""
@@ -208,8 +217,19 @@ class _Session:
             spare = 1
         return job_data(
             self.source, self.hardware.accelerator, self.options.devices, threads or spare,
-            provenance.bits(self.hardware.describe()),
+            provenance.bits(self.hardware.describe()), self.options.num_nodes,
         )  # fmt: skip
+
+    def runner(self, weights: dict[str, float], devices: int, num_nodes: int) -> Runner | SlurmRunner:
+        """What does the runs: here, or on a cluster."""
+        from reproduce.engine.runner import Runner
+        from reproduce.engine.slurm import Allocation, SlurmRunner
+
+        o = self.options
+        if not o.slurm:
+            return Runner(self.server, self.jobs, devices, self.gpus, num_nodes)
+        allocation = Allocation(o.partition, o.time or Allocation.minutes, num_nodes, devices, o.gpus)
+        return SlurmRunner(o.out, allocation, weights, self.jobs, detach=o.detach)
 
     def open_mirror(self) -> Any:
         from reproduce.engine.wandb_mirror import Mirror
@@ -235,42 +255,31 @@ class _Session:
     def train(self, todo: list[PlannedRun]) -> None:
         """Trains what is missing; what fails twice is said, and missing afterwards."""
         from reproduce.engine.display import Display
-        from reproduce.engine.runner import Runner, Task
+        from reproduce.engine.runner import Task
 
         job = self.job()
         by_name = {run.name: run for run in todo}
-        tasks = [
-            Task(
-                run.name,
-                folder := self.results.folder(run.spec),
-                partial(folder.prepare, run.spec, job, run.measurements, self.say),
-                run.measurements,
-            )
-            for run in todo
-        ]
+        tasks = [Task(run.name, self.results.folder(run.spec), run.spec, job, run.measurements) for run in todo]
         weights = {run.name: self.forecast.seconds(run.spec, run.measurements) for run in todo}
         with Display(weights, self.mirror, lambda name: self.config(by_name[name])) as display:
-            Runner(self.server, self.jobs, self.options.devices, self.gpus).run(tasks, display)
+            self.runner(weights, self.options.devices, self.options.num_nodes).run(tasks, display)
 
     def follow(self, paths: list[PlannedPath]) -> bool:
         """Evaluates the lines between runs that are missing, each on one device. Returns whether there were any."""
         from reproduce.engine.display import Display
-        from reproduce.engine.runner import Runner, Task
+        from reproduce.engine.runner import Task
         from reproduce.engine.wandb_mirror import Mirror
 
         todo = [path for path in paths if self.results.finished(path.spec, (), self.say) is None]
         if not todo or self.options.plot_only:
             return False
         self.say(f"lines between runs: {len(todo)}")
-        job = self.job() | {"devices": 1}
-        tasks = [
-            Task(path.name, folder := self.results.folder(path.spec), partial(folder.prepare, path.spec, job))
-            for path in todo
-        ]
+        job = self.job() | {"devices": 1, "num_nodes": 1}
+        tasks = [Task(path.name, self.results.folder(path.spec), path.spec, job) for path in todo]
         weights = {path.name: self.forecast.path_seconds(path.spec) for path in todo}
         nowhere = Mirror("disabled", self.options.out, "", [], self.say)  # their numbers are in the figure's table
         with Display(weights, nowhere, lambda name: {}) as display:
-            Runner(self.server, self.jobs, 1, self.gpus).run(tasks, display)
+            self.runner(weights, 1, 1).run(tasks, display)
         return True
 
     @property

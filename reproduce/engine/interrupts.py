@@ -13,6 +13,10 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM: by a scheduler, say, that wants the machine back. Runs get the time to save themselves."""
 
 
+class Submitted(KeyboardInterrupt):
+    """The runs are with a scheduler and go on by themselves; a later call collects them."""
+
+
 def listen() -> None:
     """Remembers SIGINT and SIGTERM besides raising; leaves alone a process that was told to ignore SIGINT."""
     global _heard

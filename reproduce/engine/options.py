@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from dataclasses import dataclass, fields
@@ -36,10 +37,10 @@ class SimulationOptions:
             raise InputError(f"--scale: {self.scale!r} is not one of {', '.join(SCALES)}")
         if self.wandb not in WANDB_MODES:
             raise InputError(f"--wandb: {self.wandb!r} is not one of {', '.join(WANDB_MODES)}")
-        for name in ("seeds", "devices", "jobs"):
+        for name in ("seeds", "devices", "num_nodes", "jobs", "time"):
             value = getattr(self, name, None)
             if value is not None and value < 1:
-                raise InputError(f"--{name}: {value} is less than 1")
+                raise InputError(f"--{name.replace('_', '-')}: {value} is less than 1")
         if self.plot_only and self.dry_run:
             raise InputError("--dry-run: cannot go with --plot-only")
         for name, check in (("data_dir", _check_readable), ("out", _check_writable)):
@@ -66,6 +67,20 @@ class Options(DataOptions):
 
     arm: str = EPOCHS
     devices: int = 1
+    num_nodes: int = 1
+    slurm: bool = False
+    partition: str | None = None
+    time: int | None = None
+    gpus: bool = False
+    detach: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("partition", "time", "gpus", "detach"):
+            if getattr(self, name) and not self.slurm:
+                raise InputError(f"--{name}: goes with --slurm")
+        if self.num_nodes > 1 and not self.slurm and "SLURM_JOB_ID" not in os.environ:
+            raise InputError(f"--num-nodes: {self.num_nodes} nodes need --slurm, or an allocation of SLURM around them")
 
 
 HELP = {
@@ -78,6 +93,12 @@ HELP = {
     "out": "results folder (default: results)",
     "seeds": "seeds per setting; more seeds train only the new ones (default: the scale's)",
     "devices": "devices a run trains on together, with DDP (default: 1)",
+    "num_nodes": "nodes a run trains on together, with --devices on each (default: 1)",
+    "slurm": "submit the runs as array tasks of SLURM and wait for them",
+    "partition": "with --slurm: the partition (default: the cluster's)",
+    "time": "with --slurm: minutes an array task may take; a run that needs more goes on in another (default: 240)",
+    "gpus": "with --slurm: the devices are GPUs",
+    "detach": "with --slurm: submit and return; the same command collects later",
     "jobs": "runs at a time (default: one a GPU, or one a CPU core)",
     "wandb": "W&B mirror: offline (default), online or disabled",
     "plot_only": "draw and judge what is there; train nothing",
@@ -90,6 +111,8 @@ METAVARS = {
     "wandb": "offline|online|disabled",
     "data": "NAME",
     "entity": "NAME",
+    "partition": "NAME",
+    "time": "MINUTES",
     "project": "NAME",
     "data_dir": "DIR",
     "out": "DIR",

@@ -74,7 +74,7 @@ class Plan:
         try:
             specs = self.arm.change(self.experiment.runs(self.options.scale, self.source))
             for spec in specs.values():
-                spec.check_devices(self.options.devices)
+                spec.check_devices(self.options.devices * self.options.num_nodes)
         except InputError:
             raise
         except ValueError as error:
@@ -125,7 +125,9 @@ class Plan:
         """The paper's own runs and the lines between them, for their number and hours."""
         name = self.source.name if self.source.name in self.figure.own else self.figure.data
         own = replace(self.source, name=name, train=10**9, test=10**9)  # only its shape is asked for
-        paper = Plan(self.figure, replace(self.options, scale="paper", seeds=None, devices=1), own, self.arm)
+        paper = Plan(
+            self.figure, replace(self.options, scale="paper", seeds=None, devices=1, num_nodes=1), own, self.arm
+        )
         first = paper.runs()
         return first + paper.final(first, None), paper.lines(first)
 

@@ -223,14 +223,14 @@ class Results:
 
 
 def job_data(
-    data: Prepared, accelerator: str, devices: int, threads: int, made: dict[str, Any] | None = None
+    data: Prepared, accelerator: str, devices: int, threads: int, made: dict[str, Any] | None = None, num_nodes: int = 1
 ) -> dict[str, Any]:
     """What `worker` reads as its Job. made: hardware, versions and code."""
     return {
         "data": asdict(data),
         "accelerator": accelerator,
         "devices": devices,
-        "num_nodes": 1,
+        "num_nodes": num_nodes,
         "threads": threads,
         "made": made or {},
     }

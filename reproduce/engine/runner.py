@@ -26,7 +26,7 @@ from filelock import FileLock
 from datamodules.sources import DataError, Prepared
 from reproduce.engine import interrupts
 from reproduce.engine.files import CHECKOUT
-from reproduce.engine.results import RunFolder
+from reproduce.engine.results import RunFolder, Spec
 from reproduce.engine.spec import Measurement
 
 ATTEMPTS = 2
@@ -37,12 +37,16 @@ GRACE = 25.0  # seconds to save themselves that runs get; a scheduler's own pati
 
 @dataclass(frozen=True)
 class Task:
-    """A run to be done and measured; `prepare` makes its folder ready, `label` is for people."""
+    """A run to be done and measured in `folder`, in the environment that `job` is; `label` is for people."""
 
     label: str
     folder: RunFolder
-    prepare: Callable[[], None]
+    spec: Spec
+    job: dict[str, Any]
     measurements: tuple[Measurement, ...] = ()
+
+    def prepare(self, say: Callable[[str], None]) -> None:
+        self.folder.prepare(self.spec, self.job, self.measurements, say)
 
 
 class Watcher(Protocol):
@@ -54,6 +58,7 @@ class Watcher(Protocol):
     def elsewhere(self, task: Task) -> None: ...
     def found(self, task: Task, result: dict[str, Any]) -> None: ...
     def failed(self, task: Task, slot: int, reason: str, again: bool) -> None: ...
+    def told(self, words: str) -> None: ...
 
 
 class Server:
@@ -168,9 +173,10 @@ class _Active:
 class Runner:
     """Does tasks on `jobs` slots; slot i uses GPU i where there are GPUs."""
 
-    def __init__(self, server: Server, jobs: int, devices: int = 1, gpus: int = 0) -> None:
-        self.server, self.jobs, self.devices, self.gpus = server, jobs, devices, gpus
+    def __init__(self, server: Server, jobs: int, devices: int = 1, gpus: int = 0, num_nodes: int = 1) -> None:
+        self.server, self.jobs, self.devices, self.gpus, self.num_nodes = server, jobs, devices, gpus, num_nodes
         self._elsewhere: set[str] = set()
+        self._active: dict[int, _Active] = {}
 
     def run(self, tasks: list[Task], watcher: Watcher) -> list[Task]:
         """Runs all tasks and returns those that failed twice. Whatever ends it leaves no process behind.
@@ -178,12 +184,12 @@ class Runner:
         What another call on the same folder is at is waited for, and taken over if that ends without a result.
         """
         waiting, failed = [(task, 1) for task in tasks], []
-        active: dict[int, _Active] = {}
+        active = self._active
         try:
             while waiting or active:
                 for slot in range(self.jobs):
                     if slot not in active and (following := self._next(waiting, watcher)):
-                        active[slot] = self._start(*following, slot)
+                        active[slot] = self._start(*following, slot, watcher.told)
                         watcher.started(active[slot].task, slot, active[slot].attempt)
                 self._wait(list(active.values()))
                 watcher.polled({slot: run.task for slot, run in active.items()})
@@ -194,28 +200,34 @@ class Runner:
                     run.kill()  # a rank that survived the first one's death
                     run.claim.release()
                     del active[slot]
+                    if run.exit_code() == interrupts.PREEMPTED:  # whoever wants the machine back wants all of it
+                        raise interrupts.Terminated
                     reason = self._outcome(run, watcher, slot)
                     if reason is None:
                         continue
-                    again = run.attempt < ATTEMPTS and run.exit_code() != interrupts.PREEMPTED
+                    again = run.attempt < ATTEMPTS
                     watcher.failed(run.task, slot, reason, again)
                     if again:
                         waiting.insert(0, (run.task, run.attempt + 1))
                     else:
                         failed.append(run.task)
         except interrupts.Terminated:
-            end = time.monotonic() + GRACE
-            for run in active.values():
-                with suppress(ProcessLookupError):
-                    os.kill(run.process.pid, signal.SIGTERM)
-            while any(run.exit_code() is None for run in active.values()) and time.monotonic() < end:
-                time.sleep(POLL)
+            self.leave()
             raise
         finally:
             for run in active.values():
                 run.kill()
                 run.claim.release()
         return failed
+
+    def leave(self) -> None:
+        """Lets the runs in progress save themselves and end; those that take longer than `GRACE` are not waited for."""
+        end = time.monotonic() + GRACE
+        for run in self._active.values():
+            with suppress(ProcessLookupError):
+                os.kill(run.process.pid, signal.SIGTERM)
+        while any(run.exit_code() is None for run in self._active.values()) and time.monotonic() < end:
+            time.sleep(POLL)
 
     def _next(self, waiting: list[tuple[Task, int]], watcher: Watcher) -> tuple[Task, int, FileLock] | None:
         """Takes the first task that no other call is at, with its claim; what another call has done is found."""
@@ -243,21 +255,19 @@ class Runner:
             return str(error)
         if result is None:
             code = run.exit_code()
-            if code == interrupts.PREEMPTED:
-                return "asked to leave; the next call goes on where it is"
             if code is not None and code < 0:
                 return f"killed by signal {-code}"
             return f"exit status {code}{_last_words(run.task.folder.log)}"
         watcher.finished(run.task, slot, time.monotonic() - run.since, result)
         return None
 
-    def _start(self, task: Task, attempt: int, claim: FileLock, slot: int) -> _Active:
-        task.prepare()
+    def _start(self, task: Task, attempt: int, claim: FileLock, slot: int, say: Callable[[str], None]) -> _Active:
+        task.prepare(say)
         with task.folder.log.open("a") as log:
             log.write(f"--- attempt {attempt}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
         path = task.folder.path.absolute()
         process: Any
-        if self.devices == 1:
+        if self.devices * self.num_nodes == 1:
             process = self.server.start("serve_run", str(path), slot % self.gpus if self.gpus else None)
         else:
             process = self._start_command(path, slot)
@@ -266,13 +276,17 @@ class Runner:
     def _start_command(self, path: Path, slot: int) -> subprocess.Popen[bytes]:
         environment = os.environ | {"THREE_FACTORS_WATCH_STDIN": "1"}
         environment["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *filter(None, [environment.get("PYTHONPATH")])])
-        if self.gpus:  # slot i takes the i-th group of the visible GPUs
+        command = [sys.executable, "-m", "reproduce.engine.worker", str(path)]
+        if self.num_nodes > 1:  # on the nodes of the allocation that we are in, beside the step that we may be
+            ranks = [f"--nodes={self.num_nodes}", f"--ntasks-per-node={self.devices}"]
+            command = ["srun", "--overlap", "--kill-on-bad-exit=1", *ranks, *command]
+        elif self.gpus:  # slot i takes the i-th group of the visible GPUs
             visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(self.gpus)))
             first = slot * self.devices % self.gpus
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible.split(",")[first : first + self.devices])
         with (path / "log.txt").open("a") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "reproduce.engine.worker", str(path)],
+                command,
                 cwd=CHECKOUT,
                 env=environment,
                 stdin=subprocess.PIPE,  # its end tells the ranks that we are gone

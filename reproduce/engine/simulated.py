@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from reproduce.engine import interrupts
@@ -206,9 +206,7 @@ def _simulate(
 
     job = {} if source is None else job_data(source, "cpu", devices=1, threads=1)
     longest_first = sorted(todo.items(), key=lambda item: -work(item[1]))
-    tasks = [
-        Task(name, folder := results.folder(spec), partial(folder.prepare, spec, job)) for name, spec in longest_first
-    ]
+    tasks = [Task(name, results.folder(spec), spec, job) for name, spec in longest_first]
     nowhere = Mirror("disabled", results.out, "", [], say)  # their numbers are in the figure's table
     weights = {name: work(spec) for name, spec in todo.items()}
     with Display(weights, nowhere, lambda name: {}) as display:

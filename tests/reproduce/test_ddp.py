@@ -81,7 +81,7 @@ def on_rank(rank, world_size, specs):
             run = RunFolder(Path(folder))
             result = training.train(spec, training.Job(prepare(spec.data.name), devices=world_size), run)
             if rank == 0:
-                found[name] = left(run) + (result,)
+                found[name] = (*left(run), result)
     return found
 
 
@@ -130,12 +130,15 @@ class Silent:
     def failed(self, *_): ...
     def elsewhere(self, *_): ...
     def found(self, *_): ...
+    def told(self, *_): ...
 
 
 def prepared(spec, out, devices, nodes=1):
-    folder = RunFolder(out / f"{nodes} x {devices}" / spec.key)
-    folder.prepare(spec, job_data(prepare(spec.data.name), "cpu", devices, threads=1) | {"num_nodes": nodes})
-    return folder
+    """A task whose folder is ready."""
+    job = job_data(prepare(spec.data.name), "cpu", devices, threads=1) | {"num_nodes": nodes}
+    task = Task("run", RunFolder(out / f"{nodes} x {devices}" / spec.key), spec, job)
+    task.prepare(print)
+    return task
 
 
 def free_port():
@@ -144,9 +147,9 @@ def free_port():
         return free.getsockname()[1]
 
 
-def torchrun(folder, devices, *flags):
+def torchrun(task, devices, *flags):
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={devices}", *flags]
-    return subprocess.Popen([*command, "-m", "reproduce.engine.worker", str(folder.path)], cwd=ROOT,
+    return subprocess.Popen([*command, "-m", "reproduce.engine.worker", str(task.folder.path)], cwd=ROOT,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
 
 
@@ -159,25 +162,27 @@ def ended(*processes):
 def test_lightning_torchrun_and_torchrun_on_two_nodes_start_the_same_run(tmp_path, trained):
     spec = SPECS["MLP, batch norm, cyclic"]
     by_lightning, by_torchrun = prepared(spec, tmp_path, 2), prepared(spec, tmp_path / "torchrun", 2)
-    assert not Runner(Server(), jobs=1, devices=2).run([Task("run", by_lightning, lambda: None)], Silent())
+    assert not Runner(Server(), jobs=1, devices=2).run([by_lightning], Silent())
     ended(torchrun(by_torchrun, 2, "--standalone"))
     on_two_nodes = prepared(spec, tmp_path, 1, nodes=2)
     rendezvous = ("--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}")
     ended(*(torchrun(on_two_nodes, 1, *rendezvous) for _ in range(2)))
     rows, weights, _ = trained[2]["MLP, batch norm, cyclic"]
-    for folder in (by_lightning, by_torchrun, on_two_nodes):
-        assert folder.result()["status"] == "ok"
-        found, states = left(folder)
+    for task in (by_lightning, by_torchrun, on_two_nodes):
+        assert task.folder.result()["status"] == "ok"
+        found, states = left(task.folder)
         assert [row["steps"] for row in found] == [row["steps"] for row in rows]
         assert all(torch.equal(states["end"][key], tensor) for key, tensor in weights["end"].items())
-    made = json.loads((on_two_nodes.path / "result.json").read_text())["provenance"]
+    made = json.loads((on_two_nodes.folder.path / "result.json").read_text())["provenance"]
     assert (made["devices"], made["num_nodes"]) == (1, 2)
 
 
 def test_a_run_on_one_device_does_not_adopt_the_layout_of_the_allocation_around_it(tmp_path):
-    around = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "figures", "SLURM_NTASKS": "4", "SLURM_PROCID": "3",
-              "SLURM_LOCALID": "3", "SLURM_NODEID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS_PER_NODE": "4"}  # fmt: skip
-    folder = prepared(MLP, tmp_path, 1)
+    around = {
+        "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "figures", "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4",
+        "SLURM_PROCID": "3", "SLURM_LOCALID": "3", "SLURM_NODEID": "0", "SLURM_STEP_NUM_TASKS": "4",
+    }  # fmt: skip
+    folder = prepared(MLP, tmp_path, 1).folder
     command = [sys.executable, "-m", "reproduce.engine.worker", str(folder.path)]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | around, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

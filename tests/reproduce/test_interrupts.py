@@ -10,6 +10,8 @@ import pytest
 from reproduce.engine import interrupts
 from reproduce.engine.results import RunFolder
 from reproduce.engine.runner import Runner, Task
+from reproduce.theory.potentials import Quadratic
+from reproduce.theory.simulate import Gaussian, Simulation
 
 
 @pytest.fixture
@@ -39,6 +41,7 @@ class Swallower:
     def started(self, *_): ...
     def finished(self, *_): ...
     def failed(self, *_): ...
+    def told(self, *_): ...
     def elsewhere(self, *_): ...
     def found(self, *_): ...
 
@@ -49,7 +52,8 @@ class Swallower:
 
 def test_a_swallowed_ctrl_c_ends_every_run(tmp_path, listening):
     server = Server()
-    tasks = [Task(f"run {i}", folder := RunFolder(tmp_path / str(i)), folder.path.mkdir) for i in range(3)]
+    spec = Simulation(Quadratic(((1.0,),)), 0.1, 1, Gaussian(), 1, (1,), "gibbs", 1)
+    tasks = [Task(f"run {i}", RunFolder(tmp_path / str(i)), spec, {}) for i in range(3)]
     with pytest.raises(KeyboardInterrupt):
         Runner(server, jobs=2).run(tasks, Swallower())
     assert len(server.started) == 2

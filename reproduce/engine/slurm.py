@@ -1,0 +1,248 @@
+"""A figure's runs as array tasks of SLURM, through submitit: the twin of `runner` for clusters.
+
+The figure's process submits, waits and shows progress; results come over the shared file system. An array task does
+its runs with the same `Runner` as a laptop does, so that claims, retries and checkpoints are the same.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reproduce.engine import interrupts
+from reproduce.engine.files import CHECKOUT, read_cache, write_json
+from reproduce.engine.options import InputError
+from reproduce.engine.results import RunFolder
+from reproduce.engine.runner import Runner, Server, Task, Watcher
+
+POLL = 2.0  # seconds between looks at the results folder and the queue
+LINGER = 20.0  # seconds that a file system may need to show what an ended task has written
+WORTHWHILE = 600.0  # seconds of runs, by forecast, that an array task is filled with
+TASKS = 500  # of an array at most; clusters have limits of about a thousand
+LEAVE = 60  # seconds before the time limit, or the preemption, at which the runs save themselves
+TIMEOUTS = 1_000  # how often a task may reach its time limit and go on in a next one
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What an array task asks for. minutes: its time limit; gpus: whether its devices are GPUs."""
+
+    partition: str | None = None
+    minutes: int = 240
+    num_nodes: int = 1
+    devices: int = 1
+    gpus: bool = False
+
+
+def check() -> None:
+    """Raises InputError if there is no SLURM here, or no submitit."""
+    from importlib.util import find_spec
+    from shutil import which
+
+    if find_spec("submitit") is None:
+        raise InputError("--slurm: submitit is not installed; pip install -e '.[slurm]'")
+    missing = [command for command in ("sbatch", "squeue", "srun") if which(command) is None]
+    if missing:
+        raise InputError(f"--slurm: no {', '.join(missing)} on this machine")
+
+
+class Runs:
+    """One array task: what submitit calls on the cluster. Runs one after another, each in a process of its own."""
+
+    def __init__(self, tasks: Sequence[Task], gpus: bool) -> None:
+        self.tasks, self.gpus = list(tasks), gpus
+        self.runner: Runner | None = None
+
+    def __call__(self) -> list[str]:
+        """Labels of the runs that failed."""
+        from reproduce.engine import devices, provenance
+
+        hardware = devices.detect()
+        if self.gpus and hardware.accelerator != "cuda":
+            raise RuntimeError(f"--gpus: asked for, here is {hardware.describe()}")
+        made = provenance.bits(hardware.describe())
+        tasks = [Task(t.label, t.folder, t.spec, t.job | {"made": made}, t.measurements) for t in self.tasks]
+        job = tasks[0].job
+        gpus = job["devices"] if self.gpus else 0
+        self.runner = Runner(Server(), 1, job["devices"], gpus, job["num_nodes"])
+        return [task.label for task in self.runner.run(tasks, Plain())]
+
+    def checkpoint(self) -> Any:
+        """Called by submitit before a time limit or a preemption: what is to be done when the task is back."""
+        from submitit.helpers import DelayedSubmission
+
+        if self.runner is not None:
+            self.runner.leave()
+        return DelayedSubmission(Runs(self.tasks, self.gpus))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"runner": None}
+
+
+class Plain:
+    """A watcher that writes into the array task's log."""
+
+    def started(self, task: Task, slot: int, attempt: int) -> None:
+        self.told(f"{task.label}: attempt {attempt}")
+
+    def polled(self, active: dict[int, Task]) -> None: ...
+
+    def finished(self, task: Task, slot: int, seconds: float, result: dict[str, Any]) -> None:
+        self.told(f"{task.label}: {result['status']} after {seconds:.0f} s")
+
+    def elsewhere(self, task: Task) -> None:
+        self.told(f"{task.label}: another task or call is at it; waiting")
+
+    def found(self, task: Task, result: dict[str, Any]) -> None:
+        self.told(f"{task.label}: was there")
+
+    def failed(self, task: Task, slot: int, reason: str, again: bool) -> None:
+        self.told(f"{task.label}: {reason}; {'once more' if again else 'given up'}")
+
+    def told(self, words: str) -> None:
+        print(words, flush=True)
+
+
+class SlurmRunner:
+    """Submits tasks and waits for them; `run` is `Runner.run`.
+
+    Tasks that an earlier call has submitted, and that the queue still has, are waited for and not submitted again.
+
+    Args:
+        weights: forecast seconds, by label: short runs share an array task.
+        at_once: array tasks that may run at a time.
+        detach: raise `interrupts.Submitted` in place of waiting.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        allocation: Allocation,
+        weights: dict[str, float],
+        at_once: int = TASKS,
+        *,
+        detach: bool = False,
+    ) -> None:
+        self.folder, self.allocation, self.weights, self.detach = out / "slurm", allocation, weights, detach
+        self.at_once = at_once
+
+    def run(self, tasks: list[Task], watcher: Watcher) -> list[Task]:
+        """All tasks, on the cluster. Returns those that ended without a result."""
+        file = self.folder / "jobs.json"
+        known, queued = read_cache(file), queue()
+        if queued is None:
+            raise InputError("--slurm: squeue does not answer")
+        place = {task.label: str(known.get(_key(task.folder), "")) for task in tasks}
+        new = [task for task in tasks if place[task.label] not in queued]
+        if new:
+            groups = self._groups(new)
+            for group, element in zip(groups, self._submit(groups)):
+                place |= {task.label: element for task in group}
+                known |= {_key(task.folder): element for task in group}
+            write_json(file, known)
+        arrays = sorted({element.split("_")[0] for element in place.values()}, key=int)
+        watcher.told(f"SLURM: {len(new)} runs submitted, {len(tasks) - len(new)} were; jobs {', '.join(arrays)}")
+        if self.detach:
+            raise interrupts.Submitted
+        try:
+            return self._wait(tasks, place, watcher)
+        except KeyboardInterrupt:
+            watcher.told(f"the runs go on; to end them: scancel {' '.join(arrays)}")
+            raise
+
+    def _groups(self, tasks: list[Task]) -> list[list[Task]]:
+        """Runs in their order, as many to a group as make it worthwhile."""
+        target = max(WORTHWHILE, sum(self.weights[task.label] for task in tasks) / TASKS)
+        groups: list[list[Task]] = [[]]
+        for task in tasks:
+            if groups[-1] and sum(self.weights[t.label] for t in [*groups[-1], task]) > target:
+                groups.append([])
+            groups[-1].append(task)
+        return groups
+
+    def _submit(self, groups: list[list[Task]]) -> list[str]:
+        """One array; the id of each element."""
+        import submitit
+        from submitit.core.utils import FailedJobError
+
+        a = self.allocation
+        executor = submitit.SlurmExecutor(folder=self.folder / "tasks", max_num_timeout=TIMEOUTS)
+        threads = groups[0][0].job["threads"]
+        executor.update_parameters(
+            job_name="three-factors", time=a.minutes, nodes=a.num_nodes, ntasks_per_node=1,
+            cpus_per_task=max(1, threads * a.devices), array_parallelism=self.at_once,
+            signal_delay_s=LEAVE, stderr_to_stdout=True,
+            setup=[f"export PYTHONPATH={shlex.quote(str(CHECKOUT))}${{PYTHONPATH:+:$PYTHONPATH}}"],
+            # The first node alone runs the array task; runs over several nodes are its own steps.
+            srun_args=["--nodes=1", "--ntasks=1"],
+            additional_parameters={"requeue": True},
+            **({"partition": a.partition} if a.partition else {}), **({"gpus_per_node": a.devices} if a.gpus else {}),
+        )  # fmt: skip
+        try:
+            with executor.batch():
+                jobs = [executor.submit(Runs(group, a.gpus)) for group in groups]
+        except (FailedJobError, subprocess.CalledProcessError) as error:
+            raise InputError(f"--slurm: sbatch refused: {' '.join(str(error).split())[-300:]}") from error
+        return [str(job.job_id) for job in jobs]
+
+    def _wait(self, tasks: list[Task], place: dict[str, str], watcher: Watcher) -> list[Task]:
+        waiting, slots = {task.label: task for task in tasks}, {task.label: i for i, task in enumerate(tasks)}
+        since, gone, failed = dict[str, float](), dict[str, float](), []
+        while waiting:
+            elements = queue()
+            for label, task in list(waiting.items()):
+                if label not in since and (task.folder.path / "log.txt").exists():
+                    since[label] = time.monotonic()
+                    watcher.started(task, slots[label], 1)
+                with suppress(ValueError):  # damaged: as if it were not there
+                    if (result := task.folder.complete(task.measurements)) is not None:
+                        if label in since:
+                            watcher.finished(task, slots[label], time.monotonic() - since[label], result)
+                        else:
+                            watcher.found(task, result)
+                        del waiting[label]
+                        continue
+                if elements is None or place[label] in elements:
+                    gone.pop(label, None)
+                elif time.monotonic() - gone.setdefault(label, time.monotonic()) > LINGER:
+                    if label not in since:
+                        watcher.started(task, slots[label], 1)
+                    watcher.failed(task, slots[label], f"SLURM task {place[label]} {ending(place[label])}", False)
+                    failed.append(task)
+                    del waiting[label]
+            watcher.polled({slots[label]: waiting[label] for label in since if label in waiting})
+            interrupts.check()
+            if waiting:
+                time.sleep(POLL)
+        return failed
+
+
+def _key(folder: RunFolder) -> str:
+    return f"{folder.path.parent.name}/{folder.path.name}"
+
+
+def queue() -> dict[str, str] | None:
+    """Array element -> its state, of all jobs of this user; None if SLURM does not answer at the moment."""
+    command = ["squeue", "--me", "--noheader", "--array", "--format=%i %T"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return dict(line.split() for line in answer.stdout.splitlines() if line.strip())
+
+
+def ending(element: str) -> str:
+    """How an element ended, in words."""
+    command = ["scontrol", "--oneliner", "show", "job", element]
+    with suppress(OSError, subprocess.SubprocessError):
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        fields = dict(part.split("=", 1) for part in answer.split() if "=" in part)
+        if "JobState" in fields:
+            return f"ended as {fields['JobState'].lower()}"
+    return "is no longer in the queue"
