@@ -38,11 +38,9 @@ def check(table):
             at_best = falls(rho, f"at the best epoch; {where}", paper="falls, by eye")
             found.append(at_best)
             for level in equal_loss.LEVELS:
-                values, note = equal_loss.log_norms(table, labels, level)
-                rho = statistics.spearman(log_n, values)
-                found.append(
-                    falls(rho, f"at the first loss of {level:g}; {where}", control_of=at_best.claim, note=note)
-                )
+                rho, note = equal_loss.correlation(table, labels, log_n, level)
+                words, control = f"at the first loss of {level:g}; {where}", at_best.claim
+                found.append(falls(rho, words, equal_loss.STATISTIC, control_of=control, note=note))
             losses = np.log(table.grid(labels, BEST_LOSS))
             rho = statistics.partial_spearman(log_n, norms, losses)
             words = "partial rank correlation with log eta/S given log training loss, a seed"

@@ -33,9 +33,12 @@ def check(table):
         for momentum in MOMENTA:
             labels = select(table.labels, fraction, momentum)
             where = f"{100 * fraction:g} % noise, momentum {momentum:g}"
+            there = {x: ~np.isnan(table.grid(labels, at_level(x))) for x in LEVELS}
+            reached = ", ".join(f"{x:g}: {int(of_level.sum())}" for x, of_level in there.items())
             found.append(
                 seedwise.over_seeds(
                     rising(labels), seedwise.Direction(1, smallest=0.3), scale=seedwise.FISHER,
+                    note=f"of {there[LEVELS[0]].size} runs so many reach {reached}",
                     claim=f"higher eta/S generalises better at equal memorisation; {where}", paper="by eye",
                     statistic="Spearman's rho of eta/S and validation accuracy where the accuracy on the noisy "
                     f"training set first reaches {', '.join(f'{x:g}' for x in LEVELS)}, mean over these, a seed",

@@ -47,13 +47,14 @@ def check(table):
             ),
         ]  # fmt: skip
 
+    sharper = norms(
+        quiet, seedwise.Direction(1, smallest=0.1, null=1.0), "a quarter of the noise ends at a larger Hessian norm"
+    )
     found = [
         claims.differ(
             table, sgd, quiet, on=accuracy, smallest=0.005, claim="a quarter of the noise ends at a lower test accuracy"
         ),
-        *norms(
-            quiet, seedwise.Direction(1, smallest=0.1, null=1.0), "a quarter of the noise ends at a larger Hessian norm"
-        ),
+        *sharper,
     ]
     for label in noise_dial.DIALLED:
         noise = claims.NoiseContrast((sgd, label), quiet, on=accuracy)
@@ -67,7 +68,8 @@ def check(table):
             ),
         ]
         found += claims.where_noise_shows(pair, table, label, sgd, noise)
-        found += norms(label, seedwise.Range(1 / 1.25, 1.25), f"the same Hessian norm {words}")
+        alike = norms(label, seedwise.Range(1 / 1.25, 1.25), f"the same Hessian norm {words}")
+        found += [claims.where_it_shows(same, visible, 1.0) for same, visible in zip(alike, sharper)]
         found.append(
             seedwise.over_seeds(
                 noise_dial.ratio(table, label, sgd, noise_dial.LOSS), seedwise.Range(1 / 1.25, 1.25),

@@ -176,6 +176,14 @@ def where_noise_shows(found: list[Claim], table: Evidence, a: str, b: str, noise
     ]
 
 
+def where_it_shows(equal: Claim, effect: Claim, none: float) -> Claim:
+    """A claim that two runs are equal, inconclusive unless noise's own effect differs from `none` (as its interval)."""
+    shows = effect.low is not None and effect.high is not None and not effect.low <= none <= effect.high
+    if shows or equal.verdict == "not judged":
+        return equal
+    return replace(equal, verdict="inconclusive", p=1.0, note=_and(equal.note, NO_EFFECT))
+
+
 def _and(note: str, more: str) -> str:
     return note if more in note else "; ".join(filter(None, [note, more]))
 
@@ -272,15 +280,21 @@ def unjudged(claim: str, statistic: str, n: int, paper: str | None, *, note: str
 
 
 def holm(claims: list[Claim]) -> list[Claim]:
-    """Holm's adjusted p; a support whose adjusted p exceeds 5 % becomes inconclusive."""
-    tested = sorted((c.p, i) for i, c in enumerate(claims) if c.p is not None)
-    adjusted, running = list(claims), 0.0
-    for rank, (p, index) in enumerate(tested):
-        running = max(running, min(1.0, p * (len(tested) - rank)))
-        claim = replace(claims[index], p_holm=running)
-        if claim.verdict == "supported" and running > ALPHA:
-            claim = replace(claim, verdict="inconclusive", note=_and(claim.note, HOLM))
-        adjusted[index] = claim
+    """Holm's adjusted p; a support whose adjusted p exceeds 5 % becomes inconclusive.
+
+    A figure's own claims are one family and its controls another: what the paper claims does not get harder to support
+    by being controlled more.
+    """
+    adjusted = list(claims)
+    for family in (False, True):
+        tested = sorted((c.p, i) for i, c in enumerate(claims) if c.p is not None and bool(c.control_of) is family)
+        running = 0.0
+        for rank, (p, index) in enumerate(tested):
+            running = max(running, min(1.0, p * (len(tested) - rank)))
+            claim = replace(claims[index], p_holm=running)
+            if claim.verdict == "supported" and running > ALPHA:
+                claim = replace(claim, verdict="inconclusive", note=_and(claim.note, HOLM))
+            adjusted[index] = claim
     return adjusted
 
 

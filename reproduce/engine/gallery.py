@@ -26,9 +26,10 @@ LIMIT = 3_000_000  # bytes of all pictures together
 
 @dataclass(frozen=True)
 class GalleryOptions:
-    """Where the results are."""
+    """Where the results are, and the data that they are of."""
 
     out: Path = Path("results")
+    data_dir: Path = Path("data")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def main(doc: str, arguments: list[str] | None = None) -> NoReturn:
     """Writes the gallery and the README's table; ends the process: 0 done, 2 bad input."""
     options = parse(doc, arguments, GalleryOptions)
     try:
-        shown = [one for name in SCRIPTS_IN_ORDER for one in _read(options.out, name)]
+        shown = [one for name in SCRIPTS_IN_ORDER for one in _read(options.out, name, options.data_dir)]
         if not shown:
             raise InputError(f"--out: {str(options.out)!r} holds no complete quick figure on the paper's data")
         write(shown)
@@ -58,7 +59,7 @@ def main(doc: str, arguments: list[str] | None = None) -> NoReturn:
     raise SystemExit(0)
 
 
-def _read(out: Path, name: str) -> list[Shown]:
+def _read(out: Path, name: str, data_dir: Path) -> list[Shown]:
     """A figure that is complete and on its own data; on several, if several are its own."""
     defined, found = definition(name), []
     for data in (None, *getattr(defined, "also_on", ())):
@@ -68,7 +69,7 @@ def _read(out: Path, name: str) -> list[Shown]:
         provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
         if provenance["missing"]:
             raise InputError(f"--out: {str(folder)!r} misses {len(provenance['missing'])} runs")
-        if not is_current(defined, folder, "quick"):
+        if not is_current(defined, folder, "quick", data_dir):
             raise InputError(f"--out: {str(folder)!r} is of other settings than these; run {name}.py again")
         suffix = "" if data is None else f"-{data}"
         pictures = {

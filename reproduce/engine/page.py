@@ -139,7 +139,7 @@ def _answers(told: dict[str, Any], data: str | None, name: str) -> bool:
 def _complete(name: str, folder: Path, told: dict[str, Any], options: ReportOptions) -> bool:
     """Nothing is missing there, no more seeds are asked for, and the settings have not changed since."""
     there = not told["missing"] and (options.seeds or 0) <= told.get("seeds", 0)
-    return there and is_current(definition(name), folder, options.scale)
+    return there and is_current(definition(name), folder, options.scale, options.data_dir)
 
 
 def definition(name: str) -> Any:
@@ -206,8 +206,12 @@ def _entry(options: ReportOptions, name: str, folder: Path, provenance: dict[str
     caption = rest.split("\n\n    python")[0]
     data = provenance["data"]["name"]
     claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
-    for place, told in _told(options, name):  # the other arms on the same data are controls
-        if told["data"]["name"] == data and told.get("arm", EPOCHS) != EPOCHS:
+    for place, told in _told(options, name):  # other arms are controls, if of these settings
+        if (
+            told["data"]["name"] == data
+            and told.get("arm", EPOCHS) != EPOCHS
+            and is_current(defined, place, options.scale, options.data_dir)
+        ):
             words = f"; arm {told['arm']}: {ARMS[told['arm']].words}"
             found = json.loads((place / "claims.json").read_text(encoding="utf-8"))
             claims += [
@@ -226,5 +230,5 @@ def _entry(options: ReportOptions, name: str, folder: Path, provenance: dict[str
         [_mathml(formula) for formula in getattr(defined, "formulas", ())],
         provenance["reductions"],
         json.dumps({key: provenance[key] for key in SHOWN if key in provenance}, indent=1),
-        not is_current(defined, folder, options.scale),
+        not is_current(defined, folder, options.scale, options.data_dir),
     )

@@ -142,15 +142,18 @@ def rising(
     groups: Sequence[np.ndarray], *, claim: str, statistic: str, smallest: float = 0.3, paper: str | None = None,
     note: str = "",
 ) -> Claim:  # fmt: skip
-    """Jonckheere's test that a per-seed statistic rises over ordered groups (n,) each; NaN counts as above all others.
+    """Jonckheere's test that a per-seed statistic rises over ordered groups (n,) each; NaN are seeds without one.
 
     Supported if its exact p is at most 5 %. The interval takes the spread that tau has without a trend.
     """
     statistic = f"Jonckheere's tau of {statistic}; > 0, smallest effect of interest {smallest:g}"
-    n = min(len(group) for group in groups)
+    there = [group[~np.isnan(group)] for group in groups]
+    n, lost = min(len(group) for group in there), sum(len(group) for group in groups) - sum(map(len, there))
+    if lost:
+        note = "; ".join(filter(None, [note, f"{lost} of {sum(map(len, groups))} values are missing"]))
     if n < 2:
-        return unjudged(claim, statistic, n, paper)
-    tau, spread, p = jonckheere([np.where(np.isnan(group), np.inf, group) for group in groups])
+        return unjudged(claim, statistic, n, paper, note=note)
+    tau, spread, p = jonckheere(there)
     half = float(special.ndtri(1 - ALPHA)) * spread
     low, high = max(-1.0, tau - half), min(1.0, tau + half)
     verdict: Verdict = "supported" if p <= ALPHA else "not supported" if high < smallest else "inconclusive"

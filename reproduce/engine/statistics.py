@@ -199,11 +199,13 @@ def breaking_point(betas: np.ndarray, accuracy: np.ndarray, diverged: np.ndarray
     return float(min(np.exp(corners[best]), limit) if fell else limit)
 
 
-def crossing(betas: np.ndarray, stability: np.ndarray) -> float:
-    """b at which eta·lambda_max (b,) first reaches 2, log-interpolated; a run that has none (NaN) is beyond it.
+def crossing(betas: np.ndarray, stability: np.ndarray, diverged: np.ndarray) -> float:
+    """b at which eta·lambda_max (b,) first reaches 2, log-interpolated; a run that `diverged` (b,) is beyond it.
 
-    NaN if it lies beyond the range of b: reached at the smallest, or never.
+    NaN if it lies beyond the range of b: reached at the smallest, or never. Runs without a value are left out.
     """
+    known = diverged | ~np.isnan(stability)
+    betas, stability = betas[known], np.where(diverged, np.nan, stability)[known]
     order = np.argsort(betas)
     x, y = np.log(betas[order]), np.log(stability[order] / 2)
     above = np.isnan(y) | (y >= 0)
@@ -219,7 +221,7 @@ def peak(log_n: np.ndarray, accuracy: np.ndarray, diverged: np.ndarray, chance: 
     """n at the vertex of a parabola in log n through the cells (cells,) within a factor 8 of the best mean accuracy.
 
     A run that `diverged` (cells,) counts with `chance` where the best n is looked for, and is left out of the parabola.
-    NaN if the best n is the lowest or highest, or nothing bends.
+    -inf or inf if the best n is the lowest or highest: the peak lies there or beyond. NaN if nothing bends.
     """
     known = np.where(diverged, chance, accuracy)
     levels = np.unique(log_n[~np.isnan(known)])
@@ -228,13 +230,15 @@ def peak(log_n: np.ndarray, accuracy: np.ndarray, diverged: np.ndarray, chance: 
     means = np.array([np.nanmean(known[log_n == level]) for level in levels])
     best = int(means.argmax())
     if best in (0, len(levels) - 1):
-        return np.nan
+        return -np.inf if best == 0 else np.inf
     near = (np.abs(log_n - levels[best]) <= np.log(8) + 1e-9) & ~diverged & ~np.isnan(accuracy)
     if len(np.unique(log_n[near])) < 3:
         return np.nan
     a, b, _ = np.polyfit(log_n[near], accuracy[near], 2)
-    vertex = -b / (2 * a) if a < 0 else np.nan
-    return float(np.exp(vertex)) if levels[0] < vertex < levels[-1] else np.nan
+    if a >= 0:
+        return np.nan
+    vertex = -b / (2 * a)
+    return float(np.exp(vertex)) if levels[0] < vertex < levels[-1] else float(np.copysign(np.inf, vertex - levels[0]))
 
 
 def collapse(x: np.ndarray, y: np.ndarray, cloud: np.ndarray) -> float:

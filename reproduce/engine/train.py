@@ -283,15 +283,21 @@ class Recorder(Checkpoint):
                 raise ValueError(f"{self.path} holds {len(self.rows)} rows, fewer than its checkpoint")
 
     def result(self, finite_weights: bool) -> dict[str, Any]:
-        """Status and last values. Diverged: a loss or weight not finite, or a loss above the first step's."""
+        """Status and last values. Diverged: a loss or weight not finite, or a loss above that of the first step.
+
+        By more than a hundredth: a network that learns nothing stays at the loss of chance, and has not diverged.
+        """
         last = self.rows[-1]
         final = last.get("train/loss")
-        diverged = self.diverged or not finite_weights or final is None or final > self.first_loss
+        diverged = self.diverged or not finite_weights or final is None or final > HIGHER * self.first_loss
         return {
             "status": "diverged" if diverged else "ok",
             "first_loss": self.first_loss if math.isfinite(self.first_loss) else None,
             "final": {k: v for k, v in last.items() if k != "steps"},
         }
+
+
+HIGHER = 1.01
 
 
 def provenance(job: Job, module: pl.LightningModule, seconds: float) -> dict[str, Any]:

@@ -152,7 +152,9 @@ class Scaling:
         if not labels:
             return np.full(len(table.grid(table.labels, BEST)), np.nan)
         betas = np.array([self.place[label].beta for label in labels])
-        return np.array([crossing(betas, row) for row in table.grid(labels, END_STABILITY)])
+        return np.array([
+            crossing(betas, *of_seed) for of_seed in zip(table.grid(labels, END_STABILITY), table.broken(labels))
+        ])  # fmt: skip
 
 
 def derive(rows: pd.DataFrame) -> dict[str, float]:
@@ -211,7 +213,8 @@ DATA_SIZES = Scaling(
 RESNET_PAPER = replace(
     VGG_PAPER, network=ResNet56Network(), panels=(Panel("ResNet56", 44_000, 0.1, 128, (1, 2, 3, 5, 7, 9, 11)),)
 )  # fmt: skip
-# Frozen by time alone.
+# Frozen on pilot seed 1000: time, and a range that holds a break and a peak there. Where they lie is what is claimed;
+# on the seeds of the verdicts the peak need not lie inside.
 RESNET_QUICK = replace(
     RESNET_PAPER, network=ResNet56Network(depth=8, width=0.5), validation=500, test=200, epochs=14, augment=False,
     panels=(Panel("ResNet56", 1_080, 0.05, 8, (1, 2, 3, 5, 7, 9, 11)),), seeds=4,

@@ -173,7 +173,7 @@ def tension(table: Evidence) -> list[Claim]:
     ends, differences = (table.grid([DISCRETE_S, DISCRETE_ETA], metric) for metric in (NORM, DIFFERENCES))
     there = ~np.isnan(ends).all(axis=1)  # seeds of Table 1's tuning have neither
     ends, differences = ends[there], differences[there]
-    over = "on discrete S over that on discrete eta"
+    over = f"of '{DISCRETE_S}' over that of '{DISCRETE_ETA}'"
     wider, alike = "discrete S ends much wider than discrete eta", "discrete S and discrete eta end equally wide"
     much, equal = Direction(-1, smallest=0.0, null=1 / 1.25), Range(1 / 1.25, 1.25)
     found = []

@@ -1,6 +1,7 @@
 """Curvature where runs have trained equally far: at the first evaluation at or below fixed training losses.
 
-Cross-entropy's Hessian vanishes with the loss on separable data, so that "sharper" may only say "trained less".
+Cross-entropy's Hessian vanishes with the loss on separable data, so that "sharper" may only say "trained less". A run
+at higher eta/S falls further in an epoch, and so further below a level: what is left of that is taken out by rank.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from reproduce.engine.spec import Curvature, Measurement
+from reproduce.engine.statistics import partial_spearman
 from reproduce.engine.table import Evidence, Table
 
 LEVELS = (0.3, 0.1, 0.03, 0.01)  # of the loss on the training subset, evaluated in eval mode without augmentation
@@ -27,26 +29,57 @@ def measurement(curvature: Curvature) -> Measurement:
     return Measurement(replace(curvature, measures=("frobenius",)), tuple(f"loss {level:g}" for level in LEVELS))
 
 
-def log_norms(table: Evidence, labels: Sequence[str], level: float) -> tuple[np.ndarray, str]:
-    """(seeds, labels), NaN for runs that never cross the level; how many those are, and which losses the others had."""
-    values = np.log(table.grid(labels, at(level)))
-    if not isinstance(table, Table):
-        return values, ""
-    note = f"{int(np.isnan(values).sum())} of {values.size} runs never cross it"
-    losses = table.grid(labels, at(level, LOSS))
+STATISTIC = "partial rank correlation with log eta/S given the log loss there, a seed"
+
+
+def correlation(table: Evidence, labels: Sequence[str], log_n: np.ndarray, level: float) -> tuple[np.ndarray, str]:
+    """`STATISTIC` of the norm at the first crossing of a level, (seeds,); a note.
+
+    NaN for runs that never cross it, which the note counts and names.
+    """
+    norms, losses = np.log(table.grid(labels, at(level))), np.log(table.grid(labels, at(level, LOSS)))
+    rho = partial_spearman(log_n, norms, losses)
+    return rho, _left_out(table, labels, norms, losses) if isinstance(table, Table) else ""
+
+
+def _left_out(table: Table, labels: Sequence[str], norms: np.ndarray, losses: np.ndarray) -> str:
+    trained = ~np.isnan(table.grid(labels, LOSS))
+    never = trained & np.isnan(norms)
+    words = f"{int(never.sum())} of {int(trained.sum())} runs that trained never cross it"
+    cells = [label for label, lost in zip(labels, never.all(axis=0)) if lost]
+    if 0 < len(cells) < len(labels):
+        words += f", all seeds of: {'; '.join(cells)}"
     if not np.isnan(losses).all():
-        note += f"; evaluated at losses from {np.nanmin(losses):.2g} to {np.nanmax(losses):.2g}"
-    return values, note
+        words += f"; evaluated at losses from {np.exp(np.nanmin(losses)):.2g} to {np.exp(np.nanmax(losses)):.2g}"
+    return words
 
 
 def ratio(table: Evidence, label: str, reference: str) -> tuple[np.ndarray, str]:
     """Norm of one run over that of another at equal losses, geometric mean over the levels that both cross; (seeds,).
 
-    NaN for seeds without such a level.
+    NaN for seeds without such a level. The note tells the ratio of the losses there.
     """
-    logs = [table.grid([label, reference], at(level)) for level in LEVELS]
-    apart = np.array([np.log(values[:, 0]) - np.log(values[:, 1]) for values in logs])
+    apart = _log_ratios(table, label, reference, FROBENIUS)
     there = ~np.isnan(apart)
     mean = np.where(there, apart, 0.0).sum(axis=0) / np.where(there.any(axis=0), there.sum(axis=0), np.nan)
     crossed = [f"{level:g} in {int(found.sum())}" for level, found in zip(LEVELS, there)]
-    return np.exp(mean), f"levels that both cross, and in how many seeds: {', '.join(crossed)}"
+    note = f"levels that both cross, and in how many seeds: {', '.join(crossed)}"
+    if isinstance(table, Table) and there.any():
+        losses = _log_ratios(table, label, reference, LOSS)[there]
+        note += f"; the losses' own ratio there is {np.exp(losses.mean()):.2f}"
+    return np.exp(mean), note
+
+
+def _log_ratios(table: Evidence, label: str, reference: str, metric: str) -> np.ndarray:
+    """(levels, seeds)."""
+    values = [table.grid([label, reference], at(level, metric)) for level in LEVELS]
+    return np.array([np.log(v[:, 0]) - np.log(v[:, 1]) for v in values])
+
+
+def imagined(norm: np.ndarray, random: np.random.Generator) -> dict[str, np.ndarray]:
+    """For the power: the norms (seeds,) at every crossing, at losses that say nothing."""
+    found = {}
+    for level in LEVELS:
+        found[at(level)] = norm
+        found[at(level, LOSS)] = level * np.exp(random.uniform(-0.3, 0.0, len(norm)))
+    return found

@@ -181,11 +181,13 @@ def select(labels: list[str], fraction: float, momentum: float | None = None) ->
 
 def begins_late(table: Evidence, fraction: float, momentum: float | None = None) -> Claim:
     """Memorisation begins after the best validation epoch: epochs between them, mean over cells, over seeds."""
-    late = table.grid(select(table.labels, fraction, momentum), "memorisation after best")
-    never = f"{int(np.isnan(late).sum())} of {late.size} runs never begin, and are left out"
+    labels = select(table.labels, fraction, momentum)
+    late, trained = table.grid(labels, "memorisation after best"), ~np.isnan(table.grid(labels, BEST_LOSS))
+    never = int((trained & np.isnan(late)).sum())
+    note = f"{never} of {int(trained.sum())} runs that trained never begin, and are left out"
     where = f"{100 * fraction:g} % noise" + ("" if momentum is None else f", momentum {momentum:g}")
     return over_seeds(
-        mean_of_those_there(late.T), Direction(1, smallest=1.0), paper="roughly", note=never,
+        mean_of_those_there(late.T), Direction(1, smallest=1.0), paper="roughly", note=note,
         claim=f"memorisation begins after the best validation epoch; {where}",
         statistic="epochs between them, mean over cells, a seed",
     )  # fmt: skip
@@ -200,7 +202,7 @@ def imagined(scale: Scale, seeds: int, random: np.random.Generator) -> Imagined:
         finals[cell.label] = accuracy | {
             NORM: np.exp(-0.5 * log_n + random.normal(0, 0.2, seeds)),
             BEST_LOSS: np.exp(-0.5 * log_n + random.normal(0, 0.2, seeds)),
-            **{equal_loss.at(x): np.exp(-0.5 * log_n + random.normal(0, 0.2, seeds)) for x in equal_loss.LEVELS},
+            **equal_loss.imagined(np.exp(-0.5 * log_n + random.normal(0, 0.2, seeds)), random),
             "memorisation after best": random.normal(2.0, 3.0, seeds),
         }
     return Imagined(finals)

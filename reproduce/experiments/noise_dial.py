@@ -151,6 +151,6 @@ def imagined(scale: Scale, seeds: int, random: np.random.Generator) -> Imagined:
             ACCURACY: random.normal(0.8 - lost, s.seed_sd, seeds),
             NORM: np.exp(random.normal(sharper, s.norm_sd, seeds)),
             LOSS: np.exp(random.normal(-sharper, s.norm_sd, seeds)),
-            **{equal_loss.at(x): np.exp(random.normal(sharper, s.norm_sd, seeds)) for x in equal_loss.LEVELS},
+            **equal_loss.imagined(np.exp(random.normal(sharper, s.norm_sd, seeds)), random),
         }
     return Imagined(finals)

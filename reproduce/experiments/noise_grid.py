@@ -92,7 +92,7 @@ class NoiseGrid:
                 for size in s.batch_sizes:
                     log_n = np.log(lr / size)
                     noise = partial(random.normal, 0.0, s.seed_sd, seeds)
-                    norms = {equal_loss.at(level): np.exp(-0.5 * log_n + noise()) for level in equal_loss.LEVELS}
+                    norms = equal_loss.imagined(np.exp(-0.5 * log_n + noise()), random)
                     finals[label(lr, size, name)] = norms | {
                         NORM: np.exp(-0.5 * log_n + noise()),
                         "end hessian/finite_difference": np.exp(-0.5 * log_n + noise()),
@@ -109,6 +109,8 @@ class NoiseGrid:
         grids = [self._grid(table, name) for name in (network, reference)]
         if not all(grid.labels for grid in grids):
             return unjudged(claim, "Fisher's z of rho, less the reference's", 0, "though weaker")
+        shared = [cell for cell in grids[0].cells if cell in grids[1].cells]
+        grids = [grid.only(shared) for grid in grids]
         both = np.logical_and(*[grid.values(LOSS) <= TRAINED for grid in grids])
         z = [FISHER.to(spearman(grid.log_n, np.where(both, np.log(grid.values(NORM)), np.nan))) for grid in grids]
         return over_seeds(
@@ -139,20 +141,24 @@ class NoiseGrid:
             grid.correlation(accuracy, trained, 1, claim=f"{higher}; {within}", paper=accuracy_paper or None),
             grid.correlation(accuracy, everywhere, 1, claim=f"{higher}; all cells"),
             grid.exponent(norm, trained, claim=f"{ratio}; {within}"),
-            grid.exponent(norm, everywhere, claim=f"{ratio}; all cells", note="made a claim after a first look"),
+            grid.exponent(norm, everywhere, claim=f"{ratio}; all cells", control_of=ratio),
             grid.partial(norm, everywhere, claim=f"{smaller}, at equal training loss; all cells", control_of=smaller),
         ]  # fmt: skip
         for level in equal_loss.LEVELS:
-            crossing, note = equal_loss.log_norms(table, grid.labels, level)
-            claim = f"{smaller} at the first crossing of a loss of {level:g}"
-            found.append(grid.correlation(crossing, everywhere, -1, claim=claim, control_of=smaller, note=note))
+            rho, note = equal_loss.correlation(table, grid.labels, grid.log_n, level)
+            found.append(
+                over_seeds(
+                    rho, Direction(-1, smallest=0.3), scale=FISHER, statistic=equal_loss.STATISTIC, note=note,
+                    claim=f"{smaller} at the first crossing of a loss of {level:g}", control_of=smaller,
+                )
+            )  # fmt: skip
         normalised, differences = (
             np.log(grid.values(f"end hessian/{metric}")) for metric in ("normalized_sharpness", "finite_difference")
         )
         claim = f"{of}higher eta/S, smaller scale-normalised sharpness; {within}"
         found.append(grid.correlation(normalised, trained, -1, claim=claim, control_of=smaller))
         claim = f"{smaller} by finite differences, as the paper's; {within}"
-        found.append(grid.correlation(differences, trained, -1, claim=claim))
+        found.append(grid.correlation(differences, trained, -1, claim=claim, control_of=smaller))
         return found
 
 
@@ -163,6 +169,11 @@ class _Grid:
     table: Evidence
     labels: list[str]
     cells: list[tuple[float, int]]
+
+    def only(self, cells: list[tuple[float, int]]) -> _Grid:
+        """These of its cells, in this order."""
+        place = dict(zip(self.cells, self.labels))
+        return _Grid(self.table, [place[cell] for cell in cells], cells)
 
     @property
     def log_n(self) -> np.ndarray:
@@ -213,14 +224,13 @@ class _Grid:
             statistic="partial rank correlation with log eta/S given log training loss, a seed",
         )  # fmt: skip
 
-    def exponent(self, values: np.ndarray, mask: np.ndarray, *, claim: str, note: str = "") -> Claim:
+    def exponent(self, values: np.ndarray, mask: np.ndarray, *, claim: str, control_of: str = "") -> Claim:
         lrs, sizes = (np.log(np.array(column, dtype=float)) for column in zip(*self.cells))
         fits = np.array([exponents(lrs, sizes, row) for row in np.where(mask, values, np.nan)])
-        found = ratio_over_seeds(
-            fits[:, 1], fits[:, 0], Range(0.8, 1.25, confidence=0.95), claim=claim,
+        return ratio_over_seeds(
+            fits[:, 1], fits[:, 0], Range(0.8, 1.25, confidence=0.95), claim=claim, control_of=control_of,
             statistic="g of log norm = c - p (log eta - g log S), least squares a seed (g = 1/2: the square-root rule)",
         )  # fmt: skip
-        return replace(found, note="; ".join(filter(None, [note, found.note])))
 
 
 CROSSING = equal_loss.at(0.1)

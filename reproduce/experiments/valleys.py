@@ -124,14 +124,15 @@ class Valleys:
                 continue
             along_it = not words and control_of is None
             ratio, note = log_width_ratio(table, label, kind)
-            found.append(
-                over_seeds(
-                    np.exp(ratio), Direction(1, smallest=0.2, null=1.0), scale=LOG, note=note,
-                    paper=paper if kind == "width" else None,
-                    claim=f"{of_line}{label}{words}", control_of="" if along_it else of_line + (control_of or label),
-                    statistic=f"{kind} of θ2 over that of θ1, geometric mean over rises of {_list(RISES)}, a seed",
-                )
+            wider = over_seeds(
+                np.exp(ratio), Direction(1, smallest=0.2, null=1.0), scale=LOG, note=note,
+                paper=paper if kind == "width" else None,
+                claim=f"{of_line}{label}{words}", control_of="" if along_it else of_line + (control_of or label),
+                statistic=f"{kind} of θ2 over that of θ1, geometric mean over rises of {_list(RISES)}, a seed",
             )  # fmt: skip
+            if "of θ1" in note and wider.verdict == "supported":  # θ1 may be wider than the line is long
+                wider = replace(wider, verdict="inconclusive", p=None)
+            found.append(wider)
         return found
 
     def alike(

@@ -58,15 +58,22 @@ def test_the_peak_of_a_noisy_parabola_is_found():
 
 def test_accuracy_that_only_rises_has_no_peak_inside():
     log_n = np.log(np.geomspace(1e-4, 1e-1, 8))
-    assert math.isnan(peak(log_n, 0.5 + 0.01 * log_n, np.zeros(8, dtype=bool), 0.1))
+    nothing = np.zeros(8, dtype=bool)
+    assert peak(log_n, 0.5 + 0.01 * log_n, nothing, 0.1) == math.inf
+    assert peak(log_n, 0.5 - 0.01 * log_n, nothing, 0.1) == -math.inf
+    flat = peak(log_n, np.full(8, 0.5) + 1e-3 * np.array([0, 0, 1, 0, 0, 1.1, 0, 0]), nothing, 0.1)
+    assert math.isnan(flat) or log_n[0] < math.log(flat) < log_n[-1]
 
 
 def test_the_edge_of_stability_is_interpolated_and_a_diverged_run_lies_beyond_it():
     stability = 2 * (BETAS / 5) ** 0.7
-    assert crossing(BETAS, stability) == pytest.approx(5)
-    assert crossing(BETAS, np.where(BETAS > 3, np.nan, stability)) == pytest.approx(2**1.75)
-    assert math.isnan(crossing(BETAS, np.full(10, 1.0)))  # not reached
-    assert math.isnan(crossing(BETAS, np.full(10, 3.0)))  # beyond it from the start
+    assert crossing(BETAS, stability, NONE) == pytest.approx(5)
+    assert crossing(BETAS, np.where(BETAS > 3, np.nan, stability), BETAS > 3) == pytest.approx(2**1.75)
+    missing = np.where(BETAS[3] == BETAS, np.nan, stability)
+    assert crossing(BETAS, missing, NONE) == pytest.approx(5)  # a run that is missing says nothing
+    assert math.isnan(crossing(BETAS, np.full(10, 1.0), NONE))  # not reached
+    assert math.isnan(crossing(BETAS, np.full(10, 3.0), NONE))  # beyond it from the start
+    assert math.isnan(crossing(BETAS, np.full(10, np.nan), NONE))
 
 
 def test_runs_that_diverge_do_not_draw_the_peak_towards_them():

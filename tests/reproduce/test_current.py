@@ -4,10 +4,11 @@ import json
 from dataclasses import replace
 from importlib import import_module
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from datamodules.sources import Prepared
+from datamodules.sources import Prepared, prepare
 from reproduce.engine.arms import ARMS
 from reproduce.engine.current import is_current
 from reproduce.engine.options import Options
@@ -26,6 +27,8 @@ def left(folder, figure, source, frame=None):
     frame = pd.DataFrame({"label": ["-"], "seed": [0], "status": ["ok"]}) if frame is None else frame(runs)
     runs += plan.final(runs, Table(frame, {}))
     frame.to_csv(folder / "table.csv", index=False)
+    imagined = figure.check(figure.experiment.imagined("smoke", 2, np.random.default_rng(1)))
+    (folder / "claims.json").write_text(json.dumps([claim.as_json() for claim in imagined]))
     told = {"source": described(source), "seeds": 2, "arm": "epochs", "measured": measured(runs),
             "runs": {run.name: run.spec.key for run in runs}}  # fmt: skip
     return written(folder, told)
@@ -39,19 +42,24 @@ def written(folder, told):
 def test_results_are_current_until_a_setting_a_measurement_or_the_data_change(tmp_path, monkeypatch):
     figure = import_module("reproduce.fig15").FIGURE
     told = left(tmp_path, figure, MNIST)
-    assert is_current(figure, tmp_path, "smoke")
-    assert not is_current(figure, tmp_path, "quick")
+    assert is_current(figure, tmp_path, "smoke", tmp_path)
+    assert not is_current(figure, tmp_path, "quick", tmp_path)
     for change in (
         {"source": told["source"] | {"fingerprint": "other"}}, {"seeds": 3}, {"measured": []}, {"runs": {}},
     ):  # fmt: skip
         written(tmp_path, told | change)
-        assert not is_current(figure, tmp_path, "smoke"), change
+        assert not is_current(figure, tmp_path, "smoke", tmp_path), change
     written(tmp_path, {key: value for key, value in told.items() if key != "source"})  # as older versions wrote it
-    assert not is_current(figure, tmp_path, "smoke")
+    assert not is_current(figure, tmp_path, "smoke", tmp_path)
     written(tmp_path, told)
+    claims = json.loads((tmp_path / "claims.json").read_text())
+    (tmp_path / "claims.json").write_text(json.dumps([claims[0] | {"statistic": "another rule"}, *claims[1:]]))
+    assert not is_current(figure, tmp_path, "smoke", tmp_path)
+    (tmp_path / "claims.json").write_text(json.dumps(claims))
+    assert is_current(figure, tmp_path, "smoke", tmp_path)
     longer = replace(memorisation.SMOKE, epochs=4)
     monkeypatch.setitem(memorisation.SETTINGS, "smoke", longer)
-    assert not is_current(figure, tmp_path, "smoke")
+    assert not is_current(figure, tmp_path, "smoke", tmp_path)
 
 
 def test_of_a_tuned_figure_the_runs_that_its_table_chooses_count_too(tmp_path):
@@ -65,10 +73,11 @@ def test_of_a_tuned_figure_the_runs_that_its_table_chooses_count_too(tmp_path):
         )  # fmt: skip
 
     told = left(tmp_path, figure, CIFAR, frame)
-    assert is_current(figure, tmp_path, "smoke")
-    final = next(name for name in told["runs"] if not name.startswith("tuning"))
-    written(tmp_path, told | {"runs": {k: v for k, v in told["runs"].items() if k != final}})
-    assert not is_current(figure, tmp_path, "smoke")
+    final = {name for name in told["runs"] if not name.startswith("tuning")}
+    assert len(final) == 2 * 4
+    assert is_current(figure, tmp_path, "smoke", tmp_path)
+    written(tmp_path, told | {"runs": {k: v for k, v in told["runs"].items() if k != min(final)}})
+    assert not is_current(figure, tmp_path, "smoke", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["theorem2", "sampling"])
@@ -80,6 +89,20 @@ def test_of_a_theory_script_every_simulation_counts(tmp_path, name):
         for label, spec in theory.simulations("smoke").items()
     }
     told = written(tmp_path, {"source": None, "seeds": 2, "runs": runs})
-    assert is_current(theory, tmp_path, "smoke")
+    assert is_current(theory, tmp_path, "smoke", tmp_path)
     written(tmp_path, told | {"runs": dict(list(runs.items())[1:])})
-    assert not is_current(theory, tmp_path, "smoke")
+    assert not is_current(theory, tmp_path, "smoke", tmp_path)
+
+
+def test_of_a_theory_on_data_the_data_themselves_count(tmp_path, monkeypatch):
+    theory = import_module("reproduce.bridge").THEORY
+    source = prepare("digits28")
+    specs = theory.simulations("smoke", source)
+    runs = {f"{label}, seed {seed}": replace(spec, seed=seed).key for seed in range(2) for label, spec in specs.items()}
+    told = written(tmp_path, {"source": described(source), "seeds": 2, "runs": runs})
+    assert is_current(theory, tmp_path, "smoke", tmp_path)
+    written(tmp_path, told | {"source": told["source"] | {"fingerprint": "other"}})
+    assert not is_current(theory, tmp_path, "smoke", tmp_path)
+    written(tmp_path, told)
+    monkeypatch.setattr("reproduce.engine.current.cached", lambda *_: None)
+    assert not is_current(theory, tmp_path, "smoke", tmp_path)

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -35,7 +36,7 @@ def places(tmp_path, monkeypatch):
 
 
 def make(results):
-    gallery.write(gallery._read(results.parents[1], "fig1"))
+    gallery.write(gallery._read(results.parents[1], "fig1", Path("data")))
 
 
 def test_pictures_shrink_and_the_table_stands_between_the_markers(places):

@@ -150,9 +150,12 @@ def test_jonckheeres_distribution_is_that_of_all_permutations():
 
 
 def test_a_rise_over_groups_is_seen_and_none_is_not():
-    up = rising([np.array([1.0, 2, 3]), np.array([2.5, 4, 5]), np.array([6.0, np.nan, 8])], claim="", statistic="b*")
+    up = rising([np.array([1.0, 2, 3]), np.array([2.5, 4, 5]), np.array([6.0, np.inf, 8])], claim="", statistic="b*")
     assert (up.verdict, up.n) == ("supported", 3)
     assert up.value > 0.8
+    missing = rising([np.array([1.0, 2]), np.array([np.nan, 4]), np.array([6.0, 8])], claim="", statistic="b*")
+    assert (missing.verdict, missing.n) == ("not judged", 1)
+    assert "1 of 6 values are missing" in missing.note
     random = np.random.default_rng(0)
     drawn = [rising(list(random.normal(size=(3, 4))), claim="", statistic="b*") for _ in range(1000)]
     assert sum(c.verdict == "supported" for c in drawn) <= 65  # 5 % of 1000, and 2 sd

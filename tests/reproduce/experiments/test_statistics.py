@@ -1,0 +1,257 @@
+"""The experiments' own statistics, on curves made up so that the answer is known."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from reproduce.engine.claims import holm
+from reproduce.engine.seedwise import Direction, over_seeds
+from reproduce.engine.table import NOISE, STEP_VARIANCE, Imagined, Table
+from reproduce.experiments import cycles, cyclical, equal_loss, memorisation, noise_grid, tuning, valleys
+from reproduce.experiments.breaking_point import BEST, DATA_SIZES
+
+
+def table(rows, curves=None):
+    """A table of (label, seed, values); one without values diverged."""
+    found = [{"label": label, "seed": seed, "status": "ok" if values else "diverged"} | values
+             for label, seed, values in rows]  # fmt: skip
+    return Table(pd.DataFrame(found), curves or {})
+
+
+# -- memorisation
+
+
+def epochs(noisy, clean, wrong=None):
+    wrong = [0.1] * len(noisy) if wrong is None else wrong
+    columns = {memorisation.NOISY: noisy, memorisation.CLEAN: clean, memorisation.WRONG: wrong}
+    return pd.DataFrame(columns, index=range(1, len(noisy) + 1))
+
+
+def test_accuracies_at_a_crossing_are_interpolated_between_the_epochs_about_it():
+    found = memorisation.derive(epochs([0.7, 0.78, 0.88, 0.88], [0.9, 0.8, 0.7, 0.6]))
+    assert found["val/accuracy at train_subset/accuracy 0.8"] == pytest.approx(0.8 - 0.1 * 0.02 / 0.10)
+    assert found["val/accuracy at train_subset/accuracy 0.85"] == pytest.approx(0.8 - 0.1 * 0.07 / 0.10)
+    assert "val/accuracy at train_subset/accuracy 0.9" not in found
+
+
+def test_a_level_crossed_at_the_first_epoch_or_met_exactly_has_that_epochs_accuracy():
+    first = memorisation.derive(epochs([0.86, 0.5, 0.9], [0.4, 0.5, 0.6]))
+    assert first["val/accuracy at train_subset/accuracy 0.85"] == 0.4
+    assert first["val/accuracy at train_subset/accuracy 0.9"] == 0.6
+    twice = memorisation.derive(epochs([0.7, 0.81, 0.7, 0.9], [0.1, 0.2, 0.3, 0.4]))
+    assert twice["val/accuracy at train_subset/accuracy 0.8"] == pytest.approx(0.1 + 0.1 * 10 / 11)  # the first of two
+
+
+def test_memorisation_begins_two_points_above_the_lowest_and_is_counted_from_the_best_epoch():
+    found = memorisation.derive(epochs([0.5] * 5, [0.5, 0.9, 0.8, 0.7, 0.6], [0.10, 0.05, 0.06, 0.08, 0.30]))
+    assert (found["memorisation begins"], found["memorisation after best"]) == (4, 2)
+    early = memorisation.derive(epochs([0.5] * 3, [0.5, 0.6, 0.9], [0.05, 0.2, 0.3]))
+    assert early["memorisation after best"] == -1
+    assert "memorisation begins" not in memorisation.derive(epochs([0.5] * 3, [0.1] * 3, [0.3, 0.2, 0.1]))
+
+
+def test_late_memorisation_is_supported_and_early_is_not():
+    labels = memorisation.select(list(memorisation.PLACE), 0.25)
+
+    def claim(late):
+        rows = [(label, seed, {"memorisation after best": late + seed % 2, memorisation.BEST_LOSS: 0.1})
+                for label in labels for seed in range(4)]  # fmt: skip
+        return memorisation.begins_late(table(rows), 0.25)
+
+    assert claim(3.0).verdict == "supported"
+    assert claim(-3.0).verdict == "not supported"
+    assert claim(3.0).note.startswith("0 of ")
+
+
+# -- equal loss
+
+
+def test_norms_at_a_crossing_are_compared_with_the_overshoot_taken_out():
+    log_n = np.log(np.arange(1.0, 9))
+    labels = [f"run {i}" for i in range(8)]
+    noise = np.random.default_rng(0).permutation(8) / 1e3
+
+    def rho(norm, loss):
+        rows = [(label, 0, {equal_loss.at(0.1): norm[i], equal_loss.at(0.1, equal_loss.LOSS): loss[i],
+                            equal_loss.LOSS: 0.01}) for i, label in enumerate(labels)]  # fmt: skip
+        return equal_loss.correlation(table(rows), labels, log_n, 0.1)
+
+    random_losses = 0.1 - noise
+    falling, _ = rho(np.exp(-log_n), random_losses)
+    assert falling[0] < -0.9
+    overshoot = 0.1 - 0.001 * np.exp(log_n)  # the norm follows the loss, which follows n
+    confounded, note = rho(overshoot, overshoot)
+    assert math.isnan(confounded[0]) or abs(confounded[0]) < 1e-6
+    assert note == "0 of 8 runs that trained never cross it; evaluated at losses from 0.092 to 0.099"
+
+
+def test_runs_that_never_cross_a_level_are_counted_and_named_but_not_those_that_diverged():
+    rows = [
+        ("a", 0, {equal_loss.at(0.1): 5.0, equal_loss.at(0.1, equal_loss.LOSS): 0.09, equal_loss.LOSS: 0.01}),
+        ("b", 0, {equal_loss.LOSS: 0.7}),
+        ("c", 0, {}),
+    ]
+    _, note = equal_loss.correlation(table(rows), ["a", "b", "c"], np.arange(3.0), 0.1)
+    assert note.startswith("1 of 2 runs that trained never cross it, all seeds of: b; evaluated")
+
+
+def test_the_ratio_of_norms_is_over_the_levels_that_both_runs_cross():
+    def run(*norms):
+        return {
+            name: value
+            for level, norm in zip(equal_loss.LEVELS, norms)
+            for name, value in ((equal_loss.at(level), norm), (equal_loss.at(level, equal_loss.LOSS), level))
+        }
+
+    rows = [("a", 0, run(8.0, 2.0, 1.0)), ("b", 0, run(4.0, 1.0)), ("a", 1, run(1.0)), ("b", 1, {"x": 1.0})]
+    ratio, note = equal_loss.ratio(table(rows), "a", "b")
+    assert ratio[0] == pytest.approx(2.0)
+    assert math.isnan(ratio[1])
+    assert "0.3 in 1, 0.1 in 1, 0.03 in 0" in note
+    assert note.endswith("the losses' own ratio there is 1.00")
+
+
+# -- cyclical schedules
+
+
+def phases(norms, noise):
+    rows = pd.DataFrame({cyclical.NORM: norms, NOISE: noise}, index=np.arange(1.0, len(norms) + 1))
+    return cyclical.derive(rows).get(cyclical.PHASES)
+
+
+def test_phases_differ_by_what_they_were_made_to_differ_by_whatever_the_trend():
+    high = np.array([1, 1, 0, 0] * 4, dtype=bool)
+    noise = np.where(high, 5e-3, 1e-3)
+    for trend in (0.0, 0.2, -0.3):
+        norms = np.exp(3 + trend * np.arange(16) - 0.7 * high)
+        assert phases(norms, noise) == pytest.approx(-0.7, abs=1e-9)
+    assert phases(np.ones(16), np.full(16, 1e-3)) is None  # no phases
+
+
+def points(label, losses, norms, seed=0):
+    index = np.arange(1.0, len(losses) + 1)
+    return {(label, seed): pd.DataFrame({cyclical.LOSS: losses, cyclical.NORM: norms, "t_eta": index}, index=index)}
+
+
+def test_at_matched_loss_norms_are_compared_where_the_baseline_has_that_loss():
+    losses = np.array([1.0, 0.1, 0.01])
+    curves = points("base", losses, 10 * losses) | points("run", [0.5, 0.05, 1e-6], [2.5, 0.25, 99.0])
+    found = cyclical.at_matched_loss(table([("base", 0, {"x": 1}), ("run", 0, {"x": 1})], curves), "run", "base")
+    assert found == pytest.approx([0.5])  # the point that the baseline never reached is left out
+
+
+@pytest.mark.parametrize(
+    ("ratio", "wider", "alike"), [(0.4, "supported", "not supported"), (1.0, "not supported", "supported")]
+)
+def test_the_two_claims_in_tension_exclude_one_another(ratio, wider, alike):
+    finals, series = {}, {}
+    noise = np.array([0.99, 1.0, 1.01, 1.0])
+    for label, norm in ((cyclical.DISCRETE_S, ratio), (cyclical.DISCRETE_ETA, 1.0)):
+        finals[label] = {cyclical.NORM: norm * noise, cyclical.DIFFERENCES: norm * noise[::-1]}
+        losses = np.tile(np.array([1.0, 0.1, 0.01]), (4, 1))
+        series[label] = {cyclical.LOSS: losses, cyclical.NORM: norm * 10 * losses * noise[:, None]}
+    found = cyclical.tension(Imagined(finals, series))
+    assert [claim.verdict for claim in found[:3]] == [wider] * 3
+    assert [claim.verdict for claim in found[3:]] == [alike] * 3
+
+
+def test_tuning_takes_the_highest_accuracy_breaks_ties_by_loss_and_skips_what_diverged():
+    arm = tuning.BASELINE
+    found = {c.lr: c for c in tuning.candidates("quick") if c.arm == arm}
+    scores = {0.008: (0.5, 1.0), 0.02: (0.6, 1.2), 0.05: (0.6, 1.1), 0.125: None}
+
+    def rows(scores):
+        return [
+            (found[lr].label, tuning.FIRST_SEED,
+             {} if score is None else {tuning.VALID: score[0], tuning.VALID_LOSS: score[1]})
+            for lr, score in scores.items()
+        ]  # fmt: skip
+
+    assert tuning.tuned(table(rows(scores)))[arm].lr == 0.05
+    assert tuning.at_the_edge(table(rows(scores)), arm) == ""
+    edge = table(rows(scores | {0.008: (0.7, 9.0)}))
+    assert tuning.tuned(edge)[arm].lr == 0.008
+    assert "tuned to 0.008, at the edge" in tuning.at_the_edge(edge, arm)
+    assert arm not in tuning.tuned(table(rows(dict.fromkeys(scores))))
+
+
+# -- cycles, scaling, grids, valleys
+
+
+def test_the_variance_of_steps_is_compared_where_the_noisier_run_has_the_smaller_batches():
+    index = np.arange(1.0, 5)
+
+    def curve(variance):
+        return pd.DataFrame({STEP_VARIANCE: variance, "t_eta": index}, index=index)
+
+    def steps(sizes):
+        return pd.DataFrame({"epoch": index, "batch_size": sizes})
+
+    made = Table(
+        pd.DataFrame({"label": ["a", "b"], "seed": 0, "status": "ok"}),
+        {("a", 0): curve([5.0, 5, 1, 1]), ("b", 0): curve([1.0, 1, 1, 1])},
+        {("a", 0): steps([128, 128, 640, 640]), ("b", 0): steps([640, 640, 640, 640])},
+    )
+    assert cycles.step_variance_ratio(made, "a", "b") == pytest.approx([5.0])
+
+
+def test_small_batches_lose_what_they_were_made_to_lose_and_chance_when_they_diverge():
+    scale_seeds = np.arange(3)
+    finals = {
+        label: {BEST: np.full(3, 0.7 if place.beta < 1 else 0.8)}
+        for label, place in DATA_SIZES.place.items()
+    }  # fmt: skip
+    assert DATA_SIZES.drop_at_small_batches(Imagined(finals)) == pytest.approx(np.full(3, 0.1))
+    rows = [(label, seed, {} if DATA_SIZES.place[label].beta < 1 else {BEST: 0.8})
+            for label in DATA_SIZES.place for seed in scale_seeds]  # fmt: skip
+    assert DATA_SIZES.drop_at_small_batches(table(rows)) == pytest.approx(np.full(3, 0.7))
+
+
+def test_a_weaker_correlation_is_judged_on_the_cells_that_both_networks_have():
+    grid = noise_grid.DEEP_MLP
+    random = np.random.default_rng(0)
+    world = grid.imagined("quick", 3, random)
+    rows = []
+    for label, metrics in world.finals.items():
+        network, lr, size = grid.place[label]
+        weak = network == noise_grid.GOOD
+        for seed in range(3):
+            values = {name: float(column[seed]) for name, column in metrics.items()} | {noise_grid.LOSS: 0.01}
+            if weak:
+                values[noise_grid.NORM] = math.exp(-0.5 * math.log(lr / size) + random.normal(0, 2.0))
+            rows.append((label, seed, values))
+    whole = grid.weaker(table(rows), noise_grid.GOOD, noise_grid.REFERENCE, "weaker")
+    assert whole.value > 0
+    cells = [label for label in world.finals if label.startswith(noise_grid.GOOD)]
+    fewer = [row for row in rows if row[0] != cells[0]]
+    others = [row for row in rows if row[0] not in (cells[0], cells[0].replace(noise_grid.GOOD, noise_grid.REFERENCE))]
+    found, expected = (grid.weaker(table(r), noise_grid.GOOD, noise_grid.REFERENCE, "weaker") for r in (fewer, others))
+    assert found.value == expected.value
+    assert found.value != whole.value
+
+
+def test_a_wider_minimum_is_not_supported_where_the_narrower_ones_width_is_censored():
+    line = next(iter(valleys.CONSTANT.lines))
+
+    def claim(theta1):
+        ends = {"loss θ1": np.full(4, 0.1), "loss θ2": np.full(4, 0.1)}
+        for kind in valleys.KINDS:
+            for rise in valleys.RISES:
+                for end, values in (("θ1", theta1), ("θ2", np.array([2.0, 2.1, 2.0, 1.9]))):
+                    edge = np.where(np.isnan(values), 1.0, values)
+                    ends |= {f"{kind} {end} {rise:g}": values, f"{kind} at least {end} {rise:g}": edge}
+        return valleys.CONSTANT.wider(Imagined({line: ends}), line)[0]
+
+    assert claim(np.array([1.0, 1.1, 1.0, 0.9])).verdict == "supported"
+    assert claim(np.array([1.0, math.nan, 1.0, 0.9])).verdict == "inconclusive"
+
+
+def test_controls_do_not_make_the_papers_claims_harder_to_support():
+    own = over_seeds(np.array([1.0, 1.3, 0.7, 1.2]), Direction(1, smallest=0.1), claim="own", statistic="s")
+    assert own.verdict == "supported"
+    controls = [replace(own, claim=f"own, control {i}", control_of="own") for i in range(40)]
+    assert holm([own, *controls])[0].verdict == "supported"
+    assert holm([replace(own, claim=str(i)) for i in range(40)])[0].verdict == "inconclusive"
