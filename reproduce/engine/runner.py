@@ -30,6 +30,7 @@ from reproduce.engine.results import RunFolder, Spec
 from reproduce.engine.spec import Measurement
 
 ATTEMPTS = 2
+SCHEDULERS = (signal.SIGUSR1, signal.SIGUSR2)  # how a cluster announces a time limit or a preemption
 ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")  # a traceback's last line
 POLL = 0.2  # seconds
 GRACE = 25.0  # seconds to save themselves that runs get; a scheduler's own patience is 30 as a rule
@@ -61,11 +62,22 @@ class Watcher(Protocol):
     def told(self, words: str) -> None: ...
 
 
+@contextmanager
+def _ignoring(*numbers: int) -> Iterator[None]:
+    """Processes that are started here ignore these signals, unless they set a handler of their own."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class Server:
     """The fork server. It starts on first use, in about the time that importing torch and Lightning takes.
 
-    It is started with SIGINT and SIGTERM ignored, which its children inherit: what a terminal or a scheduler sends to
-    all processes reaches the figure's alone, which ends them.
+    It is started with these signals ignored, which its children inherit: what a terminal or a scheduler sends to all
+    processes reaches the figure's alone, which ends them, or asks them to leave by SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -96,12 +108,8 @@ class Server:
     @staticmethod
     def _ensure_running() -> None:
         """Only the start itself ignores signals: a first run then waits seconds for the imports, and can be ended."""
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with _ignoring(signal.SIGINT, signal.SIGTERM, *SCHEDULERS):
             forkserver.ensure_running()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def prepare(self, name: str, data_dir: Path, download: bool = True) -> Prepared:
         """`sources.prepare` in a process that has torchvision. Raises DataError."""
@@ -284,7 +292,7 @@ class Runner:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(self.gpus)))
             first = slot * self.devices % self.gpus
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible.split(",")[first : first + self.devices])
-        with (path / "log.txt").open("a") as log:
+        with (path / "log.txt").open("a") as log, _ignoring(*SCHEDULERS):
             return subprocess.Popen(
                 command,
                 cwd=CHECKOUT,

@@ -1,0 +1,256 @@
+"""Figures on a real SLURM: array tasks, requeueing, cancelling, a killed slurmd; the same numbers as here."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+
+from datamodules.schedules import NoiseSchedule, Triangle
+from datamodules.sources import prepare
+from reproduce.engine import provenance, slurm
+from reproduce.engine.options import InputError, Options
+from reproduce.engine.results import Results, job_data
+from reproduce.engine.runner import Task
+from reproduce.engine.slurm import Allocation, SlurmRunner
+from reproduce.engine.spec import Data, Keep, MLPNetwork, RunSpec
+from tests.reproduce.script import ROOT, command, run, until
+from tests.slurm_cluster import Cluster, why_not
+
+pytestmark = pytest.mark.slurm
+REQUIRED = os.environ.get("THREE_FACTORS_SLURM") == "required"  # in CI a skip is a failure
+RUN = RunSpec(
+    MLPNetwork(hidden=(16,), in_features=784, batch_norm=True),
+    Data("digits28", "-", train=480, validation=50, test=100, subset=100), NoiseSchedule(0.05, Triangle(48, 8, 2)),
+    epochs=3, seed=0, momentum=0.9, keep=Keep(best=True),
+)  # fmt: skip
+LONG = replace(RUN, epochs=60)
+FLAGS = ("--slurm", "--partition", "tests", "--time", "10", "--wandb", "disabled")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    if reason := why_not():
+        if REQUIRED:
+            pytest.fail(reason)
+        pytest.skip(reason)
+    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
+    before = {name: os.environ.get(name) for name in cluster.environment}
+    try:
+        try:
+            cluster.start()
+        except RuntimeError as error:
+            if REQUIRED:
+                raise
+            pytest.skip(str(error))
+        os.environ |= cluster.environment
+        yield cluster
+    finally:
+        cluster.stop()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+class Watched:
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.done, self.reasons, self.words = [], {}, []
+
+    def started(self, task, slot, attempt): ...
+    def polled(self, active): ...
+    def finished(self, task, slot, seconds, result):
+        self.done.append(task.label)
+
+    def found(self, task, result):
+        self.done.append(task.label)
+
+    def elsewhere(self, task): ...
+    def failed(self, task, slot, reason, again):
+        self.reasons[task.label] = reason
+
+    def told(self, words):
+        self.words.append(words)
+
+
+def tasks(out, **specs):
+    job = job_data(prepare("digits28"), "cpu", 1, threads=1, made=provenance.bits("-")) | {"checkpoint_every": 0.2}
+    return [Task(label, Results(out).folder(spec), spec, job) for label, spec in specs.items()]
+
+
+class Submission:
+    """Tasks submitted and waited for in a thread: each in an array task of its own."""
+
+    def __init__(self, out, **specs):
+        self.tasks, self.watcher, self.failed = tasks(out, **specs), Watched(), None
+        self.runner = SlurmRunner(out, Allocation("tests", 10), dict.fromkeys(specs, slurm.WORTHWHILE))
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self):
+        self.failed = [task.label for task in self.runner.run(self.tasks, self.watcher)]
+
+    def end(self):
+        self.thread.join(timeout=150)
+        assert not self.thread.is_alive(), self.watcher.__dict__
+        return self.failed
+
+    def element(self, label):
+        """The array element that a run is in."""
+        task = next(task for task in self.tasks if task.label == label)
+        file = self.runner.folder / "jobs.json"
+        until(file.exists)
+        return json.loads(file.read_text())[f"runs/{task.folder.path.name}"]
+
+    def under_way(self, label, epochs=5):
+        folder = next(task.folder for task in self.tasks if task.label == label)
+        until(lambda: len(folder.rows()) >= epochs)
+        return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The long run, uninterrupted and on this machine: what it leaves."""
+    from reproduce.engine import train as training
+
+    (task,) = tasks(tmp_path_factory.mktemp("whole"), long=LONG)
+    task.prepare(print)
+    training.train(LONG, training.Job(prepare("digits28")), task.folder)
+    return left(task.folder)
+
+
+def left(folder):
+    weights = {file.stem: torch.load(file, weights_only=True) for file in (folder.path / "weights").iterdir()}
+    return folder.rows(), weights
+
+
+def assert_equal(a, b):
+    assert a[0] == b[0]
+    assert all(torch.equal(a[1][name][key], b[1][name][key]) for name in a[1] for key in a[1][name])
+
+
+def test_a_figure_runs_on_the_cluster_several_short_runs_a_task_and_is_collected_after_detaching(cluster, tmp_path):
+    detached = run("fig4", tmp_path, *FLAGS, "--seeds", "1", "--detach")
+    assert detached.returncode == 0, detached.stdout + detached.stderr
+    assert "detached" in detached.stdout
+    assert "5 runs submitted" in detached.stdout
+    assert not (tmp_path / "fig4").exists()
+    places = json.loads((tmp_path / "slurm" / "jobs.json").read_text())
+    assert len(places) == 5
+    assert len(set(places.values())) < 5
+    collected = run("fig4", tmp_path, *FLAGS, "--seeds", "1")
+    assert collected.returncode == 0, collected.stdout + collected.stderr
+    assert "5 runs submitted" not in collected.stdout
+    assert json.loads((tmp_path / "slurm" / "jobs.json").read_text()) == places  # nothing submitted twice
+    assert (tmp_path / "fig4" / "smoke-digits" / "fig4.png").is_file()
+    here = tmp_path / "here"
+    assert run("fig4", here, "--wandb", "disabled", "--seeds", "1").returncode == 0
+    for file in here.glob("runs/*/metrics.jsonl"):
+        assert (tmp_path / "runs" / file.parent.name / "metrics.jsonl").read_text() == file.read_text()
+
+
+def test_a_requeued_task_goes_on_from_its_checkpoint(cluster, tmp_path, whole):
+    submission = Submission(tmp_path, long=LONG)
+    folder = submission.under_way("long")
+    assert cluster.run("scontrol", "requeue", submission.element("long")).returncode == 0
+    assert submission.end() == []
+    assert "goes on from epoch" in folder.log.read_text()
+    assert_equal(left(folder), whole)
+
+
+def test_a_task_that_reaches_its_time_limit_saves_its_runs_and_goes_on_in_a_next_one(cluster, tmp_path, whole):
+    submission = Submission(tmp_path, long=LONG)
+    folder = submission.under_way("long")
+    # What slurmctld sends a minute before the limit.
+    assert cluster.run("scancel", "--signal=USR2", submission.element("long")).returncode == 0
+    assert submission.end() == []
+    assert "saved after step" in folder.log.read_text()
+    assert "goes on from epoch" in folder.log.read_text()
+    assert_equal(left(folder), whole)
+
+
+def test_one_cancelled_task_fails_with_its_reason_and_the_others_are_done(cluster, tmp_path):
+    submission = Submission(tmp_path, a=LONG, b=replace(RUN, seed=1))
+    submission.under_way("a")
+    assert cluster.run("scancel", submission.element("a")).returncode == 0
+    assert submission.end() == ["a"]
+    assert submission.watcher.done == ["b"]
+    assert "cancelled" in submission.watcher.reasons["a"]
+
+
+def test_runs_survive_a_killed_slurmd(cluster, tmp_path, whole):
+    submission = Submission(tmp_path, long=LONG)
+    folder = submission.under_way("long")
+    cluster.kill_slurmd()
+    cluster.start_slurmd()
+    assert submission.end() == []
+    assert_equal(left(folder), whole)
+
+
+def test_a_figure_inside_an_allocation_does_not_adopt_its_layout(cluster, tmp_path):
+    script = " ".join([*command("fig4", tmp_path, "--data", "digits"), "--wandb", "disabled", "--jobs", "1"])
+    log = tmp_path / "log.txt"
+    done = subprocess.run(
+        ["sbatch", "--wait", "--ntasks=2", "--job-name=figures", f"--output={log}", f"--wrap=srun -n1 {script}"],
+        capture_output=True, text=True, timeout=200, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + log.read_text()
+    made = [json.loads(file.read_text())["provenance"] for file in tmp_path.glob("runs/*/result.json")]
+    assert len(made) == 5
+    assert {(m["devices"], m["num_nodes"]) for m in made} == {(1, 1)}
+
+
+def test_ranks_that_srun_has_started_train_together(cluster, tmp_path):
+    (task,) = tasks(tmp_path, run=RUN)
+    task = replace(task, job=task.job | {"devices": 2})
+    task.prepare(print)
+    log = tmp_path / "log.txt"
+    worker = f"{sys.executable} -m reproduce.engine.worker {task.folder.path}"
+    done = subprocess.run(
+        ["sbatch", "--wait", "--ntasks=2", "--ntasks-per-node=2", f"--output={log}", f"--wrap=srun {worker}"],
+        capture_output=True, text=True, timeout=200, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + log.read_text()
+    assert task.folder.result()["provenance"]["devices"] == 2
+
+
+def test_what_sbatch_refuses_is_one_line(cluster, tmp_path):
+    refused = run("fig4", tmp_path, "--slurm", "--partition", "nowhere", "--wandb", "disabled")
+    assert refused.returncode == 2
+    (line,) = refused.stderr.strip().splitlines()
+    assert line.startswith("error: --slurm: sbatch refused: ")
+    assert "partition" in line
+    assert not (tmp_path / "fig4").exists()
+
+
+# -- without a cluster
+
+
+def test_a_machine_without_slurm_is_told_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="--slurm: no sbatch, squeue, srun on this machine"):
+        slurm.check()
+
+
+@pytest.mark.parametrize("flag", ["partition", "time", "gpus", "detach"])
+def test_flags_of_slurm_without_slurm_are_refused(flag, tmp_path):
+    value = {"partition": "tests", "time": 5}.get(flag, True)
+    with pytest.raises(InputError, match=f"--{flag}: goes with --slurm"):
+        Options(out=tmp_path, **{flag: value})
+
+
+def test_several_nodes_need_slurm(tmp_path, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with pytest.raises(InputError, match="--num-nodes: 2 nodes need --slurm"):
+        Options(out=tmp_path, num_nodes=2)
+
+
+def test_short_runs_share_an_array_task_and_long_ones_do_not(tmp_path):
+    made = tasks(tmp_path, **{str(i): replace(RUN, seed=i) for i in range(7)})
+    weights = dict(zip("0123456", (200.0, 200.0, 200.0, 500.0, 200.0, 900.0, 10.0)))
+    groups = SlurmRunner(tmp_path, Allocation(), weights)._groups(made)
+    assert ["".join(task.label for task in group) for group in groups] == ["012", "3", "4", "5", "6"]
