@@ -6,11 +6,12 @@ its runs with the same `Runner` as a laptop does, so that claims, retries and ch
 
 from __future__ import annotations
 
+import io
 import shlex
 import subprocess
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,8 +185,8 @@ class SlurmRunner:
             additional_parameters={"requeue": True},
             **({"partition": a.partition} if a.partition else {}), **({"gpus_per_node": a.devices} if a.gpus else {}),
         )  # fmt: skip
-        try:
-            with executor.batch():
+        try:  # submitit prints what sbatch says, beside raising it
+            with redirect_stderr(io.StringIO()), executor.batch():
                 jobs = [executor.submit(Runs(group, a.gpus)) for group in groups]
         except (FailedJobError, subprocess.CalledProcessError) as error:
             raise InputError(f"--slurm: sbatch refused: {' '.join(str(error).split())[-300:]}") from error

@@ -10,8 +10,10 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from importlib import import_module
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from datamodules.label_noise import LabelNoise
 from datamodules.plan import check_batch_size
@@ -24,7 +26,49 @@ PRECISIONS = {"float32": "32-true", "float64": "64-true", "bf16": "bf16-mixed"}
 
 
 @dataclass(frozen=True)
-class VGG11Network:
+class Typed:
+    """A dataclass whose fields have the types that they are annotated with; ValueError names the one that has not."""
+
+    def __post_init__(self) -> None:
+        kind: Any = type(self)
+        for name, hint in _hints(kind).items():
+            value = getattr(self, name)
+            if not _fits(value, hint):
+                raise ValueError(f"{name}: {value!r} is not {_words(hint)}")
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind)}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is Literal:
+        return True  # told with its choices by the class itself
+    if origin is tuple:
+        inner = arguments[0]
+        return isinstance(value, tuple) and all(_fits(item, inner) for item in value)
+    if hint in (int, float):
+        kinds = (int,) if hint is int else (int, float)
+        return isinstance(value, kinds) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _words(hint: Any) -> str:
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(_words(argument) for argument in get_args(hint))
+    if get_origin(hint) is tuple:
+        return f"a tuple of {_words(get_args(hint)[0]).removeprefix('a ')}s"
+    known = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "none"}
+    return known.get(hint, f"a {hint.__name__}")
+
+
+@dataclass(frozen=True)
+class VGG11Network(Typed):
     """`lightning_modules.VGG11`, without the optimiser."""
 
     width: float = 1.0
@@ -36,6 +80,7 @@ class VGG11Network:
     module = "VGG11"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (math.isfinite(self.width) and self.width > 0):
             raise ValueError(f"width: {self.width!r} is not a positive finite number")
         if not 0 <= self.dropout < 1:
@@ -43,7 +88,7 @@ class VGG11Network:
 
 
 @dataclass(frozen=True)
-class ResNet56Network:
+class ResNet56Network(Typed):
     """`lightning_modules.ResNet56`, without the optimiser."""
 
     depth: int = 56
@@ -56,6 +101,7 @@ class ResNet56Network:
     module = "ResNet56"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.depth < 8 or (self.depth - 2) % 6:
             raise ValueError(f"depth: {self.depth} is not 6n + 2 with n of at least 1")
         if not (math.isfinite(self.width) and self.width > 0):
@@ -65,7 +111,7 @@ class ResNet56Network:
 
 
 @dataclass(frozen=True)
-class MLPNetwork:
+class MLPNetwork(Typed):
     """`lightning_modules.MLP`, without the optimiser."""
 
     hidden: tuple[int, ...] = (256, 256)
@@ -77,6 +123,7 @@ class MLPNetwork:
     module = "MLP"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden: {self.hidden!r} are not all positive widths")
         if self.init_std is not None and not (math.isfinite(self.init_std) and self.init_std > 0):
@@ -87,7 +134,7 @@ Network = VGG11Network | ResNet56Network | MLPNetwork
 
 
 @dataclass(frozen=True)
-class Data:
+class Data(Typed):
     """A data set by its content, and the parts of it that a run uses.
 
     Attributes:
@@ -105,13 +152,14 @@ class Data:
     subset: int = 500
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("train", "validation", "test", "subset"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is less than 1 example")
 
 
 @dataclass(frozen=True)
-class Curvature:
+class Curvature(Typed):
     """What `HessianMonitor` measures, on the first `examples` of the training subset."""
 
     examples: int = 1_000
@@ -123,6 +171,7 @@ class Curvature:
     max_products: int = 100
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("examples", "batch_size", "max_products"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
@@ -132,7 +181,7 @@ class Curvature:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Measurement(Typed):
     """Curvature of a trained run at milestones: "initial", "best", "end", "loss x". Its hash names its file.
 
     It is no part of the run: another measurement needs no other training.
@@ -148,19 +197,20 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Watch:
+class Watch(Typed):
     """Curvature measured at the end of every `every`-th epoch."""
 
     curvature: Curvature
     every: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.every < 1:
             raise ValueError(f"every: {self.every} is less than 1 epoch")
 
 
 @dataclass(frozen=True)
-class Keep:
+class Keep(Typed):
     """At which milestones `KeepWeights` keeps the weights, for measurements afterwards."""
 
     initial: bool = False
@@ -169,18 +219,20 @@ class Keep:
     loss_levels: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for level in self.loss_levels:
             if not (math.isfinite(level) and level > 0):
                 raise ValueError(f"loss_levels: {level!r} is not a positive finite number")
 
 
 @dataclass(frozen=True)
-class HalfBatchNoise:
+class HalfBatchNoise(Typed):
     """`lightning_modules.HalfBatch`: 1 + factor^2 times the covariance of the gradient."""
 
     factor: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (math.isfinite(self.factor) and self.factor > 0):
             raise ValueError(f"factor: {self.factor!r} is not a positive finite number")
 
@@ -190,7 +242,7 @@ class HalfBatchNoise:
 
 
 @dataclass(frozen=True)
-class GaussianNoise:
+class GaussianNoise(Typed):
     """Gaussian noise added to the gradient, its trace factor^2 times that of the noise which is there.
 
     shape: "covariance" (`lightning_modules.GaussianOfItsShape`, in blocks of examples) or "isotropic" (`Isotropic`).
@@ -201,6 +253,7 @@ class GaussianNoise:
     block: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (math.isfinite(self.factor) and self.factor > 0):
             raise ValueError(f"factor: {self.factor!r} is not a positive finite number")
         if self.shape not in ("covariance", "isotropic"):
@@ -216,7 +269,7 @@ class GaussianNoise:
 
 
 @dataclass(frozen=True)
-class RunSpec:
+class RunSpec(Typed):
     """One training run.
 
     Attributes:
@@ -249,6 +302,7 @@ class RunSpec:
     protocol: int = PROTOCOL
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.epochs < 1:
             raise ValueError(f"epochs: {self.epochs} is less than 1")
         if self.evaluate_every < 1 or self.epochs % self.evaluate_every:
@@ -283,7 +337,7 @@ class RunSpec:
 
 
 @dataclass(frozen=True)
-class PathSpec:
+class PathSpec(Typed):
     """The loss on the line through the ends of two runs of the same network, (1 - a) θ1 + a θ2.
 
     Attributes:
@@ -301,6 +355,7 @@ class PathSpec:
     protocol: int = PATH_PROTOCOL
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not {0.0, 1.0} <= set(self.alphas):
             raise ValueError(f"alphas: {self.alphas!r} lack one of the ends, 0 and 1")
         for name, smallest in (("examples", 1), ("batch_size", 2), ("directions", 0)):

@@ -1,0 +1,195 @@
+"""Whatever is asked for, it is refused in one line that names the field, or it runs; keys are the same everywhere."""
+
+import json
+import random
+import string
+import subprocess
+import sys
+from dataclasses import fields, replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from datamodules.label_noise import LabelNoise
+from datamodules.schedules import Cosine, Cyclic, NoiseSchedule, Steps, Triangle, exchange
+from datamodules.sources import prepare
+from reproduce.engine import train as training
+from reproduce.engine.options import DataOptions, Options, SimulationOptions, parse
+from reproduce.engine.page import ReportOptions
+from reproduce.engine.results import RunFolder
+from reproduce.engine.spec import (
+    Curvature,
+    Data,
+    GaussianNoise,
+    HalfBatchNoise,
+    Keep,
+    MLPNetwork,
+    ResNet56Network,
+    RunSpec,
+    VGG11Network,
+    Watch,
+    dumps,
+    loads,
+)
+from tests.reproduce.script import ROOT
+
+# -- specs
+
+numbers = st.one_of(
+    st.integers(-3, 400), st.floats(-2, 400), st.sampled_from([0, 1, float("nan"), float("inf"), 1e300])
+)
+odd = st.one_of(numbers, st.none(), st.text(max_size=4), st.booleans())
+small = st.integers(1, 60)
+networks = st.one_of(
+    st.builds(MLPNetwork, hidden=st.lists(st.integers(1, 20), max_size=3).map(tuple), in_features=st.just(784),
+              batch_norm=st.booleans(), ghost_batch_size=st.none() | st.integers(2, 40)),
+    st.builds(VGG11Network, width=st.sampled_from([1 / 32, 1 / 64]), dropout=st.sampled_from([0.0, 0.5])),
+    st.builds(ResNet56Network, depth=st.sampled_from([8, 14]), width=st.sampled_from([1 / 8, 1 / 4])),
+)  # fmt: skip
+rates = st.floats(1e-4, 0.5)
+schedules = st.one_of(
+    st.builds(NoiseSchedule, rates, st.integers(1, 200)),
+    st.builds(lambda ends, p: NoiseSchedule(0.05, Cyclic(high=max(ends), low=min(ends), period=p)),
+              st.tuples(small, small), st.floats(0.5, 2.5)),
+    st.builds(lambda h, p: exchange(NoiseSchedule(Triangle(h, 0.0, p), 20)), rates, st.floats(0.5, 3)),
+    st.builds(lambda s: NoiseSchedule(Cosine(s, 0.0, 2), 7), rates),
+    st.builds(lambda a, b, t: NoiseSchedule(Steps((a, b), (t,)), 16), rates, rates, st.floats(0.1, 1.9)),
+)  # fmt: skip
+
+
+levels = st.lists(st.floats(0.1, 3), max_size=2).map(tuple)
+WATCH = Watch(Curvature(examples=16, batch_size=16, measures=("top_eigenvalue",), max_products=5))
+SENSIBLE = {"network", "schedule", "name", "fingerprint"}  # always
+
+
+@st.composite
+def asked(draw):
+    """Fields of a run, most of them sensible and some not."""
+    network = draw(networks)
+    noise = st.none() | st.builds(HalfBatchNoise, st.floats(0.1, 2)) | st.builds(
+        GaussianNoise, st.floats(0.1, 2), st.sampled_from(["covariance", "isotropic"]), st.integers(1, 9))  # fmt: skip
+    data = {
+        "name": "digits28" if isinstance(network, MLPNetwork) else "digits", "fingerprint": "-",
+        "train": draw(st.integers(20, 120)), "validation": draw(st.integers(1, 30)), "test": draw(st.integers(1, 30)),
+        "augment": draw(st.booleans()), "subset": draw(st.integers(1, 30)),
+        "label_noise": draw(st.none() | st.builds(LabelNoise, st.floats(0, 1), st.sampled_from(["uniform", "other"]))),
+    }  # fmt: skip
+    run = {
+        "network": network, "schedule": draw(schedules), "epochs": draw(st.integers(1, 3)),
+        "seed": draw(st.integers(0, 9)),
+        "momentum": draw(st.sampled_from([0.0, 0.9])), "weight_decay": draw(st.sampled_from([0.0, 5e-4])),
+        "sampling": draw(st.sampled_from(["shuffle", "replacement"])),
+        "precision": draw(st.sampled_from(["float32", "float64", "bf16"])),
+        "keep": draw(st.none() | st.builds(Keep, best=st.booleans(), loss_levels=levels)),
+        "watch": draw(st.none() | st.just(WATCH)),
+        "noise": draw(noise), "stop_at_loss": draw(st.none() | st.floats(0.5, 3)),
+        "max_batch_size": draw(st.none() | st.integers(1, 100)),
+    }  # fmt: skip
+    for place, chance in ((data, 6), (run, 4)):  # one odd value now and then
+        if draw(st.integers(1, chance)) == 1:
+            place[draw(st.sampled_from(sorted(set(place) - {"network", "schedule", "name", "fingerprint"})))] = draw(
+                odd
+            )
+    return data, run
+
+
+def made(data, run):
+    """The spec; None if it is refused, which takes one line that names a field."""
+    try:
+        return RunSpec(data=Data(**data), **run)
+    except ValueError as error:
+        (line,) = str(error).splitlines()
+        assert ":" in line, line
+        return None
+
+
+@settings(max_examples=300, deadline=None)
+@given(asked())
+def test_a_spec_is_refused_in_one_line_or_round_trips_with_its_key(wanted):
+    spec = made(*wanted)
+    if spec is not None:
+        again = loads(dumps(spec))
+        assert again == spec
+        assert again.key == spec.key
+        shuffled = _shuffled(json.loads(dumps(spec)))
+        assert loads(json.dumps(shuffled)).key == spec.key  # whatever the order of its dictionaries
+
+
+def _shuffled(value):
+    if isinstance(value, list):
+        return [_shuffled(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    names = list(value)
+    random.Random(len(names)).shuffle(names)
+    return {name: _shuffled(value[name]) for name in names}
+
+
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(wanted=asked())
+def test_a_spec_that_is_not_refused_runs(wanted, tmp_path_factory):
+    spec = made(*wanted)
+    if spec is None:
+        return
+    folder = RunFolder(tmp_path_factory.mktemp("run"))
+    result = training.train(spec, training.Job(prepare(spec.data.name)), folder)
+    assert result["status"] in ("ok", "diverged")
+    assert folder.rows()[-1]["epoch"] == result["final"]["epoch"] <= spec.epochs
+
+
+KEYS = {  # of specs that stand for all: a change of these numbers orphans every result on disk
+    "2de8fb3f63d0563f": RunSpec(
+        VGG11Network(width=0.125), Data("cifar10", "0123456789abcdef", 3200, 1000, 2000, augment=True),
+        exchange(NoiseSchedule(0.1, Cyclic(high=160, low=32, period=6, phase=0.5))), epochs=18, seed=3,
+    ),
+}  # fmt: skip
+
+
+def test_keys_are_the_same_in_other_processes_and_under_other_hash_seeds():
+    code = "import sys; from reproduce.engine.spec import loads; print(loads(sys.stdin.read()).key)"
+    for spec in KEYS.values():
+        for seed in ("0", "1", "77"):
+            answer = subprocess.run(
+                [sys.executable, "-c", code], cwd=ROOT, input=json.dumps(_shuffled(json.loads(dumps(spec)))),
+                capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed},
+            )  # fmt: skip
+            assert answer.stdout.strip() == spec.key
+
+
+@pytest.mark.parametrize("start", KEYS)
+def test_keys_do_not_change_with_the_version_of_python_or_of_this_code(start):
+    assert KEYS[start].key.startswith(start)
+
+
+# -- command lines
+
+FLAGS = sorted({"--" + field.name.replace("_", "-") for kind in (Options, ReportOptions) for field in fields(kind)})
+words = st.one_of(
+    st.sampled_from(FLAGS), st.sampled_from([f[:-1] for f in FLAGS]), st.text(string.printable, max_size=6),
+    st.integers(-5, 5).map(str),
+    st.sampled_from(["smoke", "quick", "paper", "epochs", "svag", "offline", "cifar10", "1e3", ""]),
+)  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(line=st.lists(words, max_size=5), kind=st.sampled_from([SimulationOptions, DataOptions, Options, ReportOptions]))
+def test_a_command_line_is_refused_in_one_line_with_status_2_or_understood(line, kind, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    try:
+        options, status = parse("fuzz", list(line), kind), None
+    except SystemExit as ended:
+        options, status = None, ended.code
+    printed = capsys.readouterr()
+    if status == 0:
+        assert {"-h", "--help"} & set(line)
+    elif status is None:
+        assert isinstance(options, kind)
+        assert replace(options) == options
+    else:
+        assert status == 2
+        (told,) = printed.err.rstrip("\n").split("\n")
+        assert told.startswith("error: ")
+    assert not list(tmp_path.iterdir())  # nothing is left behind
