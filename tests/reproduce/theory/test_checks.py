@@ -14,7 +14,7 @@ from reproduce.theory.potentials import Quadratic
 
 CHAINS = {
     theorem1: 20_000, theorem2: 1_000, momentum: 10_000, finite_step: 10_000, anisotropic: 20_000, sampling: 2_000,
-    time_rescaling: 4_000, bridge: 1_000,
+    time_rescaling: 20_000, bridge: 1_000,
 }  # fmt: skip
 
 
