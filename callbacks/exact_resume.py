@@ -54,7 +54,7 @@ class ExactResume(Checkpoint):
             ranks any one's will do, and it takes up to 16 steps.
 
     Attributes:
-        seconds: that the training took so far, over all its parts.
+        seconds: that the training took so far, over all its parts. spent: seconds of them on checkpoints.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class ExactResume(Checkpoint):
             raise ValueError(f"share: {share!r} is not in (0, 1]")
         self.path, self.every, self.share, self.leave_on = Path(path), every, share, leave_on
         self._leave = False
+        self.spent = 0.0
         self._before = self._cost = 0.0  # seconds of earlier parts; of the last checkpoint
         self._started = self._saved = time.monotonic()
 
@@ -124,9 +125,10 @@ class ExactResume(Checkpoint):
             trainer.strategy.checkpoint_io = usual
         self._saved = time.monotonic()
         self._cost = self._saved - start
+        self.spent += self._cost
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds}
+        return {"seconds": self.seconds, "spent": self.spent}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._before = state_dict["seconds"]
+        self._before, self.spent = state_dict["seconds"], state_dict["spent"]

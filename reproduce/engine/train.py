@@ -152,7 +152,8 @@ def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) ->
     reached = {name: finite_only(metrics) for name, metrics in keep.reached.items()}
     return recorder.result(finite) | {
         "milestones": reached,
-        "provenance": provenance(job, module, checkpoints.seconds),
+        "provenance": provenance(job, module, checkpoints.seconds)
+        | {"checkpoint_seconds": round(checkpoints.spent, 3)},
     }
 
 

@@ -2,8 +2,11 @@
 
 import json
 import os
+import pkgutil
 import random
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -30,6 +33,7 @@ from reproduce.engine.spec import (
     VGG11Network,
     Watch,
 )
+from tests.reproduce.script import ROOT
 
 SMALL = Curvature(examples=32, batch_size=32, measures=("top_eigenvalue",))
 MLP = RunSpec(
@@ -139,6 +143,41 @@ def test_a_run_resumed_from_any_checkpoint_is_the_uninterrupted_one(name, moment
         assert found["final"].keys() == result["final"].keys()
 
 
+MOMENTS = {
+    "in a training step": ("lightning_modules.classifier.SGDClassifier.training_step", 8),
+    "in an epoch's last step": ("lightning_modules.classifier.SGDClassifier.training_step", None),
+    "in the validation": ("lightning_modules.classifier.SGDClassifier.validation_step", 4),
+    "in a measurement": ("callbacks.hessian.HessianMonitor.measure", 2),
+    "before a row is written": ("reproduce.engine.train.Recorder._write", 2),
+    "after the last row": ("reproduce.engine.train.Recorder.on_train_end", 1),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_run_broken_off_at_any_moment_is_the_uninterrupted_one(moment, whole, tmp_path, monkeypatch):
+    folder, _, _ = whole("everything")
+    name, number = MOMENTS[moment]
+    if number is None:  # the first epoch's
+        number = len(left(folder)[0][0]["steps"]["loss"])
+    place, _, attribute = name.rpartition(".")
+    owner = pkgutil.resolve_name(place)
+    usual, calls = getattr(owner, attribute), [0]
+
+    def breaking(*arguments, **options):
+        calls[0] += 1
+        if calls[0] == number:
+            raise Killed
+        return usual(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, attribute, breaking)
+        with pytest.raises(Killed):
+            train(SPECS["everything"], tmp_path)
+    train(SPECS["everything"], tmp_path)
+    assert_equal(left(tmp_path), left(folder))
+
+
 def test_a_run_resumes_at_every_epochs_end_and_in_every_epoch(whole, tmp_path, monkeypatch):
     folder, _, checkpoints = whole("cyclic")
     for after in range(1, checkpoints + 1):
@@ -194,6 +233,41 @@ def test_a_run_killed_at_random_moments_ends_as_an_uninterrupted_one(server, tmp
     while not complete(soaked):
         once(server, soaked, data).join()
     assert_equal(left(soaked.path), left(whole.path))
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_a_run_on_two_ranks_killed_at_random_moments_ends_as_an_uninterrupted_one(tmp_path, request):
+    kills = max(5, request.config.getoption("--kills") // 4)
+    data = job_data(prepare("digits"), "cpu", 2, threads=1) | {"checkpoint_every": 0.0}
+    whole, soaked = RunFolder(tmp_path / "whole" / SOAK.key), RunFolder(tmp_path / "soaked" / SOAK.key)
+
+    def started(folder):
+        folder.prepare(SOAK, data, (MEASURED,))
+        command = [sys.executable, "-m", "reproduce.engine.worker", str(folder.path)]
+        with folder.log.open("a") as log:
+            return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+
+    assert started(whole).wait() == 0, whole.log.read_text()
+    moments = random.Random(1)
+    for kill in range(kills):
+        process, steps = started(soaked), moments.randint(0, 12)
+        before = soaked.checkpoint.stat().st_mtime_ns if soaked.checkpoint.exists() else 0
+        for _ in range(steps):  # so many checkpoints later, and a moment
+            while process.poll() is None and (
+                not soaked.checkpoint.exists() or soaked.checkpoint.stat().st_mtime_ns == before
+            ):
+                time.sleep(0.002)
+            before = soaked.checkpoint.stat().st_mtime_ns if soaked.checkpoint.exists() else before
+        time.sleep(moments.uniform(0, 0.05))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if complete(soaked):
+            assert_equal(left(soaked.path), left(whole.path))
+            soaked = RunFolder(tmp_path / f"soaked {kill}" / SOAK.key)
+    assert started(soaked).wait() == 0, soaked.log.read_text()
+    assert_equal(left(soaked.path), left(whole.path))
+    assert soaked.log.read_text().count("goes on from epoch") >= 1
 
 
 @pytest.mark.slow
