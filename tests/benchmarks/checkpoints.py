@@ -2,8 +2,8 @@
 
     python tests/benchmarks/checkpoints.py
 
-The bound is 3 % (`callbacks.exact_resume.SHARE` aims at 2). A checkpoint's time is a median; the share of a whole run is
-what the run itself has counted, with checkpoints every 15 s as in the figures.
+The bound is 3 % (`callbacks.exact_resume.SHARE` aims at 2). A checkpoint's time is a median; the share of a whole run
+is what the run itself has counted, with checkpoints every 15 s as in the figures.
 """
 
 from __future__ import annotations
