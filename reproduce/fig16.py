@@ -65,6 +65,7 @@ def draw_beside(table, axes):
         plots.log_scale(panel.yaxis)
         if metric == plots.STABILITY:
             plots.edge_of_stability(panel)
+            plots.legend_below(panel, columns=1)
 
 
 FIGURE = Figure(

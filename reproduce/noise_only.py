@@ -106,6 +106,7 @@ def draw_beside(table, axes):
         plots.log_scale(panel.yaxis)
         if metric == plots.STABILITY:
             plots.edge_of_stability(panel)
+        plots.legend_below(panel, columns=2)
 
 
 def draw(table, axes):
