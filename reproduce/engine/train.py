@@ -236,18 +236,18 @@ class Recorder(Checkpoint):
             },
         }
         self._earlier, self._losses, self._settings = [], [], []
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}  # every rank: it may reduce
         if trainer.is_global_zero:
-            self._write(row, trainer)
+            self._write(row, logged, trainer.check_val_every_n_epoch or 1)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._file is not None:
             self._file.close()
 
-    def _write(self, row: dict[str, Any], trainer: pl.Trainer) -> None:
-        evaluated = row["epoch"] % (trainer.check_val_every_n_epoch or 1) == 0
-        names = [n for n in trainer.callback_metrics if evaluated or n.startswith("train/")]
-        names = [n for n in names if not n.startswith("hessian/")]  # of another epoch, it may be
-        metrics = {name: float(trainer.callback_metrics[name]) for name in names}
+    def _write(self, row: dict[str, Any], logged: dict[str, float], every: int) -> None:
+        """The epoch's row, with what is logged; evaluations and curvature may be of an earlier epoch."""
+        names = [n for n in logged if row["epoch"] % every == 0 or n.startswith("train/")]
+        metrics = {name: logged[name] for name in names if not name.startswith("hessian/")}
         if self.watch and self.watch.history and self.watch.history[-1]["epoch"] == row["epoch"]:
             metrics |= {k: v for k, v in self.watch.history[-1].items() if k.startswith("hessian/")}
         row |= finite_only(metrics)
