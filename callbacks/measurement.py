@@ -16,7 +16,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from callbacks.functional.inputs import as_batches, stored
-from callbacks.functional.state import device_of, measuring
+from callbacks.functional.state import device_of, measuring, plain
 
 Loss = Callable[[Any, Any], Tensor]
 Batches = Iterable[Any] | Callable[[pl.Trainer], Iterable[Any]] | None
@@ -42,8 +42,9 @@ class Monitor(pl.Callback):
         self._given, self._warned = batches, False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage == "fit":  # what an earlier fit measured on is not this one's
-            self.batches = self._given
+        if stage == "fit":
+            self.batches = self._given  # what an earlier fit measured on is not this one's
+            self.loss_of(plain(pl_module))  # refused before the training, not after it
 
     def due(self, epoch: int) -> bool:
         """Whether epoch number `epoch` (from 0) ends with a measurement."""

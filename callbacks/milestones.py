@@ -20,7 +20,8 @@ class KeepWeights(pl.Callback):
     Args:
         initial, end: at the start and at the end of the fit.
         best: at the validation with the highest `best_of`, the first of equal ones.
-        loss_levels: "loss x" is the first validation at which `loss_of` is at most x. Where runs differ in how far
+        loss_levels: "loss x" is the first validation at which `loss_of` is at most x (by default the loss on a training
+            subset, which this project's data modules evaluate with `watch=`). Where runs differ in how far
             they have trained, this is where their curvature can be compared.
 
     Attributes:
@@ -65,7 +66,8 @@ class KeepWeights(pl.Callback):
 
     def _metric(self, trainer: pl.Trainer, name: str) -> float:
         if name not in trainer.callback_metrics:
-            raise ValueError(f"metric: {name!r} is not logged; there are {', '.join(trainer.callback_metrics)}")
+            there = ", ".join(trainer.callback_metrics)
+            raise ValueError(f"metric: {name!r} is not logged; best_of=, loss_of= take one of {there}")
         return float(trainer.callback_metrics[name])
 
     def _keep(self, name: str, trainer: pl.Trainer, module: pl.LightningModule, epoch: int) -> None:

@@ -114,10 +114,10 @@ class PlannedBatchSampler(Sampler[list[int]]):
                 "every epoch (under Lightning: reload_dataloaders_every_n_epochs=1, or NoiseScheduler), or set_epoch",
                 stacklevel=2,
             )
-        self._seen = self.plan.epoch
         first, self.start = self.start, 0
         for batch in range(first, len(self.plan)):
             yield self.plan.indices[self.plan.shard(batch, self.rank, self.world_size)].tolist()
+        self._seen = self.plan.epoch  # at the end: Lightning starts a loader with workers twice and drops the first
 
 
 def resumed_at(trainer: Any) -> int:

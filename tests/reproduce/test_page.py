@@ -112,12 +112,7 @@ def test_figures_that_are_incomplete_outdated_or_have_too_few_seeds_are_made_aga
 
 def test_a_script_with_several_data_sets_is_run_on_and_shown_for_each(tmp_path, monkeypatch):
     commands = []
-
-    def run(command, check):
-        commands.append(command)
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr("reproduce.engine.page._run", lambda command: commands.append(command) or 0)
     current(monkeypatch)
     results(tmp_path, "noise_only", CLAIM | {"data": "fashionmnist"})
     _run_missing(ReportOptions(out=tmp_path))
