@@ -3,6 +3,7 @@
 SGD on a quadratic with a gradient covariance C that does not commute with the Hessian H, and one that does. Claims: the
 covariance solves HΣ + ΣH = n C (at a finite step HΣ + ΣH - eta HΣH = n C), not Gibbs'; and a probability current flows
 where H and C do not commute, and none where they do.
+One start will do: on a quadratic it is forgotten at a known rate, and chains are read several relaxation times later.
 
     python reproduce/anisotropic.py
     python reproduce/anisotropic.py --seeds 16

@@ -2,6 +2,7 @@
 
 SGD on a quadratic of curvature h, with and without momentum. Claims: the variance is exactly n sigma^2/(h (2 - eta h))
 (with momentum its generalisation), and it diverges from eta h = 2 (1 + beta) on.
+One start will do: on a quadratic it is forgotten at a known rate, and chains are read several relaxation times later.
 
     python reproduce/finite_step.py
     python reproduce/finite_step.py --seeds 16

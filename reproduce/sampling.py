@@ -3,6 +3,7 @@
 SGD on a quadratic with a finite training set of K batches, shuffled every epoch or drawn with replacement. Claims: with
 replacement the variance is the theory's; shuffled it falls far below it as eta h K falls below 1, because the gradients
 of an epoch are anticorrelated, and comes back to it at large eta h K.
+One start will do: on a quadratic it is forgotten at a known rate, and chains are read two relaxation times later.
 
     python reproduce/sampling.py
     python reproduce/sampling.py --seeds 16
