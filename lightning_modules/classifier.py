@@ -144,6 +144,8 @@ class SGDClassifier(pl.LightningModule):
         checkpoint["epoch_sums"] = sums
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._trainer is None:  # `load_from_checkpoint`: no epoch goes on
+            return
         sums = checkpoint.get("epoch_sums", [])
         own = sums[self.trainer.global_rank] if len(sums) == self._ranks else None
         if own is not None:  # the module is moved to its device later
