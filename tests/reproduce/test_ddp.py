@@ -29,6 +29,7 @@ from reproduce.engine.spec import (
     Watch,
 )
 from tests.ranks import on_ranks
+from tests.reproduce.leavings import left
 from tests.reproduce.script import ROOT
 
 pytestmark = pytest.mark.ddp
@@ -81,13 +82,8 @@ def on_rank(rank, world_size, specs):
             run = RunFolder(Path(folder))
             result = training.train(spec, training.Job(prepare(spec.data.name), devices=world_size), run)
             if rank == 0:
-                found[name] = (*left(run), result)
+                found[name] = (*left(run.path), result)
     return found
-
-
-def left(folder):
-    weights = {file.stem: torch.load(file, weights_only=True) for file in (folder.path / "weights").iterdir()}
-    return folder.rows(), weights
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +166,7 @@ def test_lightning_torchrun_and_torchrun_on_two_nodes_start_the_same_run(tmp_pat
     rows, weights, _ = trained[2]["MLP, batch norm, cyclic"]
     for task in (by_lightning, by_torchrun, on_two_nodes):
         assert task.folder.result()["status"] == "ok"
-        found, states = left(task.folder)
+        found, states = left(task.folder.path)
         assert [row["steps"] for row in found] == [row["steps"] for row in rows]
         assert all(torch.equal(states["end"][key], tensor) for key, tensor in weights["end"].items())
     made = json.loads((on_two_nodes.folder.path / "result.json").read_text())["provenance"]

@@ -1,6 +1,5 @@
 """A run that is killed at any moment and started again ends as one that was not, to the bit."""
 
-import json
 import os
 import pkgutil
 import random
@@ -11,7 +10,6 @@ import time
 from dataclasses import replace
 
 import pytest
-import torch
 
 from callbacks import ExactResume
 from datamodules.label_noise import LabelNoise
@@ -33,7 +31,8 @@ from reproduce.engine.spec import (
     VGG11Network,
     Watch,
 )
-from tests.reproduce.script import ROOT
+from tests.reproduce.leavings import assert_equal, left
+from tests.reproduce.script import ROOT, until
 
 SMALL = Curvature(examples=32, batch_size=32, measures=("top_eigenvalue",))
 MLP = RunSpec(
@@ -68,20 +67,6 @@ def train(spec, folder):
     run = RunFolder(folder)
     run.path.mkdir(parents=True, exist_ok=True)
     return training.train(spec, job(spec), run)
-
-
-def left(folder):
-    """What a run leaves that may not depend on kills: rows and weights."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    weights = {file.name: torch.load(file, weights_only=True) for file in (folder / "weights").iterdir()}
-    return [{k: v for k, v in row.items() if k != "hessian/seconds"} for row in rows], weights
-
-
-def assert_equal(a, b):
-    assert a[0] == b[0]
-    assert a[1].keys() == b[1].keys()
-    for name, state in a[1].items():
-        assert all(torch.equal(state[key], b[1][name][key]) for key in state), name
 
 
 @pytest.fixture(scope="module")
@@ -276,8 +261,7 @@ def test_a_run_that_is_asked_to_leave_saves_itself_and_goes_on_later(server, tmp
     whole, asked = RunFolder(tmp_path / "whole" / SOAK.key), RunFolder(tmp_path / "asked" / SOAK.key)
     once(server, whole, data).join()
     process = once(server, asked, data)
-    while len(asked.rows()) < 4:
-        time.sleep(0.01)
+    until(lambda: len(asked.rows()) >= 4)
     os.kill(process.pid, signal.SIGTERM)
     process.join()
     assert process.exitcode == interrupts.PREEMPTED
@@ -297,8 +281,7 @@ def test_a_damaged_checkpoint_is_told_and_the_run_starts_again(server, tmp_path)
     whole, damaged = RunFolder(tmp_path / "whole" / SOAK.key), RunFolder(tmp_path / "damaged" / SOAK.key)
     once(server, whole, data).join()
     process = once(server, damaged, data)
-    while len(damaged.rows()) < 3:
-        time.sleep(0.01)
+    until(lambda: len(damaged.rows()) >= 3)
     os.killpg(process.pid, signal.SIGKILL)
     process.join()
     content = damaged.checkpoint.read_bytes()

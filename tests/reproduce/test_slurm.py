@@ -8,7 +8,6 @@ import threading
 from dataclasses import replace
 
 import pytest
-import torch
 
 from datamodules.schedules import NoiseSchedule, Triangle
 from datamodules.sources import prepare
@@ -18,6 +17,7 @@ from reproduce.engine.results import Results, job_data
 from reproduce.engine.runner import Task
 from reproduce.engine.slurm import Allocation, SlurmRunner
 from reproduce.engine.spec import Data, Keep, MLPNetwork, RunSpec
+from tests.reproduce.leavings import assert_equal, left
 from tests.reproduce.script import ROOT, command, run, until
 from tests.slurm_cluster import Cluster, why_not
 
@@ -120,17 +120,7 @@ def whole(tmp_path_factory):
     (task,) = tasks(tmp_path_factory.mktemp("whole"), long=LONG)
     task.prepare(print)
     training.train(LONG, training.Job(prepare("digits28")), task.folder)
-    return left(task.folder)
-
-
-def left(folder):
-    weights = {file.stem: torch.load(file, weights_only=True) for file in (folder.path / "weights").iterdir()}
-    return folder.rows(), weights
-
-
-def assert_equal(a, b):
-    assert a[0] == b[0]
-    assert all(torch.equal(a[1][name][key], b[1][name][key]) for name in a[1] for key in a[1][name])
+    return left(task.folder.path)
 
 
 def test_a_figure_runs_on_the_cluster_several_short_runs_a_task_and_is_collected_after_detaching(cluster, tmp_path):
@@ -159,7 +149,7 @@ def test_a_requeued_task_goes_on_from_its_checkpoint(cluster, tmp_path, whole):
     assert cluster.run("scontrol", "requeue", submission.element("long")).returncode == 0
     assert submission.end() == []
     assert "goes on from epoch" in folder.log.read_text()
-    assert_equal(left(folder), whole)
+    assert_equal(left(folder.path), whole)
 
 
 def test_a_task_that_reaches_its_time_limit_saves_its_runs_and_goes_on_in_a_next_one(cluster, tmp_path, whole):
@@ -170,7 +160,7 @@ def test_a_task_that_reaches_its_time_limit_saves_its_runs_and_goes_on_in_a_next
     assert submission.end() == []
     assert "saved after step" in folder.log.read_text()
     assert "goes on from epoch" in folder.log.read_text()
-    assert_equal(left(folder), whole)
+    assert_equal(left(folder.path), whole)
 
 
 def test_one_cancelled_task_fails_with_its_reason_and_the_others_are_done(cluster, tmp_path):
@@ -188,7 +178,7 @@ def test_runs_survive_a_killed_slurmd(cluster, tmp_path, whole):
     cluster.kill_slurmd()
     cluster.start_slurmd()
     assert submission.end() == []
-    assert_equal(left(folder), whole)
+    assert_equal(left(folder.path), whole)
 
 
 def test_a_figure_inside_an_allocation_does_not_adopt_its_layout(cluster, tmp_path):

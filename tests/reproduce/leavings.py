@@ -1,0 +1,21 @@
+"""What a run leaves behind, compared to the bit."""
+
+import torch
+
+from reproduce.engine.results import RunFolder
+
+NOT_REPEATED = ("hessian/seconds",)
+
+
+def left(folder):
+    """Rows and weights, milestone -> state: what may not depend on kills, ranks or who has started the run."""
+    rows = [{k: v for k, v in row.items() if k not in NOT_REPEATED} for row in RunFolder(folder).rows()]
+    return rows, {file.stem: torch.load(file, weights_only=True) for file in (folder / "weights").iterdir()}
+
+
+def assert_equal(a, b):
+    (rows, weights), (others, their) = a, b
+    assert rows == others
+    assert weights.keys() == their.keys()
+    for name, state in weights.items():
+        assert all(torch.equal(state[key], their[name][key]) for key in state), name
