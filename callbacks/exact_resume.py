@@ -45,6 +45,7 @@ class ExactResume(Checkpoint):
     A checkpoint is written after a batch that is not an epoch's last, or at an epoch's end after all other callbacks:
     from there Lightning resumes right also where epochs differ in length. The rest is up to what draws at random: data
     modules and networks of this project are functions of (seed, step), so nothing else has to be saved.
+    On a GPU arithmetic repeats itself only under `Trainer(deterministic=True)`.
 
     Args:
         path: of the checkpoint.

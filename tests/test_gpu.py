@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
@@ -12,13 +13,19 @@ from torch.nn import functional as F
 from callbacks import NoiseScheduler
 from callbacks.functional import HessianOperator, frobenius_norm, gradient_noise, interpolate, top_eigenvalues, trace
 from datamodules import Cyclic, DigitsDataModule, NoiseSchedule
+from datamodules.sources import prepare
 from lightning_modules import MLP, VGG11
 from lightning_modules.gradient_noise import HalfBatch
 from lightning_modules.normalization import BatchNorm2d
+from reproduce.engine.results import job_data
+from reproduce.engine.runner import Server
+from reproduce.engine.spec import MLPNetwork, ResNet56Network
 from tests.callbacks.functional.dense import batches, network
-from tests.reproduce.script import ROOT, run
+from tests.reproduce.script import run
+from tests.reproduce.soak import Soak
+from tests.reproduce.test_exact_resume import MEASURED, SOAK
+from tests.reproduce.test_figures import SCRIPTS
 
-SCRIPTS = sorted(p.stem for p in (ROOT / "reproduce").glob("*.py") if p.stem.startswith(("fig", "table", "noise")))
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 
@@ -71,6 +78,21 @@ def test_a_run_follows_the_same_trajectory_as_on_the_cpu(kind, noise):
     assert there == pytest.approx(here, abs=1e-9)
     for name, tensor in weights.items():
         torch.testing.assert_close(others[name], tensor, rtol=0, atol=1e-9)
+
+
+SOAKS = {
+    "VGG-11, dropout, augmentation": SOAK,
+    "ResNet56": replace(SOAK, network=ResNet56Network(depth=8, width=0.25), epochs=4),
+    "MLP, batch norm": replace(
+        SOAK, network=MLPNetwork((32, 32), in_features=3072, batch_norm=True), data=replace(SOAK.data, augment=False)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SOAKS)
+def test_a_run_killed_at_random_moments_ends_as_an_uninterrupted_one(name, tmp_path):
+    data = job_data(prepare("digits"), "cuda", 1, threads=1)
+    assert Soak(Server(), SOAKS[name], (MEASURED,), data, tmp_path, gpu=0).kill(7) >= 1
 
 
 @pytest.mark.parametrize("kind", ["tanh", "relu"])

@@ -47,6 +47,7 @@ def small(monkeypatch, tmp_path):
     return {"module": module, "loader": [(torch.randn(20, 6), torch.randint(0, 3, (20,))) for _ in range(3)]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda text: text.splitlines()[0][:40])
 def test_every_python_example_of_the_readme_runs(example, small):
     exec(compile(example, "README.md", "exec"), small)

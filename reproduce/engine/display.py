@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from reproduce.engine.runner import Task
+from reproduce.engine.runner import Task, Watcher
 from reproduce.engine.wandb_mirror import Mirror
 
 console = Console(highlight=False, soft_wrap=True)
@@ -28,8 +28,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"
 
 
-class Display:
-    """An outer bar over all runs and an inner bar for each run in progress. A `Watcher` of the runner.
+class Display(Watcher):
+    """An outer bar over all runs and an inner bar for each run in progress.
 
     Args:
         weights: expected seconds, by label; the outer bar moves with work, not with the count of runs.

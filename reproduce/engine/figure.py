@@ -48,6 +48,7 @@ class _Session:
     plan: Plan
 
     def __init__(self, figure: Figure, options: Options, started: float) -> None:
+        from datamodules.sources import cache_folder
         from reproduce.engine import devices, slurm, wandb_mirror
         from reproduce.engine.display import say
         from reproduce.engine.forecast import Forecast
@@ -68,7 +69,7 @@ class _Session:
             self.at_once = min(self.jobs, slots)  # what runs without waiting
         self.server, self.results = Server(), Results(options.out)
         self.forecast = Forecast(
-            None if options.dry_run else options.out,
+            cache_folder() / "timings.json",
             self.here,
             lambda spec: self.server.time_steps(
                 spec.network, self.job(threads=1) | {"accelerator": self.here.accelerator}
@@ -241,7 +242,7 @@ class _Session:
 
     def config(self, run: PlannedRun) -> dict[str, Any]:
         """What W&B shows of a run: its spec, and where it belongs."""
-        from reproduce.engine.spec import encode
+        from reproduce.engine.stored import encode
 
         place = {
             "figure": self.figure.name,

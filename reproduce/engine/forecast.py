@@ -1,4 +1,4 @@
-"""How long runs will take here: measured training steps of the very network, kept in OUT/timings.json."""
+"""How long runs will take here: measured training steps of the very network, kept in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from datamodules.plan import epoch_edges
 from datamodules.schedules import Constant, as_schedule
 from reproduce.engine.devices import Hardware
 from reproduce.engine.files import read_cache, write_json
-from reproduce.engine.spec import Curvature, Measurement, PathSpec, RunSpec, dumps
+from reproduce.engine.spec import Curvature, Measurement, PathSpec, RunSpec
+from reproduce.engine.stored import dumps
 
 EVALUATION = 1 / 3  # the cost of an example that is only evaluated, in examples trained on
 OVERHEAD = 1.15  # augmentation, and the other core's work
@@ -37,12 +38,12 @@ def _products(curvature: Curvature) -> float:
 class Forecast:
     """Seconds for a run, from times of steps that are measured once for every network and device.
 
-    They are kept in `out`, if that is given.
+    They are a machine's, not an experiment's: `file` lies in the user's cache folder.
     """
 
-    def __init__(self, out: Path | None, hardware: Hardware, measure: Callable[[RunSpec], tuple[float, float]]) -> None:
-        self.file, self.hardware, self.measure = out and out / "timings.json", hardware, measure
-        self.known = read_cache(self.file) if self.file else {}
+    def __init__(self, file: Path, hardware: Hardware, measure: Callable[[RunSpec], tuple[float, float]]) -> None:
+        self.file, self.hardware, self.measure = file, hardware, measure
+        self.known = read_cache(file)
 
     def seconds(self, spec: RunSpec, measurements: Sequence[Measurement] = ()) -> float:
         """Of training, and of what is measured meanwhile and afterwards if all milestones are reached."""
@@ -65,10 +66,9 @@ class Forecast:
         text = dumps(spec.network) + self.hardware.accelerator + self.hardware.name
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         if key not in self.known:
-            self.known[key] = list(self.measure(spec))
-            if self.file:
-                self.file.parent.mkdir(parents=True, exist_ok=True)
-                write_json(self.file, self.known)
+            self.known = read_cache(self.file) | self.known | {key: list(self.measure(spec))}
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.file, self.known)
         per_step, per_example = self.known[key]
         return per_step, per_example
 

@@ -15,14 +15,13 @@ from callbacks.functional.paths import Width
 from reproduce.engine.files import write_json
 from reproduce.engine.results import PathFolder
 from reproduce.engine.spec import RISES, PathSpec
-from reproduce.engine.train import Job, build_data, build_module, device
+from reproduce.engine.train import Job, build_data, build_module, settle
 
 
 def follow(spec: PathSpec, job: Job, folder: PathFolder) -> dict[str, Any]:
     """Profiles on training and test examples; widths and barriers of the training loss. NaN becomes None."""
     started = time.time()
-    torch.set_num_threads(job.threads)
-    module = build_module(spec.start.network).to(device(job))
+    module = build_module(spec.start.network).to(settle(job))
     data = build_data(spec.start, job)
     data.setup()
     train = data.measurement_batches(spec.examples, spec.batch_size)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import torch
 
+from reproduce.engine.recorder import finite_only
 from reproduce.engine.results import RunFolder
 from reproduce.engine.spec import Measurement, RunSpec
-from reproduce.engine.train import Job, build_data, build_module, device, finite_only, hessian_monitor
+from reproduce.engine.train import Job, build_data, build_module, hessian_monitor, settle
 
 
 def measure(spec: RunSpec, measurement: Measurement, job: Job, folder: RunFolder) -> dict[str, dict[str, float | None]]:
     """milestone -> values, of the milestones that the finished run reached; NaN becomes None."""
-    torch.set_num_threads(job.threads)
-    module = build_module(spec.network).to(device(job))
+    module = build_module(spec.network).to(settle(job))
     data = build_data(spec, job)
     data.setup()
     batches = data.measurement_batches(measurement.curvature.examples, measurement.curvature.batch_size)

@@ -16,7 +16,8 @@ from filelock import FileLock, Timeout
 
 from datamodules.sources import Prepared
 from reproduce.engine.files import read_cache, read_lines, write_json, write_text
-from reproduce.engine.spec import Measurement, PathSpec, RunSpec, dumps
+from reproduce.engine.spec import Measurement, PathSpec, RunSpec
+from reproduce.engine.stored import dumps
 from reproduce.theory.simulate import Simulation
 
 Spec = RunSpec | PathSpec | Simulation

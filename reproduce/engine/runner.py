@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from filelock import FileLock
 
@@ -50,8 +50,8 @@ class Task:
         self.folder.prepare(self.spec, self.job, self.measurements, say)
 
 
-class Watcher(Protocol):
-    """Told what happens; called from the runner's loop, every `POLL` seconds at least."""
+class Watcher:
+    """Told what happens; called from the runner's loop, every `POLL` seconds at least. This one says nothing."""
 
     def started(self, task: Task, slot: int, attempt: int) -> None: ...
     def polled(self, active: dict[int, Task]) -> None: ...

@@ -86,13 +86,11 @@ class Runs:
         return self.__dict__ | {"runner": None}
 
 
-class Plain:
+class Plain(Watcher):
     """A watcher that writes into the array task's log."""
 
     def started(self, task: Task, slot: int, attempt: int) -> None:
         self.told(f"{task.label}: attempt {attempt}")
-
-    def polled(self, active: dict[int, Task]) -> None: ...
 
     def finished(self, task: Task, slot: int, seconds: float, result: dict[str, Any]) -> None:
         self.told(f"{task.label}: {result['status']} after {seconds:.0f} s")

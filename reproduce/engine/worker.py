@@ -34,7 +34,8 @@ from reproduce.engine import train as training
 from reproduce.engine.files import write_bytes, write_json
 from reproduce.engine.interrupts import PREEMPTED
 from reproduce.engine.results import PathFolder, RunFolder, SimulationFolder, Spec
-from reproduce.engine.spec import Network, PathSpec, loads
+from reproduce.engine.spec import Network, PathSpec
+from reproduce.engine.stored import loads
 from reproduce.theory.classifier import SoftmaxRegression
 from reproduce.theory.simulate import Simulation, simulate
 

@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from callbacks import NoiseScheduler, ProgressFile
 from datamodules import NoiseSchedule, PlannedLoader, plan_epoch
 from lightning_modules import MLP, VGG11
-from reproduce.engine.train import Recorder
+from reproduce.engine.recorder import Recorder
 
 BATCH = 128
 

@@ -1,10 +1,12 @@
 """What a run leaves behind, compared to the bit."""
 
+import json
+
 import torch
 
 from reproduce.engine.results import RunFolder
 
-NOT_REPEATED = ("hessian/seconds",)
+NOT_REPEATED = ("hessian/seconds", "seconds", "provenance")
 
 
 def left(folder):
@@ -19,3 +21,21 @@ def assert_equal(a, b):
     assert weights.keys() == their.keys()
     for name, state in weights.items():
         assert all(torch.equal(state[key], their[name][key]) for key in state), name
+
+
+def results(folder):
+    """file -> what it holds, of a run's result and its measurements."""
+
+    def repeated(value):
+        if not isinstance(value, dict):
+            return value
+        return {key: repeated(part) for key, part in value.items() if key not in NOT_REPEATED}
+
+    files = [folder / "result.json", *sorted(folder.glob("measured-*.json"))]
+    return {file.name: repeated(json.loads(file.read_text())) for file in files}
+
+
+def assert_same(a, b):
+    """Of two folders of finished and measured runs."""
+    assert_equal(left(a), left(b))
+    assert results(a) == results(b)

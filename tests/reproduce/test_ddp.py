@@ -16,7 +16,7 @@ from datamodules.schedules import Cyclic, NoiseSchedule, Triangle
 from datamodules.sources import prepare
 from reproduce.engine import train as training
 from reproduce.engine.results import RunFolder, job_data
-from reproduce.engine.runner import Runner, Server, Task
+from reproduce.engine.runner import Runner, Server, Task, Watcher
 from reproduce.engine.spec import (
     Curvature,
     Data,
@@ -119,16 +119,6 @@ def test_several_ranks_follow_the_same_trajectory_as_one(name, ranks, trained):
 # -- whoever starts them
 
 
-class Silent:
-    def started(self, *_): ...
-    def polled(self, *_): ...
-    def finished(self, *_): ...
-    def failed(self, *_): ...
-    def elsewhere(self, *_): ...
-    def found(self, *_): ...
-    def told(self, *_): ...
-
-
 def prepared(spec, out, devices, nodes=1):
     """A task whose folder is ready."""
     job = job_data(prepare(spec.data.name), "cpu", devices, threads=1) | {"num_nodes": nodes}
@@ -158,7 +148,7 @@ def ended(*processes):
 def test_lightning_torchrun_and_torchrun_on_two_nodes_start_the_same_run(tmp_path, trained):
     spec = SPECS["MLP, batch norm, cyclic"]
     by_lightning, by_torchrun = prepared(spec, tmp_path, 2), prepared(spec, tmp_path / "torchrun", 2)
-    assert not Runner(Server(), jobs=1, devices=2).run([by_lightning], Silent())
+    assert not Runner(Server(), jobs=1, devices=2).run([by_lightning], Watcher())
     ended(torchrun(by_torchrun, 2, "--standalone"))
     on_two_nodes = prepared(spec, tmp_path, 1, nodes=2)
     rendezvous = ("--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}")

@@ -31,8 +31,9 @@ from reproduce.engine.spec import (
     VGG11Network,
     Watch,
 )
-from tests.reproduce.leavings import assert_equal, left
+from tests.reproduce.leavings import assert_equal, assert_same, left
 from tests.reproduce.script import ROOT, until
+from tests.reproduce.soak import Soak
 
 SMALL = Curvature(examples=32, batch_size=32, measures=("top_eigenvalue",))
 MLP = RunSpec(
@@ -133,8 +134,8 @@ MOMENTS = {
     "in an epoch's last step": ("lightning_modules.classifier.SGDClassifier.training_step", None),
     "in the validation": ("lightning_modules.classifier.SGDClassifier.validation_step", 4),
     "in a measurement": ("callbacks.hessian.HessianMonitor.measure", 2),
-    "before a row is written": ("reproduce.engine.train.Recorder._write", 2),
-    "after the last row": ("reproduce.engine.train.Recorder.on_train_end", 1),
+    "before a row is written": ("reproduce.engine.recorder.Recorder._write", 2),
+    "after the last row": ("reproduce.engine.recorder.Recorder.on_train_end", 1),
 }
 
 
@@ -196,28 +197,9 @@ def complete(folder):
 
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_as_an_uninterrupted_one(server, tmp_path, request):
-    kills = request.config.getoption("--kills")
-    data = job_data(prepare("digits"), "cpu", 1, threads=1) | {"checkpoint_every": 0.0}
-    whole, soaked = RunFolder(tmp_path / "whole" / SOAK.key), RunFolder(tmp_path / "soaked" / SOAK.key)
-    process = once(server, whole, data)
-    start = time.monotonic()
-    process.join()
-    seconds = time.monotonic() - start
-    moments, killed = random.Random(0), 0
-    while killed < kills:
-        process = once(server, soaked, data)
-        process.join(timeout=moments.uniform(0.05, 0.4) * max(seconds, 1.0))
-        if process.exitcode is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            killed += 1
-        process.join()
-        if complete(soaked):
-            assert_equal(left(soaked.path), left(whole.path))
-            assert soaked.measured(MEASURED).keys() == whole.measured(MEASURED).keys()
-            soaked = RunFolder(tmp_path / f"soaked {killed}" / SOAK.key)
-    while not complete(soaked):
-        once(server, soaked, data).join()
-    assert_equal(left(soaked.path), left(whole.path))
+    data = job_data(prepare("digits"), "cpu", 1, threads=1)
+    soak = Soak(server, SOAK, (MEASURED,), data, tmp_path)
+    assert soak.kill(request.config.getoption("--kills")) >= 1
 
 
 @pytest.mark.slow
@@ -248,10 +230,10 @@ def test_a_run_on_two_ranks_killed_at_random_moments_ends_as_an_uninterrupted_on
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         if complete(soaked):
-            assert_equal(left(soaked.path), left(whole.path))
+            assert_same(soaked.path, whole.path)
             soaked = RunFolder(tmp_path / f"soaked {kill}" / SOAK.key)
     assert started(soaked).wait() == 0, soaked.log.read_text()
-    assert_equal(left(soaked.path), left(whole.path))
+    assert_same(soaked.path, whole.path)
     assert soaked.log.read_text().count("goes on from epoch") >= 1
 
 
@@ -272,7 +254,7 @@ def test_a_run_that_is_asked_to_leave_saves_itself_and_goes_on_later(server, tmp
     assert process.exitcode == 0
     assert "goes on from epoch" in asked.log.read_text()
     assert not asked.checkpoint.exists()
-    assert_equal(left(asked.path), left(whole.path))
+    assert_same(asked.path, whole.path)
 
 
 @pytest.mark.slow
@@ -288,7 +270,7 @@ def test_a_damaged_checkpoint_is_told_and_the_run_starts_again(server, tmp_path)
     damaged.checkpoint.write_bytes(content[: len(content) // 2])
     once(server, damaged, data).join()
     assert "cannot be read" in damaged.log.read_text()
-    assert_equal(left(damaged.path), left(whole.path))
+    assert_same(damaged.path, whole.path)
 
 
 def test_a_checkpoint_of_another_environment_is_told_and_not_used(tmp_path):

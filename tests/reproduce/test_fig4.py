@@ -27,6 +27,7 @@ def results(out):
     return {p.parent.name: p.stat().st_mtime_ns for p in out.glob("runs/*/result.json")}
 
 
+@pytest.mark.slow
 def test_it_writes_the_promised_files_and_says_what_it_did(first):
     out, done = first
     assert done.returncode == 0, done.stdout + done.stderr
@@ -39,6 +40,16 @@ def test_it_writes_the_promised_files_and_says_what_it_did(first):
     assert re.search(r"paper scale: python reproduce/fig4.py --scale paper .* about [\d,]+ h", done.stdout)
 
 
+@pytest.mark.slow
+def test_every_run_says_where_it_was_made(first):
+    files = list(first[0].glob("runs/*/result.json"))
+    assert len(files) == 5
+    for file in files:
+        made = json.loads(file.read_text())["provenance"]
+        assert {"seconds", "device", "threads", "versions", "data_origin"} <= made.keys()
+
+
+@pytest.mark.slow
 def test_claims_on_substituted_data_at_smoke_scale_are_not_judged(first):
     claims = json.loads((first[0] / "fig4" / "smoke-digits" / "claims.json").read_text())
     assert len(claims) == 7
@@ -47,6 +58,7 @@ def test_claims_on_substituted_data_at_smoke_scale_are_not_judged(first):
     assert {claim["data"] for claim in claims} == {"digits"}
 
 
+@pytest.mark.slow
 def test_a_second_call_trains_nothing_imports_no_torch_and_says_what_was_cached(first):
     out, _ = first
     before = results(out)
@@ -65,6 +77,7 @@ def test_a_second_call_trains_nothing_imports_no_torch_and_says_what_was_cached(
     assert results(out) == before
 
 
+@pytest.mark.slow
 def test_plot_only_draws_without_training(first, tmp_path):
     out, _ = first
     picture = out / "fig4" / "smoke-digits" / "fig4.png"
@@ -90,6 +103,7 @@ def test_a_further_seed_trains_that_seed_alone(first):
     assert len(after) == len(before) + 5
 
 
+@pytest.mark.slow
 def test_dry_run_trains_nothing_and_gives_steps_and_hours(tmp_path):
     done = run("fig4", tmp_path, "--dry-run")
     assert done.returncode == 0
@@ -185,6 +199,7 @@ def test_bad_input_gets_one_line_that_names_it_exit_2_and_nothing_written(flags,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_damaged_images_are_named_and_end_in_exit_2(tmp_path):
     victim = image_folder(tmp_path / "pets", per_class=2) / "train" / "dog" / "3.png"
     victim.write_bytes(victim.read_bytes()[:100])

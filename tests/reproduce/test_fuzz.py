@@ -29,9 +29,8 @@ from reproduce.engine.spec import (
     RunSpec,
     VGG11Network,
     Watch,
-    dumps,
-    loads,
 )
+from reproduce.engine.stored import dumps, loads
 from tests.reproduce.script import ROOT
 
 # -- specs
@@ -148,7 +147,7 @@ KEYS = {  # of specs that stand for all: a change of these numbers orphans every
 
 
 def test_keys_are_the_same_in_other_processes_and_under_other_hash_seeds():
-    code = "import sys; from reproduce.engine.spec import loads; print(loads(sys.stdin.read()).key)"
+    code = "import sys; from reproduce.engine.stored import loads; print(loads(sys.stdin.read()).key)"
     for spec in KEYS.values():
         for seed in ("0", "1", "77"):
             answer = subprocess.run(

@@ -9,7 +9,7 @@ import pytest
 
 from reproduce.engine import interrupts
 from reproduce.engine.results import RunFolder
-from reproduce.engine.runner import Runner, Task
+from reproduce.engine.runner import Runner, Task, Watcher
 from reproduce.theory.potentials import Quadratic
 from reproduce.theory.simulate import Gaussian, Simulation
 
@@ -35,15 +35,8 @@ class Server:
         return process
 
 
-class Swallower:
-    """A watcher in whose hands the interrupt arrives, and who keeps it to itself."""
-
-    def started(self, *_): ...
-    def finished(self, *_): ...
-    def failed(self, *_): ...
-    def told(self, *_): ...
-    def elsewhere(self, *_): ...
-    def found(self, *_): ...
+class Swallower(Watcher):
+    """In whose hands the interrupt arrives, and who keeps it to itself."""
 
     def polled(self, active):
         with suppress(KeyboardInterrupt):

@@ -30,10 +30,9 @@ def leave(results, run, status):
     (folder / "result.json").write_text(json.dumps(result))
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-@pytest.mark.parametrize("kind", ["one run", "all diverged"])
-def test_a_figure_is_judged_and_drawn_with_what_is_there(name, kind, tmp_path):
-    defined, results = figure(name), Results(tmp_path)
+def collected(name, kind, folder):
+    """The figure without its derived columns, and the table of what is there."""
+    defined, results = figure(name), Results(folder)
     specs = defined.experiment.runs("smoke", source(defined.data))
     planned = [PlannedRun(label, seed, replace(s, seed=seed)) for seed in (0, 1) for label, s in specs.items()]
     for run in planned[:1] if kind == "one run" else planned:
@@ -41,8 +40,27 @@ def test_a_figure_is_judged_and_drawn_with_what_is_there(name, kind, tmp_path):
     defined = replace(defined, derive=lambda rows: {})
     table, missing = outputs.collect(defined, planned, results, print)
     assert len(missing) == (len(planned) - 1 if kind == "one run" else 0)
+    return defined, table
+
+
+each = pytest.mark.parametrize("name", SCRIPTS)
+kinds = pytest.mark.parametrize("kind", ["one run", "all diverged"])
+
+
+@each
+@kinds
+def test_a_figure_is_judged_with_what_is_there(name, kind, tmp_path):
+    defined, table = collected(name, kind, tmp_path)
     verdicts = {claim.verdict for claim in defined.check(table)}
+    assert verdicts
     assert "supported" not in verdicts
+
+
+@pytest.mark.slow
+@each
+@kinds
+def test_a_figure_is_drawn_with_what_is_there(name, kind, tmp_path):
+    defined, table = collected(name, kind, tmp_path)
     for draw in filter(None, (defined.draw, defined.beside)):
         plots.save(draw, table, tmp_path, name, footer="", watermark=None)
         assert (tmp_path / f"{name}.png").stat().st_size > 1000

@@ -14,7 +14,7 @@ from datamodules.sources import prepare
 from reproduce.engine import provenance, slurm
 from reproduce.engine.options import InputError, Options
 from reproduce.engine.results import Results, job_data
-from reproduce.engine.runner import Task
+from reproduce.engine.runner import Task, Watcher
 from reproduce.engine.slurm import Allocation, SlurmRunner
 from reproduce.engine.spec import Data, Keep, MLPNetwork, RunSpec
 from tests.reproduce.leavings import assert_equal, left
@@ -55,21 +55,18 @@ def cluster(tmp_path_factory):
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-class Watched:
+class Watched(Watcher):
     """Keeps what it is told."""
 
     def __init__(self):
         self.done, self.reasons, self.words = [], {}, []
 
-    def started(self, task, slot, attempt): ...
-    def polled(self, active): ...
     def finished(self, task, slot, seconds, result):
         self.done.append(task.label)
 
     def found(self, task, result):
         self.done.append(task.label)
 
-    def elsewhere(self, task): ...
     def failed(self, task, slot, reason, again):
         self.reasons[task.label] = reason
 

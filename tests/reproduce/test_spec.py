@@ -21,10 +21,8 @@ from reproduce.engine.spec import (
     RunSpec,
     VGG11Network,
     Watch,
-    dumps,
-    encode,
-    loads,
 )
+from reproduce.engine.stored import dumps, encode, loads
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = RunSpec(
@@ -70,7 +68,7 @@ def test_a_spec_survives_json_with_its_hash(spec):
 
 
 def test_the_hash_is_the_same_in_another_process():
-    code = "import sys; from reproduce.engine.spec import loads; print(loads(sys.stdin.read()).key)"
+    code = "import sys; from reproduce.engine.stored import loads; print(loads(sys.stdin.read()).key)"
     answer = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, input=dumps(SPEC), capture_output=True, text=True, check=True,
         env={"PYTHONHASHSEED": "77"},

@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from datamodules.sources import prepare
 from reproduce.engine.ending import end_with
 from reproduce.engine.interrupts import Submitted, Terminated
 from reproduce.engine.options import InputError
@@ -23,27 +24,32 @@ def attempts(out):
 
 @pytest.mark.slow
 def test_two_calls_at_once_do_every_run_once_and_both_draw_the_figure(tmp_path):
-    calls = [start("fig4", tmp_path, *FLAGS) for _ in range(2)]
+    calls = [start("fig7", tmp_path, *FLAGS) for _ in range(2)]
     printed = [call.communicate(timeout=250)[0] for call in calls]
     assert [call.returncode for call in calls] == [0, 0], printed
-    assert len(attempts(tmp_path)) == 10
+    assert len(attempts(tmp_path)) == 6
     assert set(attempts(tmp_path).values()) == {1}
-    assert sum(text.count("by another call") for text in printed) == 10  # each has what the other has made
-    claims = json.loads((tmp_path / "fig4" / "smoke-digits" / "claims.json").read_text())
+    assert sum(text.count("by another call") for text in printed) == 6  # each has what the other has made
+    claims = json.loads((tmp_path / "fig7" / "smoke-digits" / "claims.json").read_text())
     assert {claim["n"] for claim in claims} == {2}
 
 
 @pytest.mark.slow
 def test_what_a_killed_call_was_at_is_taken_over(tmp_path):
-    first = start("fig4", tmp_path, *FLAGS)
-    until(lambda: workers(tmp_path))
-    second = start("fig4", tmp_path, *FLAGS)
-    until(lambda: "another call is at it" in (second.stdout.readline() or "another call is at it"))
-    kill(first.pid)
+    first = start("fig7", tmp_path, *FLAGS)
+    folder, pid = until(lambda: workers(tmp_path)).popitem()
+    os.kill(pid, signal.SIGSTOP)  # so that it is at it as long as this test likes
+    try:
+        second = start("fig7", tmp_path, *FLAGS)
+        assert any("another call is at it" in line for line in second.stdout)
+        assert not (folder / "result.json").exists()
+        kill(first.pid)
+    finally:
+        os.kill(pid, signal.SIGCONT)
     first.communicate(timeout=60)
     printed, _ = second.communicate(timeout=250)
     assert second.returncode == 0, printed
-    assert len(list(tmp_path.glob("runs/*/result.json"))) == 10
+    assert len(list(tmp_path.glob("runs/*/result.json"))) == 6
 
 
 def small_files(limit):
@@ -58,27 +64,27 @@ def small_files(limit):
 
 @pytest.mark.slow
 def test_a_full_disk_is_told_and_the_next_call_goes_on(tmp_path):
-    assert run("fig4", tmp_path / "data", "--wandb", "disabled", "--dry-run").returncode == 0  # the data are drawn
-    full = run("fig4", tmp_path, *FLAGS, preexec_fn=small_files(2_000))
+    prepare("digits")  # into the cache of all tests
+    full = run("fig7", tmp_path, *FLAGS, preexec_fn=small_files(2_000))
     assert full.returncode == 1, full.stdout + full.stderr
     assert "File too large" in full.stdout + full.stderr
     assert "Traceback" not in full.stdout + full.stderr
     assert not list(tmp_path.glob("runs/*/result.json.*"))
-    again = run("fig4", tmp_path, *FLAGS)
+    again = run("fig7", tmp_path, *FLAGS)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert len(list(tmp_path.glob("runs/*/result.json"))) == 10
+    assert len(list(tmp_path.glob("runs/*/result.json"))) == 6
 
 
 @pytest.mark.slow
 def test_a_picture_that_finds_no_room_leaves_the_runs_and_no_part_of_itself(tmp_path):
-    full = run("fig4", tmp_path, *FLAGS, preexec_fn=small_files(60_000))
+    full = run("fig7", tmp_path, *FLAGS, preexec_fn=small_files(60_000))
     assert full.returncode == 1, full.stdout + full.stderr
     (line,) = full.stderr.strip().splitlines()
     assert line.endswith("File too large; what is finished is kept, and the next call goes on")
-    assert len(list(tmp_path.glob("runs/*/result.json"))) == 10
-    assert not list(tmp_path.glob("fig4/*/fig4.png"))
-    again = run("fig4", tmp_path, *FLAGS)
-    assert "10 cached" in again.stdout
+    assert len(list(tmp_path.glob("runs/*/result.json"))) == 6
+    assert not list(tmp_path.glob("fig7/*/fig7.png"))
+    again = run("fig7", tmp_path, *FLAGS)
+    assert "6 cached" in again.stdout
     assert again.returncode == 0
 
 

@@ -42,6 +42,7 @@ def inspect(run):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_an_offline_run_holds_its_rows_config_and_axes(tmp_path):
     m, f = mirror(tmp_path), folder(tmp_path, rows=2)
     m.start("cyclic S seed 0", f, {"arm": "cyclic S", "epochs": 2})

@@ -113,11 +113,13 @@ def coverage(estimate, truth, seeds=500):
     return sum(e.low <= truth <= e.high for e in found) / seeds
 
 
+@pytest.mark.slow
 def test_trace_intervals_cover(pair):
     matrix = Matrix(pair[1])
     assert 0.92 <= coverage(lambda seed: trace(matrix, tol=0.2, seed=seed), float(matrix.dense.trace())) <= 0.98
 
 
+@pytest.mark.slow
 def test_frobenius_intervals_cover(pair):
     matrix = Matrix(pair[1])
     truth = float(matrix.dense.norm())
@@ -173,6 +175,7 @@ def on_a_longer_run(estimator, matrix, tol, seed):
     return estimator(matrix, tol=tol, lanczos=lanczos)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spectrum", ["decaying", "outliers"])
 @pytest.mark.parametrize("estimator", [trace, frobenius_norm])
 def test_intervals_on_a_shared_run_cover(spectrum, estimator):
@@ -181,6 +184,7 @@ def test_intervals_on_a_shared_run_cover(spectrum, estimator):
     assert 0.92 <= coverage(lambda s: on_a_longer_run(estimator, matrix, 0.02, s), truth) <= 0.98
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spectrum", ["decaying", "outliers"])
 @pytest.mark.parametrize(("estimator", "power"), [(trace, 1), (frobenius_norm, 2)])
 def test_a_fixed_number_of_probes_on_a_shared_run_is_unbiased(spectrum, estimator, power):

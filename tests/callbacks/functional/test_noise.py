@@ -84,6 +84,7 @@ def test_the_noise_scale_is_given_where_the_gradient_is_clear():
     assert found.noise_scale.value == pytest.approx(found.value / found.mean_square.value)
 
 
+@pytest.mark.slow
 def test_batch_means_estimate_the_same_covariance():
     module, (inputs, targets) = network("tanh"), data(4000)
     order = torch.randperm(4000, generator=torch.Generator().manual_seed(0))
@@ -104,6 +105,7 @@ def test_batch_norm_in_train_mode_takes_batches_and_keeps_its_buffers():
         gradient_noise(module, F.cross_entropy, data(), estimator="examples")
 
 
+@pytest.mark.slow
 def test_the_alignment_is_that_of_the_dense_matrices():
     module, (inputs, targets) = network("tanh"), data(2000)
     h, c = hessian(module, inputs=inputs, targets=targets), torch.cov(rows(module, inputs, targets).T)

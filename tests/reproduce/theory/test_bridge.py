@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from reproduce import bridge
-from reproduce.engine.spec import dumps, loads
+from reproduce.engine.stored import dumps, loads
 from reproduce.theory import gibbs
 from reproduce.theory import simulate as simulator
 from reproduce.theory.classifier import Classifier, SoftmaxRegression

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reproduce.engine.spec import dumps, loads
+from reproduce.engine.stored import dumps, loads
 from reproduce.theory import gibbs
 from reproduce.theory import simulate as simulator
 from reproduce.theory.potentials import DoubleWell, Quadratic, Quartic
