@@ -28,11 +28,14 @@ class _Replacing(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         path = Path(path)
         draft = path.with_name(f".{path.name}.draft")
-        with draft.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        try:
+            with draft.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)  # of a full disk it is the largest part
 
 
 class ExactResume(Checkpoint):
@@ -83,6 +86,11 @@ class ExactResume(Checkpoint):
         self._started = self._saved = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.world_size > 1:  # a file system may show the checkpoint to one node and not yet to another
+            step = torch.tensor([trainer.global_step, -trainer.global_step], device=trainer.strategy.root_device)
+            torch.distributed.all_reduce(step, torch.distributed.ReduceOp.MAX)
+            if step[0] != -step[1]:
+                raise RuntimeError(f"ranks begin at steps {-int(step[1])} to {int(step[0])}: not all read {self.path}")
         if self.leave_on is not None:  # in place of Lightning's handler, which would end the training without saving
             signal.signal(self.leave_on, self._asked)  # and which puts back what was there before
 

@@ -26,7 +26,8 @@ class KeepWeights(pl.Callback):
 
     Attributes:
         weights: milestone -> state dictionary; milestones that were not reached are missing.
-        reached: milestone -> epoch (a count) and the metrics logged there.
+        reached: milestone -> epoch (a count) and what the validation there has logged; what was logged before it is of
+            other weights.
     """
 
     def __init__(
@@ -43,26 +44,33 @@ class KeepWeights(pl.Callback):
         self.levels = {f"loss {level:g}": level for level in loss_levels}
         self.weights: dict[str, dict[str, Tensor]] = {}
         self.reached: dict[str, dict[str, float]] = {}
+        self._before: dict[str, Tensor] = {}
+        self._last: dict[str, float] = {}  # the latest validation's epoch and metrics
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.initial and "initial" not in self.weights:  # else a checkpoint has brought it
-            self._keep("initial", trainer, pl_module, 0)
+            self._keep("initial", pl_module, {"epoch": 0})
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._before = dict(trainer.callback_metrics)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
-        epoch = trainer.current_epoch + 1
+        logged = {k: float(v) for k, v in trainer.callback_metrics.items() if v is not self._before.get(k)}
+        self._last = {"epoch": trainer.current_epoch + 1} | logged
         for name, level in self.levels.items():
             if name not in self.weights and self._metric(trainer, self.loss_of) <= level:
-                self._keep(name, trainer, pl_module, epoch)
+                self._keep(name, pl_module, self._last | {self.loss_of: self._metric(trainer, self.loss_of)})
         if self.best:
             value = self._metric(trainer, self.best_of)
             if "best" not in self.reached or value > self.reached["best"][self.best_of]:
-                self._keep("best", trainer, pl_module, epoch)
+                self._keep("best", pl_module, self._last | {self.best_of: value})
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.end:
-            self._keep("end", trainer, pl_module, trainer.current_epoch)
+            epoch = trainer.current_epoch
+            self._keep("end", pl_module, self._last if self._last.get("epoch") == epoch else {"epoch": epoch})
 
     def _metric(self, trainer: pl.Trainer, name: str) -> float:
         if name not in trainer.callback_metrics:
@@ -70,12 +78,13 @@ class KeepWeights(pl.Callback):
             raise ValueError(f"metric: {name!r} is not logged; best_of=, loss_of= take one of {there}")
         return float(trainer.callback_metrics[name])
 
-    def _keep(self, name: str, trainer: pl.Trainer, module: pl.LightningModule, epoch: int) -> None:
+    def _keep(self, name: str, module: pl.LightningModule, metrics: dict[str, float]) -> None:
         self.weights[name] = {k: v.detach().to("cpu", copy=True) for k, v in module.state_dict().items()}
-        self.reached[name] = {"epoch": epoch} | {k: float(v) for k, v in trainer.callback_metrics.items()}
+        self.reached[name] = dict(metrics)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"weights": self.weights, "reached": self.reached}
+        return {"weights": self.weights, "reached": self.reached, "last": self._last}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.weights, self.reached = state_dict["weights"], state_dict["reached"]
+        self._last = state_dict["last"]

@@ -33,6 +33,10 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+class NotResumed(ValueError):
+    """The file does not hold points of this path."""
+
+
 class Resumed:
     """Points already done, in a file of one JSON line each; the first line says of which path they are.
 
@@ -46,7 +50,7 @@ class Resumed:
             return
         problem, self.points = of_all_ranks(self._opened(self.path, about) if self.writes else None)[0]
         if problem:
-            raise ValueError(f"resume: {str(self.path)!r} {problem}")
+            raise NotResumed(f"resume: {str(self.path)!r} {problem}")
 
     @staticmethod
     def _opened(path: Path, about: dict[str, Any]) -> tuple[str, dict[float, tuple[float, ...]]]:
@@ -54,7 +58,9 @@ class Resumed:
         text = path.read_text(errors="replace") if path.exists() else ""
         if not text:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(about) + "\n")
+            draft = path.with_name(f".{path.name}.draft")
+            draft.write_text(json.dumps(about) + "\n")
+            draft.replace(path)
             return "", {}
         header, *lines = (_parsed(line) for line in text.splitlines())
         if not isinstance(header, dict):

@@ -88,7 +88,12 @@ def _gpus() -> list[str]:
                 names.append(text.value.decode())
     finally:
         nvml.nvmlShutdown()
-    return names if visible is None else names[: len(visible.split(","))]
+    if visible is None:
+        return names
+    asked = [part.strip() for part in visible.split(",")]
+    if all(part.isdigit() for part in asked):
+        return [names[int(part)] for part in asked if int(part) < len(names)]
+    return names[: len(asked)]  # by UUID: on one machine they are of one kind, as a rule
 
 
 def _cpu_name() -> str:

@@ -64,7 +64,8 @@ class _Session:
             self.jobs = self.at_once = options.jobs or slurm.TASKS
         else:
             devices.check(options.devices, self.hardware)
-            slots = max(1, self.hardware.count // options.devices)
+            # One run over several nodes takes all of this one's devices.
+            slots = max(1, self.hardware.count // options.devices) if options.num_nodes == 1 else 1
             self.jobs = options.jobs or slots
             self.at_once = min(self.jobs, slots)  # what runs without waiting
         self.server, self.results = Server(), Results(options.out)
@@ -144,6 +145,9 @@ class _Session:
             f"runs: {len(everything)} = {counted}; {len(everything) - len(todo)} cached in {options.out / 'runs'}, "
             f"{len(todo)} {'missing' if options.plot_only else 'to train'}"
         )
+        if todo:
+            for protocol, count in sorted(self.results.other_protocols().items()):
+                self.say(f"{count} there of protocol {protocol} stay as they are: this code would train them otherwise")
         if options.dry_run:
             first = {run.label: run for run in reversed(everything)}
             width = max(map(len, first))
@@ -218,7 +222,7 @@ class _Session:
             spare = 1
         return job_data(
             self.source, self.hardware.accelerator, self.options.devices, threads or spare,
-            provenance.bits(self.hardware.describe()), self.options.num_nodes,
+            provenance.bits(self.hardware.name), self.options.num_nodes,
         )  # fmt: skip
 
     def runner(self, weights: dict[str, float], devices: int, num_nodes: int) -> Runner | SlurmRunner:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 
 from callbacks.functional import Interpolation, interpolate
 from callbacks.functional.paths import Width
+from callbacks.functional.resumed import NotResumed
 from reproduce.engine.files import write_json
 from reproduce.engine.results import PathFolder
 from reproduce.engine.spec import RISES, PathSpec
-from reproduce.engine.train import Job, build_data, build_module, settle
+from reproduce.engine.train import Job, build_data, build_module, read_weights, settle
 
 
 def follow(spec: PathSpec, job: Job, folder: PathFolder) -> dict[str, Any]:
@@ -26,14 +28,28 @@ def follow(spec: PathSpec, job: Job, folder: PathFolder) -> dict[str, Any]:
     data.setup()
     train = data.measurement_batches(spec.examples, spec.batch_size)
     test = [tuple(part[: spec.examples].split(spec.batch_size)) for part in data.splits["test"]]
-    start, end = (
-        torch.load(folder.run(run).weights("end"), map_location="cpu", weights_only=True)
-        for run in (spec.start, spec.end)
-    )
+    start, end = (read_weights(folder.run(run), "end") for run in (spec.start, spec.end))
 
     def along(name: str, batches: Any, alphas: Any, **options: Any) -> Interpolation:
-        found = interpolate(module, module.loss, batches, start, end, alphas=alphas, estimation=train,
-                            resume=folder.path / f"{name}.jsonl", **options)  # fmt: skip
+        file = folder.points(name)
+        line = partial(
+            interpolate,
+            module,
+            module.loss,
+            batches,
+            start,
+            end,
+            alphas=alphas,
+            estimation=train,
+            resume=file,
+            **options,
+        )
+        try:
+            found = line()
+        except NotResumed as error:  # a run at its end was made again, elsewhere
+            print(f"{error}; they are computed again", flush=True)
+            file.unlink()
+            found = line()
         write_json(folder.path / "progress.json", {"fraction": 0.3 if name == "train" else 0.6})
         return found
 

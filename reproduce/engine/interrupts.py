@@ -6,6 +6,7 @@ import signal
 from typing import Any, NoReturn
 
 PREEMPTED = 75  # exit status after SIGTERM: saved, to be gone on with (EX_TEMPFAIL of sysexits.h)
+SCHEDULERS = (signal.SIGUSR1, signal.SIGUSR2)  # how a cluster announces a time limit or a preemption
 _heard: type[KeyboardInterrupt] | None = None
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-
 from reproduce.engine.recorder import finite_only
 from reproduce.engine.results import RunFolder
 from reproduce.engine.spec import Measurement, RunSpec
-from reproduce.engine.train import Job, build_data, build_module, hessian_monitor, settle
+from reproduce.engine.train import Job, build_data, build_module, hessian_monitor, read_weights, settle
 
 
 def measure(spec: RunSpec, measurement: Measurement, job: Job, folder: RunFolder) -> dict[str, dict[str, float | None]]:
@@ -21,7 +19,6 @@ def measure(spec: RunSpec, measurement: Measurement, job: Job, folder: RunFolder
     reached = result["milestones"] if result is not None else {}
     for milestone in measurement.at:
         if milestone in reached:  # then its weights must be there: without them the measurement fails, and says so
-            file = folder.weights(milestone)
-            module.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+            module.load_state_dict(read_weights(folder, milestone))
             found[milestone] = finite_only(hessian_monitor(measurement.curvature).measure(module, batches))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -96,6 +97,8 @@ class Recorder(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """How many rows are in the file, and what of every rank is not in it yet."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())  # before the checkpoint that counts its rows
         own = self._earlier + [float(loss) for loss in self._losses]
         losses: list[list[float]] = [own]
         if torch.distributed.is_initialized():

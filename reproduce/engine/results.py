@@ -23,6 +23,7 @@ from reproduce.theory.simulate import Simulation
 Spec = RunSpec | PathSpec | Simulation
 PATIENCE = 20.0  # seconds
 SCRATCH = ("metrics.jsonl", "progress.json", "result.json")
+DRAFTS = (".*.draft", ".*.json.*", ".*.pt.*", ".*.npy.*")  # of what a kill broke off in its writing
 
 
 @dataclass(frozen=True)
@@ -99,17 +100,24 @@ class RunFolder:
 
     def claim(self) -> FileLock | None:
         """The right to run here, until it is released or this process ends, however; None while another has it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / "claim.lock", blocking=False)
+        lock = self._lock("claim", 0)
         try:
             lock.acquire()
         except Timeout:
             return None
         return lock
 
-    def alone(self) -> FileLock:
-        """Held by whoever writes the run's files: the worker of a call that was killed may live a moment longer."""
-        return FileLock(self.path / "worker.lock", timeout=PATIENCE)
+    def alone(self, patience: float = PATIENCE) -> FileLock:
+        """Held by whoever writes the run's files: the worker of a call that was killed may live a moment longer.
+
+        patience: seconds until filelock.Timeout.
+        """
+        return self._lock("worker", patience)
+
+    def _lock(self, name: str, patience: float) -> FileLock:
+        """Beside the folder, which may be set aside while somebody waits for it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.path.with_name(f".{self.path.name}.{name}"), timeout=patience)
 
     def prepare(
         self,
@@ -120,10 +128,10 @@ class RunFolder:
     ) -> None:
         """Makes the folder ready for a run from its checkpoint, if that is of the same environment, or from its start.
 
-        Or for what is to be measured of a finished one.
+        Or for what is to be measured of a finished one. Raises filelock.Timeout while a worker is at it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with self.alone():
+        with self.alone(patience=0):
+            self.path.mkdir(parents=True, exist_ok=True)
             self._prepare(spec, job, measurements, say)
 
     def _prepare(
@@ -134,18 +142,28 @@ class RunFolder:
         except ValueError:  # a first attempt left it damaged
             trained = False
             self.checkpoint.unlink(missing_ok=True)
+        if trained:
+            self.checkpoint.unlink(missing_ok=True)  # killed after the result was written
         before = environment(read_cache(self.path / "job.json"))
         changed = [name for name, value in environment(job).items() if before.get(name) != value]
-        if changed and self.checkpoint.exists():
-            self.checkpoint.unlink()
+        if changed and (begun := self.begun()):
+            for file in begun:
+                file.unlink()
             words = ", ".join(f"{name} {before.get(name)} then, {environment(job)[name]} now" for name in changed)
-            say(f"run {self.path.name} starts again, since its checkpoint is of another environment: {words}")
+            say(f"{self.path.name} starts again, since what is there of it is of another environment: {words}")
+        for pattern in DRAFTS:
+            for file in self.path.rglob(pattern):
+                file.unlink(missing_ok=True)
         if not trained and not self.checkpoint.exists():
             for name in SCRATCH:
                 (self.path / name).unlink(missing_ok=True)
         write_text(self.path / "spec.json", dumps(spec, indent=1) + "\n")
         write_text(self.path / "measurements.json", dumps(tuple(measurements), indent=1) + "\n")
         write_json(self.path / "job.json", job)
+
+    def begun(self) -> list[Path]:
+        """What a run that is not done goes on from."""
+        return [self.checkpoint] if self.checkpoint.exists() else []
 
     def set_aside(self) -> Path:
         """Moves a damaged folder out of the way and returns where it is now."""
@@ -160,6 +178,13 @@ class RunFolder:
 
 class PathFolder(RunFolder):
     """A path's files: OUT/paths/KEY/. It lies beside the runs whose ends it joins."""
+
+    def points(self, name: str) -> Path:
+        """The points of a profile, as they come."""
+        return self.path / f"{name}.jsonl"
+
+    def begun(self) -> list[Path]:
+        return [] if (self.path / "result.json").exists() else sorted(self.path.glob("*.jsonl"))
 
     def result(self) -> dict[str, Any] | None:
         file = self.path / "result.json"
@@ -211,6 +236,16 @@ class Results:
             return SimulationFolder(self.out / "simulations" / spec.key)
         return RunFolder(self.out / "runs" / spec.key)
 
+    def other_protocols(self) -> dict[int, int]:
+        """protocol -> runs of it that are here, of protocols that this code does not follow."""
+        found: dict[int, int] = {}
+        for kind, current in (("runs", RunSpec.current_protocol), ("paths", PathSpec.current_protocol)):
+            for file in (self.out / kind).glob("*/spec.json"):
+                protocol = read_cache(file).get("protocol")
+                if isinstance(protocol, int) and protocol != current:
+                    found[protocol] = found.get(protocol, 0) + 1
+        return found
+
     def finished(
         self, spec: Spec, measurements: Sequence[Measurement], say: Callable[[str], None]
     ) -> dict[str, Any] | None:
@@ -219,8 +254,17 @@ class Results:
         try:
             return folder.complete(measurements)
         except ValueError as error:
+            claim = folder.claim()
+            if claim is None:
+                say(f"damaged result: {error}; another call is at it")
+                return None
+        try:  # another call may have been here first
+            return folder.complete(measurements)
+        except ValueError as error:
             say(f"damaged result: {error}; set aside as {folder.set_aside().name}, to be trained again")
             return None
+        finally:
+            claim.release()
 
 
 def job_data(

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from datamodules.sources import DataError, Prepared
 from reproduce.engine import interrupts
@@ -30,9 +31,9 @@ from reproduce.engine.results import RunFolder, Spec
 from reproduce.engine.spec import Measurement
 
 ATTEMPTS = 2
-SCHEDULERS = (signal.SIGUSR1, signal.SIGUSR2)  # how a cluster announces a time limit or a preemption
 ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")  # a traceback's last line
 POLL = 0.2  # seconds
+SWEEP = 1.0  # seconds between looks at what others are at: hundreds of runs may be, on a shared file system
 GRACE = 25.0  # seconds to save themselves that runs get; a scheduler's own patience is 30 as a rule
 
 
@@ -108,7 +109,7 @@ class Server:
     @staticmethod
     def _ensure_running() -> None:
         """Only the start itself ignores signals: a first run then waits seconds for the imports, and can be ended."""
-        with _ignoring(signal.SIGINT, signal.SIGTERM, *SCHEDULERS):
+        with _ignoring(signal.SIGINT, signal.SIGTERM, *interrupts.SCHEDULERS):
             forkserver.ensure_running()
 
     def prepare(self, name: str, data_dir: Path, download: bool = True) -> Prepared:
@@ -131,6 +132,9 @@ class Server:
         except EOFError:
             process.join()
             raise RuntimeError(f"{function} ended with status {process.exitcode} and no answer") from None
+        except BaseException:  # Ctrl-C: nobody waits for the answer
+            process.kill()
+            raise
         finally:
             ours.close()
             process.join()
@@ -140,6 +144,13 @@ def _call_worker(function: str, arguments: tuple[Any, ...]) -> None:
     from reproduce.engine import worker
 
     getattr(worker, function)(*arguments)
+
+
+def _free_port() -> int:
+    """Where the ranks of a run meet: not where those of another one do."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        return int(free.getsockname()[1])
 
 
 def _last_words(log: Path) -> str:
@@ -159,6 +170,7 @@ class _Active:
     process: Any
     since: float
     claim: FileLock
+    by_srun: bool = False
 
     @property
     def sentinel(self) -> Any:
@@ -166,6 +178,15 @@ class _Active:
 
     def exit_code(self) -> int | None:
         return self.process.exitcode if self.sentinel is not None else self.process.poll()
+
+    def ask(self) -> None:
+        """To save itself and to leave. Ranks that srun has started are asked by it: it would kill them on SIGTERM."""
+        with suppress(ProcessLookupError, BrokenPipeError):
+            if self.by_srun:
+                self.process.stdin.write(b"\n")
+                self.process.stdin.flush()
+            else:
+                os.kill(self.process.pid, signal.SIGTERM)
 
     def kill(self) -> None:
         """Ends the run's whole process session; ranks of a multi-device run are in it."""
@@ -184,6 +205,7 @@ class Runner:
     def __init__(self, server: Server, jobs: int, devices: int = 1, gpus: int = 0, num_nodes: int = 1) -> None:
         self.server, self.jobs, self.devices, self.gpus, self.num_nodes = server, jobs, devices, gpus, num_nodes
         self._elsewhere: set[str] = set()
+        self._look_again = 0.0  # a moment before which nothing that is waiting will be free
         self._active: dict[int, _Active] = {}
 
     def run(self, tasks: list[Task], watcher: Watcher) -> list[Task]:
@@ -196,9 +218,12 @@ class Runner:
         try:
             while waiting or active:
                 for slot in range(self.jobs):
-                    if slot not in active and (following := self._next(waiting, watcher)):
-                        active[slot] = self._start(*following, slot, watcher.told)
-                        watcher.started(active[slot].task, slot, active[slot].attempt)
+                    if slot in active:
+                        continue
+                    if (following := self._next(waiting, watcher)) is None:
+                        break
+                    active[slot] = self._start(*following, slot)
+                    watcher.started(active[slot].task, slot, active[slot].attempt)
                 self._wait(list(active.values()))
                 watcher.polled({slot: run.task for slot, run in active.items()})
                 interrupts.check()  # a watcher's library may have swallowed it
@@ -232,27 +257,37 @@ class Runner:
         """Lets the runs in progress save themselves and end; those that take longer than `GRACE` are not waited for."""
         end = time.monotonic() + GRACE
         for run in self._active.values():
-            with suppress(ProcessLookupError):
-                os.kill(run.process.pid, signal.SIGTERM)
+            run.ask()
         while any(run.exit_code() is None for run in self._active.values()) and time.monotonic() < end:
             time.sleep(POLL)
 
     def _next(self, waiting: list[tuple[Task, int]], watcher: Watcher) -> tuple[Task, int, FileLock] | None:
-        """Takes the first task that no other call is at, with its claim; what another call has done is found."""
+        """Takes the first task that no other call is at, prepared and with its claim; what is done there is found."""
+        if time.monotonic() < self._look_again:
+            return None
         for task, attempt in list(waiting):
             claim = task.folder.claim()
-            if claim is None:
+            try:
+                if claim is None:
+                    raise Timeout(str(task.folder.path))
+                with suppress(ValueError):  # a damaged result is no result
+                    if attempt == 1 and (result := task.folder.complete(task.measurements)) is not None:
+                        claim.release()
+                        waiting.remove((task, attempt))
+                        watcher.found(task, result)
+                        continue
+                task.prepare(watcher.told)
+            except Timeout:  # another call, or a worker that somebody has started by hand
+                if claim is not None:
+                    claim.release()
                 if task.label not in self._elsewhere:
                     watcher.elsewhere(task)
                 self._elsewhere.add(task.label)
                 continue
             waiting.remove((task, attempt))
-            with suppress(ValueError):  # a damaged result is no result
-                if attempt == 1 and (result := task.folder.complete(task.measurements)) is not None:
-                    claim.release()
-                    watcher.found(task, result)
-                    continue
             return task, attempt, claim
+        if waiting:
+            self._look_again = time.monotonic() + SWEEP
         return None
 
     def _outcome(self, run: _Active, watcher: Watcher, slot: int) -> str | None:
@@ -269,8 +304,7 @@ class Runner:
         watcher.finished(run.task, slot, time.monotonic() - run.since, result)
         return None
 
-    def _start(self, task: Task, attempt: int, claim: FileLock, slot: int, say: Callable[[str], None]) -> _Active:
-        task.prepare(say)
+    def _start(self, task: Task, attempt: int, claim: FileLock, slot: int) -> _Active:
         with task.folder.log.open("a") as log:
             log.write(f"--- attempt {attempt}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
         path = task.folder.path.absolute()
@@ -278,26 +312,29 @@ class Runner:
         if self.devices * self.num_nodes == 1:
             process = self.server.start("serve_run", str(path), slot % self.gpus if self.gpus else None)
         else:
-            process = self._start_command(path, slot)
-        return _Active(task, attempt, process, time.monotonic(), claim)
+            process = self._start_command(path, slot, task.job["threads"])
+        return _Active(task, attempt, process, time.monotonic(), claim, by_srun=self.num_nodes > 1)
 
-    def _start_command(self, path: Path, slot: int) -> subprocess.Popen[bytes]:
-        environment = os.environ | {"THREE_FACTORS_WATCH_STDIN": "1"}
+    def _start_command(self, path: Path, slot: int, threads: int) -> subprocess.Popen[bytes]:
+        environment = os.environ | {"THREE_FACTORS_WATCH_STDIN": "1", "MASTER_PORT": str(_free_port())}
         environment["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *filter(None, [environment.get("PYTHONPATH")])])
         command = [sys.executable, "-m", "reproduce.engine.worker", str(path)]
         if self.num_nodes > 1:  # on the nodes of the allocation that we are in, beside the step that we may be
-            ranks = [f"--nodes={self.num_nodes}", f"--ntasks-per-node={self.devices}"]
+            ranks = [
+                f"--nodes={self.num_nodes}", f"--ntasks={self.num_nodes * self.devices}",
+                f"--ntasks-per-node={self.devices}", f"--cpus-per-task={threads}",
+            ]  # fmt: skip
             command = ["srun", "--overlap", "--kill-on-bad-exit=1", *ranks, *command]
         elif self.gpus:  # slot i takes the i-th group of the visible GPUs
             visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(self.gpus)))
-            first = slot * self.devices % self.gpus
+            first = slot % max(1, self.gpus // self.devices) * self.devices
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible.split(",")[first : first + self.devices])
-        with (path / "log.txt").open("a") as log, _ignoring(*SCHEDULERS):
+        with (path / "log.txt").open("a") as log, _ignoring(*interrupts.SCHEDULERS):
             return subprocess.Popen(
                 command,
                 cwd=CHECKOUT,
                 env=environment,
-                stdin=subprocess.PIPE,  # its end tells the ranks that we are gone
+                stdin=subprocess.PIPE,  # a byte asks the ranks to leave, its end tells them that we are gone
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

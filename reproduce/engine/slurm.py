@@ -67,7 +67,7 @@ class Runs:
         hardware = devices.detect()
         if self.gpus and hardware.accelerator != "cuda":
             raise RuntimeError(f"--gpus: asked for, here is {hardware.describe()}")
-        made = provenance.bits(hardware.describe())
+        made = provenance.bits(hardware.name)
         tasks = [Task(t.label, t.folder, t.spec, t.job | {"made": made}, t.measurements) for t in self.tasks]
         job = tasks[0].job
         gpus = job["devices"] if self.gpus else 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from datamodules.label_noise import LabelNoise
 from datamodules.plan import check_batch_size
@@ -254,6 +254,7 @@ class RunSpec(Typed):
     noise: HalfBatchNoise | GaussianNoise | None = None
     stop_at_loss: float | None = None
     protocol: int = PROTOCOL
+    current_protocol: ClassVar[int] = PROTOCOL
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -307,6 +308,7 @@ class PathSpec(Typed):
     directions: int = 10
     outward: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
     protocol: int = PATH_PROTOCOL
+    current_protocol: ClassVar[int] = PATH_PROTOCOL
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import signal
@@ -25,6 +26,7 @@ from datamodules.sources import Prepared
 from datamodules.streams import integer_seed
 from datamodules.vision import WATCHED, WITH_LABEL_NOISE, ImageDataModule
 from lightning_modules.gradient_noise import GaussianOfItsShape, GradientNoise, HalfBatch, Isotropic
+from reproduce.engine.files import write_bytes
 from reproduce.engine.layout import cluster
 from reproduce.engine.recorder import Recorder, finite_only
 from reproduce.engine.results import RunFolder
@@ -174,9 +176,19 @@ def _stop_at(loss: float, epochs: int) -> EarlyStopping:
 def write_weights(file: Path, weights: dict[str, Tensor]) -> None:
     """Whole or not at all, as all files of a run."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}")
-    torch.save(weights, draft)
-    draft.replace(file)
+    buffer = io.BytesIO()
+    torch.save(weights, buffer)
+    write_bytes(file, buffer.getvalue())
+
+
+def read_weights(folder: RunFolder, milestone: str) -> dict[str, Tensor]:
+    """Raises ValueError if they are lost; the run then counts as not trained, so that they are made again."""
+    try:
+        return dict(torch.load(folder.weights(milestone), map_location="cpu", weights_only=True))
+    except Exception as error:  # whatever unpickling a part of a file raises
+        (folder.path / "result.json").unlink(missing_ok=True)
+        words = f"{folder.weights(milestone)} cannot be read ({type(error).__name__}); the run is trained again"
+        raise ValueError(words) from error
 
 
 class DropoutStream(pl.Callback):

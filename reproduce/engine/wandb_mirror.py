@@ -51,6 +51,8 @@ class _Mirrored:
     folder: RunFolder
     offset: int = 0
     unread: str = ""
+    inode: int = 0  # of the file that `offset` is in
+    epoch: int = 0  # the last that is mirrored
     previous_step: int = 0
 
 
@@ -165,6 +167,9 @@ class Mirror:
     def _copy(self, mirrored: _Mirrored) -> None:
         try:
             with (mirrored.folder.path / "metrics.jsonl").open(encoding="utf-8") as file:
+                inode = os.fstat(file.fileno()).st_ino
+                if inode != mirrored.inode:  # a resumed run has written its rows anew
+                    mirrored.inode, mirrored.offset, mirrored.unread = inode, 0, ""
                 file.seek(mirrored.offset)
                 text = file.read()
                 mirrored.offset = file.tell()
@@ -173,6 +178,9 @@ class Mirror:
         *lines, mirrored.unread = (mirrored.unread + text).split("\n")
         for line in lines:
             row = json.loads(line)
+            if row["epoch"] <= mirrored.epoch:
+                continue
+            mirrored.epoch = row["epoch"]
             steps = row.pop("steps")
             losses = steps["loss"]
             for i in range(0, len(losses), max(1, len(losses) // LOSS_POINTS)):

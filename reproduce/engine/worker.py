@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch.distributed
+from filelock import Timeout
 
 from callbacks.exact_resume import Preempted
 from datamodules.sources import DataError, Prepared, prepare
@@ -31,8 +32,8 @@ from reproduce.engine import interpolate as interpolating
 from reproduce.engine import layout
 from reproduce.engine import measure as measuring
 from reproduce.engine import train as training
-from reproduce.engine.files import write_bytes, write_json
-from reproduce.engine.interrupts import PREEMPTED
+from reproduce.engine.files import read_lines, write_bytes, write_json
+from reproduce.engine.interrupts import PREEMPTED, SCHEDULERS
 from reproduce.engine.results import PathFolder, RunFolder, SimulationFolder, Spec
 from reproduce.engine.spec import Network, PathSpec
 from reproduce.engine.stored import loads
@@ -45,6 +46,11 @@ CUT_OFF = "THREE_FACTORS_WATCH_STDIN"  # set for a worker that shall end when it
 def run_folder(folder: Path) -> None:
     """Trains folder/spec.json under folder/job.json, if that is not done, and measures folder/measurements.json."""
     spec: Spec = loads((folder / "spec.json").read_text())
+    if spec.key != folder.name:
+        raise ValueError(f"{folder / 'spec.json'} is the spec of {spec.key}, not of {folder.name}")
+    if not isinstance(spec, Simulation) and spec.protocol != spec.current_protocol:
+        words = f"protocol: {spec.protocol} of {folder / 'spec.json'}"
+        raise ValueError(f"{words}; what this code does is {spec.current_protocol}")
     if isinstance(spec, Simulation):
         data = json.loads((folder / "job.json").read_text()).get("data")
         source = Prepared(**data) if data else None
@@ -78,6 +84,9 @@ def _readable(checkpoint: Path, *, say: bool) -> bool:
         return False
     try:
         saved = torch.load(checkpoint, map_location="cpu", weights_only=False)
+        counted, there = saved["callbacks"]["Recorder"]["rows"], len(read_lines(checkpoint.parent / "metrics.jsonl"))
+        if there < counted:
+            raise ValueError(f"it counts {counted} rows of metrics.jsonl, where {there} are")
         words = f"goes on from epoch {saved['epoch'] + 1}, step {saved['global_step']}"
     except Exception as error:  # whatever unpickling a part of a file, or another file, raises
         saved, words = None, f"{checkpoint.name} cannot be read ({error}); the run starts again"
@@ -108,6 +117,10 @@ def serve_run(folder: str, gpu: int | None) -> None:
 def run_or_leave(folder: Path) -> None:
     """`run_folder`; after SIGTERM the training saves itself and the process ends with status PREEMPTED."""
     signal.signal(signal.SIGTERM, _leave)
+    for number in SCHEDULERS:  # ignored where a runner asks by itself; else as SIGTERM
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    first = True
     try:
         job = json.loads((folder / "job.json").read_text())
         first = layout.is_first(job.get("devices", 1) * job.get("num_nodes", 1))  # a simulation's job may be empty
@@ -115,7 +128,7 @@ def run_or_leave(folder: Path) -> None:
             run_folder(folder)
     except Preempted as error:
         print(error, flush=True)
-        sys.exit(PREEMPTED)
+        sys.exit(PREEMPTED if first else 0)  # Lightning kills the first rank once another has failed
 
 
 def _leave(*_: Any) -> NoReturn:
@@ -179,8 +192,8 @@ def _end_with(wait_for_end: Any) -> None:
 
 
 def _until_stdin_ends() -> None:
-    while os.read(0, 1024):
-        pass
+    while os.read(0, 1024):  # a byte asks to leave
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _quiet() -> None:
@@ -201,7 +214,14 @@ def main() -> None:
     if os.environ.get(CUT_OFF):
         _end_with(_until_stdin_ends)
     _quiet()
-    run_or_leave(Path(sys.argv[1]))
+    try:
+        run_or_leave(Path(sys.argv[1]).absolute())
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except Timeout:
+        print(f"error: another process is at {sys.argv[1]}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

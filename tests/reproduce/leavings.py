@@ -23,14 +23,15 @@ def assert_equal(a, b):
         assert all(torch.equal(state[key], their[name][key]) for key in state), name
 
 
+def repeated(value):
+    """A result without what every run has of its own."""
+    if not isinstance(value, dict):
+        return value
+    return {key: repeated(part) for key, part in value.items() if key not in NOT_REPEATED}
+
+
 def results(folder):
     """file -> what it holds, of a run's result and its measurements."""
-
-    def repeated(value):
-        if not isinstance(value, dict):
-            return value
-        return {key: repeated(part) for key, part in value.items() if key not in NOT_REPEATED}
-
     files = [folder / "result.json", *sorted(folder.glob("measured-*.json"))]
     return {file.name: repeated(json.loads(file.read_text())) for file in files}
 

@@ -1,12 +1,12 @@
 """A run that is killed at any moment and started again ends as one that was not, to the bit."""
 
 import os
-import pkgutil
 import random
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -17,7 +17,7 @@ from datamodules.schedules import Cyclic, NoiseSchedule, Triangle
 from datamodules.sources import prepare
 from reproduce.engine import interrupts
 from reproduce.engine import train as training
-from reproduce.engine.results import RunFolder, job_data
+from reproduce.engine.results import PathFolder, RunFolder, job_data
 from reproduce.engine.runner import Server
 from reproduce.engine.spec import (
     Curvature,
@@ -27,12 +27,14 @@ from reproduce.engine.spec import (
     Keep,
     Measurement,
     MLPNetwork,
+    PathSpec,
     RunSpec,
     VGG11Network,
     Watch,
 )
-from tests.reproduce.leavings import assert_equal, assert_same, left
-from tests.reproduce.script import ROOT, until
+from tests.reproduce.killing import killed, on_ranks
+from tests.reproduce.leavings import assert_equal, assert_same, left, repeated
+from tests.reproduce.script import ROOT, descendants, until
 from tests.reproduce.soak import Soak
 
 SMALL = Curvature(examples=32, batch_size=32, measures=("top_eigenvalue",))
@@ -53,6 +55,7 @@ SPECS = {
     "Gaussian noise": replace(MLP, noise=GaussianNoise(1.0, "isotropic"), schedule=NoiseSchedule(0.05, 24)),
     "ghost batches": replace(MLP, network=replace(MLP.network, batch_norm=True, ghost_batch_size=8)),
     "stopped": replace(MLP, epochs=9, stop_at_loss=1.5),
+    "watched now and then": replace(MLP, watch=Watch(SMALL, every=2)),
 }
 
 
@@ -126,42 +129,7 @@ def test_a_run_resumed_from_any_checkpoint_is_the_uninterrupted_one(name, moment
         found = train(SPECS[name], again)
         assert_equal(left(again), expected)
         assert found["status"] == result["status"]
-        assert found["final"].keys() == result["final"].keys()
-
-
-MOMENTS = {
-    "in a training step": ("lightning_modules.classifier.SGDClassifier.training_step", 8),
-    "in an epoch's last step": ("lightning_modules.classifier.SGDClassifier.training_step", None),
-    "in the validation": ("lightning_modules.classifier.SGDClassifier.validation_step", 4),
-    "in a measurement": ("callbacks.hessian.HessianMonitor.measure", 2),
-    "before a row is written": ("reproduce.engine.recorder.Recorder._write", 2),
-    "after the last row": ("reproduce.engine.recorder.Recorder.on_train_end", 1),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_run_broken_off_at_any_moment_is_the_uninterrupted_one(moment, whole, tmp_path, monkeypatch):
-    folder, _, _ = whole("everything")
-    name, number = MOMENTS[moment]
-    if number is None:  # the first epoch's
-        number = len(left(folder)[0][0]["steps"]["loss"])
-    place, _, attribute = name.rpartition(".")
-    owner = pkgutil.resolve_name(place)
-    usual, calls = getattr(owner, attribute), [0]
-
-    def breaking(*arguments, **options):
-        calls[0] += 1
-        if calls[0] == number:
-            raise Killed
-        return usual(*arguments, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, attribute, breaking)
-        with pytest.raises(Killed):
-            train(SPECS["everything"], tmp_path)
-    train(SPECS["everything"], tmp_path)
-    assert_equal(left(tmp_path), left(folder))
+        assert repeated(found) == repeated(result)
 
 
 def test_a_run_resumes_at_every_epochs_end_and_in_every_epoch(whole, tmp_path, monkeypatch):
@@ -185,14 +153,119 @@ def server():
     return Server()
 
 
-def once(server, folder, data, devices=1):
-    """Starts a run, or goes on with it."""
+def once(server, folder, data):
+    """Starts SOAK, or goes on with it."""
     folder.prepare(SOAK, data, (MEASURED,))
     return server.start("serve_run", str(folder.path), None)
 
 
 def complete(folder):
     return folder.complete((MEASURED,)) is not None
+
+
+STEP = "lightning_modules.classifier.SGDClassifier.training_step"
+RESULT = "reproduce.engine.worker.write_json"  # the run's result, then what is measured
+MOMENTS = {
+    "in a training step": (STEP, 8, "before"),
+    "in an epoch's last step": (STEP, None, "before"),
+    "after an epoch's last step": (STEP, None, "after"),
+    "in the validation": ("lightning_modules.classifier.SGDClassifier.validation_step", 4, "before"),
+    "while curvature is watched": ("callbacks.hessian.HessianMonitor.measure", 2, "before"),
+    "before a row is written": ("reproduce.engine.recorder.Recorder._write", 2, "before"),
+    "after a row is written": ("reproduce.engine.recorder.Recorder._write", 2, "after"),
+    "after the last row": ("reproduce.engine.recorder.Recorder.on_train_end", 1, "before"),
+    "in a checkpoint's writing": ("callbacks.exact_resume.torch.save", 7, "before"),
+    "between a checkpoint's writing and its renaming": ("callbacks.exact_resume.torch.save", 7, "after"),
+    "between a file's writing and its renaming": ("pathlib.Path.replace", 19, "before"),
+    "after a file's renaming": ("pathlib.Path.replace", 19, "after"),
+    "before the result": (RESULT, 1, "before"),
+    "between the result and the end of the checkpoint": (RESULT, 1, "after"),
+    "in the measurement of the trained": ("reproduce.engine.measure.measure", 1, "before"),
+    "before what is measured is written": (RESULT, 2, "before"),
+}
+
+
+@pytest.fixture(scope="module")
+def measured(server, tmp_path_factory):
+    """The folder of a run of everything that nobody has killed."""
+    folder = RunFolder(tmp_path_factory.mktemp("measured") / EVERYTHING.key)
+    begin(server, EVERYTHING, folder).join()
+    assert complete(folder)
+    return folder.path
+
+
+def begin(server, spec, folder):
+    folder.prepare(spec, one_device("digits"), (MEASURED,))
+    return server.start("serve_run", str(folder.path), None)
+
+
+def one_device(name, every=0.0):
+    return job_data(prepare(name), "cpu", 1, threads=1) | {"checkpoint_every": every}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_run_killed_at_any_moment_ends_as_the_uninterrupted_one(moment, server, measured, tmp_path):
+    name, number, when = MOMENTS[moment]
+    if number is None:  # the first epoch's
+        number = len(left(measured)[0][0]["steps"]["loss"])
+    folder = RunFolder(tmp_path / EVERYTHING.key)
+    folder.prepare(EVERYTHING, one_device("digits"), (MEASURED,))
+    killed(server, folder, name, number, when)
+    assert not complete(folder)
+    begin(server, EVERYTHING, folder).join()
+    assert_same(folder.path, measured)
+    assert not folder.checkpoint.exists()
+    assert not [file for file in folder.path.rglob(".*") if file.is_file()]  # drafts
+
+
+@pytest.mark.slow
+def test_a_line_killed_between_its_points_ends_as_the_uninterrupted_one(server, tmp_path):
+    path = PathSpec(
+        replace(MLP, keep=Keep()), replace(MLP, seed=1, keep=Keep()), (-0.5, 0.0, 0.5, 1.0, 1.5), 100, 50, 1, (0.2, 0.5)
+    )
+    for spec in (path.start, path.end):
+        folder = RunFolder(tmp_path / "runs" / spec.key)
+        folder.prepare(spec, one_device("digits28"))
+        server.start("serve_run", str(folder.path), None).join()
+    line = PathFolder(tmp_path / "paths" / path.key)
+    line.prepare(path, one_device("digits28"))
+    killed(server, line, "callbacks.functional.resumed.Resumed.add", 3)
+    assert len(line.points("train").read_text().splitlines()) == 3  # with the header
+    line.prepare(path, one_device("digits28"))
+    server.start("serve_run", str(line.path), None).join()
+    found = line.result()
+    line.path.rename(tmp_path / "paths" / "killed")
+    line.prepare(path, one_device("digits28"))
+    server.start("serve_run", str(line.path), None).join()
+    assert repeated(line.result()) == repeated(found)
+
+
+@pytest.mark.slow
+def test_lost_weights_are_told_and_made_again(server, measured, tmp_path):
+    folder = RunFolder(tmp_path / EVERYTHING.key)
+    begin(server, EVERYTHING, folder).join()
+    folder.weights("end").write_bytes(folder.weights("end").read_bytes()[:1000])
+    (folder.path / f"measured-{MEASURED.key}.json").unlink()
+    process = begin(server, EVERYTHING, folder)
+    process.join()
+    assert process.exitcode == 1
+    assert "end.pt cannot be read" in folder.log.read_text()
+    begin(server, EVERYTHING, folder).join()
+    assert_same(folder.path, measured)
+
+
+@pytest.mark.slow
+def test_rows_that_are_lost_are_told_and_the_run_starts_again(server, measured, tmp_path):
+    folder = RunFolder(tmp_path / EVERYTHING.key)
+    folder.prepare(EVERYTHING, one_device("digits"), (MEASURED,))
+    killed(server, folder, "reproduce.engine.recorder.Recorder._write", 3)
+    rows = (folder.path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    assert len(rows) == 2
+    (folder.path / "metrics.jsonl").write_text(rows[0])
+    begin(server, EVERYTHING, folder).join()
+    assert "it counts 2 rows of metrics.jsonl, where 1 are" in folder.log.read_text()
+    assert_same(folder.path, measured)
 
 
 @pytest.mark.slow
@@ -202,39 +275,91 @@ def test_a_run_killed_at_random_moments_ends_as_an_uninterrupted_one(server, tmp
     assert soak.kill(request.config.getoption("--kills")) >= 1
 
 
+def two_devices(every=0.0):
+    return job_data(prepare("digits"), "cpu", 2, threads=1) | {"checkpoint_every": every}
+
+
+def by_lightning(folder, every=0.0):
+    """Starts SOAK on two ranks, or goes on with it, as the figures do."""
+    folder.prepare(SOAK, two_devices(every), (MEASURED,))
+    command = [sys.executable, "-m", "reproduce.engine.worker", str(folder.path)]
+    with folder.log.open("a") as log:
+        return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+
+
+def by_forks(server, folder):
+    """The same without the imports of every rank."""
+    folder.prepare(SOAK, two_devices(), (MEASURED,))
+    return on_ranks(server, folder, 2)
+
+
+@pytest.fixture(scope="module")
+def of_two(server, tmp_path_factory):
+    """The folder of an uninterrupted run on two ranks."""
+    folder = RunFolder(tmp_path_factory.mktemp("two") / SOAK.key)
+    for rank in by_forks(server, folder):
+        rank.join()
+    assert complete(folder), folder.log.read_text()
+    return folder.path
+
+
+def written(checkpoint):
+    """When the checkpoint was last written; 0 if there is none."""
+    try:
+        return checkpoint.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
 @pytest.mark.slow
 @pytest.mark.ddp
-def test_a_run_on_two_ranks_killed_at_random_moments_ends_as_an_uninterrupted_one(tmp_path, request):
-    kills = max(5, request.config.getoption("--kills") // 4)
-    data = job_data(prepare("digits"), "cpu", 2, threads=1) | {"checkpoint_every": 0.0}
-    whole, soaked = RunFolder(tmp_path / "whole" / SOAK.key), RunFolder(tmp_path / "soaked" / SOAK.key)
-
-    def started(folder):
-        folder.prepare(SOAK, data, (MEASURED,))
-        command = [sys.executable, "-m", "reproduce.engine.worker", str(folder.path)]
-        with folder.log.open("a") as log:
-            return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
-
-    assert started(whole).wait() == 0, whole.log.read_text()
-    moments = random.Random(1)
-    for kill in range(kills):
-        process, steps = started(soaked), moments.randint(0, 12)
-        before = soaked.checkpoint.stat().st_mtime_ns if soaked.checkpoint.exists() else 0
-        for _ in range(steps):  # so many checkpoints later, and a moment
-            while process.poll() is None and (
-                not soaked.checkpoint.exists() or soaked.checkpoint.stat().st_mtime_ns == before
-            ):
+def test_a_run_on_two_ranks_killed_at_random_moments_ends_as_an_uninterrupted_one(server, of_two, tmp_path, request):
+    moments, resumed, ended = random.Random(1), 0, 0
+    folder = RunFolder(tmp_path / "0" / SOAK.key)
+    for _ in range(max(5, request.config.getoption("--kills") // 4)):
+        ranks, before = by_forks(server, folder), written(folder.checkpoint)
+        for _ in range(moments.randint(0, 25)):  # so many checkpoints later, and a moment
+            while ranks[0].is_alive() and written(folder.checkpoint) == before:
                 time.sleep(0.002)
-            before = soaked.checkpoint.stat().st_mtime_ns if soaked.checkpoint.exists() else before
+            before = written(folder.checkpoint)
         time.sleep(moments.uniform(0, 0.05))
+        for rank in moments.sample(ranks, 2):
+            rank.kill()
+        for rank in ranks:
+            rank.join()
+        if complete(folder):
+            assert_same(folder.path, of_two)
+            resumed += folder.log.read_text().count("goes on from epoch")
+            ended += 1
+            folder = RunFolder(tmp_path / str(ended) / SOAK.key)
+    for rank in by_forks(server, folder):
+        rank.join()
+    assert_same(folder.path, of_two)
+    assert resumed + folder.log.read_text().count("goes on from epoch") >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_two_ranks_asked_to_leave_save_themselves_and_go_on_after_one_was_killed(server, of_two, tmp_path):
+    folder = RunFolder(tmp_path / SOAK.key)
+    process = by_lightning(folder, every=1000.0)
+    until(lambda: len(folder.rows()) >= 2)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait() == interrupts.PREEMPTED
+    assert folder.checkpoint.is_file()
+    process = by_lightning(folder)
+    before = written(folder.checkpoint)
+    until(lambda: written(folder.checkpoint) != before)
+    (other,) = [p for p in descendants(process.pid) if "reproduce.engine.worker" in " ".join(p.cmdline())]
+    other.kill()
+    assert process.wait(timeout=60) != 0
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if complete(soaked):
-            assert_same(soaked.path, whole.path)
-            soaked = RunFolder(tmp_path / f"soaked {kill}" / SOAK.key)
-    assert started(soaked).wait() == 0, soaked.log.read_text()
-    assert_same(soaked.path, whole.path)
-    assert soaked.log.read_text().count("goes on from epoch") >= 1
+    assert not complete(folder)
+    for rank in by_forks(server, folder):  # whoever starts them
+        rank.join()
+    assert folder.log.read_text().count("goes on from epoch") == 2
+    assert_same(folder.path, of_two)
 
 
 @pytest.mark.slow

@@ -69,7 +69,7 @@ def test_a_full_disk_is_told_and_the_next_call_goes_on(tmp_path):
     assert full.returncode == 1, full.stdout + full.stderr
     assert "File too large" in full.stdout + full.stderr
     assert "Traceback" not in full.stdout + full.stderr
-    assert not list(tmp_path.glob("runs/*/result.json.*"))
+    assert not list(tmp_path.glob("runs/*/.*.json.*"))  # no draft
     again = run("fig7", tmp_path, *FLAGS)
     assert again.returncode == 0, again.stdout + again.stderr
     assert len(list(tmp_path.glob("runs/*/result.json"))) == 6

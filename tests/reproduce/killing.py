@@ -1,0 +1,62 @@
+"""Runs of the fork server that the tests end as they like: at a moment of their own code, or rank by rank."""
+
+import os
+import pkgutil
+import signal
+import socket
+
+
+def die_at(folder, name, number, when):
+    """`worker.serve_run` that dies before or after the `number`-th call of the function `name`; in a forked process."""
+    from reproduce.engine import worker
+
+    place, _, attribute = name.rpartition(".")
+    owner, calls = pkgutil.resolve_name(place), [0]
+    usual = getattr(owner, attribute)
+
+    def dying(*arguments, **options):
+        calls[0] += 1
+        if calls[0] == number and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        found = usual(*arguments, **options)
+        if calls[0] == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    setattr(owner, attribute, dying)
+    worker.serve_run(folder, None)
+
+
+def serve_rank(folder, rank, ranks, port):
+    """`worker.serve_run` as one of several ranks, as torchrun starts them; in a forked process."""
+    from reproduce.engine import worker
+
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
+        "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "tests", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    worker.serve_run(folder, None)
+
+
+def forked(server, function, *arguments):
+    """A started process of the server's that calls a function of the tests."""
+    with server._importable():
+        server._ensure_running()
+        process = server._context.Process(target=function, args=arguments)
+        process.start()
+    return process
+
+
+def on_ranks(server, folder, ranks):
+    """Starts the prepared run on several ranks; returns their processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [forked(server, serve_rank, str(folder.path), rank, ranks, port) for rank in range(ranks)]
+
+
+def killed(server, folder, name, number, when="before"):
+    """Starts the prepared run, and waits until it has killed itself there."""
+    process = forked(server, die_at, str(folder.path), name, number, when)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, folder.log.read_text()
