@@ -1,4 +1,4 @@
-"""A SLURM of the tests' own on 127.0.0.1: munged, slurmctld and one slurmd, in a folder of their own."""
+"""A SLURM of the tests' own on 127.0.0.1: munged, slurmctld and two nodes' slurmd, in a folder of their own."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 SlurmctldPort={controller}
-SlurmdPort={daemon}
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool.%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd.%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd.%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -44,8 +43,13 @@ KillWait=15
 MinJobAge=600
 InactiveLimit=0
 SchedulerParameters=sched_interval=1,batch_sched_delay=0
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=1000 State=UNKNOWN
-PartitionName=tests Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+NodeName={host} NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs=2 RealMemory=1000 State=UNKNOWN
+NodeName={other} NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs=2 RealMemory=1000 State=UNKNOWN
+PartitionName=tests Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=12
+PartitionName=urgent Nodes={host} MaxTime=INFINITE State=UP PriorityTier=9
+PartitionName=two Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=1
 """
 
 
@@ -62,17 +66,21 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.daemons = folder, dict[str, subprocess.Popen[bytes]]()
-        ports = [socket.socket() for _ in range(2)]
+        ports = [socket.socket() for _ in range(3)]
         for port in ports:
             port.bind(("127.0.0.1", 0))
-        controller, daemon = (port.getsockname()[1] for port in ports)
+        controller, first, second = (port.getsockname()[1] for port in ports)
         for port in ports:
             port.close()
-        host = socket.gethostname().split(".")[0]
-        words = {"host": host, "folder": folder, "controller": controller, "daemon": daemon}
+        # Ranks find each other by the names of their nodes, which must be names of this machine.
+        self.nodes = socket.gethostname().split(".")[0], "localhost"
+        words = {
+            "host": self.nodes[0], "other": self.nodes[1], "folder": folder,
+            "controller": controller, "first": first, "second": second,
+        }  # fmt: skip
         self.file = folder / "slurm.conf"
         self.file.write_text(CONFIGURATION.format(**words))
-        for name in ("state", "spool"):
+        for name in ("state", *(f"spool.{node}" for node in self.nodes)):
             (folder / name).mkdir()
         self.environment = {"SLURM_CONF": str(self.file), "PATH": PATH}
 
@@ -87,14 +95,18 @@ class Cluster:
         self._until(files["socket"].exists, "munged")
         self._daemon("slurmctld", "-D")
         self._until(lambda: self.run("scontrol", "ping").returncode == 0, "slurmctld")
-        self.start_slurmd()
+        for node in self.nodes:
+            self.start_slurmd(node)
 
-    def start_slurmd(self) -> None:
-        self._daemon("slurmd", "-D", "-N", socket.gethostname().split(".")[0])
-        self._until(lambda: "idle" in self._nodes() or "mix" in self._nodes() or "alloc" in self._nodes(), "slurmd")
+    def start_slurmd(self, node: str | None = None) -> None:
+        """Of the first node, if none is named."""
+        node = node or self.nodes[0]
+        self._daemon("slurmd", "-D", "-N", node, key=f"slurmd {node}")
+        self._until(lambda: any(state in self._state(node) for state in ("idle", "mix", "alloc")), f"slurmd {node}")
 
     def kill_slurmd(self) -> None:
-        daemon = self.daemons.pop("slurmd")
+        """The first node's."""
+        daemon = self.daemons.pop(f"slurmd {self.nodes[0]}")
         daemon.kill()
         daemon.wait()
 
@@ -103,7 +115,7 @@ class Cluster:
         end = time.monotonic() + 30
         while self.run("squeue", "--noheader", "--states=running,completing").stdout.strip() and time.monotonic() < end:
             time.sleep(0.2)
-        for name in ("slurmd", "slurmctld", "munged"):
+        for name in (*(f"slurmd {node}" for node in self.nodes), "slurmctld", "munged"):
             if daemon := self.daemons.pop(name, None):
                 daemon.send_signal(signal.SIGTERM)
                 try:
@@ -116,12 +128,13 @@ class Cluster:
         environment = os.environ | self.environment
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
-    def _nodes(self) -> str:
-        return self.run("sinfo", "--noheader", "--format=%T").stdout
+    def _state(self, node: str) -> str:
+        return self.run("sinfo", "--noheader", f"--nodes={node}", "--format=%T").stdout
 
-    def _daemon(self, name: str, *flags: str) -> None:
-        with (self.folder / f"{name}.out").open("ab") as log:
-            self.daemons[name] = subprocess.Popen(
+    def _daemon(self, name: str, *flags: str, key: str | None = None) -> None:
+        key = key or name
+        with (self.folder / f"{key}.out").open("ab") as log:
+            self.daemons[key] = subprocess.Popen(
                 [shutil.which(name, path=PATH) or name, *flags], env=os.environ | self.environment, stdout=log,
                 stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip

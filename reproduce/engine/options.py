@@ -61,6 +61,9 @@ class DataOptions(SimulationOptions):
     data_dir: Path = Path("data")
 
 
+LEAST = 5  # minutes of an array task: SLURM keeps time by the minute, and a run takes some to begin
+
+
 @dataclass(frozen=True)
 class Options(DataOptions):
     """What a figure script is asked to do."""
@@ -79,6 +82,10 @@ class Options(DataOptions):
         for name in ("partition", "time", "gpus", "detach"):
             if getattr(self, name) and not self.slurm:
                 raise InputError(f"--{name}: goes with --slurm")
+        if self.time is not None and self.time < LEAST:
+            raise InputError(
+                f"--time: {self.time} minutes are fewer than {LEAST}; runs save themselves one before the end"
+            )
         if self.num_nodes > 1 and not self.slurm and "SLURM_JOB_ID" not in os.environ:
             raise InputError(f"--num-nodes: {self.num_nodes} nodes need --slurm, or an allocation of SLURM around them")
 

@@ -7,6 +7,7 @@ its runs with the same `Runner` as a laptop does, so that claims, retries and ch
 from __future__ import annotations
 
 import io
+import os
 import shlex
 import subprocess
 import time
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from reproduce.engine import interrupts
 from reproduce.engine.files import CHECKOUT, read_cache, write_json
 from reproduce.engine.options import InputError
@@ -23,7 +26,7 @@ from reproduce.engine.results import RunFolder
 from reproduce.engine.runner import Runner, Server, Task, Watcher
 
 POLL = 2.0  # seconds between looks at the results folder and the queue
-LINGER = 20.0  # seconds that a file system may need to show what an ended task has written
+LINGER = 90.0  # seconds that a network's file system may need to show what an ended task has written
 WORTHWHILE = 600.0  # seconds of runs, by forecast, that an array task is filled with
 TASKS = 500  # of an array at most; clusters have limits of about a thousand
 LEAVE = 60  # seconds before the time limit, or the preemption, at which the runs save themselves
@@ -72,7 +75,11 @@ class Runs:
         job = tasks[0].job
         gpus = job["devices"] if self.gpus else 0
         self.runner = Runner(Server(), 1, job["devices"], gpus, job["num_nodes"])
-        return [task.label for task in self.runner.run(tasks, Plain())]
+        try:
+            return [task.label for task in self.runner.run(tasks, Plain())]
+        except interrupts.Terminated:
+            stay()
+            raise
 
     def checkpoint(self) -> Any:
         """Called by submitit before a time limit or a preemption: what is to be done when the task is back."""
@@ -134,17 +141,19 @@ class SlurmRunner:
     def run(self, tasks: list[Task], watcher: Watcher) -> list[Task]:
         """All tasks, on the cluster. Returns those that ended without a result."""
         file = self.folder / "jobs.json"
-        known, queued = read_cache(file), queue()
-        if queued is None:
-            raise InputError("--slurm: squeue does not answer")
-        place = {task.label: str(known.get(_key(task.folder), "")) for task in tasks}
-        new = [task for task in tasks if place[task.label] not in queued]
-        if new:
-            groups = self._groups(new)
-            for group, element in zip(groups, self._submit(groups)):
-                place |= {task.label: element for task in group}
-                known |= {_key(task.folder): element for task in group}
-            write_json(file, known)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / ".jobs.lock"):  # another figure may submit the same runs at this moment
+            known, queued = read_cache(file), queue()
+            if queued is None:
+                raise InputError("--slurm: squeue does not answer")
+            place = {task.label: _submitted(task, known) for task in tasks}
+            new = [task for task in tasks if place[task.label] not in queued]
+            if new:
+                groups = self._groups(new)
+                for group, element in zip(groups, self._submit(groups)):
+                    place |= {task.label: element for task in group}
+                    known |= {_key(task.folder): {"element": element, "measured": _measured(task)} for task in group}
+                write_json(file, known)
         arrays = sorted({element.split("_")[0] for element in place.values()}, key=int)
         watcher.told(f"SLURM: {len(new)} runs submitted, {len(tasks) - len(new)} were; jobs {', '.join(arrays)}")
         if self.detach:
@@ -190,11 +199,23 @@ class SlurmRunner:
             raise InputError(f"--slurm: sbatch refused: {' '.join(str(error).split())[-300:]}") from error
         return [str(job.job_id) for job in jobs]
 
+    @staticmethod
+    def _tell(elements: dict[str, str] | None, ours: set[str], before: set[str], watcher: Watcher) -> set[str]:
+        """Says why tasks do not start, when that changes."""
+        if elements is None:
+            return before
+        held = [elements[element] for element in ours if elements.get(element)]
+        for reason in sorted(set(held) - before):
+            watcher.told(f"SLURM: {held.count(reason)} tasks are pending ({reason})")
+        return set(held)
+
     def _wait(self, tasks: list[Task], place: dict[str, str], watcher: Watcher) -> list[Task]:
+        reasons: set[str] = set()
         waiting, slots = {task.label: task for task in tasks}, {task.label: i for i, task in enumerate(tasks)}
         since, gone, failed = dict[str, float](), dict[str, float](), []
         while waiting:
             elements = queue()
+            reasons = self._tell(elements, {place[label] for label in waiting}, reasons, watcher)
             for label, task in list(waiting.items()):
                 if label not in since and (task.folder.path / "log.txt").exists():
                     since[label] = time.monotonic()
@@ -226,22 +247,47 @@ def _key(folder: RunFolder) -> str:
     return f"{folder.path.parent.name}/{folder.path.name}"
 
 
+def _measured(task: Task) -> list[str]:
+    return [measurement.key for measurement in task.measurements]
+
+
+def _submitted(task: Task, known: dict[str, Any]) -> str:
+    """The element that a task was submitted as, with all that is to be measured; "" if it was not."""
+    there = known.get(_key(task.folder), {})
+    return str(there["element"]) if there and set(_measured(task)) <= set(there["measured"]) else ""
+
+
+def stay() -> None:
+    """Waits until SLURM ends this task, which has been asked to leave: before a requeue it still counts as running.
+
+    A task that ended by itself in the grace time of a preemption would count as failed, and not be requeued.
+    """
+    while state(os.environ.get("SLURM_JOB_ID", "")) == "RUNNING":
+        time.sleep(POLL)
+
+
 def queue() -> dict[str, str] | None:
-    """Array element -> its state, of all jobs of this user; None if SLURM does not answer at the moment."""
-    command = ["squeue", "--me", "--noheader", "--array", "--format=%i %T"]
+    """Array element -> why it is pending, or "", of all jobs of this user; None if SLURM does not answer now."""
+    command = ["squeue", "--me", "--noheader", "--array", "--format=%i|%T|%r"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return dict(line.split() for line in answer.stdout.splitlines() if line.strip())
+    lines = (line.strip().split("|") for line in answer.stdout.splitlines() if line.strip())
+    return {element: reason if state == "PENDING" else "" for element, state, reason in lines}
 
 
-def ending(element: str) -> str:
-    """How an element ended, in words."""
+def state(element: str) -> str | None:
+    """RUNNING, CANCELLED and the like; None if SLURM knows nothing of it, or does not answer."""
     command = ["scontrol", "--oneliner", "show", "job", element]
     with suppress(OSError, subprocess.SubprocessError):
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
         fields = dict(part.split("=", 1) for part in answer.split() if "=" in part)
-        if "JobState" in fields:
-            return f"ended as {fields['JobState'].lower()}"
-    return "is no longer in the queue"
+        return fields.get("JobState")
+    return None
+
+
+def ending(element: str) -> str:
+    """How an element ended, in words."""
+    ended = state(element)
+    return f"ended as {ended.lower()}" if ended else "is no longer in the queue"

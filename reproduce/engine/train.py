@@ -17,6 +17,8 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed
 from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.strategies import ParallelStrategy
 from torch import Tensor
 
 import lightning_modules
@@ -163,7 +165,7 @@ def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) ->
     reached = {name: finite_only(metrics) for name, metrics in keep.reached.items()}
     return recorder.result(finite) | {
         "milestones": reached,
-        "provenance": provenance(job, module, checkpoints.seconds)
+        "provenance": provenance(job, trainer, checkpoints.seconds)
         | {"checkpoint_seconds": round(checkpoints.spent, 3)},
     }
 
@@ -207,7 +209,13 @@ class DropoutStream(pl.Callback):
             torch.manual_seed(integer_seed(self.seed, "dropout", trainer.global_step, trainer.global_rank))
 
 
-def provenance(job: Job, module: pl.LightningModule, seconds: float) -> dict[str, Any]:
+def _starter(trainer: pl.Trainer) -> str:
+    """Where the ranks have learned of one another."""
+    known = trainer.strategy.cluster_environment if isinstance(trainer.strategy, ParallelStrategy) else None
+    return type(known or LightningEnvironment()).__name__
+
+
+def provenance(job: Job, trainer: pl.Trainer, seconds: float) -> dict[str, Any]:
     """Where a result was made: what may differ between two results of one spec."""
     return {
         "seconds": round(seconds, 2),
@@ -215,8 +223,10 @@ def provenance(job: Job, module: pl.LightningModule, seconds: float) -> dict[str
         "device": torch.cuda.get_device_name() if job.accelerator == "cuda" else platform.machine(),
         "devices": job.devices,
         "num_nodes": job.num_nodes,
+        "processes": torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1,
+        "started_by": _starter(trainer),
         "threads": job.threads,
-        "parameters": sum(p.numel() for p in module.parameters()),
+        "parameters": sum(p.numel() for p in trainer.lightning_module.parameters()),
         "data_origin": job.data.origin,
         "versions": {
             "python": platform.python_version(),

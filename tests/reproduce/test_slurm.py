@@ -14,9 +14,10 @@ from datamodules.sources import prepare
 from reproduce.engine import provenance, slurm
 from reproduce.engine.options import InputError, Options
 from reproduce.engine.results import Results, job_data
-from reproduce.engine.runner import Task, Watcher
+from reproduce.engine.runner import Server, Task, Watcher
 from reproduce.engine.slurm import Allocation, SlurmRunner
 from reproduce.engine.spec import Data, Keep, MLPNetwork, RunSpec
+from tests.reproduce.killing import on_ranks
 from tests.reproduce.leavings import assert_equal, left
 from tests.reproduce.script import ROOT, command, run, until
 from tests.slurm_cluster import Cluster, why_not
@@ -74,17 +75,20 @@ class Watched(Watcher):
         self.words.append(words)
 
 
-def tasks(out, **specs):
-    job = job_data(prepare("digits28"), "cpu", 1, threads=1, made=provenance.bits("-")) | {"checkpoint_every": 0.2}
+def tasks(out, nodes=1, **specs):
+    made = provenance.bits("-")
+    job = job_data(prepare("digits28"), "cpu", 1, 1, made, num_nodes=nodes) | {"checkpoint_every": 0.2}
     return [Task(label, Results(out).folder(spec), spec, job) for label, spec in specs.items()]
 
 
 class Submission:
     """Tasks submitted and waited for in a thread: each in an array task of its own."""
 
-    def __init__(self, out, **specs):
-        self.tasks, self.watcher, self.failed = tasks(out, **specs), Watched(), None
-        self.runner = SlurmRunner(out, Allocation("tests", 10), dict.fromkeys(specs, slurm.WORTHWHILE))
+    def __init__(self, out, nodes=1, **specs):
+        self.tasks, self.watcher, self.failed = tasks(out, nodes, **specs), Watched(), None
+        nodes = self.tasks[0].job["num_nodes"]
+        allocation = Allocation("two" if nodes == 2 else "tests", 10, nodes)
+        self.runner = SlurmRunner(out, allocation, dict.fromkeys(specs, slurm.WORTHWHILE))
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
@@ -101,12 +105,17 @@ class Submission:
         task = next(task for task in self.tasks if task.label == label)
         file = self.runner.folder / "jobs.json"
         until(file.exists)
-        return json.loads(file.read_text())[f"runs/{task.folder.path.name}"]
+        return json.loads(file.read_text())[f"runs/{task.folder.path.name}"]["element"]
 
     def under_way(self, label, epochs=5):
         folder = next(task.folder for task in self.tasks if task.label == label)
         until(lambda: len(folder.rows()) >= epochs)
         return folder
+
+
+@pytest.fixture(autouse=True)
+def _local_file_system(monkeypatch):
+    monkeypatch.setattr(slurm, "LINGER", 5.0)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +137,7 @@ def test_a_figure_runs_on_the_cluster_several_short_runs_a_task_and_is_collected
     assert not (tmp_path / "fig4").exists()
     places = json.loads((tmp_path / "slurm" / "jobs.json").read_text())
     assert len(places) == 5
-    assert len(set(places.values())) < 5
+    assert len({place["element"] for place in places.values()}) < 5
     collected = run("fig4", tmp_path, *FLAGS, "--seeds", "1")
     assert collected.returncode == 0, collected.stdout + collected.stderr
     assert "5 runs submitted" not in collected.stdout
@@ -160,6 +169,34 @@ def test_a_task_that_reaches_its_time_limit_saves_its_runs_and_goes_on_in_a_next
     assert_equal(left(folder.path), whole)
 
 
+def test_a_preempted_task_saves_its_runs_in_its_grace_time_and_goes_on_when_it_is_back(cluster, tmp_path, whole):
+    submission = Submission(tmp_path, long=LONG)
+    folder = submission.under_way("long")
+    urgent = ["sbatch", "--partition=urgent", "--ntasks=2", f"--output={tmp_path / 'urgent'}", "--wrap=sleep 1"]
+    assert subprocess.run(urgent, check=False).returncode == 0
+    assert submission.end() == []
+    assert "saved after step" in folder.log.read_text()
+    assert "goes on from epoch" in folder.log.read_text()
+    assert_equal(left(folder.path), whole)
+
+
+def test_a_run_on_two_nodes_saves_itself_at_a_time_limit_and_is_that_of_two_ranks_here(cluster, tmp_path):
+    submission = Submission(tmp_path, nodes=2, long=LONG)
+    folder = submission.under_way("long")
+    assert cluster.run("scancel", "--signal=USR2", submission.element("long")).returncode == 0
+    assert submission.end() == []
+    assert "saved after step" in folder.log.read_text()
+    assert "goes on from epoch" in folder.log.read_text()
+    made = folder.result()["provenance"]
+    assert (made["processes"], made["started_by"]) == (2, "SLURMEnvironment")
+    (here,) = tasks(tmp_path / "here", long=LONG)
+    here = replace(here, job=here.job | {"devices": 2})
+    here.prepare(print)
+    for rank in on_ranks(Server(), here.folder, 2):
+        rank.join()
+    assert_equal(left(folder.path), left(here.folder.path))
+
+
 def test_one_cancelled_task_fails_with_its_reason_and_the_others_are_done(cluster, tmp_path):
     submission = Submission(tmp_path, a=LONG, b=replace(RUN, seed=1))
     submission.under_way("a")
@@ -188,7 +225,7 @@ def test_a_figure_inside_an_allocation_does_not_adopt_its_layout(cluster, tmp_pa
     assert done.returncode == 0, done.stderr + log.read_text()
     made = [json.loads(file.read_text())["provenance"] for file in tmp_path.glob("runs/*/result.json")]
     assert len(made) == 5
-    assert {(m["devices"], m["num_nodes"]) for m in made} == {(1, 1)}
+    assert {(m["processes"], m["started_by"]) for m in made} == {(1, "LightningEnvironment")}
 
 
 def test_ranks_that_srun_has_started_train_together(cluster, tmp_path):
@@ -202,7 +239,8 @@ def test_ranks_that_srun_has_started_train_together(cluster, tmp_path):
         capture_output=True, text=True, timeout=200, check=False, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + log.read_text()
-    assert task.folder.result()["provenance"]["devices"] == 2
+    made = task.folder.result()["provenance"]
+    assert (made["processes"], made["started_by"]) == (2, "SLURMEnvironment")
 
 
 def test_what_sbatch_refuses_is_one_line(cluster, tmp_path):
@@ -225,9 +263,14 @@ def test_a_machine_without_slurm_is_told_so(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("flag", ["partition", "time", "gpus", "detach"])
 def test_flags_of_slurm_without_slurm_are_refused(flag, tmp_path):
-    value = {"partition": "tests", "time": 5}.get(flag, True)
+    value = {"partition": "tests", "time": 30}.get(flag, True)
     with pytest.raises(InputError, match=f"--{flag}: goes with --slurm"):
         Options(out=tmp_path, **{flag: value})
+
+
+def test_a_time_in_which_no_run_could_save_itself_is_refused(tmp_path):
+    with pytest.raises(InputError, match="--time: 2 minutes are fewer than 5"):
+        Options(out=tmp_path, slurm=True, time=2)
 
 
 def test_several_nodes_need_slurm(tmp_path, monkeypatch):
