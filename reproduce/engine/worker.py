@@ -45,12 +45,15 @@ CUT_OFF = "THREE_FACTORS_WATCH_STDIN"  # set for a worker that shall end when it
 
 def run_folder(folder: Path) -> None:
     """Trains folder/spec.json under folder/job.json, if that is not done, and measures folder/measurements.json."""
-    spec: Spec = loads((folder / "spec.json").read_text())
+    file = folder / "spec.json"
+    try:
+        spec: Spec = loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read ({error})") from error
     if spec.key != folder.name:
-        raise ValueError(f"{folder / 'spec.json'} is the spec of {spec.key}, not of {folder.name}")
+        raise ValueError(f"{file} is the spec of {spec.key}, not of {folder.name}")
     if not isinstance(spec, Simulation) and spec.protocol != spec.current_protocol:
-        words = f"protocol: {spec.protocol} of {folder / 'spec.json'}"
-        raise ValueError(f"{words}; what this code does is {spec.current_protocol}")
+        raise ValueError(f"protocol: {spec.protocol} of {file}; what this code does is {spec.current_protocol}")
     if isinstance(spec, Simulation):
         data = json.loads((folder / "job.json").read_text()).get("data")
         source = Prepared(**data) if data else None

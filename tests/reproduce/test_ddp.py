@@ -161,6 +161,7 @@ def test_lightning_torchrun_and_torchrun_on_two_nodes_start_the_same_run(tmp_pat
         assert all(torch.equal(states["end"][key], tensor) for key, tensor in weights["end"].items())
     made = json.loads((on_two_nodes.folder.path / "result.json").read_text())["provenance"]
     assert (made["devices"], made["num_nodes"]) == (1, 2)
+    assert (made["processes"], made["started_by"]) == (2, "TorchElasticEnvironment")
 
 
 def test_a_run_on_one_device_does_not_adopt_the_layout_of_the_allocation_around_it(tmp_path):

@@ -130,21 +130,21 @@ def whole(tmp_path_factory):
 
 
 def test_a_figure_runs_on_the_cluster_several_short_runs_a_task_and_is_collected_after_detaching(cluster, tmp_path):
-    detached = run("fig4", tmp_path, *FLAGS, "--seeds", "1", "--detach")
+    detached = run("fig7", tmp_path, *FLAGS, "--seeds", "1", "--detach")
     assert detached.returncode == 0, detached.stdout + detached.stderr
     assert "detached" in detached.stdout
-    assert "5 runs submitted" in detached.stdout
-    assert not (tmp_path / "fig4").exists()
+    assert "3 runs submitted" in detached.stdout
+    assert not (tmp_path / "fig7").exists()
     places = json.loads((tmp_path / "slurm" / "jobs.json").read_text())
-    assert len(places) == 5
-    assert len({place["element"] for place in places.values()}) < 5
-    collected = run("fig4", tmp_path, *FLAGS, "--seeds", "1")
+    assert len(places) == 3
+    assert len({place["element"] for place in places.values()}) < 3
+    collected = run("fig7", tmp_path, *FLAGS, "--seeds", "1")
     assert collected.returncode == 0, collected.stdout + collected.stderr
-    assert "5 runs submitted" not in collected.stdout
+    assert "3 runs submitted" not in collected.stdout
     assert json.loads((tmp_path / "slurm" / "jobs.json").read_text()) == places  # nothing submitted twice
-    assert (tmp_path / "fig4" / "smoke-digits" / "fig4.png").is_file()
+    assert (tmp_path / "fig7" / "smoke-digits" / "fig7.png").is_file()
     here = tmp_path / "here"
-    assert run("fig4", here, "--wandb", "disabled", "--seeds", "1").returncode == 0
+    assert run("fig7", here, "--wandb", "disabled", "--seeds", "1").returncode == 0
     for file in here.glob("runs/*/metrics.jsonl"):
         assert (tmp_path / "runs" / file.parent.name / "metrics.jsonl").read_text() == file.read_text()
 
@@ -216,7 +216,7 @@ def test_runs_survive_a_killed_slurmd(cluster, tmp_path, whole):
 
 
 def test_a_figure_inside_an_allocation_does_not_adopt_its_layout(cluster, tmp_path):
-    script = " ".join([*command("fig4", tmp_path, "--data", "digits"), "--wandb", "disabled", "--jobs", "1"])
+    script = " ".join([*command("fig7", tmp_path, "--data", "digits"), "--wandb", "disabled", "--jobs", "1"])
     log = tmp_path / "log.txt"
     done = subprocess.run(
         ["sbatch", "--wait", "--ntasks=2", "--job-name=figures", f"--output={log}", f"--wrap=srun -n1 {script}"],
@@ -224,7 +224,7 @@ def test_a_figure_inside_an_allocation_does_not_adopt_its_layout(cluster, tmp_pa
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + log.read_text()
     made = [json.loads(file.read_text())["provenance"] for file in tmp_path.glob("runs/*/result.json")]
-    assert len(made) == 5
+    assert len(made) == 3
     assert {(m["processes"], m["started_by"]) for m in made} == {(1, "LightningEnvironment")}
 
 
@@ -244,12 +244,12 @@ def test_ranks_that_srun_has_started_train_together(cluster, tmp_path):
 
 
 def test_what_sbatch_refuses_is_one_line(cluster, tmp_path):
-    refused = run("fig4", tmp_path, "--slurm", "--partition", "nowhere", "--wandb", "disabled")
+    refused = run("fig7", tmp_path, "--slurm", "--partition", "nowhere", "--wandb", "disabled")
     assert refused.returncode == 2
     (line,) = refused.stderr.strip().splitlines()
     assert line.startswith("error: --slurm: sbatch refused: ")
     assert "partition" in line
-    assert not (tmp_path / "fig4").exists()
+    assert not (tmp_path / "fig7").exists()
 
 
 # -- without a cluster

@@ -5,13 +5,19 @@ import json
 import os
 import resource
 import signal
+from dataclasses import replace
 
 import pytest
 
+from datamodules.schedules import NoiseSchedule
 from datamodules.sources import prepare
 from reproduce.engine.ending import end_with
 from reproduce.engine.interrupts import Submitted, Terminated
 from reproduce.engine.options import InputError
+from reproduce.engine.results import Results, job_data
+from reproduce.engine.runner import Runner, Server, Task, Watcher
+from reproduce.engine.spec import Data, MLPNetwork, RunSpec
+from reproduce.engine.worker import run_folder
 from tests.reproduce.script import kill, run, start, until, workers
 
 FLAGS = ("--seeds", "2", "--wandb", "disabled")
@@ -50,6 +56,66 @@ def test_what_a_killed_call_was_at_is_taken_over(tmp_path):
     printed, _ = second.communicate(timeout=250)
     assert second.returncode == 0, printed
     assert len(list(tmp_path.glob("runs/*/result.json"))) == 6
+
+
+SPEC = RunSpec(
+    MLPNetwork(hidden=(4,)), Data("digits28", "-", train=40, validation=10, test=10), NoiseSchedule(0.1, 8), 1, seed=0
+)  # fmt: skip
+
+
+def test_a_damaged_result_is_set_aside_by_one_call_alone(tmp_path):
+    results, said = Results(tmp_path), []
+    folder = results.folder(SPEC)
+    folder.path.mkdir(parents=True)
+    (folder.path / "result.json").write_text("{")
+    other = folder.claim()
+    assert results.finished(SPEC, (), said.append) is None
+    assert said[-1].endswith("another call is at it")
+    assert folder.path.exists()
+    other.release()
+    assert results.finished(SPEC, (), said.append) is None
+    assert "set aside as" in said[-1]
+    assert not folder.path.exists()
+    mine = folder.claim()
+    assert mine is not None
+    assert folder.claim() is None  # nor through the folder's new self
+    mine.release()
+
+
+@pytest.mark.slow
+def test_a_worker_that_somebody_started_by_hand_is_waited_for(tmp_path):
+    folder = Results(tmp_path).folder(SPEC)
+    task = Task("run", folder, SPEC, job_data(prepare("digits28"), "cpu", 1, threads=1))
+    by_hand = folder.alone()
+    by_hand.acquire()
+
+    class Waiting(Watcher):
+        told_of = 0
+
+        def elsewhere(self, task):
+            self.told_of += 1
+            by_hand.release()
+
+    watcher = Waiting()
+    assert Runner(Server(), jobs=1).run([task], watcher) == []
+    assert watcher.told_of == 1
+    assert folder.result()["status"] == "ok"
+
+
+def test_runs_of_another_protocol_are_told_and_not_trained_as_if_they_were_of_this_one(tmp_path):
+    results = Results(tmp_path)
+    old = replace(SPEC, protocol=0)
+    results.folder(old).prepare(old, job_data(prepare("digits28"), "cpu", 1, threads=1))
+    assert results.other_protocols() == {0: 1}
+    assert results.finished(SPEC, (), print) is None
+    with pytest.raises(ValueError, match=r"protocol: 0 of .*; what this code does is 1"):
+        run_folder(results.folder(old).path)
+    here = results.folder(old).path.rename(tmp_path / "runs" / "elsewhere")
+    with pytest.raises(ValueError, match=f"is the spec of {old.key}, not of elsewhere"):
+        run_folder(here)
+    (here / "spec.json").write_text((here / "spec.json").read_text()[:100])
+    with pytest.raises(ValueError, match=r"spec\.json cannot be read"):
+        run_folder(here)
 
 
 def small_files(limit):

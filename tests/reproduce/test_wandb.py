@@ -12,6 +12,7 @@ import torch
 from callbacks.hessian import ALL, HessianMonitor
 from datamodules.vision import WITH_LABEL_NOISE
 from reproduce.engine import wandb_mirror
+from reproduce.engine.files import write_text
 from reproduce.engine.options import InputError
 from reproduce.engine.results import RunFolder
 from reproduce.engine.wandb_mirror import Mirror
@@ -31,6 +32,30 @@ def folder(tmp_path, rows=1):
     path.mkdir(parents=True, exist_ok=True)
     (path / "metrics.jsonl").write_text("".join(json.dumps(ROW | {"epoch": i + 1}) + "\n" for i in range(rows)))
     return RunFolder(path)
+
+
+class Logged:
+    """A W&B run that keeps what it is given."""
+
+    def __init__(self):
+        self.rows = []
+
+    def log(self, row):
+        self.rows.append(row)
+
+
+def test_rows_that_a_resumed_run_writes_anew_are_mirrored_once(tmp_path):
+    there, said = folder(tmp_path, rows=3), []
+    m, run = mirror(tmp_path, said=said), Logged()
+    m.runs[there.path] = wandb_mirror._Mirrored(run, there)
+    m.poll()
+    write_text(there.path / "metrics.jsonl", "".join(json.dumps(ROW | {"epoch": i + 1}) + "\n" for i in range(2)))
+    m.poll()
+    with (there.path / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(ROW | {"epoch": i, "test/loss": 0.25}) + "\n" for i in (3, 4))
+    m.poll()
+    assert [row["epoch"] for row in run.rows if "epoch" in row] == [1, 2, 3, 4]
+    assert not said
 
 
 def inspect(run):
