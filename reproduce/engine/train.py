@@ -105,6 +105,7 @@ def settle(job: Job) -> torch.device:
         return torch.device("cpu")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which torch asks for
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a check for wrong code, and a kernel for every tensor
     return torch.device("cuda")
 
 

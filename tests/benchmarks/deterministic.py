@@ -34,6 +34,7 @@ ROUNDS, STEPS, SIZE = 7, 30, 128
 def seconds(module, optimizer, images, labels, deterministic):
     """Of a step."""
     torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # as `settle` does
     torch.cuda.synchronize()
     start = time.perf_counter()
     for _ in range(STEPS):

@@ -398,6 +398,19 @@ def test_a_damaged_checkpoint_is_told_and_the_run_starts_again(server, tmp_path)
     assert_same(damaged.path, whole.path)
 
 
+def test_points_of_a_line_of_another_environment_are_told_and_not_used(tmp_path):
+    path = PathSpec(replace(MLP, keep=Keep()), replace(MLP, seed=1, keep=Keep()))
+    line, said = PathFolder(tmp_path / path.key), []
+    line.prepare(path, one_device("digits28"))
+    line.points("train").write_text("{}\n[0.0, 1.0, 1.0, 0.5]\n")
+    line.prepare(path, one_device("digits28"), say=said.append)
+    assert line.points("train").exists()
+    assert not said
+    line.prepare(path, one_device("digits28") | {"threads": 2}, say=said.append)
+    assert not line.points("train").exists()
+    assert "threads 1 then, 2 now" in said[0]
+
+
 def test_a_checkpoint_of_another_environment_is_told_and_not_used(tmp_path):
     folder, said = RunFolder(tmp_path), []
     data = job_data(prepare("digits28"), "cpu", 1, threads=1, made={"libraries": "torch 2.14"})

@@ -113,11 +113,12 @@ def finished(spec, job, out):
     return folder, result
 
 
-def test_a_measurement_whose_weights_are_gone_fails(job, tmp_path):
+def test_a_measurement_whose_weights_are_gone_fails_and_has_the_run_trained_again(job, tmp_path):
     folder, _ = finished(replace(SPEC, keep=Keep()), job, tmp_path)
     folder.weights("end").unlink()
-    with pytest.raises(FileNotFoundError, match=r"end\.pt"):
+    with pytest.raises(ValueError, match=r"end\.pt cannot be read \(FileNotFoundError\); the run is trained again"):
         measure(SPEC, Measurement(SMALL), job, folder)
+    assert folder.result() is None
 
 
 def test_a_damaged_result_is_cleared_for_the_next_attempt(job, tmp_path):
