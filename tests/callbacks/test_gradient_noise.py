@@ -71,6 +71,7 @@ def test_under_batch_norm_the_ragged_last_batch_of_an_epoch_is_left_out(rows, gr
     assert all(map(math.isfinite, numbers(watch.history[0])))
 
 
+@pytest.mark.slow
 def test_batches_of_a_schedule_are_cut_to_one_size_and_n_is_that_of_training():
     watch = GradientNoiseMonitor()
     data = DigitsDataModule(gray=True, train=2000, batch_size=Triangle(64, 32, 10))

@@ -120,6 +120,7 @@ def test_the_metrics_are_what_runs_log():
     assert logged == {name for name in wandb_mirror.METRICS if name.startswith("hessian/")}
 
 
+@pytest.mark.slow
 def test_rows_are_mirrored_as_they_come_and_only_once(tmp_path):
     m, f = mirror(tmp_path), folder(tmp_path)
     m.start("a seed 0", f, {})
