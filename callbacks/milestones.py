@@ -46,6 +46,7 @@ class KeepWeights(pl.Callback):
         self.reached: dict[str, dict[str, float]] = {}
         self._before: dict[str, Tensor] = {}
         self._last: dict[str, float] = {}  # the latest validation's epoch and metrics
+        self._step = -1  # at which that was
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.initial and "initial" not in self.weights:  # else a checkpoint has brought it
@@ -58,7 +59,7 @@ class KeepWeights(pl.Callback):
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         logged = {k: float(v) for k, v in trainer.callback_metrics.items() if v is not self._before.get(k)}
-        self._last = {"epoch": trainer.current_epoch + 1} | logged
+        self._last, self._step = {"epoch": trainer.current_epoch + 1} | logged, trainer.global_step
         for name, level in self.levels.items():
             if name not in self.weights and self._metric(trainer, self.loss_of) <= level:
                 self._keep(name, pl_module, self._last | {self.loss_of: self._metric(trainer, self.loss_of)})
@@ -69,8 +70,8 @@ class KeepWeights(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.end:
-            epoch = trainer.current_epoch
-            self._keep("end", pl_module, self._last if self._last.get("epoch") == epoch else {"epoch": epoch})
+            epoch = {"epoch": trainer.current_epoch}
+            self._keep("end", pl_module, (self._last if self._step == trainer.global_step else {}) | epoch)
 
     def _metric(self, trainer: pl.Trainer, name: str) -> float:
         if name not in trainer.callback_metrics:
@@ -83,8 +84,8 @@ class KeepWeights(pl.Callback):
         self.reached[name] = dict(metrics)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"weights": self.weights, "reached": self.reached, "last": self._last}
+        return {"weights": self.weights, "reached": self.reached, "last": self._last, "step": self._step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.weights, self.reached = state_dict["weights"], state_dict["reached"]
-        self._last = state_dict["last"]
+        self._last, self._step = state_dict["last"], state_dict["step"]

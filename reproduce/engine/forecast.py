@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from datamodules.plan import epoch_edges
@@ -67,8 +68,9 @@ class Forecast:
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         if key not in self.known:
             self.known = read_cache(self.file) | self.known | {key: list(self.measure(spec))}
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.file, self.known)
+            with suppress(OSError):  # without it the next call measures again
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                write_json(self.file, self.known)
         per_step, per_example = self.known[key]
         return per_step, per_example
 

@@ -15,9 +15,9 @@ from callbacks.functional import Interpolation, interpolate
 from callbacks.functional.paths import Width
 from callbacks.functional.resumed import NotResumed
 from reproduce.engine.files import write_json
-from reproduce.engine.results import PathFolder
+from reproduce.engine.results import PathFolder, RunFolder
 from reproduce.engine.spec import RISES, PathSpec
-from reproduce.engine.train import Job, build_data, build_module, read_weights, settle
+from reproduce.engine.train import Job, LostWeights, build_data, build_module, read_weights, settle
 
 
 def follow(spec: PathSpec, job: Job, folder: PathFolder) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def follow(spec: PathSpec, job: Job, folder: PathFolder) -> dict[str, Any]:
     data.setup()
     train = data.measurement_batches(spec.examples, spec.batch_size)
     test = [tuple(part[: spec.examples].split(spec.batch_size)) for part in data.splits["test"]]
-    start, end = (read_weights(folder.run(run), "end") for run in (spec.start, spec.end))
+    start, end = (_end(folder.run(run)) for run in (spec.start, spec.end))
 
     def along(name: str, batches: Any, alphas: Any, **options: Any) -> Interpolation:
         file = folder.points(name)
@@ -66,6 +66,17 @@ def follow(spec: PathSpec, job: Job, folder: PathFolder) -> dict[str, Any]:
         "profiles": {"train": _profile(on_train), "test": _profile(on_test)},
         "provenance": {"seconds": round(time.time() - started, 2), "device": job.accelerator},
     }
+
+
+def _end(run: RunFolder) -> dict[str, Tensor]:
+    """Weights at the end of a run; a run that has lost them is trained again by the next call."""
+    try:
+        return read_weights(run, "end")
+    except LostWeights:
+        if claim := run.claim():  # else somebody is at it already
+            run.forget()
+            claim.release()
+        raise
 
 
 def _profile(found: Interpolation) -> dict[str, list[float | None]]:

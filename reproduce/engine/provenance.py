@@ -24,7 +24,10 @@ PACKAGES = (
     "wandb",
 )
 BITS = PACKAGES[:5]
-TRAINS = ("lightning_modules", "datamodules", "callbacks", "reproduce/engine", "reproduce/theory")
+FOLDERS = ("lightning_modules", "datamodules", "callbacks", "reproduce/theory")
+# Of reproduce/engine, what a worker imports: that of the figures' process changes no bits.
+ENGINE = ("files", "interpolate", "interrupts", "layout", "measure", "recorder", "results", "spec", "stored", "train",
+          "worker")  # fmt: skip
 
 
 def environment() -> dict[str, Any]:
@@ -54,9 +57,9 @@ def bits(hardware: str) -> dict[str, str]:
 def _code() -> str:
     """A hash of the sources that a run may pass through, with or without git; figures and tests change nothing."""
     digest = hashlib.sha256()
-    for folder in TRAINS:
-        for file in sorted((CHECKOUT / folder).rglob("*.py")):
-            digest.update(f"{file.relative_to(CHECKOUT)}\0".encode() + file.read_bytes() + b"\0")
+    files = [file for folder in FOLDERS for file in (CHECKOUT / folder).rglob("[!.]*.py")]
+    for file in sorted(files) + [CHECKOUT / "reproduce" / "engine" / f"{name}.py" for name in ENGINE]:
+        digest.update(f"{file.relative_to(CHECKOUT)}\0".encode() + file.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 
 

@@ -23,7 +23,8 @@ from reproduce.theory.simulate import Simulation
 Spec = RunSpec | PathSpec | Simulation
 PATIENCE = 20.0  # seconds
 SCRATCH = ("metrics.jsonl", "progress.json", "result.json")
-DRAFTS = (".*.draft", ".*.json.*", ".*.pt.*", ".*.npy.*")  # of what a kill broke off in its writing
+MADE = ("weights/*.pt", "measured-*.json", "wandb.json")  # of a training that is done
+DRAFTS = (".*.draft", ".*.json*.*", ".*.pt.*", ".*.npy.*")  # of what a kill broke off in its writing
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class RunFolder:
             self.checkpoint.unlink(missing_ok=True)  # killed after the result was written
         before = environment(read_cache(self.path / "job.json"))
         changed = [name for name, value in environment(job).items() if before.get(name) != value]
-        if changed and (begun := self.begun()):
+        if changed and not trained and (begun := self.begun()):
             for file in begun:
                 file.unlink()
             words = ", ".join(f"{name} {before.get(name)} then, {environment(job)[name]} now" for name in changed)
@@ -155,11 +156,16 @@ class RunFolder:
             for file in self.path.rglob(pattern):
                 file.unlink(missing_ok=True)
         if not trained and not self.checkpoint.exists():
-            for name in SCRATCH:
-                (self.path / name).unlink(missing_ok=True)
+            for pattern in (*SCRATCH, *MADE):
+                for file in self.path.glob(pattern):
+                    file.unlink()
         write_text(self.path / "spec.json", dumps(spec, indent=1) + "\n")
         write_text(self.path / "measurements.json", dumps(tuple(measurements), indent=1) + "\n")
         write_json(self.path / "job.json", job)
+
+    def forget(self) -> None:
+        """The run counts as not trained from now on."""
+        (self.path / "result.json").unlink(missing_ok=True)
 
     def begun(self) -> list[Path]:
         """What a run that is not done goes on from."""
@@ -184,7 +190,7 @@ class PathFolder(RunFolder):
         return self.path / f"{name}.jsonl"
 
     def begun(self) -> list[Path]:
-        return [] if (self.path / "result.json").exists() else sorted(self.path.glob("*.jsonl"))
+        return sorted(self.path.glob("*.jsonl"))
 
     def result(self) -> dict[str, Any] | None:
         file = self.path / "result.json"

@@ -30,6 +30,7 @@ LINGER = 90.0  # seconds that a network's file system may need to show what an e
 WORTHWHILE = 600.0  # seconds of runs, by forecast, that an array task is filled with
 TASKS = 500  # of an array at most; clusters have limits of about a thousand
 LEAVE = 60  # seconds before the time limit, or the preemption, at which the runs save themselves
+STAY = 900.0  # seconds: longer than a preemption's grace time
 TIMEOUTS = 1_000  # how often a task may reach its time limit and go on in a next one
 
 
@@ -253,16 +254,23 @@ def _measured(task: Task) -> list[str]:
 
 def _submitted(task: Task, known: dict[str, Any]) -> str:
     """The element that a task was submitted as, with all that is to be measured; "" if it was not."""
-    there = known.get(_key(task.folder), {})
-    return str(there["element"]) if there and set(_measured(task)) <= set(there["measured"]) else ""
+    there = known.get(_key(task.folder))
+    if not isinstance(there, dict) or not set(_measured(task)) <= set(there.get("measured", ())):
+        return ""
+    return str(there["element"])
 
 
 def stay() -> None:
     """Waits until SLURM ends this task, which has been asked to leave: before a requeue it still counts as running.
 
-    A task that ended by itself in the grace time of a preemption would count as failed, and not be requeued.
+    A task that ended by itself in the grace time of a preemption would count as failed, and not be requeued. After
+    `STAY` nobody has wanted the place: a signal by hand, which does end it.
     """
-    while state(os.environ.get("SLURM_JOB_ID", "")) == "RUNNING":
+    names, end = os.environ, time.monotonic() + STAY
+    element = names.get("SLURM_JOB_ID", "")
+    if "SLURM_ARRAY_TASK_ID" in names:
+        element = f"{names['SLURM_ARRAY_JOB_ID']}_{names['SLURM_ARRAY_TASK_ID']}"
+    while time.monotonic() < end and state(element) in ("RUNNING", None):  # None: slurmctld does not answer
         time.sleep(POLL)
 
 
@@ -282,7 +290,7 @@ def state(element: str) -> str | None:
     command = ["scontrol", "--oneliner", "show", "job", element]
     with suppress(OSError, subprocess.SubprocessError):
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-        fields = dict(part.split("=", 1) for part in answer.split() if "=" in part)
+        fields = dict(part.split("=", 1) for part in answer.partition("\n")[0].split() if "=" in part)
         return fields.get("JobState")
     return None
 

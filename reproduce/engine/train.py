@@ -177,6 +177,10 @@ def _stop_at(loss: float, epochs: int) -> EarlyStopping:
     return EarlyStopping("train_subset/loss", stopping_threshold=loss, patience=epochs + 1, check_finite=False)
 
 
+class LostWeights(ValueError):
+    """Of a run that is done: it has to be trained again."""
+
+
 def write_weights(file: Path, weights: dict[str, Tensor]) -> None:
     """Whole or not at all, as all files of a run."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -186,13 +190,15 @@ def write_weights(file: Path, weights: dict[str, Tensor]) -> None:
 
 
 def read_weights(folder: RunFolder, milestone: str) -> dict[str, Tensor]:
-    """Raises ValueError if they are lost; the run then counts as not trained, so that they are made again."""
+    """Raises LostWeights if they are gone or damaged, OSError if they cannot be read at the moment."""
     try:
         return dict(torch.load(folder.weights(milestone), map_location="cpu", weights_only=True))
+    except FileNotFoundError as error:
+        raise LostWeights(f"{folder.weights(milestone)} is not there") from error
+    except (OSError, MemoryError):
+        raise
     except Exception as error:  # whatever unpickling a part of a file raises
-        (folder.path / "result.json").unlink(missing_ok=True)
-        words = f"{folder.weights(milestone)} cannot be read ({type(error).__name__}); the run is trained again"
-        raise ValueError(words) from error
+        raise LostWeights(f"{folder.weights(milestone)} is damaged ({type(error).__name__})") from error
 
 
 class DropoutStream(pl.Callback):

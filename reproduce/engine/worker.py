@@ -43,17 +43,21 @@ from reproduce.theory.simulate import Simulation, simulate
 CUT_OFF = "THREE_FACTORS_WATCH_STDIN"  # set for a worker that shall end when its standard input does
 
 
+class Refused(ValueError):
+    """A folder that is not of a run that this code can do."""
+
+
 def run_folder(folder: Path) -> None:
     """Trains folder/spec.json under folder/job.json, if that is not done, and measures folder/measurements.json."""
     file = folder / "spec.json"
     try:
         spec: Spec = loads(file.read_text())
     except ValueError as error:
-        raise ValueError(f"{file} cannot be read ({error})") from error
+        raise Refused(f"{file} cannot be read ({error})") from error
     if spec.key != folder.name:
-        raise ValueError(f"{file} is the spec of {spec.key}, not of {folder.name}")
+        raise Refused(f"{file} is the spec of {spec.key}, not of {folder.name}")
     if not isinstance(spec, Simulation) and spec.protocol != spec.current_protocol:
-        raise ValueError(f"protocol: {spec.protocol} of {file}; what this code does is {spec.current_protocol}")
+        raise Refused(f"protocol: {spec.protocol} of {file}; what this code does is {spec.current_protocol}")
     if isinstance(spec, Simulation):
         data = json.loads((folder / "job.json").read_text()).get("data")
         source = Prepared(**data) if data else None
@@ -77,7 +81,11 @@ def run_folder(folder: Path) -> None:
     file = folder / "measurements.json"
     for measurement in loads(file.read_text()) if file.exists() else ():
         if run.complete([measurement]) is None:
-            found = measuring.measure(spec, measurement, job, run)
+            try:
+                found = measuring.measure(spec, measurement, job, run)
+            except training.LostWeights:
+                run.forget()  # the next attempt trains again
+                raise
             write_json(folder / f"measured-{measurement.key}.json", {"milestones": found})
 
 
@@ -219,7 +227,7 @@ def main() -> None:
     _quiet()
     try:
         run_or_leave(Path(sys.argv[1]).absolute())
-    except ValueError as error:
+    except Refused as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except Timeout:

@@ -41,11 +41,14 @@ class Soak:
         folder = RunFolder(self.out / "soaked 0" / self.spec.key)
         while killed < times or not self.complete(folder):
             process = self.begin(folder)
-            process.join(timeout=None if killed == times else moments.uniform(0.05, 0.5) * max(self.seconds, 1.0))
+            patience = 300 if killed == times else moments.uniform(0.05, 0.5) * max(self.seconds, 1.0)
+            process.join(timeout=patience)
             if process.exitcode is None:
+                assert killed < times, "the run does not end"
                 os.killpg(process.pid, signal.SIGKILL)
                 killed += 1
             process.join()
+            assert process.exitcode in (0, -signal.SIGKILL), folder.log.read_text()[-2000:]
             if self.complete(folder):
                 assert_same(folder.path, self.whole.path)
                 ended += 1

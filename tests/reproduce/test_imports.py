@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from reproduce.engine import provenance
+
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("lightning_modules", "datamodules", "callbacks", "reproduce")
 FIGURES = sorted(p.stem for p in (ROOT / "reproduce").glob("*.py") if p.stem[0] != "_")
@@ -72,6 +74,14 @@ def test_importing_what_the_figures_process_uses_imports_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code, *modules], cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_code_that_a_checkpoint_belongs_to_is_what_a_worker_imports():
+    code = "import sys, reproduce.engine.worker; print(*sorted(m for m in sys.modules if m.startswith('reproduce.')))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    engine = {name.rpartition(".")[2] for name in done.stdout.split() if name.startswith("reproduce.engine.")}
+    assert engine == set(provenance.ENGINE)
 
 
 @pytest.mark.parametrize("figure", FIGURES)

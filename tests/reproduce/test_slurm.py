@@ -170,7 +170,7 @@ def test_a_task_that_reaches_its_time_limit_saves_its_runs_and_goes_on_in_a_next
 
 
 def test_a_preempted_task_saves_its_runs_in_its_grace_time_and_goes_on_when_it_is_back(cluster, tmp_path, whole):
-    submission = Submission(tmp_path, long=LONG)
+    submission = Submission(tmp_path, short=RUN, long=LONG)  # of an array, whose other task has ended
     folder = submission.under_way("long")
     urgent = ["sbatch", "--partition=urgent", "--ntasks=2", f"--output={tmp_path / 'urgent'}", "--wrap=sleep 1"]
     assert subprocess.run(urgent, check=False).returncode == 0

@@ -134,6 +134,7 @@ def test_a_full_disk_is_told_and_the_next_call_goes_on(tmp_path):
     full = run("fig7", tmp_path, *FLAGS, preexec_fn=small_files(2_000))
     assert full.returncode == 1, full.stdout + full.stderr
     assert "File too large" in full.stdout + full.stderr
+    assert list(tmp_path.glob("runs/*/spec.json"))  # it came to the runs
     assert "Traceback" not in full.stdout + full.stderr
     assert not list(tmp_path.glob("runs/*/.*.json.*"))  # no draft
     again = run("fig7", tmp_path, *FLAGS)

@@ -12,7 +12,7 @@ from reproduce.engine.files import write_json
 from reproduce.engine.measure import measure
 from reproduce.engine.results import RunFolder
 from reproduce.engine.spec import Curvature, Data, Keep, Measurement, MLPNetwork, RunSpec, VGG11Network, Watch
-from reproduce.engine.train import Job
+from reproduce.engine.train import Job, LostWeights
 from reproduce.engine.train import train as train_in
 
 DATA = Data("digits28", "-", train=320, validation=50, test=100)
@@ -113,19 +113,21 @@ def finished(spec, job, out):
     return folder, result
 
 
-def test_a_measurement_whose_weights_are_gone_fails_and_has_the_run_trained_again(job, tmp_path):
+def test_a_measurement_whose_weights_are_gone_fails(job, tmp_path):
     folder, _ = finished(replace(SPEC, keep=Keep()), job, tmp_path)
     folder.weights("end").unlink()
-    with pytest.raises(ValueError, match=r"end\.pt cannot be read \(FileNotFoundError\); the run is trained again"):
+    with pytest.raises(LostWeights, match=r"end\.pt is not there"):
         measure(SPEC, Measurement(SMALL), job, folder)
-    assert folder.result() is None
 
 
 def test_a_damaged_result_is_cleared_for_the_next_attempt(job, tmp_path):
     folder, _ = finished(SPEC, job, tmp_path)
     (folder.path / "result.json").write_text("{")
+    for name in (".metrics.jsonl.123", ".result.json.7", ".training.ckpt.draft", "measured-0.json", "wandb.json"):
+        (folder.path / name).write_text("{}")
     folder.prepare(SPEC, {})
     assert folder.result() is None
+    assert {file.name for file in folder.path.rglob("*")} <= {"spec.json", "measurements.json", "job.json", "weights"}
     assert not (folder.path / "metrics.jsonl").exists()
 
 
