@@ -38,6 +38,12 @@ class _Replacing(TorchCheckpointIO):
             draft.unlink(missing_ok=True)  # of a full disk it is the largest part
 
 
+def _begins_anywhere(loader: Any) -> bool:
+    """Whether a resumed epoch gets the batches that it lacks; another loader would begin with the epoch's first."""
+    ours = any(hasattr(part, "start") for part in (loader, getattr(loader, "batch_sampler", None)))
+    return ours or hasattr(loader, "state_dict")
+
+
 class ExactResume(Checkpoint):
     """Keeps one checkpoint of the training at `path`, replaced as a whole now and then.
 
@@ -45,6 +51,8 @@ class ExactResume(Checkpoint):
         trainer = pl.Trainer(max_epochs=50, callbacks=[NoiseScheduler(schedule), resume])
         trainer.fit(module, data, **resume.where())
 
+    With a loader that can begin in mid-epoch (this project's data modules; `PlannedBatchSampler` with
+    `start=resumed_at(trainer)`; one with `state_dict`) it saves within epochs too, with any other at their ends alone.
     A checkpoint is written after a batch that is not an epoch's last, or at an epoch's end after all other callbacks:
     from there Lightning resumes right also where epochs differ in length. The rest is up to what draws at random: data
     modules and networks of this project are functions of (seed, step), so nothing else has to be saved.
@@ -100,6 +108,8 @@ class ExactResume(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if not _begins_anywhere(trainer.train_dataloader):
+            return
         if batch_idx + 1 < trainer.num_training_batches:  # after the last one Lightning would resume wrongly
             self._save_if_due(trainer, agreed=self.every == 0 or trainer.global_step % AGREE == 0)
 

@@ -84,7 +84,7 @@ class Recorder(Checkpoint):
         metrics = {name: logged[name] for name in names if not name.startswith("hessian/")}
         if self.watch and self.watch.history and self.watch.history[-1]["epoch"] == row["epoch"]:
             metrics |= {k: v for k, v in self.watch.history[-1].items() if k.startswith("hessian/")}
-        row |= finite_only(metrics)
+        row |= finite_only(dict(sorted(metrics.items())))  # Lightning's order is another one after a resume
         self._file = self._file or self._cut()
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()

@@ -11,6 +11,9 @@ from contextlib import suppress
 from dataclasses import replace
 
 import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import ExactResume
 from datamodules.label_noise import LabelNoise
@@ -140,6 +143,48 @@ def test_a_run_resumes_at_every_epochs_end_and_in_every_epoch(whole, tmp_path, m
         broken_off(SPECS["cyclic"], again, monkeypatch, after, "after it")
         train(SPECS["cyclic"], again)
         assert_equal(left(again), left(folder))
+
+
+class Linear(pl.LightningModule):
+    """A module of somebody's own, over a plain DataLoader."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.seen = torch.nn.Linear(3, 1), []
+
+    def train_dataloader(self):
+        values = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
+        return DataLoader(TensorDataset(values), batch_size=8)
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(float(batch[0][0, 0]))
+        if len(self.seen) == self.break_at:
+            raise Killed
+        return self.layer(batch[0]).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("break_at", [3, 8, 10])
+def test_with_a_loader_that_begins_at_the_first_batch_alone_it_saves_at_the_ends_of_epochs(break_at, tmp_path):
+    def fit(path, break_at):
+        module, resume = Linear(), ExactResume(path, every=0)
+        module.break_at = break_at
+        trainer = pl.Trainer(
+            accelerator="cpu", max_epochs=3, logger=False, enable_progress_bar=False, enable_model_summary=False,
+            callbacks=[resume],
+        )  # fmt: skip
+        trainer.fit(module, **resume.where())
+        return module
+
+    whole = fit(tmp_path / "whole.ckpt", None)
+    with pytest.raises(Killed):
+        fit(tmp_path / "broken.ckpt", break_at)
+    again = fit(tmp_path / "broken.ckpt", None)
+    assert again.seen == whole.seen[(break_at - 1) // 5 * 5 :]
+    assert torch.equal(again.layer.weight, whole.layer.weight)
 
 
 # -- kill -9, through the fork server
