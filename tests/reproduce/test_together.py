@@ -38,7 +38,7 @@ def test_two_calls_at_once_do_every_run_once_and_both_draw_the_figure(tmp_path):
     assert set(attempts(tmp_path).values()) == {1}
     found = sum(text.count("by another call") for text in printed)
     there = sum(int(re.search(r"(\d+) cached in", text).group(1)) for text in printed)  # where one began late
-    assert 1 <= found + there <= 6  # what was done between a call's plan and its first run it just takes, without a word
+    assert 1 <= found + there <= 6  # what was done between a call's plan and its first run is taken without a word
     claims = json.loads((tmp_path / "fig7" / "smoke-digits" / "claims.json").read_text())
     assert {claim["n"] for claim in claims} == {2}
 
