@@ -40,9 +40,7 @@ def on_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> 
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     queue = mp.get_context("forkserver").SimpleQueue()
-    server = Server()
-    with server._importable():
-        server._ensure_running()
+    with Server().running():
         context = mp.start_processes(
             _rank,
             args=(world_size, port, function, arguments, queue),

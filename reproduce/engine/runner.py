@@ -100,11 +100,17 @@ class Server:
 
     def start(self, function: str, *arguments: Any) -> Any:
         """Starts `reproduce.engine.worker.<function>` in a forked process."""
-        with self._importable():
-            self._ensure_running()
-            process = self._context.Process(target=_call_worker, args=(function, arguments))
+        with self.running() as context:
+            process = context.Process(target=_call_worker, args=(function, arguments))
             process.start()
         return process
+
+    @contextmanager
+    def running(self) -> Iterator[Any]:
+        """The multiprocessing context of the server, which runs and finds this checkout's modules."""
+        with self._importable():
+            self._ensure_running()
+            yield self._context
 
     @staticmethod
     def _ensure_running() -> None:

@@ -40,9 +40,8 @@ def serve_rank(folder, rank, ranks, port):
 
 def forked(server, function, *arguments):
     """A started process of the server's that calls a function of the tests."""
-    with server._importable():
-        server._ensure_running()
-        process = server._context.Process(target=function, args=arguments)
+    with server.running() as context:
+        process = context.Process(target=function, args=arguments)
         process.start()
     return process
 
