@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 CHECKOUT = Path(__file__).resolve().parents[2]  # the repository
 
 
@@ -30,6 +32,15 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def lock(path: Path, kind: str, patience: float = -1) -> FileLock:
+    """For one process at a time, until it is released or that process ends, however; `with` waits for it.
+
+    It lies beside `path`, which may be moved or replaced meanwhile. patience: seconds until filelock.Timeout; -1: none.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_name(f".{path.name}.{kind}"), timeout=patience)
 
 
 def read_cache(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from reproduce.engine import claims as judging
 from reproduce.engine import plots, provenance
 from reproduce.engine.definition import BESIDE, Context, Figure, PlannedPath, PlannedRun
 from reproduce.engine.display import console
-from reproduce.engine.files import read_cache, write_json, write_text
+from reproduce.engine.files import lock, read_cache, write_json, write_text
 from reproduce.engine.options import EPOCHS
 from reproduce.engine.planning import described, measured
 from reproduce.engine.results import Results
@@ -227,16 +227,17 @@ def leave(
     """Writes pictures, table.csv, claims.json and provenance.json, prints the verdicts. Returns the claims."""
     folder = leaving.folder
     folder.mkdir(parents=True, exist_ok=True)
-    for name, draw in leaving.drawings.items():
-        plots.save(draw, evidence, folder, name, footer=leaving.footer, watermark=leaving.watermark)
     found = [claim.as_json() for claim in judged]
-    write_text(folder / "table.csv", frame.to_csv(index=False))
-    write_json(folder / "claims.json", found)
-    file = folder / "provenance.json"
-    before, runs = read_cache(file), set(leaving.provenance["runs"].values())
-    same = runs & set(before.get("runs", {}).values())  # other settings have times of their own
-    spent = {"seconds": round((before.get("seconds", 0.0) if same else 0.0) + seconds, 1)}
-    write_json(file, provenance.environment() | leaving.provenance | spent)
+    with lock(folder, "lock"):  # another call may have other seeds: its table must not stand beside our picture
+        for name, draw in leaving.drawings.items():
+            plots.save(draw, evidence, folder, name, footer=leaving.footer, watermark=leaving.watermark)
+        write_text(folder / "table.csv", frame.to_csv(index=False))
+        write_json(folder / "claims.json", found)
+        file = folder / "provenance.json"
+        before, runs = read_cache(file), set(leaving.provenance["runs"].values())
+        same = runs & set(before.get("runs", {}).values())  # other settings have times of their own
+        spent = {"seconds": round((before.get("seconds", 0.0) if same else 0.0) + seconds, 1)}
+        write_json(file, provenance.environment() | leaving.provenance | spent)
     _print(judged)
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from reproduce.engine.files import write_bytes
 from reproduce.engine.table import NORMALISED, STABILITY, WEIGHT_NORM, Table
 
 # S, eta, and controls: told apart also without colour vision
@@ -299,7 +301,6 @@ def save(
             figure.text(0.5, 0.55, watermark, fontsize=26, color="#000000", alpha=0.10, ha="center", va="center",
                         rotation=18, weight="bold")  # fmt: skip
         for ending in ("png", "svg"):
-            draft = folder / f".{name}.{ending}"
             metadata = {"Date": None} if ending == "svg" else None  # equal figures give equal files
-            figure.savefig(draft, format=ending, metadata=metadata)
-            draft.replace(folder / f"{name}.{ending}")
+            figure.savefig(drawn := io.BytesIO(), format=ending, metadata=metadata)
+            write_bytes(folder / f"{name}.{ending}", drawn.getvalue())

@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from datamodules.sources import Prepared
-from reproduce.engine.files import read_cache, read_lines, write_json, write_text
+from reproduce.engine.files import lock, read_cache, read_lines, write_json, write_text
 from reproduce.engine.spec import Measurement, PathSpec, RunSpec
 from reproduce.engine.stored import dumps
 from reproduce.theory.simulate import Simulation
@@ -101,24 +101,19 @@ class RunFolder:
 
     def claim(self) -> FileLock | None:
         """The right to run here, until it is released or this process ends, however; None while another has it."""
-        lock = self._lock("claim", 0)
+        claim = lock(self.path, "claim", 0)
         try:
-            lock.acquire()
+            claim.acquire()
         except Timeout:
             return None
-        return lock
+        return claim
 
     def alone(self, patience: float = PATIENCE) -> FileLock:
         """Held by whoever writes the run's files: the worker of a call that was killed may live a moment longer.
 
         patience: seconds until filelock.Timeout.
         """
-        return self._lock("worker", patience)
-
-    def _lock(self, name: str, patience: float) -> FileLock:
-        """Beside the folder, which may be set aside while somebody waits for it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.path.with_name(f".{self.path.name}.{name}"), timeout=patience)
+        return lock(self.path, "worker", patience)
 
     def prepare(
         self,

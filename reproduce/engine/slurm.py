@@ -17,10 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from reproduce.engine import interrupts
-from reproduce.engine.files import CHECKOUT, read_cache, write_json
+from reproduce.engine.files import CHECKOUT, lock, read_cache, write_json
 from reproduce.engine.options import InputError
 from reproduce.engine.results import RunFolder
 from reproduce.engine.runner import Runner, Server, Task, Watcher
@@ -142,8 +140,7 @@ class SlurmRunner:
     def run(self, tasks: list[Task], watcher: Watcher) -> list[Task]:
         """All tasks, on the cluster. Returns those that ended without a result."""
         file = self.folder / "jobs.json"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".jobs.lock"):  # another figure may submit the same runs at this moment
+        with lock(file, "lock"):  # another figure may submit the same runs at this moment
             known, queued = read_cache(file), queue()
             if queued is None:
                 raise InputError("--slurm: squeue does not answer")

@@ -2,15 +2,18 @@
 
 import json
 from dataclasses import replace
+from threading import Thread
 
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import Timeout
 
 from datamodules.sources import Prepared
 from reproduce.engine import outputs, plots
 from reproduce.engine.arms import ARMS
 from reproduce.engine.definition import Context, PlannedRun
+from reproduce.engine.files import lock
 from reproduce.engine.options import Options
 from reproduce.engine.results import Results
 from reproduce.engine.table import Imagined
@@ -74,6 +77,26 @@ def test_the_time_of_several_calls_is_added_up_until_the_settings_change(tmp_pat
         return json.loads((tmp_path / "provenance.json").read_text())["seconds"]
 
     assert [left("ab", 100.0), left("abc", 50.0), left("abc", 0.0), left("xy", 30.0)] == [100.0, 150.0, 150.0, 30.0]
+
+
+def test_two_calls_write_a_figure_one_after_the_other(tmp_path):
+    folder, drawn = tmp_path / "figx" / "quick", []
+
+    def draw(table, axes):
+        axes(1, 1)
+        with pytest.raises(Timeout):
+            lock(folder, "lock", patience=0).acquire()
+        drawn.append(table)
+
+    leaving = outputs.Leaving(folder, "figx", {"figx": draw}, "", None, {"runs": {"0": "a"}})
+    threads = [Thread(target=outputs.leave, args=(leaving, i, pd.DataFrame(), [], 1.0)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(drawn) == [0, 1]
+    assert json.loads((folder / "provenance.json").read_text())["seconds"] == 2.0  # neither call's is lost
+    assert {file.name for file in folder.iterdir()} == {"figx.png", "figx.svg", *outputs.FILES}
 
 
 @pytest.mark.parametrize("scale", ["quick", "paper"])
