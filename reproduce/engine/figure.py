@@ -207,8 +207,7 @@ class _Session:
         seconds = time.monotonic() - self.started if trained else 0.0
         folder, claims = outputs.write(self.context, planned, table, missing, plans, seconds)
         self.say(f"written: {folder}/{{{self.figure.name}.png,{self.figure.name}.svg,{','.join(outputs.FILES)}}}")
-        if trained or self.mirror.figure_wanted():
-            self.mirror.figure(folder / f"{self.figure.name}.png", table.frame, claims)
+        self.mirror.figure(folder / f"{self.figure.name}.png", table.frame, claims)
         return missing
 
     # -- running
@@ -297,5 +296,5 @@ class _Session:
             folder = self.results.folder(run.spec)
             result = self.results.finished(run.spec, run.measurements, self.say)
             if result is not None and self.mirror.wanted(folder):
-                self.mirror.start(run.name, folder, self.config(run))
-                self.mirror.finish(folder, result["status"], folder.milestones(run.measurements, result))
+                reached = folder.milestones(run.measurements, result)
+                self.mirror.copy(run.name, folder, self.config(run), result["status"], reached)

@@ -162,8 +162,7 @@ def _run(theory: Theory, options: SimulationOptions, started: float) -> int:
     say(f"written: {leaving.folder}/{{{theory.name}.png,{theory.name}.svg,{','.join(outputs.FILES)}}}")
     mode = "disabled" if options.plot_only else options.wandb
     mirror = wandb_mirror.Mirror(mode, options.out, f"{theory.name}-{leaving.folder.name}", [theory.name, data], say)
-    if simulated or mirror.figure_wanted():
-        mirror.figure(leaving.folder / f"{theory.name}.png", frame, claims)
+    mirror.figure(leaving.folder / f"{theory.name}.png", frame, claims)
     say(f"done in {time.monotonic() - started:.1f} s")
     return 0
 

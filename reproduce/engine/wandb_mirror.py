@@ -6,18 +6,22 @@ prompts; online without a login is refused before anything runs; if W&B fails la
 
 from __future__ import annotations
 
+import hashlib
 import json
 import netrc
 import os
+import shutil
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reproduce.engine.files import read_cache, write_json
+from filelock import FileLock, Timeout
+
+from reproduce.engine.files import lock, read_cache, write_json
 from reproduce.engine.options import InputError
-from reproduce.engine.results import RunFolder
+from reproduce.engine.results import RunFolder, environment
 
 PROJECT = "three-factors"
 AXES = ("epoch", "t_eta", "step")
@@ -49,6 +53,7 @@ PICTURE, TABLES = "figure", ("claims", "table")  # of a figure's own run
 class _Mirrored:
     run: Any
     folder: RunFolder
+    claim: FileLock
     offset: int = 0
     unread: str = ""
     inode: int = 0  # of the file that `offset` is in
@@ -71,30 +76,57 @@ class Mirror:
         """Whether a finished run still has to be mirrored: never done, or only offline and online is asked for."""
         return self._wanted(folder.path / "wandb.json")
 
-    def figure_wanted(self) -> bool:
-        """The same for the figure, its table and its claims."""
-        return self._wanted(self._figure_marker)
-
-    @property
-    def _figure_marker(self) -> Path:
-        return self.directory / "wandb" / f"{self.group}.json"
-
     def _wanted(self, marker: Path) -> bool:
         done = read_cache(marker).get("mode")
         return self.mode != "disabled" and (done is None or (self.mode == "online" and done == "offline"))
 
     def start(self, label: str, folder: RunFolder, config: dict[str, Any]) -> None:
+        """Mirrors a run from now on, unless another call does."""
         self.discard(folder)
         if self.mode == "disabled":
             return
-        with self._survives():
-            run = self._init(name=label, group=self.group, job_type=label.rsplit(" seed", 1)[0], config=config)
-            for axis in AXES:
-                run.define_metric(axis, hidden=axis == "step")
-            for name in METRICS:  # exact names: Lightning-style globs are ignored once "*" is defined
-                run.define_metric(name, step_metric="epoch", summary=summary_of(name))
-            run.define_metric(STEP_LOSS, step_metric="step")
-            self.runs[folder.path.name] = _Mirrored(run, folder)
+        with self._survives(), suppress(Timeout):
+            self._begin(label, folder, config, self._claim(folder))
+
+    def copy(
+        self, label: str, folder: RunFolder, config: dict[str, Any], status: str, measured: dict[str, float]
+    ) -> None:
+        """Mirrors a finished run that is wanted, unless another call is at it."""
+        with self._survives(), suppress(Timeout):
+            claim = self._claim(folder)
+            if self.wanted(folder):  # still: another call may have been at it
+                self._begin(label, folder, config, claim)
+                self.finish(folder, status, measured)
+            claim.release()
+
+    def _begun(self, folder: RunFolder) -> Path:
+        """What is known of a run's mirror until it is whole."""
+        return self.directory / "wandb" / "begun" / f"{folder.path.name}.json"
+
+    def _claim(self, folder: RunFolder) -> FileLock:
+        """The right to mirror a run. Raises filelock.Timeout while another call has it."""
+        claim = lock(self._begun(folder), "lock", 0)
+        claim.acquire()
+        return claim
+
+    def _begin(self, label: str, folder: RunFolder, config: dict[str, Any], claim: FileLock) -> None:
+        """A run of W&B; what an interrupted mirror of the same training has left is gone on with, or removed."""
+        file, here = self._begun(folder), environment(read_cache(folder.path / "job.json"))
+        before, there = read_cache(file), {}
+        if before.get("mode") == "offline":  # W&B goes on with no offline run, and the disk has all of it
+            for left in self.directory.glob(f"wandb/offline-run-*-{before['id']}"):
+                shutil.rmtree(left, ignore_errors=True)
+        elif self.mode == "online" and before.get("environment") == here:  # the same rows again
+            there = {"id": before["id"], "resume": "allow"}
+        run = self._init(name=label, group=self.group, job_type=label.rsplit(" seed", 1)[0], config=config, **there)
+        write_json(file, {"mode": self.mode, "id": run.id, "environment": here})
+        for axis in AXES:
+            run.define_metric(axis, hidden=axis == "step")
+        for name in METRICS:  # exact names: Lightning-style globs are ignored once "*" is defined
+            run.define_metric(name, step_metric="epoch", summary=summary_of(name))
+        run.define_metric(STEP_LOSS, step_metric="step")
+        epoch = run.summary.get("epoch", 0) if there else 0
+        self.runs[folder.path.name] = _Mirrored(run, folder, claim, epoch=epoch)
 
     def poll(self) -> None:
         """Copies the rows that have been appended since the last call."""
@@ -112,29 +144,36 @@ class Mirror:
             mirrored.run.summary.update({"status": status} | (measured or {}))
             mirrored.run.finish()
             write_json(folder.path / "wandb.json", {"mode": self.mode, "id": mirrored.run.id})
+            self._begun(folder).unlink(missing_ok=True)
+            mirrored.claim.release()
 
     def discard(self, folder: RunFolder) -> None:
-        """Ends the mirror of a run that crashed."""
+        """Ends the mirror of a run that crashed, for now."""
         mirrored = self.runs.pop(folder.path.name, None)
         if mirrored is not None:
             with self._survives():
                 mirrored.run.finish(exit_code=1)
+                mirrored.claim.release()
 
     def figure(self, picture: Path, table: Any, claims: list[dict[str, Any]]) -> None:
-        """One more run with the figure, its table and its claims."""
+        """One more run with the figure, its table and its claims, unless W&B has the same."""
         if self.mode == "disabled":
             return
-        with self._survives():
+        marker = self.directory / "wandb" / f"{self.group}.json"
+        with self._survives(), lock(marker, "lock"):
             import pandas as pd
             import wandb
 
+            content = hashlib.sha256((table.to_csv() + json.dumps(claims)).encode()).hexdigest()[:16]
+            if not self._wanted(marker) and read_cache(marker).get("content") == content:
+                return
             run = self._init(name=self.group, group=self.group, job_type="figure", config={})
             columns = ["claim", "value", "low", "high", "n", "power", "paper", "verdict"]
             judged = pd.DataFrame(claims)[columns].astype({"paper": str})
             tables = {name: wandb.Table(dataframe=frame) for name, frame in zip(TABLES, (judged, table))}
             run.log({PICTURE: wandb.Image(str(picture))} | tables)
             run.finish()
-            write_json(self._figure_marker, {"mode": self.mode, "id": run.id})
+            write_json(marker, {"mode": self.mode, "id": run.id, "content": content})
 
     def close(self) -> None:
         for mirrored in list(self.runs.values()):
@@ -178,14 +217,14 @@ class Mirror:
         *lines, mirrored.unread = (mirrored.unread + text).split("\n")
         for line in lines:
             row = json.loads(line)
+            steps = row.pop("steps")
+            before, mirrored.previous_step = mirrored.previous_step, row["step"]
             if row["epoch"] <= mirrored.epoch:
                 continue
             mirrored.epoch = row["epoch"]
-            steps = row.pop("steps")
             losses = steps["loss"]
             for i in range(0, len(losses), max(1, len(losses) // LOSS_POINTS)):
-                mirrored.run.log({"step": mirrored.previous_step + i + 1, STEP_LOSS: losses[i]})
-            mirrored.previous_step = row["step"]
+                mirrored.run.log({"step": before + i + 1, STEP_LOSS: losses[i]})
             lr, size = steps["lr"][-1], steps["batch_size"][-1]
             noise = {"noise/lr": lr, "noise/batch_size": size, "noise/ratio": lr / size}
             mirrored.run.log(row | noise)
@@ -197,6 +236,8 @@ class Mirror:
             yield
         except Exception as error:
             self.mode = "disabled"
+            for mirrored in self.runs.values():
+                mirrored.claim.release()  # another call may do better
             self.runs.clear()
             self.say(f"W&B mirror stopped ({brief(error)}); results on disk are complete")
 

@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
+from PIL import Image
 
 from callbacks.hessian import ALL, HessianMonitor
 from datamodules.vision import WITH_LABEL_NOISE
@@ -47,7 +50,7 @@ class Logged:
 def test_rows_that_a_resumed_run_writes_anew_are_mirrored_once(tmp_path):
     there, said = folder(tmp_path, rows=3), []
     m, run = mirror(tmp_path, said=said), Logged()
-    m.runs[there.path] = wandb_mirror._Mirrored(run, there)
+    m.runs[there.path] = wandb_mirror._Mirrored(run, there, FileLock(tmp_path / "lock"))
     m.poll()
     write_text(there.path / "metrics.jsonl", "".join(json.dumps(ROW | {"epoch": i + 1}) + "\n" for i in range(2)))
     m.poll()
@@ -147,6 +150,7 @@ def test_disabled_touches_nothing(tmp_path):
     assert not m.wanted(f)
 
 
+@pytest.mark.slow
 def test_an_offline_mirror_is_wanted_again_online(tmp_path):
     f = folder(tmp_path)
     m = mirror(tmp_path)
@@ -154,6 +158,50 @@ def test_an_offline_mirror_is_wanted_again_online(tmp_path):
     m.finish(f, "ok")
     assert not m.wanted(f)
     assert mirror(tmp_path, "online").wanted(f)
+
+
+def offline(tmp_path):
+    return sorted((tmp_path / "wandb").glob("offline-run-*"))
+
+
+@pytest.mark.slow
+def test_two_calls_mirror_a_run_once(tmp_path):
+    one, other, f = mirror(tmp_path), mirror(tmp_path), folder(tmp_path)
+    one.start("a seed 0", f, {})
+    other.start("a seed 0", f, {})
+    other.copy("a seed 0", f, {}, "ok", {})  # finished on disk, but the other call is still at it
+    assert (len(one.runs), len(other.runs)) == (1, 0)
+    assert other.wanted(f)
+    one.finish(f, "ok")
+    other.copy("a seed 0", f, {}, "ok", {})
+    assert len(offline(tmp_path)) == 1
+    assert not other.wanted(f)
+
+
+@pytest.mark.slow
+def test_of_an_interrupted_offline_run_stays_what_goes_on(tmp_path):
+    f = folder(tmp_path)
+    m = mirror(tmp_path)
+    m.start("a seed 0", f, {})
+    m.poll()
+    m.close()
+    (broken_off,) = offline(tmp_path)
+    m = mirror(tmp_path)
+    m.copy("a seed 0", folder(tmp_path, rows=2), {}, "ok", {})
+    (whole,) = offline(tmp_path)
+    assert whole != broken_off
+    history = [record["history"]["item"] for record in inspect(whole) if record["type"] == "history"]
+    assert sum("train/loss" in json.dumps(items) for items in history) == 2
+    assert not list((tmp_path / "wandb" / "begun").glob("*.json"))
+
+
+@pytest.mark.slow
+def test_a_figure_is_mirrored_again_when_it_has_changed(tmp_path):
+    Image.new("RGB", (8, 6)).save(picture := tmp_path / "fig4.png")
+    claim = dict.fromkeys(("claim", "value", "low", "high", "n", "power", "paper", "verdict"), 0)
+    for claims, count in (([claim], 1), ([claim], 1), ([claim | {"n": 4}], 2)):
+        mirror(tmp_path).figure(picture, pd.DataFrame({"label": ["a"]}), claims)  # a call's
+        assert len(offline(tmp_path)) == count
 
 
 def test_a_failure_of_wandb_is_said_once_and_ends_only_the_mirror(tmp_path, monkeypatch):

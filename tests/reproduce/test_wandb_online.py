@@ -13,6 +13,7 @@ import wandb
 from PIL import Image
 
 from reproduce.engine import wandb_mirror
+from reproduce.engine.files import write_json
 from tests.reproduce.test_wandb import folder, mirror
 from tests.reproduce.wandb_stub import KEY, serving
 
@@ -90,7 +91,6 @@ def test_an_online_run_and_its_figure_arrive(server, tmp_path):
     assert said == []
     assert_arrived(server, tmp_path / "fig4.png")
     assert not m.wanted(f)
-    assert not m.figure_wanted()
 
 
 @pytest.mark.slow
@@ -103,6 +103,7 @@ def test_offline_runs_arrive_by_wandb_sync(server, tmp_path):
     assert_arrived(server, tmp_path / "fig4.png")
 
 
+PATIENCE = 60  # seconds, on a busy machine: W&B's own has no end, or is minutes
 BROKEN = pytest.mark.parametrize("how", ["answers 500", "never answers", "is gone"])
 
 
@@ -124,7 +125,7 @@ def test_a_server_that_is_broken_from_the_start_costs_one_timeout_and_one_line(h
         breaks(how, stub, stack)
         m, started = mirror(tmp_path, "online", said), time.monotonic()
         f = run_and_figure(m, tmp_path)
-        assert time.monotonic() - started < 3 + 10  # wandb's own start is in it
+        assert time.monotonic() - started < PATIENCE
         wandb.teardown()
     assert len(said) == 1
     assert "results on disk are complete" in said[0]
@@ -147,10 +148,10 @@ def test_a_server_that_breaks_in_the_middle_costs_one_timeout_and_the_run_stays_
         started = time.monotonic()
         m.poll()
         m.finish(f, "ok")
-        assert time.monotonic() - started < 3 + 7
-        started = time.monotonic()
+        assert time.monotonic() - started < PATIENCE
+        asked = stub.requests
         run_and_figure(m, tmp_path)  # what comes later does not wait again
-        assert time.monotonic() - started < 1
+        assert (m.mode, m.runs, stub.requests) == ("disabled", {}, asked)
         wandb.teardown()
     assert len(said) == 1
     assert stub.runs
@@ -159,3 +160,24 @@ def test_a_server_that_breaks_in_the_middle_costs_one_timeout_and_the_run_stays_
         point_to(monkeypatch, later.url)
         sync(tmp_path, "wandb/run-*")
         assert [row["epoch"] for row in later.run(ARM).history if "epoch" in row] == [1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_run_that_was_interrupted_goes_on_as_the_same_run_in_the_same_environment(threads, server, tmp_path):
+    for rows, ended, count in ((2, False, 1), (3, True, threads)):
+        m, f = mirror(tmp_path, "online"), folder(tmp_path, rows=rows)
+        write_json(f.path / "job.json", {"threads": count})
+        m.start(ARM, f, {"label": "cyclic S"})
+        m.poll()
+        if ended:
+            m.finish(f, "ok")
+        m.close()
+        wandb.teardown()
+    assert server.unknown == []
+    *before, run = server.runs.values()
+    assert len(before) == threads - 1  # of another environment: its rows may be others
+    assert run.exit_code == 0
+    assert [row["epoch"] for row in run.history if "epoch" in row] == [1, 2, 3]
+    assert [row["step"] for row in run.history if "step/loss" in row] == [1, 2, 3, 4, 3, 4]
+    assert (run.summary["epoch"], run.summary["status"]) == (3, "ok")

@@ -50,6 +50,7 @@ class Stub:
 
     def graphql(self, query: str, values: dict[str, Any]) -> dict[str, Any]:
         known: dict[str, Any] = {
+            "query RunResumeStatus": self.resumed,
             "upsertBucket": self.upsert,
             "createRunFiles": self.create_files,
             "createArtifact(": self.artifact,
@@ -78,6 +79,19 @@ class Stub:
         bucket = {"id": "Ug==", "name": values["name"], "displayName": run.name, "description": "", "config": "{}",
                   "sweepName": None, "historyLineCount": 0, "project": project}  # fmt: skip
         return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+
+    def resumed(self, values: dict[str, Any]) -> dict[str, Any]:
+        """What there is of a run that somebody wants to go on with."""
+        run = self.runs.get(values["name"])
+        bucket = run and {
+            "id": "Ug==", "name": values["name"], "displayName": run.name, "tags": run.tags, "notes": None,
+            "summaryMetrics": json.dumps(run.summary),
+            "config": json.dumps({key: {"value": value} for key, value in run.config.items()}),
+            "historyLineCount": len(run.history), "historyTail": json.dumps([json.dumps(run.history[-1])]),
+            "eventsLineCount": 0, "eventsTail": "[]", "logLineCount": 0, "wandbConfig": None,
+        }  # fmt: skip
+        project = {"id": "UA==", "name": values["project"], "entity": {"id": "RQ==", "name": ENTITY}}
+        return {"model": project | {"bucket": bucket}}
 
     def create_files(self, values: dict[str, Any]) -> dict[str, Any]:
         files = [{"name": n, "uploadUrl": f"{self.url}/upload/{values['run']}/{n}"} for n in values["files"]]
