@@ -298,7 +298,7 @@ def holm(claims: list[Claim]) -> list[Claim]:
     return adjusted
 
 
-WEAK = 0.6  # below this power a claim cannot be confirmed
+WEAK = 0.6  # below this power a claim is seldom confirmed where it holds
 SEEDS_DRAWN = 3_000  # in all experiments of a size: a share of 40 experiments is known to 8 %
 GRID = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128)  # seeds
 

@@ -86,10 +86,13 @@ class _Session:
         self.source = resolve(self.figure.own, self.figure.substitute, self.options, self.server, self.say)
         self.plan = Plan(self.figure, self.options, self.source, arm)
         planned = self.plan.runs()
-        self.announce(planned, self.plan.final(planned, None))
+        cached = self.announce(planned, self.plan.final(planned, None))
         if self.options.dry_run:
             self.paper_command()
             return 0
+        if self.options.plot_only and not cached:
+            self.say("nothing to draw: without --plot-only the runs are trained")
+            return 1
         plans = outputs.power(self.context, self.say)
         self.mirror = self.open_mirror()
         try:
@@ -128,8 +131,11 @@ class _Session:
         self.mirror_cached(planned)
         return bool(todo)
 
-    def announce(self, planned: list[PlannedRun], final: list[PlannedRun]) -> None:
-        """Device, runs and the expected time; of a tuned figure, with the final runs that the paper chose."""
+    def announce(self, planned: list[PlannedRun], final: list[PlannedRun]) -> int:
+        """Device, runs and the expected time; of a tuned figure, with the final runs that the paper chose.
+
+        Returns how many runs are there already.
+        """
         from reproduce.engine.display import duration
         from reproduce.engine.forecast import steps_of, wall_time
 
@@ -141,9 +147,11 @@ class _Session:
             self.say(f"arm: {options.arm} ({self.plan.arm.words})")
         everything, todo = planned + final, self.missing(planned + final)
         counted = f"{_counted(planned)} to tune, then {_counted(final)}" if final else _counted(planned)
+        cached, begun = len(everything) - len(todo), sum(bool(self.results.folder(run.spec).begun()) for run in todo)
         self.say(
-            f"runs: {len(everything)} = {counted}; {len(everything) - len(todo)} cached in {options.out / 'runs'}, "
+            f"runs: {len(everything)} = {counted}; {cached} cached in {options.out / 'runs'}, "
             f"{len(todo)} {'missing' if options.plot_only else 'to train'}"
+            + (f" ({begun} of them begun)" if begun else "")
         )
         if todo:
             for protocol, count in sorted(self.results.other_protocols().items()):
@@ -161,6 +169,7 @@ class _Session:
             between = self.seconds_between(lines)
             words = f", {duration(between)} of it for {len(lines)} lines between runs" if lines else ""
             self.say(f"expected time: {duration(START_UP + seconds + between)}{words}")
+        return cached
 
     def seconds_between(self, lines: list[PlannedPath]) -> float:
         """Of evaluating lines between runs, each on one device."""

@@ -67,7 +67,7 @@ def power(context: Context, say: Callable[[str], None]) -> list[Planned]:
     weak = sum(plan.needs_n is not None for plan in planned)
     say(
         f"power at n = {seeds} seeds and the spread between them that is assumed: {weak} of {len(planned)} claims "
-        f"cannot be confirmed (power below {100 * judging.WEAK:.0f} %)"
+        f"would seldom be confirmed where they hold (power below {100 * judging.WEAK:.0f} %)"
     )
     for claim, plan in zip(example, planned):
         needs = f" (needs n {plan.needs_n})" if plan.needs_n is not None else ""
@@ -252,7 +252,8 @@ def _why_not(context: Context, missing: list[str]) -> str | None:
 
 def _footer(context: Context, table: Table, missing: list[str]) -> str:
     scale, reductions = context.options.scale, context.figure.experiment.REDUCTIONS
-    parts = [f"{context.figure.name}, {scale}, {context.source.name}, {context.seeds} seed(s), {context.figure.spread}"]
+    seeds = f"{context.seeds} seed{'s' if context.seeds > 1 else ''}"
+    parts = [f"{context.figure.name}, {scale}, {context.source.name}, {seeds}, {context.figure.spread}"]
     if context.options.arm != EPOCHS:
         parts.append(f"arm {context.options.arm}: {context.arm.words}")
     if scale == "quick":

@@ -43,7 +43,7 @@ def resolve(
     shape = f"{source.size}x{source.size}x{source.channels}"
     say(
         f"data: {source.name}, {source.train} + {source.test} images {shape}, "
-        f"content {source.fingerprint}, from {source.origin}"
+        f"content {source.fingerprint} ({source.origin})"
     )
     return source
 

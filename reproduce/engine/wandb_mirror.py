@@ -10,6 +10,7 @@ import hashlib
 import json
 import netrc
 import os
+import secrets
 import shutil
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
@@ -112,20 +113,20 @@ class Mirror:
     def _begin(self, label: str, folder: RunFolder, config: dict[str, Any], claim: FileLock) -> None:
         """A run of W&B; what an interrupted mirror of the same training has left is gone on with, or removed."""
         file, here = self._begun(folder), environment(read_cache(folder.path / "job.json"))
-        before, there = read_cache(file), {}
+        before, told = read_cache(file), {"id": secrets.token_hex(4)}
         if before.get("mode") == "offline":  # W&B goes on with no offline run, and the disk has all of it
             for left in self.directory.glob(f"wandb/offline-run-*-{before['id']}"):
                 shutil.rmtree(left, ignore_errors=True)
         elif self.mode == "online" and before.get("environment") == here:  # the same rows again
-            there = {"id": before["id"], "resume": "allow"}
-        run = self._init(name=label, group=self.group, job_type=label.rsplit(" seed", 1)[0], config=config, **there)
-        write_json(file, {"mode": self.mode, "id": run.id, "environment": here})
+            told = {"id": before["id"], "resume": "allow"}
+        write_json(file, {"mode": self.mode, "id": told["id"], "environment": here})
+        run = self._init(name=label, group=self.group, job_type=label.rsplit(" seed", 1)[0], config=config, **told)
         for axis in AXES:
             run.define_metric(axis, hidden=axis == "step")
         for name in METRICS:  # exact names: Lightning-style globs are ignored once "*" is defined
             run.define_metric(name, step_metric="epoch", summary=summary_of(name))
         run.define_metric(STEP_LOSS, step_metric="step")
-        epoch = run.summary.get("epoch", 0) if there else 0
+        epoch = run.summary.get("epoch", 0) if "resume" in told else 0
         self.runs[folder.path.name] = _Mirrored(run, folder, claim, epoch=epoch)
 
     def poll(self) -> None:

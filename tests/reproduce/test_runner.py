@@ -1,6 +1,7 @@
 """Kills: a killed run is retried once; nothing survives the figure's process; what was done stays done."""
 
 import os
+import re
 import signal
 import time
 
@@ -65,9 +66,13 @@ def test_no_process_outlives_the_figures_and_a_later_call_finishes_the_rest(sign
     until(lambda: not workers(tmp_path), seconds=20)
     kept = finished(tmp_path)
     assert 1 <= len(kept) < total
+    begun = sum(not (file.parent / "result.json").exists() for file in tmp_path.glob("runs/*/training.ckpt"))
     later = run("fig7", tmp_path, *flags)
     assert later.returncode == 0, later.stdout + later.stderr
     assert f"{len(kept)} cached" in later.stdout
+    assert re.findall(r"\((\d+) of them begun\)", later.stdout) == ([str(begun)] if begun else [])
+    if flags[-1] != "disabled":  # a W&B run for each, and the figure's own: of what was broken off nothing stays
+        assert len(list(tmp_path.glob("wandb/offline-run-*"))) == total + 1
     after = finished(tmp_path)
     assert len(after) == total
     assert {key: after[key] for key in kept} == kept
