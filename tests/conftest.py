@@ -25,7 +25,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Prepared data of the tests go to a folder of their own, which subprocesses inherit."""
-    os.environ["THREE_FACTORS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    """Prepared data of the tests go to a folder of their own, which subprocesses, and pytest's others, share."""
+    base = tmp_path_factory.getbasetemp()
+    os.environ["THREE_FACTORS_CACHE"] = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache")
     os.environ.pop("WANDB_API_KEY", None)
     os.environ["WANDB_MODE"] = "offline"

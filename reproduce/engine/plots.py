@@ -304,3 +304,4 @@ def save(
             metadata = {"Date": None} if ending == "svg" else None  # equal figures give equal files
             figure.savefig(drawn := io.BytesIO(), format=ending, metadata=metadata)
             write_bytes(folder / f"{name}.{ending}", drawn.getvalue())
+            figure.set_layout_engine("none")  # it takes a third of the time, and is the same for both

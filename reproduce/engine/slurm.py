@@ -151,6 +151,7 @@ class SlurmRunner:
                 for group, element in zip(groups, self._submit(groups)):
                     place |= {task.label: element for task in group}
                     known |= {_key(task.folder): {"element": element, "measured": _measured(task)} for task in group}
+                # Killed before this line, tasks lack what submitit gives them at the end: they wait, and fail.
                 write_json(file, known)
         arrays = sorted({element.split("_")[0] for element in place.values()}, key=int)
         watcher.told(f"SLURM: {len(new)} runs submitted, {len(tasks) - len(new)} were; jobs {', '.join(arrays)}")

@@ -1,6 +1,7 @@
 """Monitors: training is bit-equal with and without them; what they log is what the functions measure."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -26,12 +27,18 @@ def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+@cache
+def unwatched(project):
+    """The weights of a training without a monitor."""
+    return fit(project, [])[0]
+
+
 @pytest.mark.parametrize("project", ["own", "mlp", pytest.param("vgg", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_is_bit_equal_with_and_without_a_monitor(project, kind):
     watch = monitor(kind)
     weights, trainer = fit(project, [watch])
-    assert equal(weights, fit(project, [])[0])
+    assert equal(weights, unwatched(project))
     assert len(watch.history) == 2
     logged = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(watch.prefix)}
     last = {k: v for k, v in watch.history[-1].items() if k not in ("epoch", "step")}

@@ -1,7 +1,6 @@
 """Data: splits, normalisation, augmentation, and what every loader yields."""
 
-import socket
-import time
+import threading
 
 import numpy as np
 import pytest
@@ -165,23 +164,26 @@ def test_a_truncated_mnist_file_is_damaged_data_not_missing_data(tmp_path):
         prepare("mnist", tmp_path)
 
 
-@pytest.mark.slow
 def test_a_damaged_cache_is_prepared_anew(tmp_path, monkeypatch):
-    monkeypatch.setenv("THREE_FACTORS_CACHE", str(tmp_path))
-    first = prepare("digits28")
+    monkeypatch.setenv("THREE_FACTORS_CACHE", str(tmp_path / "cache"))
+    image_folder(tmp_path / "pets", per_class=2)
+    first = prepare("pets", tmp_path)
     for damage in ("manifest.json", "train_images.npy"):
-        (tmp_path / first.folder.rsplit("/", 1)[1] / damage).write_bytes(b"{")
-        assert cached("digits28", "data") is None
-        assert prepare("digits28") == first
+        (tmp_path / "cache" / first.folder.rsplit("/", 1)[1] / damage).write_bytes(b"{")
+        assert cached("pets", tmp_path) is None
+        assert prepare("pets", tmp_path) == first
 
 
 def test_a_server_that_hangs_ends_in_one_error(tmp_path, monkeypatch):
-    def late(*_, **__):
-        time.sleep(3)
-        return socket.socket()
+    ended = threading.Event()
 
-    monkeypatch.setattr(sources.socket, "create_connection", late)
+    def never(*_, **__):
+        ended.wait()
+        raise OSError
+
+    monkeypatch.setattr(sources.socket, "create_connection", never)
     monkeypatch.setattr(sources, "REACH_TIMEOUT", 0.1)
     monkeypatch.setattr(sources.urllib.request, "getproxies", dict)
     with pytest.raises(DataError, match=r"cifar10 is not in .* and www.cs.toronto.edu cannot be reached"):
         cached("cifar10", tmp_path)
+    ended.set()

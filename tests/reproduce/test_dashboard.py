@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-import time
+import threading
 
 import pytest
 
@@ -108,13 +108,16 @@ def test_a_server_that_fails_is_one_line_and_exit_1(status):
 
 
 def test_a_library_that_never_returns_is_given_up(monkeypatch):
+    ended = threading.Event()
+
     class Stuck:
         def save(self):
-            time.sleep(1)
+            ended.wait()
 
     monkeypatch.setattr(dashboard, "WAIT", 0.05)
     with pytest.raises(TimeoutError):
         dashboard.save(Stuck())
+    ended.set()
 
 
 @pytest.mark.parametrize(

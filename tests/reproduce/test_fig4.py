@@ -96,7 +96,7 @@ def test_plot_only_draws_without_training(first, tmp_path):
 def test_a_further_seed_trains_that_seed_alone(first):
     out, _ = first
     before = results(out)
-    more = run("fig4", out, "--seeds", "2")
+    more = run("fig4", out, "--seeds", "2", "--wandb", "disabled")
     assert "5 cached" in more.stdout
     assert "5 to train" in more.stdout
     after = results(out)
@@ -118,7 +118,7 @@ def test_a_damaged_result_is_told_set_aside_and_trained_again(first):
     runs = json.loads((out / "fig4" / "smoke-digits" / "provenance.json").read_text())["runs"]
     victim = out / "runs" / runs["cyclic S seed 0"] / "result.json"
     victim.write_text(victim.read_text()[:40])
-    again = run("fig4", out)
+    again = run("fig4", out, "--wandb", "disabled")
     assert again.returncode == 0
     assert f"{victim} is damaged" in again.stdout
     assert json.loads(victim.read_text())["status"] in ("ok", "diverged")
@@ -151,7 +151,7 @@ def folders(tmp_path_factory):
 def test_the_same_figure_on_an_image_folder_is_another_experiment(first, folders):
     out, _ = first
     before = results(out)
-    done = run("fig4", out, "--data-dir", str(folders), data="pets")
+    done = run("fig4", out, "--wandb", "disabled", "--data-dir", str(folders), data="pets")
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(results(out)) == len(before) + 5
     assert "NOT CIFAR10" in done.stdout
