@@ -3,7 +3,6 @@
 import copy
 import json
 from dataclasses import replace
-from importlib import import_module
 
 import pytest
 import pytorch_lightning as pl
@@ -13,18 +12,17 @@ from torch.nn import functional as F
 from callbacks import NoiseScheduler
 from callbacks.functional import HessianOperator, frobenius_norm, gradient_noise, interpolate, top_eigenvalues, trace
 from datamodules import Cyclic, DigitsDataModule, NoiseSchedule
-from datamodules.sources import prepare
 from lightning_modules import MLP, VGG11
 from lightning_modules.gradient_noise import HalfBatch
 from lightning_modules.normalization import BatchNorm2d
-from reproduce.engine.results import job_data
-from reproduce.engine.runner import Server
+from reproduce.engine.server import Server
 from reproduce.engine.spec import MLPNetwork, ResNet56Network
 from tests.callbacks.functional.dense import batches, network
+from tests.reproduce.figures import SCRIPTS, figure
+from tests.reproduce.killing import job
 from tests.reproduce.script import run
 from tests.reproduce.soak import Soak
-from tests.reproduce.test_exact_resume import MEASURED, SOAK
-from tests.reproduce.test_figures import SCRIPTS
+from tests.reproduce.specs import MEASURED, SOAK
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -37,7 +35,7 @@ def out(tmp_path_factory):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_script_trains_on_the_gpu(name, out):
-    stand_in = import_module(f"reproduce.{name}").FIGURE.substitute
+    stand_in = figure(name).substitute
     done = run(name, out, "--wandb", "disabled", "--jobs", "4", data=stand_in)
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads((out / name / f"smoke-{stand_in}" / "provenance.json").read_text())
@@ -91,8 +89,7 @@ SOAKS = {
 
 @pytest.mark.parametrize("name", SOAKS)
 def test_a_run_killed_at_random_moments_ends_as_an_uninterrupted_one(name, tmp_path):
-    data = job_data(prepare("digits"), "cuda", 1, threads=1)
-    assert Soak(Server(), SOAKS[name], (MEASURED,), data, tmp_path, gpu=0).kill(7) >= 1
+    assert Soak(Server(), SOAKS[name], (MEASURED,), job("digits", accelerator="cuda"), tmp_path, gpu=0).kill(7) >= 1
 
 
 @pytest.mark.parametrize("kind", ["tanh", "relu"])

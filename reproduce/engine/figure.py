@@ -53,7 +53,7 @@ class _Session:
         from reproduce.engine.display import say
         from reproduce.engine.forecast import Forecast
         from reproduce.engine.results import Results
-        from reproduce.engine.runner import Server
+        from reproduce.engine.server import Server
 
         self.figure, self.options, self.started, self.say = figure, options, started, say
         self.here = self.hardware = devices.detect()
@@ -140,7 +140,9 @@ class _Session:
         from reproduce.engine.forecast import steps_of, wall_time
 
         options = self.options
-        slots = f"{self.jobs} run{'s' if self.jobs > 1 else ''} at a time, each on {options.devices}"
+        what = "array task" if options.slurm else "run"
+        each = f"{options.devices} device{'s' if options.devices > 1 else ''}"
+        slots = f"{self.jobs} {what}{'s' if self.jobs > 1 else ''} at a time, each on {each}"
         crowded = f"; only {self.at_once} can go at full speed" if self.at_once < self.jobs else ""
         self.say(f"device: {self.hardware.describe()}; {slots}{crowded}")
         if options.arm != EPOCHS:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 PREEMPTED = 75  # exit status after SIGTERM: saved, to be gone on with (EX_TEMPFAIL of sysexits.h)
@@ -31,6 +33,17 @@ def check() -> None:
     """Raises what there was, whoever caught it since."""
     if _heard is not None:
         raise _heard
+
+
+@contextmanager
+def ignoring(*numbers: int) -> Iterator[None]:
+    """Processes that are started here ignore these signals, unless they set a handler of their own."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _hear(number: int, *_: Any) -> NoReturn:

@@ -1,12 +1,11 @@
 """Runs specs, each in a process of its own, several at a time; retries a crashed one once.
 
-One-device runs are forked from a server that has torch and Lightning loaded. Runs on several devices are started as
-`python -m reproduce.engine.worker`, because Lightning's DDP starts that command again for every rank.
+One-device runs are forked from the server. Runs on several devices are started as `python -m reproduce.engine.worker`,
+because Lightning's DDP starts that command again for every rank.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import signal
@@ -14,20 +13,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from datamodules.sources import DataError, Prepared
 from reproduce.engine import interrupts
 from reproduce.engine.files import CHECKOUT
 from reproduce.engine.results import RunFolder, Spec
+from reproduce.engine.server import Server
 from reproduce.engine.spec import Measurement
 
 ATTEMPTS = 2
@@ -61,95 +59,6 @@ class Watcher:
     def found(self, task: Task, result: dict[str, Any]) -> None: ...
     def failed(self, task: Task, slot: int, reason: str, again: bool) -> None: ...
     def told(self, words: str) -> None: ...
-
-
-@contextmanager
-def _ignoring(*numbers: int) -> Iterator[None]:
-    """Processes that are started here ignore these signals, unless they set a handler of their own."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class Server:
-    """The fork server. It starts on first use, in about the time that importing torch and Lightning takes.
-
-    It is started with these signals ignored, which its children inherit: what a terminal or a scheduler sends to all
-    processes reaches the figure's alone, which ends them, or asks them to leave by SIGTERM.
-    """
-
-    def __init__(self) -> None:
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["reproduce.engine.worker"])
-
-    @contextmanager
-    def _importable(self) -> Iterator[None]:
-        """sys.path does not reach the server; PYTHONPATH does. Only what is set before its start counts."""
-        before = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *([before] if before else [])])
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ["PYTHONPATH"]
-            else:
-                os.environ["PYTHONPATH"] = before
-
-    def start(self, function: str, *arguments: Any) -> Any:
-        """Starts `reproduce.engine.worker.<function>` in a forked process."""
-        with self.running() as context:
-            process = context.Process(target=_call_worker, args=(function, arguments))
-            process.start()
-        return process
-
-    @contextmanager
-    def running(self) -> Iterator[Any]:
-        """The multiprocessing context of the server, which runs and finds this checkout's modules."""
-        with self._importable():
-            self._ensure_running()
-            yield self._context
-
-    @staticmethod
-    def _ensure_running() -> None:
-        """Only the start itself ignores signals: a first run then waits seconds for the imports, and can be ended."""
-        with _ignoring(signal.SIGINT, signal.SIGTERM, *interrupts.SCHEDULERS):
-            forkserver.ensure_running()
-
-    def prepare(self, name: str, data_dir: Path, download: bool = True) -> Prepared:
-        """`sources.prepare` in a process that has torchvision. Raises DataError."""
-        answer = self._ask("serve_prepare", name, str(data_dir), download)
-        if isinstance(answer, DataError):
-            raise answer
-        return Prepared(**answer)
-
-    def time_steps(self, network: Any, job: dict[str, Any]) -> tuple[float, float]:
-        """(seconds a step, seconds an example) of a training step."""
-        return self._ask("serve_timing", network, job)
-
-    def _ask(self, function: str, *arguments: Any) -> Any:
-        ours, theirs = multiprocessing.Pipe(duplex=False)
-        process = self.start(function, *arguments, theirs)
-        theirs.close()
-        try:
-            return ours.recv()
-        except EOFError:
-            process.join()
-            raise RuntimeError(f"{function} ended with status {process.exitcode} and no answer") from None
-        except BaseException:  # Ctrl-C: nobody waits for the answer
-            process.kill()
-            raise
-        finally:
-            ours.close()
-            process.join()
-
-
-def _call_worker(function: str, arguments: tuple[Any, ...]) -> None:
-    from reproduce.engine import worker
-
-    getattr(worker, function)(*arguments)
 
 
 def _free_port() -> int:
@@ -335,7 +244,7 @@ class Runner:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(self.gpus)))
             first = slot % max(1, self.gpus // self.devices) * self.devices
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible.split(",")[first : first + self.devices])
-        with (path / "log.txt").open("a") as log, _ignoring(*interrupts.SCHEDULERS):
+        with (path / "log.txt").open("a") as log, interrupts.ignoring(*interrupts.SCHEDULERS):
             return subprocess.Popen(
                 command,
                 cwd=CHECKOUT,

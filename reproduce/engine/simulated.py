@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from datamodules.sources import Prepared
     from reproduce.engine.claims import Claim
     from reproduce.engine.results import Results
-    from reproduce.engine.runner import Server
+    from reproduce.engine.server import Server
     from reproduce.theory.simulate import Simulation
 
 __all__ = ["Chains", "Theory", "main"]
@@ -108,7 +108,7 @@ def _run(theory: Theory, options: SimulationOptions, started: float) -> int:
     from reproduce.engine.claims import holm
     from reproduce.engine.display import say
     from reproduce.engine.results import Results
-    from reproduce.engine.runner import Server
+    from reproduce.engine.server import Server
 
     hardware, server = devices.cpu(), Server()
     wandb_mirror.check(options.wandb)

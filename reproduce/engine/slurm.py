@@ -21,7 +21,8 @@ from reproduce.engine import interrupts
 from reproduce.engine.files import CHECKOUT, lock, read_cache, write_json
 from reproduce.engine.options import InputError
 from reproduce.engine.results import RunFolder
-from reproduce.engine.runner import Runner, Server, Task, Watcher
+from reproduce.engine.runner import Runner, Task, Watcher
+from reproduce.engine.server import Server
 
 POLL = 2.0  # seconds between looks at the results folder and the queue
 LINGER = 90.0  # seconds that a network's file system may need to show what an ended task has written

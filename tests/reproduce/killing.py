@@ -5,6 +5,20 @@ import pkgutil
 import signal
 import socket
 
+from datamodules.sources import prepare
+from reproduce.engine.results import job_data
+
+
+def job(data, devices=1, every=0.0, accelerator="cpu", **options):
+    """Of a run on this machine, with a checkpoint every so many seconds."""
+    return job_data(prepare(data), accelerator, devices, threads=1, **options) | {"checkpoint_every": every}
+
+
+def begin(server, folder, spec, job, measurements=(), gpu=None):
+    """Starts the run, or goes on with it; its process."""
+    folder.prepare(spec, job, measurements)
+    return server.start("serve_run", str(folder.path), gpu)
+
 
 def die_at(folder, name, number, when):
     """`worker.serve_run` that dies before or after the `number`-th call of the function `name`; in a forked process."""

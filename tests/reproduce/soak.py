@@ -6,6 +6,7 @@ import signal
 import time
 
 from reproduce.engine.results import RunFolder
+from tests.reproduce.killing import begin
 from tests.reproduce.leavings import assert_same
 
 
@@ -18,8 +19,7 @@ class Soak:
 
     def __init__(self, server, spec, measurements, job, out, gpu=None):
         self.server, self.spec, self.measurements, self.gpu = server, spec, measurements, gpu
-        self.job = job | {"checkpoint_every": 0.0}
-        self.out, self.whole = out, RunFolder(out / "whole" / spec.key)
+        self.job, self.out, self.whole = job, out, RunFolder(out / "whole" / spec.key)
         self.begin(self.whole).join()
         start = time.monotonic()
         again = RunFolder(out / "again" / spec.key)
@@ -28,9 +28,7 @@ class Soak:
         assert_same(again.path, self.whole.path)
 
     def begin(self, folder):
-        """Starts the run, or goes on with it."""
-        folder.prepare(self.spec, self.job, self.measurements)
-        return self.server.start("serve_run", str(folder.path), self.gpu)
+        return begin(self.server, folder, self.spec, self.job, self.measurements, self.gpu)
 
     def complete(self, folder):
         return folder.complete(self.measurements) is not None

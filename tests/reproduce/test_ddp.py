@@ -16,7 +16,8 @@ from datamodules.schedules import Cyclic, NoiseSchedule, Triangle
 from datamodules.sources import prepare
 from reproduce.engine import train as training
 from reproduce.engine.results import RunFolder, job_data
-from reproduce.engine.runner import Runner, Server, Task, Watcher
+from reproduce.engine.runner import Runner, Task, Watcher
+from reproduce.engine.server import Server
 from reproduce.engine.spec import (
     Curvature,
     Data,

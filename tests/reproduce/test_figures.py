@@ -2,19 +2,17 @@
 
 import json
 from dataclasses import replace
-from importlib import import_module
 
 import numpy as np
 import pytest
 
 from datamodules.schedules import Constant, Cyclic
-from datamodules.sources import Prepared
 from reproduce.engine.claims import controls, own
 from reproduce.engine.options import InputError
 from reproduce.engine.spec import MLPNetwork, ResNet56Network, VGG11Network
-from tests.reproduce.script import ROOT, run
+from tests.reproduce.figures import SCRIPTS, figure, source
+from tests.reproduce.script import run
 
-SCRIPTS = sorted(p.stem for p in (ROOT / "reproduce").glob("*.py") if p.stem.startswith(("fig", "table", "noise")))
 FILES = {"png", "svg", "csv", "json"}
 
 
@@ -22,15 +20,6 @@ FILES = {"png", "svg", "csv", "json"}
 def out(tmp_path_factory):
     """One results folder for all of them."""
     return tmp_path_factory.mktemp("figures")
-
-
-def figure(name):
-    return import_module(f"reproduce.{name}").FIGURE
-
-
-def source(name):
-    train, channels, size = (50_000, 3, 32) if name == "cifar10" else (60_000, 1, 28)
-    return Prepared(name, "-", "-", train, 10_000, channels, size, 10, "-")
 
 
 @pytest.mark.slow

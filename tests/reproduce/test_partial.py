@@ -8,7 +8,7 @@ import pytest
 from reproduce.engine import outputs, plots
 from reproduce.engine.definition import PlannedRun
 from reproduce.engine.results import Results
-from tests.reproduce.test_figures import SCRIPTS, figure, source
+from tests.reproduce.figures import SCRIPTS, figure, source
 
 METRICS = [
     f"{part}/{what}"

@@ -13,11 +13,12 @@ from datamodules.schedules import NoiseSchedule, Triangle
 from datamodules.sources import prepare
 from reproduce.engine import provenance, slurm
 from reproduce.engine.options import InputError, Options
-from reproduce.engine.results import Results, job_data
-from reproduce.engine.runner import Server, Task, Watcher
+from reproduce.engine.results import Results
+from reproduce.engine.runner import Task, Watcher
+from reproduce.engine.server import Server
 from reproduce.engine.slurm import Allocation, SlurmRunner
 from reproduce.engine.spec import Data, Keep, MLPNetwork, RunSpec
-from tests.reproduce.killing import on_ranks
+from tests.reproduce.killing import job, on_ranks
 from tests.reproduce.leavings import assert_equal, left
 from tests.reproduce.script import ROOT, command, run, until
 from tests.slurm_cluster import Cluster, why_not
@@ -76,9 +77,8 @@ class Watched(Watcher):
 
 
 def tasks(out, nodes=1, **specs):
-    made = provenance.bits("-")
-    job = job_data(prepare("digits28"), "cpu", 1, 1, made, num_nodes=nodes) | {"checkpoint_every": 0.2}
-    return [Task(label, Results(out).folder(spec), spec, job) for label, spec in specs.items()]
+    of = job("digits28", every=0.2, made=provenance.bits("-"), num_nodes=nodes)
+    return [Task(label, Results(out).folder(spec), spec, of) for label, spec in specs.items()]
 
 
 class Submission:

@@ -16,7 +16,8 @@ from reproduce.engine.ending import end_with
 from reproduce.engine.interrupts import Submitted, Terminated
 from reproduce.engine.options import InputError
 from reproduce.engine.results import Results, job_data
-from reproduce.engine.runner import Runner, Server, Task, Watcher
+from reproduce.engine.runner import Runner, Task, Watcher
+from reproduce.engine.server import Server
 from reproduce.engine.spec import Data, MLPNetwork, RunSpec
 from reproduce.engine.worker import run_folder
 from tests.reproduce.script import kill, run, start, until, workers

@@ -1,0 +1,94 @@
+"""The fork server: it has torch and Lightning loaded, which the figure's process never imports."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+from datamodules.sources import DataError, Prepared
+from reproduce.engine import interrupts
+from reproduce.engine.files import CHECKOUT
+
+
+class Server:
+    """The fork server. It starts on first use, in about the time that importing torch and Lightning takes.
+
+    It is started with these signals ignored, which its children inherit: what a terminal or a scheduler sends to all
+    processes reaches the figure's alone, which ends them, or asks them to leave by SIGTERM.
+    """
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["reproduce.engine.worker"])
+
+    @contextmanager
+    def _importable(self) -> Iterator[None]:
+        """sys.path does not reach the server; PYTHONPATH does. Only what is set before its start counts."""
+        before = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *([before] if before else [])])
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["PYTHONPATH"]
+            else:
+                os.environ["PYTHONPATH"] = before
+
+    def start(self, function: str, *arguments: Any) -> Any:
+        """Starts `reproduce.engine.worker.<function>` in a forked process."""
+        with self.running() as context:
+            process = context.Process(target=_call_worker, args=(function, arguments))
+            process.start()
+        return process
+
+    @contextmanager
+    def running(self) -> Iterator[Any]:
+        """The multiprocessing context of the server, which runs and finds this checkout's modules."""
+        with self._importable():
+            self._ensure_running()
+            yield self._context
+
+    @staticmethod
+    def _ensure_running() -> None:
+        """Only the start itself ignores signals: a first run then waits seconds for the imports, and can be ended."""
+        with interrupts.ignoring(signal.SIGINT, signal.SIGTERM, *interrupts.SCHEDULERS):
+            forkserver.ensure_running()
+
+    def prepare(self, name: str, data_dir: Path, download: bool = True) -> Prepared:
+        """`sources.prepare` in a process that has torchvision. Raises DataError."""
+        answer = self._ask("serve_prepare", name, str(data_dir), download)
+        if isinstance(answer, DataError):
+            raise answer
+        return Prepared(**answer)
+
+    def time_steps(self, network: Any, job: dict[str, Any]) -> tuple[float, float]:
+        """(seconds a step, seconds an example) of a training step."""
+        return self._ask("serve_timing", network, job)
+
+    def _ask(self, function: str, *arguments: Any) -> Any:
+        ours, theirs = multiprocessing.Pipe(duplex=False)
+        process = self.start(function, *arguments, theirs)
+        theirs.close()
+        try:
+            return ours.recv()
+        except EOFError:
+            process.join()
+            raise RuntimeError(f"{function} ended with status {process.exitcode} and no answer") from None
+        except BaseException:  # Ctrl-C: nobody waits for the answer
+            process.kill()
+            raise
+        finally:
+            ours.close()
+            process.join()
+
+
+def _call_worker(function: str, arguments: tuple[Any, ...]) -> None:
+    from reproduce.engine import worker
+
+    getattr(worker, function)(*arguments)

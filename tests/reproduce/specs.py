@@ -1,0 +1,20 @@
+"""Runs that several of the tests take: small ones, of everything that a run may hold."""
+
+from dataclasses import replace
+
+from datamodules.label_noise import LabelNoise
+from datamodules.schedules import Cyclic, NoiseSchedule, Triangle
+from reproduce.engine.spec import Curvature, Data, Keep, Measurement, MLPNetwork, RunSpec, VGG11Network, Watch
+
+SMALL = Curvature(examples=32, batch_size=32, measures=("top_eigenvalue",))
+MLP = RunSpec(
+    MLPNetwork(hidden=(16,), in_features=784), Data("digits28", "-", train=240, validation=50, test=100, subset=100),
+    NoiseSchedule(0.1, Cyclic(high=80, low=24, period=2)), epochs=3, seed=0, momentum=0.9,
+    keep=Keep(initial=True, best=True, loss_levels=(2.0,)),
+)  # fmt: skip
+EVERYTHING = replace(
+    MLP, network=VGG11Network(width=1 / 32, dropout=0.3), schedule=NoiseSchedule(0.05, Triangle(64, 16, 2)),
+    data=replace(MLP.data, name="digits", augment=True, label_noise=LabelNoise(0.25)), watch=Watch(SMALL),
+)  # fmt: skip
+SOAK = replace(EVERYTHING, epochs=10, keep=Keep(best=True))
+MEASURED = Measurement(SMALL, at=("best", "end"))
