@@ -17,13 +17,14 @@ import socket
 import tempfile
 import threading
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import platformdirs
+from filelock import FileLock
 
 FORMAT = 2  # of the prepared files; raise it when what they hold changes
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -153,13 +154,14 @@ def _download(name: str, data_dir: Path) -> None:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        # Fetched beside its place and moved when whole: what an interrupted download leaves is never taken for data.
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=data_dir) as draft:
-            getattr(torchvision.datasets, _TORCHVISION[name])(draft, download=True)
-            place = data_dir / _TORCHVISION_FOLDER[name]
-            place.parent.mkdir(parents=True, exist_ok=True)
-            (Path(draft) / _TORCHVISION_FOLDER[name]).rename(place)
+        place = data_dir / _TORCHVISION_FOLDER[name]
+        with _alone(place):
+            if _find(name, data_dir) is not None:
+                return
+            # Moved when whole: what an interrupted download leaves is never taken for data.
+            with tempfile.TemporaryDirectory(prefix=".download-", dir=data_dir) as draft:
+                getattr(torchvision.datasets, _TORCHVISION[name])(draft, download=True)
+                (Path(draft) / _TORCHVISION_FOLDER[name]).rename(place)
     except Exception as error:
         raise DataError(f"data: {name} is not in {str(data_dir)!r} and its download failed: {_line(error)}") from error
     finally:
@@ -288,41 +290,51 @@ def _read_manifest(name: str, origin: str, listing: str) -> Prepared | None:
     return prepared if whole else None
 
 
+@contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """One process at a time makes `place`; the others wait, and then find it made."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(place.with_name(f".{place.name}.lock")):
+        yield
+
+
 def _cached(name: str, origin: str, listing: str, decode: Callable[[], Arrays]) -> Prepared:
     known = _read_manifest(name, origin, listing)
     if known:
         return known
-    arrays = decode()
-    _check_arrays(arrays, origin)
     target = _target(name, origin, listing)
-    manifest: dict[str, Any] = {
-        "name": name,
-        "folder": str(target),
-        "fingerprint": _fingerprint(arrays),
-        "train": len(arrays["train_labels"]),
-        "test": len(arrays["test_labels"]),
-        "channels": arrays["train_images"].shape[1],
-        "size": arrays["train_images"].shape[2],
-        "classes": int(arrays["train_labels"].max()) + 1,
-        "origin": origin,
-    }
-    prepared = Prepared(**manifest)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
-            for array, values in arrays.items():
-                np.save(draft / f"{array}.npy", values)
-            (draft / "manifest.json").write_text(json.dumps(asdict(prepared), indent=1))
-            if target.exists():  # damaged, or written by another process meanwhile
-                shutil.rmtree(target, ignore_errors=True)
-            draft.rename(target)
-        except OSError:
-            shutil.rmtree(draft, ignore_errors=True)
-            if _read_manifest(name, origin, listing) is None:  # nobody else finished it either
-                raise
+        with _alone(target):
+            return _read_manifest(name, origin, listing) or _stored(target, name, origin, decode())
     except OSError as error:
         raise DataError(f"cache: prepared data cannot be written to {str(target.parent)!r}: {_line(error)}") from error
+
+
+def _stored(target: Path, name: str, origin: str, arrays: Arrays) -> Prepared:
+    """Writes arrays and manifest to the folder `target`, which is whole or absent."""
+    _check_arrays(arrays, origin)
+    prepared = Prepared(
+        name,
+        str(target),
+        _fingerprint(arrays),
+        train=len(arrays["train_labels"]),
+        test=len(arrays["test_labels"]),
+        channels=arrays["train_images"].shape[1],
+        size=arrays["train_images"].shape[2],
+        classes=int(arrays["train_labels"].max()) + 1,
+        origin=origin,
+    )
+    for left in (target, *target.parent.glob(f".{target.name}.draft-*")):  # damaged, or broken off by a kill
+        shutil.rmtree(left, ignore_errors=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.draft-", dir=target.parent))
+    try:
+        for array, values in arrays.items():
+            np.save(draft / f"{array}.npy", values)
+        (draft / "manifest.json").write_text(json.dumps(asdict(prepared), indent=1))
+        draft.rename(target)
+    except OSError:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
     return prepared
 
 

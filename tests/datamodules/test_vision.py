@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 
@@ -172,6 +173,45 @@ def test_a_damaged_cache_is_prepared_anew(tmp_path, monkeypatch):
         (tmp_path / "cache" / first.folder.rsplit("/", 1)[1] / damage).write_bytes(b"{")
         assert cached("pets", tmp_path) is None
         assert prepare("pets", tmp_path) == first
+
+
+def test_processes_that_prepare_a_data_set_at_once_make_it_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("THREE_FACTORS_CACHE", str(tmp_path / "cache"))
+    image_folder(tmp_path / "pets", per_class=2)
+    decode, decoded, late = sources._decode_image_folder, [], []
+
+    def decoding(folder):
+        decoded.append(folder)
+        if len(decoded) == 1:  # a second one begins, and finds it being made
+            late.append(threading.Thread(target=lambda: late.append(prepare("pets", tmp_path))))
+            late[0].start()
+            with pytest.raises(Timeout):
+                FileLock(min((tmp_path / "cache").glob(".*.lock")), timeout=0).acquire()
+        return decode(folder)
+
+    monkeypatch.setattr(sources, "_decode_image_folder", decoding)
+    left = (
+        tmp_path
+        / "cache"
+        / f".{sources._target('pets', str(tmp_path / 'pets'), sources._listing(tmp_path / 'pets')).name}.draft-1"
+    )
+    left.mkdir(parents=True)  # of a process that was killed
+    first = prepare("pets", tmp_path)
+    late[0].join()
+    assert (late[1], len(decoded)) == (first, 1)
+    assert [file for file in (tmp_path / "cache").iterdir() if file.name[0] != "."] == [
+        tmp_path / "cache" / first.folder
+    ]
+    assert not left.exists()
+
+
+def test_a_download_that_another_process_made_meanwhile_is_taken(tmp_path, monkeypatch):
+    place = tmp_path / "cifar-10-batches-py"
+    place.mkdir()
+    (place / "batch").write_text("of another process")
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", lambda *_, **__: pytest.fail("it is there"))
+    sources._download("cifar10", tmp_path)
+    assert (place / "batch").read_text() == "of another process"
 
 
 def test_a_server_that_hangs_ends_in_one_error(tmp_path, monkeypatch):
