@@ -1,6 +1,7 @@
 """Data: splits, normalisation, augmentation, and what every loader yields."""
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,31 +179,26 @@ def test_a_damaged_cache_is_prepared_anew(tmp_path, monkeypatch):
 def test_processes_that_prepare_a_data_set_at_once_make_it_once(tmp_path, monkeypatch):
     monkeypatch.setenv("THREE_FACTORS_CACHE", str(tmp_path / "cache"))
     image_folder(tmp_path / "pets", per_class=2)
+    first = prepare("pets", tmp_path)
+    made = Path(first.folder)
+    (made / "manifest.json").unlink()  # so that it is made again
+    broken_off = made.with_name(f".{made.name}.draft-1")  # by a kill
+    broken_off.mkdir()
     decode, decoded, late = sources._decode_image_folder, [], []
+    other = threading.Thread(target=lambda: late.append(prepare("pets", tmp_path)))
 
     def decoding(folder):
         decoded.append(folder)
-        if len(decoded) == 1:  # a second one begins, and finds it being made
-            late.append(threading.Thread(target=lambda: late.append(prepare("pets", tmp_path))))
-            late[0].start()
-            with pytest.raises(Timeout):
-                FileLock(min((tmp_path / "cache").glob(".*.lock")), timeout=0).acquire()
+        other.start()  # a second time would raise
+        with pytest.raises(Timeout):
+            FileLock(made.with_name(f".{made.name}.lock"), timeout=0).acquire()
         return decode(folder)
 
     monkeypatch.setattr(sources, "_decode_image_folder", decoding)
-    left = (
-        tmp_path
-        / "cache"
-        / f".{sources._target('pets', str(tmp_path / 'pets'), sources._listing(tmp_path / 'pets')).name}.draft-1"
-    )
-    left.mkdir(parents=True)  # of a process that was killed
-    first = prepare("pets", tmp_path)
-    late[0].join()
-    assert (late[1], len(decoded)) == (first, 1)
-    assert [file for file in (tmp_path / "cache").iterdir() if file.name[0] != "."] == [
-        tmp_path / "cache" / first.folder
-    ]
-    assert not left.exists()
+    assert prepare("pets", tmp_path) == first
+    other.join()
+    assert (late, len(decoded)) == ([first], 1)
+    assert {file.name for file in made.parent.iterdir()} == {made.name, f".{made.name}.lock"}
 
 
 def test_a_download_that_another_process_made_meanwhile_is_taken(tmp_path, monkeypatch):
