@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 400.0  # seconds that anything here may take on a slow and busy machine; whatever takes longer hangs
 
 
 def command(figure: str, out: Path, *flags: str) -> list[str]:
@@ -30,7 +31,7 @@ def command(figure: str, out: Path, *flags: str) -> list[str]:
 
 def run(figure: str, out: Path, *flags: str, data: str = "digits", **options: Any) -> subprocess.CompletedProcess[str]:
     arguments = command(figure, out, *(("--data", data) if data else ()), *flags)
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False, **options)
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE, check=False, **options)
 
 
 def start(figure: str, out: Path, *flags: str, data: str = "digits") -> subprocess.Popen[str]:
@@ -48,7 +49,7 @@ def start(figure: str, out: Path, *flags: str, data: str = "digits") -> subproce
     )
 
 
-def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
+def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     """The first true value of `condition`; fails after `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from reproduce.engine import dashboard, wandb_mirror
-from tests.reproduce.script import ROOT
+from tests.reproduce.script import PATIENCE, ROOT
 from tests.reproduce.wandb_stub import ENTITY, KEY, serving
 
 DASHBOARD = [sys.executable, str(ROOT / "reproduce" / "dashboard.py")]
@@ -70,7 +70,7 @@ def test_a_figures_image_and_tables_have_a_panel_each(panels):
 def call(*flags, **environment):
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
     return subprocess.run(
-        [*DASHBOARD, *flags], capture_output=True, text=True, check=False, timeout=120, env=inherited | environment
+        [*DASHBOARD, *flags], capture_output=True, text=True, check=False, timeout=PATIENCE, env=inherited | environment
     )
 
 

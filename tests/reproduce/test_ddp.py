@@ -31,7 +31,7 @@ from reproduce.engine.spec import (
 )
 from tests.ranks import on_ranks
 from tests.reproduce.leavings import left
-from tests.reproduce.script import ROOT
+from tests.reproduce.script import PATIENCE, ROOT
 
 pytestmark = pytest.mark.ddp
 CYCLE = NoiseSchedule(0.02, Cyclic(high=81, low=22, period=2, phase=0.5))  # neither is divisible by 2 and by 3
@@ -142,7 +142,7 @@ def torchrun(task, devices, *flags):
 
 def ended(*processes):
     for process in processes:
-        printed, _ = process.communicate(timeout=200)
+        printed, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, printed
 
 
@@ -172,6 +172,6 @@ def test_a_run_on_one_device_does_not_adopt_the_layout_of_the_allocation_around_
     }  # fmt: skip
     folder = prepared(MLP, tmp_path, 1).folder
     command = [sys.executable, "-m", "reproduce.engine.worker", str(folder.path)]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | around, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | around, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert folder.result()["status"] == "ok"

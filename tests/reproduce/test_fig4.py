@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.images import image_folder
-from tests.reproduce.script import ROOT, run
+from tests.reproduce.script import PATIENCE, ROOT, run
 
 FILES = {"fig4.png", "fig4.svg", "table.csv", "claims.json", "provenance.json"}
 KEYS = {"claim", "statistic", "value", "low", "high", "n", "power", "paper", "data", "arm", "verdict"}
@@ -70,7 +70,7 @@ def test_a_second_call_trains_nothing_imports_no_torch_and_says_what_was_cached(
         "print('heavy:', [m for m in ('torch', 'pytorch_lightning') if m in sys.modules])"
     )
 
-    again = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    again = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert "status 0" in again.stdout, again.stdout + again.stderr
     assert "5 cached" in again.stdout
     assert "heavy: []" in again.stdout

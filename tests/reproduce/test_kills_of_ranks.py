@@ -15,7 +15,7 @@ from reproduce.engine.results import RunFolder
 from reproduce.engine.runner import Server
 from tests.reproduce.killing import job, on_ranks
 from tests.reproduce.leavings import assert_same
-from tests.reproduce.script import ROOT, descendants, until
+from tests.reproduce.script import PATIENCE, ROOT, descendants, until
 from tests.reproduce.specs import MEASURED, SOAK
 
 pytestmark = [pytest.mark.slow, pytest.mark.ddp]
@@ -92,14 +92,14 @@ def test_two_ranks_asked_to_leave_save_themselves_and_go_on_after_one_was_killed
     process = by_lightning(folder, every=1000.0)
     until(lambda: len(folder.rows()) >= 2)
     os.kill(process.pid, signal.SIGTERM)
-    assert process.wait(timeout=120) == interrupts.PREEMPTED
+    assert process.wait(timeout=PATIENCE) == interrupts.PREEMPTED
     assert folder.checkpoint.is_file()
     process = by_lightning(folder)
     before = written(folder.checkpoint)
     until(lambda: written(folder.checkpoint) != before)
     (other,) = [p for p in descendants(process.pid) if "reproduce.engine.worker" in " ".join(p.cmdline())]
     other.kill()
-    assert process.wait(timeout=60) != 0
+    assert process.wait(timeout=PATIENCE) != 0
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     assert not complete(folder)

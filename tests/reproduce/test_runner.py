@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.reproduce.script import alive, descendants, kill, run, start, until, workers
+from tests.reproduce.script import PATIENCE, alive, descendants, kill, run, start, until, workers
 
 pytestmark = pytest.mark.slow
 TWICE = ("--seeds", "2", "--wandb", "disabled")  # of the three runs of Figure 7, the fewest that a figure has
@@ -21,7 +21,7 @@ def test_a_worker_killed_once_is_retried_and_the_figure_completes(tmp_path):
     process = start("fig7", tmp_path, *TWICE)
     _, pid = until(lambda: workers(tmp_path)).popitem()
     kill(pid)
-    printed, _ = process.communicate(timeout=200)
+    printed, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, printed
     assert printed.count("killed by signal 9; started once more; log: ") == 1
     assert len(finished(tmp_path)) == 6
@@ -33,7 +33,7 @@ def test_a_run_that_fails_twice_leaves_the_others_done_a_named_log_and_exit_1(tm
     kill(pid)
     second = until(lambda: workers(tmp_path).get(folder) not in (None, pid) and workers(tmp_path)[folder])
     kill(second)
-    printed, _ = process.communicate(timeout=200)
+    printed, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1, printed
     assert f"given up; log: {folder / 'log.txt'}" in printed.replace("\n", "")
     assert "1 of 6 runs are missing" in printed
@@ -60,7 +60,7 @@ def test_no_process_outlives_the_figures_and_a_later_call_finishes_the_rest(sign
     family += [p for child in family for p in descendants(child.pid)]
     assert len(family) >= 2
     process.send_signal(sign)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGKILL: -signal.SIGKILL}[sign]
     until(lambda: not alive(family), seconds=20)
     until(lambda: not workers(tmp_path), seconds=20)
@@ -86,7 +86,7 @@ def test_an_impatient_ctrl_c_while_it_starts_ends_in_one_line(seconds, tmp_path)
     for _ in range(2):
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to every process there is
         time.sleep(0.2)
-    printed, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, printed
     assert printed.strip().endswith("the next call goes on from the runs' last checkpoints")
     assert "Traceback" not in printed
@@ -98,7 +98,7 @@ def test_a_run_restarted_from_scratch_ends_as_an_uninterrupted_one(tmp_path):
     process = start("fig7", broken, "--wandb", "disabled")
     _, pid = until(lambda: workers(broken)).popitem()
     kill(pid)
-    process.communicate(timeout=200)
+    process.communicate(timeout=PATIENCE)
     for file in whole.glob("runs/*/metrics.jsonl"):
         assert (broken / "runs" / file.parent.name / "metrics.jsonl").read_text() == file.read_text()
     assert finished(whole).keys() == finished(broken).keys()

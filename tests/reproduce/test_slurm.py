@@ -20,7 +20,7 @@ from reproduce.engine.slurm import Allocation, SlurmRunner
 from reproduce.engine.spec import Data, Keep, MLPNetwork, RunSpec
 from tests.reproduce.killing import job, on_ranks
 from tests.reproduce.leavings import assert_equal, left
-from tests.reproduce.script import ROOT, command, run, until
+from tests.reproduce.script import PATIENCE, ROOT, command, run, until
 from tests.slurm_cluster import Cluster, why_not
 
 pytestmark = pytest.mark.slurm
@@ -96,7 +96,7 @@ class Submission:
         self.failed = [task.label for task in self.runner.run(self.tasks, self.watcher)]
 
     def end(self):
-        self.thread.join(timeout=150)
+        self.thread.join(timeout=PATIENCE)
         assert not self.thread.is_alive(), self.watcher.__dict__
         return self.failed
 
@@ -220,7 +220,7 @@ def test_a_figure_inside_an_allocation_does_not_adopt_its_layout(cluster, tmp_pa
     log = tmp_path / "log.txt"
     done = subprocess.run(
         ["sbatch", "--wait", "--ntasks=2", "--job-name=figures", f"--output={log}", f"--wrap=srun -n1 {script}"],
-        capture_output=True, text=True, timeout=200, check=False, cwd=ROOT,
+        capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + log.read_text()
     made = [json.loads(file.read_text())["provenance"] for file in tmp_path.glob("runs/*/result.json")]
@@ -236,7 +236,7 @@ def test_ranks_that_srun_has_started_train_together(cluster, tmp_path):
     worker = f"{sys.executable} -m reproduce.engine.worker {task.folder.path}"
     done = subprocess.run(
         ["sbatch", "--wait", "--ntasks=2", "--ntasks-per-node=2", f"--output={log}", f"--wrap=srun {worker}"],
-        capture_output=True, text=True, timeout=200, check=False, cwd=ROOT,
+        capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + log.read_text()
     made = task.folder.result()["provenance"]

@@ -20,7 +20,7 @@ from reproduce.engine.runner import Runner, Task, Watcher
 from reproduce.engine.server import Server
 from reproduce.engine.spec import Data, MLPNetwork, RunSpec
 from reproduce.engine.worker import run_folder
-from tests.reproduce.script import kill, run, start, until, workers
+from tests.reproduce.script import PATIENCE, kill, run, start, until, workers
 
 FLAGS = ("--seeds", "2", "--wandb", "disabled")
 
@@ -33,7 +33,7 @@ def attempts(out):
 @pytest.mark.slow
 def test_two_calls_at_once_do_every_run_once_and_both_draw_the_figure(tmp_path):
     calls = [start("fig7", tmp_path, *FLAGS) for _ in range(2)]
-    printed = [call.communicate(timeout=250)[0] for call in calls]
+    printed = [call.communicate(timeout=PATIENCE)[0] for call in calls]
     assert [call.returncode for call in calls] == [0, 0], printed
     assert len(attempts(tmp_path)) == 6
     assert set(attempts(tmp_path).values()) == {1}
@@ -56,8 +56,8 @@ def test_what_a_killed_call_was_at_is_taken_over(tmp_path):
         kill(first.pid)
     finally:
         os.kill(pid, signal.SIGCONT)
-    first.communicate(timeout=60)
-    printed, _ = second.communicate(timeout=250)
+    first.communicate(timeout=PATIENCE)
+    printed, _ = second.communicate(timeout=PATIENCE)
     assert second.returncode == 0, printed
     assert len(list(tmp_path.glob("runs/*/result.json"))) == 6
 

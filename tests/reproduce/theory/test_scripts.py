@@ -9,7 +9,7 @@ import pytest
 from reproduce import finite_step
 from reproduce.engine.simulated import Chains
 from reproduce.theory.simulate import Simulation, simulate
-from tests.reproduce.script import ROOT, alive, descendants, kill, run, start, until
+from tests.reproduce.script import PATIENCE, ROOT, alive, descendants, kill, run, start, until
 
 SCRIPTS = ("anisotropic", "finite_step", "momentum", "sampling", "theorem1", "theorem2", "time_rescaling")
 FLAGS = ("--jobs", "1", "--wandb", "disabled")
@@ -95,7 +95,7 @@ def test_after_a_kill_every_sample_is_whole_and_the_next_call_simulates_the_rest
     family = descendants(process.pid)
     family += [p for child in family for p in descendants(child.pid)]
     kill(process.pid)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     until(lambda: not alive(family), seconds=20)
     kept = finished(tmp_path)
     assert 3 <= len(kept) < 48
