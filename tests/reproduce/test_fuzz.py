@@ -1,11 +1,14 @@
 """Whatever is asked for, it is refused in one line that names the field, or it runs; keys are the same everywhere."""
 
 import json
+import os
 import random
+import shutil
 import string
 import subprocess
 import sys
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -158,8 +161,48 @@ def test_keys_are_the_same_in_other_processes_and_under_other_hash_seeds():
 
 
 @pytest.mark.parametrize("start", KEYS)
-def test_keys_do_not_change_with_the_version_of_python_or_of_this_code(start):
+def test_keys_do_not_change_with_the_version_of_this_code(start):
     assert KEYS[start].key.startswith(start)
+
+
+def other_pythons():
+    """version -> interpreter, of the versions besides this one that the project supports and this machine has."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    places = [*map(shutil.which, (f"python3.{minor}" for minor in range(11, 20))), *pyenv.glob("3.*/bin/python3")]
+    found = {}
+    for place in filter(None, places):
+        told = subprocess.run([place, "-c", "import sys; print(*sys.version_info[:2])"], capture_output=True, text=True)
+        if told.returncode == 0 and (version := tuple(map(int, told.stdout.split()))) >= (3, 11):
+            found[version] = place
+    found.pop(sys.version_info[:2], None)
+    return found
+
+
+def test_keys_are_the_same_in_other_versions_of_python():
+    pythons, specs = other_pythons(), list(KEYS.values())
+    if not pythons:
+        pytest.skip("this machine has no other Python from 3.11 on")
+
+    @settings(max_examples=500, deadline=None, derandomize=True, database=None)
+    @given(asked())
+    def collect(wanted):
+        if (spec := made(*wanted)) is not None:
+            specs.append(spec)
+
+    collect()
+    assert len(specs) > 50
+    # A specification needs numpy only where it is carried out; the other Python may lack it.
+    code = (
+        "import sys, types; sys.modules['numpy'] = types.ModuleType('numpy')\n"
+        "from reproduce.engine.stored import loads\n"
+        "for line in sys.stdin: print(loads(line).key)"
+    )
+    for version, python in pythons.items():
+        answer = subprocess.run(
+            [python, "-B", "-c", code], cwd=ROOT, input="\n".join(map(dumps, specs)), capture_output=True, text=True,
+            env={"PYTHONHASHSEED": "5"},
+        )  # fmt: skip
+        assert answer.stdout.split() == [spec.key for spec in specs], (version, answer.stderr)
 
 
 # -- command lines
