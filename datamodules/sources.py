@@ -290,12 +290,10 @@ def _read_manifest(name: str, origin: str, listing: str) -> Prepared | None:
     return prepared if whole else None
 
 
-@contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """One process at a time makes `place`; the others wait, and then find it made."""
+def _alone(place: Path) -> FileLock:
+    """Held by the process that makes `place`; the others wait, and then find it made."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(place.with_name(f".{place.name}.lock")):
-        yield
+    return FileLock(place.with_name(f".{place.name}.lock"))
 
 
 def _cached(name: str, origin: str, listing: str, decode: Callable[[], Arrays]) -> Prepared:
@@ -303,11 +301,23 @@ def _cached(name: str, origin: str, listing: str, decode: Callable[[], Arrays]) 
     if known:
         return known
     target = _target(name, origin, listing)
+    with _written_to(target.parent):
+        held = _alone(target).acquire()
+    with held:
+        known = _read_manifest(name, origin, listing)
+        if known:
+            return known
+        arrays = decode()
+        with _written_to(target.parent):
+            return _stored(target, name, origin, arrays)
+
+
+@contextmanager
+def _written_to(cache: Path) -> Iterator[None]:
     try:
-        with _alone(target):
-            return _read_manifest(name, origin, listing) or _stored(target, name, origin, decode())
+        yield
     except OSError as error:
-        raise DataError(f"cache: prepared data cannot be written to {str(target.parent)!r}: {_line(error)}") from error
+        raise DataError(f"cache: prepared data cannot be written to {str(cache)!r}: {_line(error)}") from error
 
 
 def _stored(target: Path, name: str, origin: str, arrays: Arrays) -> Prepared:

@@ -216,9 +216,9 @@ class _Session:
         if table.frame.empty:
             return missing
         seconds = time.monotonic() - self.started if trained else 0.0
-        folder, claims = outputs.write(self.context, planned, table, missing, plans, seconds)
+        folder, claims, picture = outputs.write(self.context, planned, table, missing, plans, seconds)
         self.say(f"written: {folder}/{{{self.figure.name}.png,{self.figure.name}.svg,{','.join(outputs.FILES)}}}")
-        self.mirror.figure(folder / f"{self.figure.name}.png", table.frame, claims)
+        self.mirror.figure(picture, table.frame, claims)
         return missing
 
     # -- running

@@ -188,8 +188,8 @@ def write(
     missing: list[str],
     plans: list[Planned],
     seconds: float = 0.0,
-) -> tuple[Path, list[dict[str, Any]]]:
-    """Writes OUT/FIGURE/SCALE[-DATA][-ARM]/ and prints the verdicts. Returns the folder and the claims.
+) -> tuple[Path, list[dict[str, Any]], bytes]:
+    """Writes OUT/FIGURE/SCALE[-DATA][-ARM]/ and prints the verdicts. Returns the folder, the claims and the PNG.
 
     `seconds` that this call has spent on runs are added to those of earlier calls.
     """
@@ -204,9 +204,8 @@ def write(
         watermark="smoke scale: no result" if options.scale == "smoke" else watermark,
         provenance=_provenance(context, planned, missing),
     )
-    return leaving.folder, leave(
-        leaving, table, table.frame, judge(context, table, plans, _why_not(context, missing)), seconds
-    )
+    judged = judge(context, table, plans, _why_not(context, missing))
+    return leaving.folder, *leave(leaving, table, table.frame, judged, seconds)
 
 
 @dataclass(frozen=True)
@@ -223,14 +222,18 @@ class Leaving:
 
 def leave(
     leaving: Leaving, evidence: Any, frame: pd.DataFrame, judged: list[judging.Claim], seconds: float
-) -> list[dict[str, Any]]:
-    """Writes pictures, table.csv, claims.json and provenance.json, prints the verdicts. Returns the claims."""
+) -> tuple[list[dict[str, Any]], bytes]:
+    """Writes pictures, table.csv, claims.json and provenance.json, prints the verdicts. Returns claims and PNG."""
     folder = leaving.folder
     folder.mkdir(parents=True, exist_ok=True)
     found = [claim.as_json() for claim in judged]
     with lock(folder, "lock"):  # another call may have other seeds: its table must not stand beside our picture
-        for name, draw in leaving.drawings.items():
-            plots.save(draw, evidence, folder, name, footer=leaving.footer, watermark=leaving.watermark)
+        for left in folder.glob(".*"):  # by a call that was killed
+            left.unlink()
+        drawn = {
+            name: plots.save(draw, evidence, folder, name, footer=leaving.footer, watermark=leaving.watermark)
+            for name, draw in leaving.drawings.items()
+        }
         write_text(folder / "table.csv", frame.to_csv(index=False))
         write_json(folder / "claims.json", found)
         file = folder / "provenance.json"
@@ -239,7 +242,7 @@ def leave(
         spent = {"seconds": round((before.get("seconds", 0.0) if same else 0.0) + seconds, 1)}
         write_json(file, provenance.environment() | leaving.provenance | spent)
     _print(judged)
-    return found
+    return found, drawn[leaving.name]
 
 
 def _why_not(context: Context, missing: list[str]) -> str | None:

@@ -277,8 +277,8 @@ def save(
     *,
     footer: str,
     watermark: str | None,
-) -> None:
-    """Draws and writes NAME.png and NAME.svg, each whole or not at all."""
+) -> bytes:
+    """Draws and writes NAME.png and NAME.svg, each whole or not at all. Returns the PNG."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -300,8 +300,11 @@ def save(
         if watermark:
             figure.text(0.5, 0.55, watermark, fontsize=26, color="#000000", alpha=0.10, ha="center", va="center",
                         rotation=18, weight="bold")  # fmt: skip
+        drawn = {}
         for ending in ("png", "svg"):
             metadata = {"Date": None} if ending == "svg" else None  # equal figures give equal files
-            figure.savefig(drawn := io.BytesIO(), format=ending, metadata=metadata)
-            write_bytes(folder / f"{name}.{ending}", drawn.getvalue())
+            figure.savefig(content := io.BytesIO(), format=ending, metadata=metadata)
+            drawn[ending] = content.getvalue()
+            write_bytes(folder / f"{name}.{ending}", drawn[ending])
             figure.set_layout_engine("none")  # it takes a third of the time, and is the same for both
+        return drawn["png"]

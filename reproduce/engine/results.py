@@ -164,7 +164,8 @@ class RunFolder:
 
     def begun(self) -> list[Path]:
         """What a run that is not done goes on from."""
-        return [self.checkpoint] if self.checkpoint.exists() else []
+        done = (self.path / "result.json").exists()
+        return [self.checkpoint] if self.checkpoint.exists() and not done else []
 
     def set_aside(self) -> Path:
         """Moves a damaged folder out of the way and returns where it is now."""

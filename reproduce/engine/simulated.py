@@ -158,11 +158,11 @@ def _run(theory: Theory, options: SimulationOptions, started: float) -> int:
         },
     )
     frame = theory.table(chains)
-    claims = outputs.leave(leaving, chains, frame, judged, time.monotonic() - started if simulated else 0.0)
+    claims, picture = outputs.leave(leaving, chains, frame, judged, time.monotonic() - started if simulated else 0.0)
     say(f"written: {leaving.folder}/{{{theory.name}.png,{theory.name}.svg,{','.join(outputs.FILES)}}}")
     mode = "disabled" if options.plot_only else options.wandb
     mirror = wandb_mirror.Mirror(mode, options.out, f"{theory.name}-{leaving.folder.name}", [theory.name, data], say)
-    mirror.figure(leaving.folder / f"{theory.name}.png", frame, claims)
+    mirror.figure(picture, frame, claims)
     say(f"done in {time.monotonic() - started:.1f} s")
     return 0
 

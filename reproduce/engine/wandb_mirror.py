@@ -12,6 +12,7 @@ import netrc
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -53,13 +54,20 @@ PICTURE, TABLES = "figure", ("claims", "table")  # of a figure's own run
 @dataclass
 class _Mirrored:
     run: Any
+    label: str
     folder: RunFolder
+    config: dict[str, Any]
     claim: FileLock
+    environment: dict[str, Any]  # of the rows
     offset: int = 0
     unread: str = ""
     inode: int = 0  # of the file that `offset` is in
     epoch: int = 0  # the last that is mirrored
     previous_step: int = 0
+
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        self.claim.release()
 
 
 @dataclass
@@ -87,7 +95,12 @@ class Mirror:
         if self.mode == "disabled":
             return
         with self._survives(), suppress(Timeout):
-            self._begin(label, folder, config, self._claim(folder))
+            claim = self._claim(folder)
+            try:
+                self._begin(label, folder, config, claim)
+            except BaseException:
+                claim.release()  # another call may do better
+                raise
 
     def copy(
         self, label: str, folder: RunFolder, config: dict[str, Any], status: str, measured: dict[str, float]
@@ -95,10 +108,12 @@ class Mirror:
         """Mirrors a finished run that is wanted, unless another call is at it."""
         with self._survives(), suppress(Timeout):
             claim = self._claim(folder)
-            if self.wanted(folder):  # still: another call may have been at it
-                self._begin(label, folder, config, claim)
-                self.finish(folder, status, measured)
-            claim.release()
+            try:
+                if self.wanted(folder):  # still: another call may have been at it
+                    self._begin(label, folder, config, claim)
+                    self.finish(folder, status, measured)
+            finally:
+                claim.release()
 
     def _begun(self, folder: RunFolder) -> Path:
         """What is known of a run's mirror until it is whole."""
@@ -112,7 +127,13 @@ class Mirror:
 
     def _begin(self, label: str, folder: RunFolder, config: dict[str, Any], claim: FileLock) -> None:
         """A run of W&B; what an interrupted mirror of the same training has left is gone on with, or removed."""
-        file, here = self._begun(folder), environment(read_cache(folder.path / "job.json"))
+        here = environment(read_cache(folder.path / "job.json"))
+        run, epoch = self._opened(label, folder, config, here)
+        self.runs[folder.path.name] = _Mirrored(run, label, folder, config, claim, here, epoch=epoch)
+
+    def _opened(self, label: str, folder: RunFolder, config: dict[str, Any], here: dict[str, Any]) -> tuple[Any, int]:
+        """W&B's run for a training in the environment `here`, and the epoch that it has already."""
+        file = self._begun(folder)
         before, told = read_cache(file), {"id": secrets.token_hex(4)}
         if before.get("mode") == "offline":  # W&B goes on with no offline run, and the disk has all of it
             for left in self.directory.glob(f"wandb/offline-run-*-{before['id']}"):
@@ -120,14 +141,18 @@ class Mirror:
         elif self.mode == "online" and before.get("environment") == here:  # the same rows again
             told = {"id": before["id"], "resume": "allow"}
         write_json(file, {"mode": self.mode, "id": told["id"], "environment": here})
-        run = self._init(name=label, group=self.group, job_type=label.rsplit(" seed", 1)[0], config=config, **told)
+        try:
+            run = self._init(name=label, group=self.group, job_type=label.rsplit(" seed", 1)[0], config=config, **told)
+        except Exception as error:
+            if "timed out" not in str(error):  # the server does not want that id, of a run deleted there, say
+                file.unlink()  # the next call takes another
+            raise
         for axis in AXES:
             run.define_metric(axis, hidden=axis == "step")
         for name in METRICS:  # exact names: Lightning-style globs are ignored once "*" is defined
             run.define_metric(name, step_metric="epoch", summary=summary_of(name))
         run.define_metric(STEP_LOSS, step_metric="step")
-        epoch = run.summary.get("epoch", 0) if "resume" in told else 0
-        self.runs[folder.path.name] = _Mirrored(run, folder, claim, epoch=epoch)
+        return run, run.summary.get("epoch", 0) if "resume" in told else 0
 
     def poll(self) -> None:
         """Copies the rows that have been appended since the last call."""
@@ -140,24 +165,22 @@ class Mirror:
         mirrored = self.runs.pop(folder.path.name, None)
         if mirrored is None:
             return
-        with self._survives():
+        with self._survives(), mirrored:
             self._copy(mirrored)
             mirrored.run.summary.update({"status": status} | (measured or {}))
             mirrored.run.finish()
             write_json(folder.path / "wandb.json", {"mode": self.mode, "id": mirrored.run.id})
             self._begun(folder).unlink(missing_ok=True)
-            mirrored.claim.release()
 
     def discard(self, folder: RunFolder) -> None:
         """Ends the mirror of a run that crashed, for now."""
         mirrored = self.runs.pop(folder.path.name, None)
         if mirrored is not None:
-            with self._survives():
+            with self._survives(), mirrored:
                 mirrored.run.finish(exit_code=1)
-                mirrored.claim.release()
 
-    def figure(self, picture: Path, table: Any, claims: list[dict[str, Any]]) -> None:
-        """One more run with the figure, its table and its claims, unless W&B has the same."""
+    def figure(self, picture: bytes, table: Any, claims: list[dict[str, Any]]) -> None:
+        """One more run with the figure (a PNG), its table and its claims, unless W&B has the same."""
         if self.mode == "disabled":
             return
         marker = self.directory / "wandb" / f"{self.group}.json"
@@ -172,7 +195,10 @@ class Mirror:
             columns = ["claim", "value", "low", "high", "n", "power", "paper", "verdict"]
             judged = pd.DataFrame(claims)[columns].astype({"paper": str})
             tables = {name: wandb.Table(dataframe=frame) for name, frame in zip(TABLES, (judged, table))}
-            run.log({PICTURE: wandb.Image(str(picture))} | tables)
+            with tempfile.NamedTemporaryFile(suffix=".png") as file:  # W&B copies it, as it is
+                file.write(picture)
+                file.flush()
+                run.log({PICTURE: wandb.Image(file.name)} | tables)
             run.finish()
             write_json(marker, {"mode": self.mode, "id": run.id, "content": content})
 
@@ -207,9 +233,10 @@ class Mirror:
     def _copy(self, mirrored: _Mirrored) -> None:
         try:
             with (mirrored.folder.path / "metrics.jsonl").open(encoding="utf-8") as file:
-                inode = os.fstat(file.fileno()).st_ino
-                if inode != mirrored.inode:  # a resumed run has written its rows anew
-                    mirrored.inode, mirrored.offset, mirrored.unread = inode, 0, ""
+                there = os.fstat(file.fileno())
+                if there.st_ino != mirrored.inode or there.st_size < mirrored.offset:  # rows that are written anew
+                    mirrored.inode, mirrored.offset, mirrored.unread = there.st_ino, 0, ""
+                    self._check_environment(mirrored)
                 file.seek(mirrored.offset)
                 text = file.read()
                 mirrored.offset = file.tell()
@@ -229,6 +256,14 @@ class Mirror:
             lr, size = steps["lr"][-1], steps["batch_size"][-1]
             noise = {"noise/lr": lr, "noise/batch_size": size, "noise/ratio": lr / size}
             mirrored.run.log(row | noise)
+
+    def _check_environment(self, mirrored: _Mirrored) -> None:
+        """A run that began again elsewhere has other rows, and so a run of W&B of its own."""
+        here = environment(read_cache(mirrored.folder.path / "job.json"))
+        if here != mirrored.environment:
+            mirrored.run.finish(exit_code=1)
+            mirrored.run, mirrored.epoch = self._opened(mirrored.label, mirrored.folder, mirrored.config, here)
+            mirrored.environment, mirrored.previous_step = here, 0
 
     @contextmanager
     def _survives(self) -> Any:

@@ -112,12 +112,14 @@ def test_a_library_that_never_returns_is_given_up(monkeypatch):
 
     class Stuck:
         def save(self):
-            ended.wait()
+            ended.wait(30)  # not for ever, where nobody gives it up
 
     monkeypatch.setattr(dashboard, "WAIT", 0.05)
-    with pytest.raises(TimeoutError):
-        dashboard.save(Stuck())
-    ended.set()
+    try:
+        with pytest.raises(TimeoutError):
+            dashboard.save(Stuck())
+    finally:
+        ended.set()
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_a_figure_with_missing_arms_is_drawn_with_what_is_there(tmp_path):
 def test_the_time_of_several_calls_is_added_up_until_the_settings_change(tmp_path):
     def left(keys, seconds):
         provenance = {"runs": {str(i): key for i, key in enumerate(keys)}}
-        leaving = outputs.Leaving(tmp_path, "figx", {}, "", None, provenance)
+        leaving = outputs.Leaving(tmp_path, "figx", {"figx": lambda table, axes: axes(1, 1)}, "", None, provenance)
         outputs.leave(leaving, None, pd.DataFrame(), [], seconds)
         return json.loads((tmp_path / "provenance.json").read_text())["seconds"]
 
@@ -89,6 +89,8 @@ def test_two_calls_write_a_figure_one_after_the_other(tmp_path):
         drawn.append(table)
 
     leaving = outputs.Leaving(folder, "figx", {"figx": draw}, "", None, {"runs": {"0": "a"}})
+    folder.mkdir(parents=True)
+    (folder / ".figx.png.123").write_text("of a call that was killed")
     threads = [Thread(target=outputs.leave, args=(leaving, i, pd.DataFrame(), [], 1.0)) for i in range(2)]
     for thread in threads:
         thread.start()

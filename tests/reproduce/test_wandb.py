@@ -9,15 +9,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import wandb
 from filelock import FileLock
 from PIL import Image
 
 from callbacks.hessian import ALL, HessianMonitor
 from datamodules.vision import WITH_LABEL_NOISE
 from reproduce.engine import wandb_mirror
-from reproduce.engine.files import write_text
+from reproduce.engine.files import write_json, write_text
 from reproduce.engine.options import InputError
-from reproduce.engine.results import RunFolder
+from reproduce.engine.results import RunFolder, environment
 from reproduce.engine.wandb_mirror import Mirror
 
 ROW = {
@@ -40,25 +41,87 @@ def folder(tmp_path, rows=1):
 class Logged:
     """A W&B run that keeps what it is given."""
 
-    def __init__(self):
-        self.rows = []
+    def __init__(self, id="", resume=None, **_):
+        self.id, self.resumed, self.rows, self.summary, self.ended = id, resume, [], {}, None
+
+    def define_metric(self, *_, **__):
+        pass
 
     def log(self, row):
         self.rows.append(row)
+        self.summary |= row
+
+    def finish(self, exit_code=0):
+        self.ended = exit_code
+
+
+def epochs(run):
+    return [row["epoch"] for row in run.rows if "epoch" in row]
 
 
 def test_rows_that_a_resumed_run_writes_anew_are_mirrored_once(tmp_path):
     there, said = folder(tmp_path, rows=3), []
     m, run = mirror(tmp_path, said=said), Logged()
-    m.runs[there.path] = wandb_mirror._Mirrored(run, there, FileLock(tmp_path / "lock"))
+    m.runs[there.path] = wandb_mirror._Mirrored(run, "", there, {}, FileLock(tmp_path / "lock"), environment({}))
     m.poll()
     write_text(there.path / "metrics.jsonl", "".join(json.dumps(ROW | {"epoch": i + 1}) + "\n" for i in range(2)))
     m.poll()
     with (there.path / "metrics.jsonl").open("a") as file:
         file.writelines(json.dumps(ROW | {"epoch": i, "test/loss": 0.25}) + "\n" for i in (3, 4))
     m.poll()
-    assert [row["epoch"] for row in run.rows if "epoch" in row] == [1, 2, 3, 4]
+    assert epochs(run) == [1, 2, 3, 4]
     assert not said
+
+
+def test_a_run_that_begins_again_in_another_environment_is_another_run_there(tmp_path, monkeypatch):
+    """On a cluster, where an array task may come back on another machine."""
+    there, runs = folder(tmp_path, rows=3), []
+    m = mirror(tmp_path, "online")
+    monkeypatch.setattr(m, "_init", lambda **told: runs.append(Logged(**told)) or runs[-1])
+    write_json(there.path / "job.json", {"threads": 1})
+    m.start("a seed 0", there, {})
+    m.poll()
+    write_json(there.path / "job.json", {"threads": 2})
+    folder(tmp_path, rows=1)  # in the same file, or in another
+    m.poll()
+    m.finish(there, "ok")
+    assert [epochs(run) for run in runs] == [[1, 2, 3], [1]]
+    assert [run.ended for run in runs] == [1, 0]
+    assert (runs[0].id != runs[1].id, runs[1].resumed) == (True, None)
+    assert json.loads((there.path / "wandb.json").read_text())["id"] == runs[1].id
+
+
+@pytest.mark.parametrize(("answer", "kept"), [("409: this run was deleted", False), ("init has timed out", True)])
+def test_a_run_that_the_server_does_not_want_again_is_another_one_at_the_next_call(answer, kept, tmp_path, monkeypatch):
+    asked, there = [], folder(tmp_path)
+
+    def call(fails):
+        m = mirror(tmp_path, "online")
+
+        def init(**told):
+            asked.append(told)
+            if fails:
+                raise RuntimeError(answer)
+            return Logged(**told)
+
+        monkeypatch.setattr(m, "_init", init)
+        m.start("a seed 0", there, {})
+        m.close()
+
+    for fails in (False, True, False):
+        call(fails)
+    first, second, third = (told["id"] for told in asked)
+    assert second == first
+    assert (third == first) == kept
+
+
+def test_wandb_is_given_one_timeout(tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr(wandb, "init", lambda **options: given.update(options) or Logged())
+    mirror(tmp_path, "online").start("a seed 0", folder(tmp_path), {})
+    settings = given["settings"]
+    assert settings.init_timeout == settings.finish_timeout == wandb_mirror.TIMEOUT
+    assert settings.finish_timeout_raises
 
 
 def inspect(run):
@@ -200,7 +263,7 @@ def test_a_figure_is_mirrored_again_when_it_has_changed(tmp_path):
     Image.new("RGB", (8, 6)).save(picture := tmp_path / "fig4.png")
     claim = dict.fromkeys(("claim", "value", "low", "high", "n", "power", "paper", "verdict"), 0)
     for claims, count in (([claim], 1), ([claim], 1), ([claim | {"n": 4}], 2)):
-        mirror(tmp_path).figure(picture, pd.DataFrame({"label": ["a"]}), claims)  # a call's
+        mirror(tmp_path).figure(picture.read_bytes(), pd.DataFrame({"label": ["a"]}), claims)  # a call's
         assert len(offline(tmp_path)) == count
 
 
