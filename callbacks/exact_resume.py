@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,8 @@ class ExactResume(Checkpoint):
             torch.distributed.all_reduce(step, torch.distributed.ReduceOp.MAX)
             if step[0] != -step[1]:
                 raise RuntimeError(f"ranks begin at steps {-int(step[1])} to {int(step[0])}: not all read {self.path}")
+        if _begins_anywhere(trainer.train_dataloader):  # which Lightning does not know
+            warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
         if self.leave_on is not None:  # in place of Lightning's handler, which would end the training without saving
             signal.signal(self.leave_on, self._asked)  # and which puts back what was there before
 

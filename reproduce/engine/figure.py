@@ -167,11 +167,17 @@ class _Session:
                 self.say(f"  {label:<{width}} {run.spec.epochs:>5} epochs {steps:>8} steps  {cost:>8} a run")
         lines = [line for line in self.plan.lines(planned) if self.results.finished(line.spec, (), self.say) is None]
         if (todo or lines) and not options.plot_only:
-            seconds = wall_time([self.forecast.seconds(run.spec, run.measurements) for run in todo], self.at_once)
+            seconds = wall_time([self.seconds_left(run) for run in todo], self.at_once)
             between = self.seconds_between(lines)
             words = f", {duration(between)} of it for {len(lines)} lines between runs" if lines else ""
             self.say(f"expected time: {duration(START_UP + seconds + between)}{words}")
         return cached
+
+    def seconds_left(self, run: PlannedRun) -> float:
+        """Of a run that is to be done, or to be gone on with."""
+        folder = self.results.folder(run.spec)
+        share = 1 - folder.fraction() if folder.begun() else 1.0
+        return share * self.forecast.seconds(run.spec, run.measurements)
 
     def seconds_between(self, lines: list[PlannedPath]) -> float:
         """Of evaluating lines between runs, each on one device."""

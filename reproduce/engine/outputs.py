@@ -263,7 +263,7 @@ def _footer(context: Context, table: Table, missing: list[str]) -> str:
         parts.append("reduced: " + "; ".join(f"{paper} → {quick}" for paper, quick, _ in reductions))
     if diverged := sum(table.diverged(label) for label in table.labels):
         count = f"{diverged} of {len(table.frame)} runs diverged"
-        parts.append(f"{count} and are left out; where a point is a cell, cells with such runs are hollow")
+        parts.append(f"{count} and are left out (* in a legend; hollow, where a point is a cell)")
     if missing:
         parts.append(f"{len(missing)} runs missing")
     return " · ".join(parts)

@@ -33,7 +33,7 @@ ENGINE = ("files", "interpolate", "interrupts", "layout", "measure", "recorder",
 def environment() -> dict[str, Any]:
     """The command, the code and the libraries."""
     return {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", *(word for word in sys.argv if word != "--plot-only")]),  # that makes all of it
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),

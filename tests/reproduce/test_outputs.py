@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from threading import Thread
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,8 @@ from datamodules.sources import Prepared
 from reproduce.engine import outputs, plots
 from reproduce.engine.arms import ARMS
 from reproduce.engine.definition import Context, PlannedRun
-from reproduce.engine.files import lock
+from reproduce.engine.figure import _Session
+from reproduce.engine.files import lock, write_json
 from reproduce.engine.options import Options
 from reproduce.engine.results import Results
 from reproduce.engine.table import Imagined
@@ -128,6 +130,17 @@ def test_the_stability_of_a_milestone_takes_the_eta_of_the_step_before_it(tmp_pa
     table, _ = outputs.collect(FIGURE, [run], results, print)
     found = [float(table.values("cyclic S", f"{at} hessian/lr_top_eigenvalue")[0]) for at in ("initial", "best", "end")]
     assert found == pytest.approx([4.0, 4.0, 1.0])
+
+
+def test_a_run_that_is_half_done_is_expected_to_take_what_is_left_of_it(tmp_path):
+    run, whole = PlannedRun("cyclic S", 0, SPEC), SimpleNamespace(seconds=lambda *_: 80.0)
+    session = SimpleNamespace(results=Results(tmp_path), forecast=whole)
+    folder = session.results.folder(run.spec)
+    folder.path.mkdir(parents=True)
+    write_json(folder.path / "progress.json", {"fraction": 0.75})
+    assert _Session.seconds_left(session, run) == 80  # without a checkpoint it begins again
+    folder.checkpoint.write_bytes(b"-")
+    assert _Session.seconds_left(session, run) == 20
 
 
 def test_a_claim_says_which_of_its_runs_diverged():
