@@ -48,6 +48,7 @@ NOISE = ("noise/lr", "noise/batch_size", "noise/ratio")
 METRICS = (*ACCURACIES, *LOSSES, *(name for names in CURVATURE for name in names), *NOISE)  # a value an epoch
 STEP_LOSS = "step/loss"
 LOGIN = "needs a login (`wandb login`, or WANDB_API_KEY)"
+DONE = "wandb.json"  # in the folder of a run that is mirrored
 PICTURE, TABLES = "figure", ("claims", "table")  # of a figure's own run
 
 
@@ -83,7 +84,7 @@ class Mirror:
 
     def wanted(self, folder: RunFolder) -> bool:
         """Whether a finished run still has to be mirrored: never done, or only offline and online is asked for."""
-        return self._wanted(folder.path / "wandb.json")
+        return self._wanted(folder.path / DONE)
 
     def _wanted(self, marker: Path) -> bool:
         done = read_cache(marker).get("mode")
@@ -126,19 +127,20 @@ class Mirror:
         return claim
 
     def _begin(self, label: str, folder: RunFolder, config: dict[str, Any], claim: FileLock) -> None:
-        """A run of W&B; what an interrupted mirror of the same training has left is gone on with, or removed."""
+        """A run of W&B; an earlier one of the same training is gone on with, or removed."""
         here = environment(read_cache(folder.path / "job.json"))
         run, epoch = self._opened(label, folder, config, here)
         self.runs[folder.path.name] = _Mirrored(run, label, folder, config, claim, here, epoch=epoch)
 
     def _opened(self, label: str, folder: RunFolder, config: dict[str, Any], here: dict[str, Any]) -> tuple[Any, int]:
         """W&B's run for a training in the environment `here`, and the epoch that it has already."""
-        file = self._begun(folder)
-        before, told = read_cache(file), {"id": secrets.token_hex(4)}
-        if before.get("mode") == "offline":  # W&B goes on with no offline run, and the disk has all of it
+        file, told = self._begun(folder), {"id": secrets.token_hex(4)}
+        broken_off = read_cache(file)
+        before = broken_off or read_cache(folder.path / DONE)  # or mirrored before something more was measured
+        if before.get("mode") == "offline" and (broken_off or self.mode == "offline"):
             for left in self.directory.glob(f"wandb/offline-run-*-{before['id']}"):
-                shutil.rmtree(left, ignore_errors=True)
-        elif self.mode == "online" and before.get("environment") == here:  # the same rows again
+                shutil.rmtree(left, ignore_errors=True)  # W&B goes on with no offline run; all of it is mirrored again
+        if before.get("mode") == self.mode == "online" and before.get("environment") == here:  # the same rows again
             told = {"id": before["id"], "resume": "allow"}
         write_json(file, {"mode": self.mode, "id": told["id"], "environment": here})
         try:
@@ -169,7 +171,8 @@ class Mirror:
             self._copy(mirrored)
             mirrored.run.summary.update({"status": status} | (measured or {}))
             mirrored.run.finish()
-            write_json(folder.path / "wandb.json", {"mode": self.mode, "id": mirrored.run.id})
+            known = {"mode": self.mode, "id": mirrored.run.id, "environment": mirrored.environment}
+            write_json(folder.path / DONE, known)
             self._begun(folder).unlink(missing_ok=True)
 
     def discard(self, folder: RunFolder) -> None:

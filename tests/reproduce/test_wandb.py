@@ -259,6 +259,25 @@ def test_of_an_interrupted_offline_run_stays_what_goes_on(tmp_path):
 
 
 @pytest.mark.slow
+def test_of_a_run_that_is_measured_once_more_stays_one_offline_run(tmp_path):
+    m, f = mirror(tmp_path), folder(tmp_path)
+    for measured in ({}, {"end hessian/trace": 3.0}):
+        m.start("a seed 0", f, {})
+        m.finish(f, "ok", measured)
+    (run,) = offline(tmp_path)
+    assert "end hessian/trace" in json.dumps(inspect(run))
+
+
+def test_of_a_run_that_is_measured_once_more_stays_one_online_run(tmp_path, monkeypatch):
+    m, f, runs = mirror(tmp_path, "online"), folder(tmp_path), []
+    monkeypatch.setattr(m, "_init", lambda **told: runs.append(Logged(**told)) or runs[-1])
+    for _ in range(2):
+        m.start("a seed 0", f, {})
+        m.finish(f, "ok")
+    assert (runs[0].resumed, runs[1].resumed, runs[0].id == runs[1].id) == (None, "allow", True)
+
+
+@pytest.mark.slow
 def test_a_figure_is_mirrored_again_when_it_has_changed(tmp_path):
     Image.new("RGB", (8, 6)).save(picture := tmp_path / "fig4.png")
     claim = dict.fromkeys(("claim", "value", "low", "high", "n", "power", "paper", "verdict"), 0)
