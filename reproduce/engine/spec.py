@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 from datamodules.label_noise import LabelNoise
 from datamodules.plan import check_batch_size
-from datamodules.schedules import NoiseSchedule, as_schedule, known_bounds
+from datamodules.schedules import NoiseSchedule, as_schedule, known_bounds, round_batch_size
 from reproduce.engine.stored import Typed, short_hash
 
 PROTOCOL = 1  # of training and measurement; raise it when the same spec would give another result
@@ -275,11 +275,14 @@ class RunSpec(Typed):
         if self.stop_at_loss is not None and not (math.isfinite(self.stop_at_loss) and self.stop_at_loss > 0):
             raise ValueError(f"stop_at_loss: {self.stop_at_loss!r} is not a positive finite number")
         check_batch_size(self.schedule.batch_size, self.data.train, max_batch_size=self.max_batch_size)
-        known = known_bounds(as_schedule(self.schedule.batch_size))
+        known, largest = known_bounds(as_schedule(self.schedule.batch_size)), self.max_batch_size or self.data.train
+        smallest = None if known is None else round_batch_size(known[0], 1, min(largest, self.data.train))
+        if smallest == 1 and isinstance(self.network, MLPNetwork) and self.network.batch_norm:
+            raise ValueError("network: batch norm of an MLP has no variance over the schedule's batches of 1 example")
         if self.noise is not None:
-            if known is None or known[0] != known[1]:
+            if known is None or smallest is None or known[0] != known[1]:
                 raise ValueError(f"noise: needs a constant batch size, not {self.schedule.batch_size!r}")
-            self.noise.check(min(round(known[0]), self.max_batch_size or self.data.train))
+            self.noise.check(smallest)
 
     @property
     def key(self) -> str:

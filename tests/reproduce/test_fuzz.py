@@ -178,6 +178,7 @@ def other_pythons():
     return found
 
 
+@pytest.mark.slow
 def test_keys_are_the_same_in_other_versions_of_python():
     pythons, specs = other_pythons(), list(KEYS.values())
     if not pythons:

@@ -107,6 +107,7 @@ def test_every_field_is_in_the_hash(change):
     [
         ({"epochs": 0}, "epochs: 0"),
         ({"seed": -1}, "seed: -1"),
+        ({"network": MLPNetwork(batch_norm=True), "schedule": NoiseSchedule(0.1, 1)}, "network: batch norm of an MLP"),
         ({"momentum": 1.0}, "momentum: 1.0"),
         ({"momentum": float("nan")}, "momentum: nan"),
         ({"weight_decay": -1.0}, "weight_decay: -1.0"),
