@@ -147,7 +147,8 @@ class Mirror:
             run = self._init(name=label, group=self.group, job_type=label.rsplit(" seed", 1)[0], config=config, **told)
         except Exception as error:
             if "timed out" not in str(error):  # the server does not want that id, of a run deleted there, say
-                file.unlink()  # the next call takes another
+                for known in (file, folder.path / DONE):
+                    known.unlink(missing_ok=True)  # the next call takes another
             raise
         for axis in AXES:
             run.define_metric(axis, hidden=axis == "step")

@@ -91,8 +91,11 @@ def test_a_run_that_begins_again_in_another_environment_is_another_run_there(tmp
     assert json.loads((there.path / "wandb.json").read_text())["id"] == runs[1].id
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["broken off", "whole"])
 @pytest.mark.parametrize(("answer", "kept"), [("409: this run was deleted", False), ("init has timed out", True)])
-def test_a_run_that_the_server_does_not_want_again_is_another_one_at_the_next_call(answer, kept, tmp_path, monkeypatch):
+def test_a_run_that_the_server_does_not_want_again_is_another_one_at_the_next_call(
+    answer, kept, whole, tmp_path, monkeypatch
+):
     asked, there = [], folder(tmp_path)
 
     def call(fails):
@@ -106,6 +109,8 @@ def test_a_run_that_the_server_does_not_want_again_is_another_one_at_the_next_ca
 
         monkeypatch.setattr(m, "_init", init)
         m.start("a seed 0", there, {})
+        if whole:
+            m.finish(there, "ok")
         m.close()
 
     for fails in (False, True, False):
