@@ -255,8 +255,8 @@ def _why_not(context: Context, missing: list[str]) -> str | None:
 
 def _footer(context: Context, table: Table, missing: list[str]) -> str:
     scale, reductions = context.options.scale, context.figure.experiment.REDUCTIONS
-    seeds = f"{context.seeds} seed{'s' if context.seeds > 1 else ''}"
-    parts = [f"{context.figure.name}, {scale}, {context.source.name}, {seeds}, {context.figure.spread}"]
+    seeds = f"{context.seeds} seeds, {context.figure.spread}" if context.seeds > 1 else "1 seed"
+    parts = [f"{context.figure.name}, {scale}, {context.source.name}, {seeds}"]
     if context.options.arm != EPOCHS:
         parts.append(f"arm {context.options.arm}: {context.arm.words}")
     if scale == "quick":

@@ -23,7 +23,8 @@ from reproduce.theory.simulate import Simulation
 Spec = RunSpec | PathSpec | Simulation
 PATIENCE = 20.0  # seconds
 SCRATCH = ("metrics.jsonl", "progress.json", "result.json")
-MADE = ("weights/*.pt", "measured-*.json", "wandb.json")  # of a training that is done
+MIRRORED = "wandb.json"  # of a run that W&B has whole
+MADE = ("weights/*.pt", "measured-*.json", MIRRORED)  # of a training that is done
 DRAFTS = (".*.draft", ".*.json*.*", ".*.pt.*", ".*.npy.*")  # of what a kill broke off in its writing
 
 

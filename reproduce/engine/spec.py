@@ -276,7 +276,7 @@ class RunSpec(Typed):
             raise ValueError(f"stop_at_loss: {self.stop_at_loss!r} is not a positive finite number")
         check_batch_size(self.schedule.batch_size, self.data.train, max_batch_size=self.max_batch_size)
         known, largest = known_bounds(as_schedule(self.schedule.batch_size)), self.max_batch_size or self.data.train
-        smallest = None if known is None else round_batch_size(known[0], 1, min(largest, self.data.train))
+        smallest = known and round_batch_size(known[0], 1, min(largest, self.data.train))
         if smallest == 1 and isinstance(self.network, MLPNetwork) and self.network.batch_norm:
             raise ValueError("network: batch norm of an MLP has no variance over the schedule's batches of 1 example")
         if self.noise is not None:

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from reproduce.engine.files import lock, read_cache, write_json
 from reproduce.engine.options import InputError
-from reproduce.engine.results import RunFolder, environment
+from reproduce.engine.results import MIRRORED, RunFolder, environment
 
 PROJECT = "three-factors"
 AXES = ("epoch", "t_eta", "step")
@@ -48,7 +48,6 @@ NOISE = ("noise/lr", "noise/batch_size", "noise/ratio")
 METRICS = (*ACCURACIES, *LOSSES, *(name for names in CURVATURE for name in names), *NOISE)  # a value an epoch
 STEP_LOSS = "step/loss"
 LOGIN = "needs a login (`wandb login`, or WANDB_API_KEY)"
-DONE = "wandb.json"  # in the folder of a run that is mirrored
 PICTURE, TABLES = "figure", ("claims", "table")  # of a figure's own run
 
 
@@ -84,7 +83,7 @@ class Mirror:
 
     def wanted(self, folder: RunFolder) -> bool:
         """Whether a finished run still has to be mirrored: never done, or only offline and online is asked for."""
-        return self._wanted(folder.path / DONE)
+        return self._wanted(folder.path / MIRRORED)
 
     def _wanted(self, marker: Path) -> bool:
         done = read_cache(marker).get("mode")
@@ -136,7 +135,7 @@ class Mirror:
         """W&B's run for a training in the environment `here`, and the epoch that it has already."""
         file, told = self._begun(folder), {"id": secrets.token_hex(4)}
         broken_off = read_cache(file)
-        before = broken_off or read_cache(folder.path / DONE)  # or mirrored before something more was measured
+        before = broken_off or read_cache(folder.path / MIRRORED)  # or mirrored before something more was measured
         if before.get("mode") == "offline" and (broken_off or self.mode == "offline"):
             for left in self.directory.glob(f"wandb/offline-run-*-{before['id']}"):
                 shutil.rmtree(left, ignore_errors=True)  # W&B goes on with no offline run; all of it is mirrored again
@@ -147,7 +146,7 @@ class Mirror:
             run = self._init(name=label, group=self.group, job_type=label.rsplit(" seed", 1)[0], config=config, **told)
         except Exception as error:
             if "timed out" not in str(error):  # the server does not want that id, of a run deleted there, say
-                for known in (file, folder.path / DONE):
+                for known in (file, folder.path / MIRRORED):
                     known.unlink(missing_ok=True)  # the next call takes another
             raise
         for axis in AXES:
@@ -173,7 +172,7 @@ class Mirror:
             mirrored.run.summary.update({"status": status} | (measured or {}))
             mirrored.run.finish()
             known = {"mode": self.mode, "id": mirrored.run.id, "environment": mirrored.environment}
-            write_json(folder.path / DONE, known)
+            write_json(folder.path / MIRRORED, known)
             self._begun(folder).unlink(missing_ok=True)
 
     def discard(self, folder: RunFolder) -> None:
