@@ -290,16 +290,20 @@ class Inverse:
     @property
     def bounds(self) -> tuple[float, float]:
         low, high = bounds(self.of)
-        return self.product / high, self.product / low if low else math.inf
+        return _over(self.product, high), _over(self.product, low)
 
     def __call__(self, epoch: float) -> float:
-        value = self.of(epoch)
-        return self.product / value if value else math.inf
+        return _over(self.product, self.of(epoch))
 
 
 def _between(start: float, end: float, share: float) -> float:
     """`start` at share 0, `end` at share 1, and never outside them by rounding."""
     return start * (1 - share) + end * share
+
+
+def _over(value: float, divisor: float) -> float:
+    """value / divisor; infinite over 0."""
+    return value / divisor if divisor else math.inf
 
 
 def _half_cosine(share: float) -> float:
@@ -320,23 +324,18 @@ def as_schedule(value: float | Schedule, name: str = "schedule") -> Schedule:
 
 def bounds(schedule: Schedule) -> tuple[float, float]:
     """(lowest, highest) value of a schedule. Raises ValueError for a callable that does not say."""
-    known = known_bounds(schedule)
-    if known is None:
-        raise ValueError(f"schedule: {schedule!r} has no `bounds`; say which value stays constant")
-    return known
+    try:
+        return schedule.bounds  # type: ignore[attr-defined]
+    except AttributeError:
+        raise ValueError(f"schedule: {schedule!r} has no `bounds`; say which value stays constant") from None
 
 
 def known_bounds(schedule: Schedule) -> tuple[float, float] | None:
     """(lowest, highest) value, or None if the schedule, or one inside it, does not say."""
-    if isinstance(schedule, Inverse):
-        inner = known_bounds(schedule.of)
-        return inner and schedule.bounds
-    if isinstance(schedule, Ratio):
-        inner = known_bounds(schedule.over) and known_bounds(schedule.under)
-        return inner and schedule.bounds
-    if isinstance(schedule, Chain):
-        return schedule.bounds if all(known_bounds(part) for part in schedule.parts) else None
-    return getattr(schedule, "bounds", None)
+    try:
+        return bounds(schedule)
+    except ValueError:
+        return None
 
 
 class Setting(NamedTuple):
@@ -441,12 +440,10 @@ class Ratio:
     @property
     def bounds(self) -> tuple[float, float]:
         (over_low, over_high), (under_low, under_high) = bounds(self.over), bounds(self.under)
-        lowest = self.factor * over_low / under_high
-        return lowest, self.factor * over_high / under_low if under_low else math.inf
+        return _over(self.factor * over_low, under_high), _over(self.factor * over_high, under_low)
 
     def __call__(self, epoch: float) -> float:
-        under = self.under(epoch)
-        return self.factor * self.over(epoch) / under if under else math.inf
+        return _over(self.factor * self.over(epoch), self.under(epoch))
 
 
 def _inverse(schedule: Schedule, product: float) -> Schedule:

@@ -14,8 +14,8 @@ from datamodules.augment import CropAndFlip
 from datamodules.batches import EvaluationLoader, PlannedLoader, resumed_at
 from datamodules.label_noise import LabelNoise
 from datamodules.plan import Sampling, check_batch_size, plan_epoch
+from datamodules.prepared import Prepared, prepare
 from datamodules.schedules import Schedule, as_schedule
-from datamodules.sources import Prepared, prepare
 from datamodules.subsets import split, stratified_subset
 
 # Per-channel mean and standard deviation of the training images, in [0, 1]; the usual published values.

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from datamodules.sources import DataError, Prepared, cached
+from datamodules.prepared import Prepared, cached
+from datamodules.sources import DataError
 from reproduce.engine.arms import ARMS
 from reproduce.engine.definition import Figure
 from reproduce.engine.files import read_cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datamodules.label_noise import LabelNoise
-from datamodules.sources import Prepared
+from datamodules.prepared import Prepared
 from reproduce.engine.options import InputError, Scale
 from reproduce.engine.spec import Data
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from datamodules.sources import Prepared
+    from datamodules.prepared import Prepared
     from reproduce.engine.claims import Claim
     from reproduce.engine.spec import Measurement, PathSpec, RunSpec
     from reproduce.engine.table import Evidence, Table

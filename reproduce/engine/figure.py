@@ -14,7 +14,7 @@ from reproduce.engine.ending import end_with
 from reproduce.engine.options import EPOCHS, Options, parse
 
 if TYPE_CHECKING:
-    from datamodules.sources import Prepared
+    from datamodules.prepared import Prepared
     from reproduce.engine.planning import Plan
     from reproduce.engine.runner import Runner
     from reproduce.engine.slurm import SlurmRunner
@@ -48,7 +48,7 @@ class _Session:
     plan: Plan
 
     def __init__(self, figure: Figure, options: Options, started: float) -> None:
-        from datamodules.sources import cache_folder
+        from datamodules.prepared import cache_folder
         from reproduce.engine import devices, slurm, wandb_mirror
         from reproduce.engine.display import say
         from reproduce.engine.forecast import Forecast

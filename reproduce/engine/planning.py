@@ -10,7 +10,7 @@ from reproduce.engine.definition import Arm, Experiment, Figure, PlannedPath, Pl
 from reproduce.engine.options import DataOptions, InputError, Options
 
 if TYPE_CHECKING:
-    from datamodules.sources import Prepared
+    from datamodules.prepared import Prepared
     from reproduce.engine.results import Results
     from reproduce.engine.spec import RunSpec
     from reproduce.engine.table import Table
@@ -20,7 +20,8 @@ def resolve(
     own: tuple[str, ...], substitute: str, options: DataOptions, server: Any, say: Callable[..., None]
 ) -> Prepared:
     """The data set, by default the first of a script's own; the substitute, said loudly, if that is nowhere."""
-    from datamodules.sources import DamagedData, DataError, cached
+    from datamodules.prepared import cached
+    from datamodules.sources import DamagedData, DataError
 
     name, data_dir = options.data or own[0], options.data_dir
     why = "as asked for"

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from datamodules.sources import Prepared
+from datamodules.prepared import Prepared
 from reproduce.engine.files import lock, read_cache, read_lines, write_json, write_text
 from reproduce.engine.spec import Measurement, PathSpec, RunSpec
 from reproduce.engine.stored import dumps

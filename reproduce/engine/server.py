@@ -11,7 +11,8 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-from datamodules.sources import DataError, Prepared
+from datamodules.prepared import Prepared
+from datamodules.sources import DataError
 from reproduce.engine import interrupts
 from reproduce.engine.files import CHECKOUT
 
@@ -61,7 +62,7 @@ class Server:
             forkserver.ensure_running()
 
     def prepare(self, name: str, data_dir: Path, download: bool = True) -> Prepared:
-        """`sources.prepare` in a process that has torchvision. Raises DataError."""
+        """`prepared.prepare` in a process that has torchvision. Raises DataError."""
         answer = self._ask("serve_prepare", name, str(data_dir), download)
         if isinstance(answer, DataError):
             raise answer

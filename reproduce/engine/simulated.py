@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from datamodules.sources import Prepared
+    from datamodules.prepared import Prepared
     from reproduce.engine.claims import Claim
     from reproduce.engine.results import Results
     from reproduce.engine.server import Server

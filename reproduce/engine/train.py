@@ -23,8 +23,8 @@ from torch import Tensor
 
 import lightning_modules
 from callbacks import ExactResume, HessianMonitor, KeepWeights, NoiseScheduler, ProgressFile
+from datamodules.prepared import Prepared
 from datamodules.schedules import as_schedule
-from datamodules.sources import Prepared
 from datamodules.streams import integer_seed
 from datamodules.vision import WATCHED, WITH_LABEL_NOISE, ImageDataModule
 from lightning_modules.gradient_noise import GaussianOfItsShape, GradientNoise, HalfBatch, Isotropic

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,17 +57,12 @@ class _Mirrored:
     label: str
     folder: RunFolder
     config: dict[str, Any]
-    claim: FileLock
     environment: dict[str, Any]  # of the rows
     offset: int = 0
     unread: str = ""
     inode: int = 0  # of the file that `offset` is in
     epoch: int = 0  # the last that is mirrored
     previous_step: int = 0
-
-    def __enter__(self) -> None: ...
-    def __exit__(self, *_: object) -> None:
-        self.claim.release()
 
 
 @dataclass
@@ -80,6 +75,7 @@ class Mirror:
     tags: list[str]
     say: Callable[[str], None]
     runs: dict[str, _Mirrored] = field(default_factory=dict)
+    claims: dict[str, FileLock] = field(default_factory=dict)  # of the runs above, each for as long as it is there
 
     def wanted(self, folder: RunFolder) -> bool:
         """Whether a finished run still has to be mirrored: never done, or only offline and online is asked for."""
@@ -94,42 +90,35 @@ class Mirror:
         self.discard(folder)
         if self.mode == "disabled":
             return
-        with self._survives(), suppress(Timeout):
-            claim = self._claim(folder)
-            try:
-                self._begin(label, folder, config, claim)
-            except BaseException:
-                claim.release()  # another call may do better
-                raise
+        with self._survives():
+            self._claim(folder)
+            self._begin(label, folder, config)
 
     def copy(
         self, label: str, folder: RunFolder, config: dict[str, Any], status: str, measured: dict[str, float]
     ) -> None:
         """Mirrors a finished run that is wanted, unless another call is at it."""
-        with self._survives(), suppress(Timeout):
-            claim = self._claim(folder)
-            try:
-                if self.wanted(folder):  # still: another call may have been at it
-                    self._begin(label, folder, config, claim)
-                    self.finish(folder, status, measured)
-            finally:
-                claim.release()
+        with self._survives():
+            self._claim(folder)
+            if self.wanted(folder):  # still: another call may have been at it
+                self._begin(label, folder, config)
+                self.finish(folder, status, measured)
 
     def _begun(self, folder: RunFolder) -> Path:
         """What is known of a run's mirror until it is whole."""
         return self.directory / "wandb" / "begun" / f"{folder.path.name}.json"
 
-    def _claim(self, folder: RunFolder) -> FileLock:
-        """The right to mirror a run. Raises filelock.Timeout while another call has it."""
+    def _claim(self, folder: RunFolder) -> None:
+        """Takes the right to mirror a run. Raises filelock.Timeout while another call has it."""
         claim = lock(self._begun(folder), "lock", 0)
         claim.acquire()
-        return claim
+        self.claims[folder.path.name] = claim
 
-    def _begin(self, label: str, folder: RunFolder, config: dict[str, Any], claim: FileLock) -> None:
+    def _begin(self, label: str, folder: RunFolder, config: dict[str, Any]) -> None:
         """A run of W&B; an earlier one of the same training is gone on with, or removed."""
         here = environment(read_cache(folder.path / "job.json"))
         run, epoch = self._opened(label, folder, config, here)
-        self.runs[folder.path.name] = _Mirrored(run, label, folder, config, claim, here, epoch=epoch)
+        self.runs[folder.path.name] = _Mirrored(run, label, folder, config, here, epoch=epoch)
 
     def _opened(self, label: str, folder: RunFolder, config: dict[str, Any], here: dict[str, Any]) -> tuple[Any, int]:
         """W&B's run for a training in the environment `here`, and the epoch that it has already."""
@@ -167,7 +156,7 @@ class Mirror:
         mirrored = self.runs.pop(folder.path.name, None)
         if mirrored is None:
             return
-        with self._survives(), mirrored:
+        with self._survives():
             self._copy(mirrored)
             mirrored.run.summary.update({"status": status} | (measured or {}))
             mirrored.run.finish()
@@ -179,7 +168,7 @@ class Mirror:
         """Ends the mirror of a run that crashed, for now."""
         mirrored = self.runs.pop(folder.path.name, None)
         if mirrored is not None:
-            with self._survives(), mirrored:
+            with self._survives():
                 mirrored.run.finish(exit_code=1)
 
     def figure(self, picture: bytes, table: Any, claims: list[dict[str, Any]]) -> None:
@@ -270,15 +259,18 @@ class Mirror:
 
     @contextmanager
     def _survives(self) -> Any:
-        """W&B must not end a run: its failure is said once, and mirroring stops."""
+        """W&B must not end a run: its failure is said once, and mirroring stops; what another call mirrors is left."""
         try:
             yield
+        except Timeout:
+            pass
         except Exception as error:
             self.mode = "disabled"
-            for mirrored in self.runs.values():
-                mirrored.claim.release()  # another call may do better
             self.runs.clear()
             self.say(f"W&B mirror stopped ({brief(error)}); results on disk are complete")
+        finally:
+            for name in self.claims.keys() - self.runs.keys():
+                self.claims.pop(name).release()  # another call may do better
 
 
 def summary_of(metric: str) -> str | None:

@@ -27,7 +27,8 @@ import torch.distributed
 from filelock import Timeout
 
 from callbacks.exact_resume import Preempted
-from datamodules.sources import DataError, Prepared, prepare
+from datamodules.prepared import Prepared, prepare
+from datamodules.sources import DataError
 from reproduce.engine import interpolate as interpolating
 from reproduce.engine import layout
 from reproduce.engine import measure as measuring

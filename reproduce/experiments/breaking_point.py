@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from datamodules.prepared import Prepared
 from datamodules.schedules import NoiseSchedule
-from datamodules.sources import Prepared
 from reproduce.engine.data import image_size, subset
 from reproduce.engine.options import Scale
 from reproduce.engine.spec import (

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from datamodules.prepared import Prepared
 from datamodules.schedules import Cyclic, NoiseSchedule, exchange
-from datamodules.sources import Prepared
 from reproduce.engine.data import image_size, subset
 from reproduce.engine.options import Scale
 from reproduce.engine.spec import RunSpec, VGG11Network

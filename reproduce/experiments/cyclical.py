@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from datamodules.prepared import Prepared
 from datamodules.schedules import Cyclic, NoiseSchedule, Triangle, exchange
-from datamodules.sources import Prepared
 from reproduce.engine.claims import Claim
 from reproduce.engine.data import image_size, subset
 from reproduce.engine.options import Scale

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from datamodules.label_noise import LabelNoise
+from datamodules.prepared import Prepared
 from datamodules.schedules import NoiseSchedule
-from datamodules.sources import Prepared
 from reproduce.engine.claims import Claim
 from reproduce.engine.data import subset
 from reproduce.engine.options import Scale

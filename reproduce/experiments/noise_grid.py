@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.prepared import Prepared
 from datamodules.schedules import NoiseSchedule
-from datamodules.sources import Prepared
 from reproduce.engine import plots
 from reproduce.engine.claims import Claim, unjudged
 from reproduce.engine.data import subset

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from datamodules.prepared import Prepared
 from datamodules.schedules import NoiseSchedule
-from datamodules.sources import Prepared
 from reproduce.engine.definition import Specs, Tuning
 from reproduce.engine.options import Scale
 from reproduce.engine.spec import Measurement

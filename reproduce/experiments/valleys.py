@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.prepared import Prepared
 from datamodules.schedules import NoiseSchedule, Steps
-from datamodules.sources import Prepared
 from reproduce.engine.claims import Claim
 from reproduce.engine.data import image_size, subset
 from reproduce.engine.definition import Specs

@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from callbacks import ExactResume
+from datamodules.prepared import prepare
 from datamodules.schedules import NoiseSchedule
-from datamodules.sources import prepare
 from reproduce.engine import train as training
 from reproduce.engine.results import RunFolder
 from reproduce.engine.spec import Data, MLPNetwork, ResNet56Network, RunSpec, VGG11Network

@@ -55,7 +55,7 @@ from callbacks.functional import HessianOperator, top_eigenvalues
 from callbacks.functional.estimates import two_stage
 from callbacks.functional.hutchinson import PILOT
 from callbacks.functional.lanczos import Lanczos
-from datamodules.sources import prepare
+from datamodules.prepared import prepare
 
 STEPS, EXAMPLES, BATCH = 800, 128, 64
 SEEDS, RECORDED, DEFLATED, LIMIT = 20, 128, 16, 0.03

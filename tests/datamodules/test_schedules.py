@@ -94,6 +94,10 @@ def test_a_learning_rate_of_zero_becomes_the_largest_batch_allowed_with_eta_zero
     assert exchanged.setting(10, size) == (0.0, 5000)
 
 
+def test_the_inverse_of_nothing_is_without_bound():
+    assert Inverse(Constant(0.0), 1.0).bounds == (math.inf, math.inf)
+
+
 def test_both_varying_needs_to_be_told_which_one_stays():
     both = NoiseSchedule(Cosine(0.1, 0.01, 10), Cyclic(64, 32, 4))
     with pytest.raises(ValueError, match="to: lr and batch_size both vary"):

@@ -19,7 +19,8 @@ from datamodules import (
     stratified_subset,
 )
 from datamodules.augment import CropAndFlip, crop_and_flip
-from datamodules.sources import DamagedData, DataError, cached, prepare
+from datamodules.prepared import cached, prepare
+from datamodules.sources import DamagedData, DataError
 from datamodules.subsets import split
 from tests.images import image_folder
 
@@ -206,7 +207,7 @@ def test_a_download_that_another_process_made_meanwhile_is_taken(tmp_path, monke
     place.mkdir()
     (place / "batch").write_text("of another process")
     monkeypatch.setattr("torchvision.datasets.CIFAR10", lambda *_, **__: pytest.fail("it is there"))
-    sources._download("cifar10", tmp_path)
+    sources.download("cifar10", tmp_path)
     assert (place / "batch").read_text() == "of another process"
 
 

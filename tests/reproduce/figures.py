@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from datamodules.sources import Prepared
+from datamodules.prepared import Prepared
 from tests.reproduce.script import ROOT
 
 SCRIPTS = sorted(p.stem for p in (ROOT / "reproduce").glob("*.py") if p.stem.startswith(("fig", "table", "noise")))

@@ -5,7 +5,7 @@ import pkgutil
 import signal
 import socket
 
-from datamodules.sources import prepare
+from datamodules.prepared import prepare
 from reproduce.engine.results import job_data
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datamodules.sources import Prepared, prepare
+from datamodules.prepared import Prepared, prepare
 from reproduce.engine.arms import ARMS
 from reproduce.engine.current import is_current
 from reproduce.engine.options import Options

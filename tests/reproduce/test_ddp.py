@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from datamodules.prepared import prepare
 from datamodules.schedules import Cyclic, NoiseSchedule, Triangle
-from datamodules.sources import prepare
 from reproduce.engine import train as training
 from reproduce.engine.results import RunFolder, job_data
 from reproduce.engine.runner import Runner, Task, Watcher

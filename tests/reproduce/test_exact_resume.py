@@ -8,8 +8,8 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import ExactResume
+from datamodules.prepared import prepare
 from datamodules.schedules import NoiseSchedule
-from datamodules.sources import prepare
 from reproduce.engine import train as training
 from reproduce.engine.results import PathFolder, RunFolder
 from reproduce.engine.spec import GaussianNoise, HalfBatchNoise, Keep, PathSpec, Watch

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datamodules.label_noise import LabelNoise
+from datamodules.prepared import prepare
 from datamodules.schedules import Cosine, Cyclic, NoiseSchedule, Steps, Triangle, exchange
-from datamodules.sources import prepare
 from reproduce.engine import train as training
 from reproduce.engine.options import DataOptions, Options, SimulationOptions, parse
 from reproduce.engine.page import ReportOptions

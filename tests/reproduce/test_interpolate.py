@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from datamodules.prepared import prepare
 from datamodules.schedules import NoiseSchedule
-from datamodules.sources import prepare
 from reproduce.engine.interpolate import _direction, follow
 from reproduce.engine.results import PathFolder, RunFolder
 from reproduce.engine.spec import Data, Keep, MLPNetwork, PathSpec, RunSpec

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from filelock import Timeout
 
-from datamodules.sources import Prepared
+from datamodules.prepared import Prepared
 from reproduce.engine import outputs, plots
 from reproduce.engine.arms import ARMS
 from reproduce.engine.definition import Context, PlannedRun

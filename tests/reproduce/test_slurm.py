@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
+from datamodules.prepared import prepare
 from datamodules.schedules import NoiseSchedule, Triangle
-from datamodules.sources import prepare
 from reproduce.engine import provenance, slurm
 from reproduce.engine.options import InputError, Options
 from reproduce.engine.results import Results

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
+from datamodules.prepared import prepare
 from datamodules.schedules import NoiseSchedule
-from datamodules.sources import prepare
 from reproduce.engine.ending import end_with
 from reproduce.engine.interrupts import Submitted, Terminated
 from reproduce.engine.options import InputError

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from datamodules.prepared import prepare
 from datamodules.schedules import Cyclic, NoiseSchedule, Triangle
-from datamodules.sources import prepare
 from reproduce.engine.files import write_json
 from reproduce.engine.measure import measure
 from reproduce.engine.results import RunFolder

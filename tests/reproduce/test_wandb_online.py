@@ -129,7 +129,7 @@ def test_a_server_that_is_broken_from_the_start_costs_one_timeout_and_one_line(h
         wandb.teardown()
     assert len(said) == 1
     assert "results on disk are complete" in said[0]
-    mirror(tmp_path)._claim(f).release()  # another call may do better
+    mirror(tmp_path)._claim(f)  # another call may do better
     assert not (f.path / "wandb.json").exists()
     assert not stub.runs
 
@@ -156,7 +156,7 @@ def test_a_server_that_breaks_in_the_middle_costs_one_timeout_and_the_run_stays_
         assert begun == []
         wandb.teardown()
     assert len(said) == 1
-    mirror(tmp_path)._claim(f).release()
+    mirror(tmp_path)._claim(f)
     assert stub.runs
     assert mirror(tmp_path, "online").wanted(f)
     with serving() as later:  # W&B's own copy is whole
