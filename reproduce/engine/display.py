@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.status import Status
 
 from reproduce.engine.runner import Task, Watcher
 from reproduce.engine.wandb_mirror import Mirror
@@ -17,6 +18,11 @@ console = Console(highlight=False, soft_wrap=True)
 
 def say(text: str, style: str | None = None) -> None:
     console.print(text, style=style, markup=False)
+
+
+def waiting(words: str) -> Status:
+    """`with` it: a line that moves while something takes its seconds, on a terminal; nothing elsewhere."""
+    return console.status(words)
 
 
 def duration(seconds: float) -> str:
@@ -122,5 +128,11 @@ def describe(result: dict[str, Any]) -> str:
     if "profiles" in result:
         return f"loss at the ends {final['loss θ1']:.3f} and {final['loss θ2']:.3f}, barrier {final['barrier']:.2f}"
     if result["status"] == "diverged":
-        return f"diverged at epoch {final['epoch']}".ljust(39)
+        return f"diverged: {_how_far(final.get('train/loss'), result['first_loss'])}".ljust(39)
     return f"train loss {final['train/loss']:7.4f}  test {100 * final['test/accuracy']:6.2f} %"
+
+
+def _how_far(last: float | None, first: float | None) -> str:
+    if last is None or first is None:
+        return "the loss is not finite"
+    return f"train loss {last:.4g}, {first:.4g} at first"

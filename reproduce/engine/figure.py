@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from reproduce.engine.planning import Plan
     from reproduce.engine.runner import Runner
     from reproduce.engine.slurm import SlurmRunner
+    from reproduce.engine.spec import RunSpec
 
 __all__ = ["Figure", "main"]  # all that a figure's script needs
 START_UP = 8  # seconds: torch and Lightning are imported once, and the figure is drawn
@@ -29,7 +30,7 @@ def main(figure: Figure, arguments: list[str] | None = None) -> NoReturn:
     interrupts.listen()
 
     def work() -> int:
-        options = parse(figure.doc, arguments)
+        options = parse(figure.doc, arguments, arms=figure.arms)
         print(f"{figure.name}: {figure.title} (scale {options.scale})", flush=True)
         return _Session(figure, options, started).run()
 
@@ -69,13 +70,7 @@ class _Session:
             self.jobs = options.jobs or slots
             self.at_once = min(self.jobs, slots)  # what runs without waiting
         self.server, self.results = Server(), Results(options.out)
-        self.forecast = Forecast(
-            cache_folder() / "timings.json",
-            self.here,
-            lambda spec: self.server.time_steps(
-                spec.network, self.job(threads=1) | {"accelerator": self.here.accelerator}
-            ),
-        )
+        self.forecast = Forecast(cache_folder() / "timings.json", self.here, self.time_steps)
 
     def run(self) -> int:
         from reproduce.engine import outputs
@@ -172,6 +167,13 @@ class _Session:
             words = f", {duration(between)} of it for {len(lines)} lines between runs" if lines else ""
             self.say(f"expected time: {duration(START_UP + seconds + between)}{words}")
         return cached
+
+    def time_steps(self, spec: RunSpec) -> tuple[float, float]:
+        """Seconds a step and seconds an example of a run's network on this machine."""
+        from reproduce.engine.display import waiting
+
+        with waiting("timing steps of the network, for the forecast: once, then they are kept"):
+            return self.server.time_steps(spec.network, self.job(threads=1) | {"accelerator": self.here.accelerator})
 
     def seconds_left(self, run: PlannedRun) -> float:
         """Of a run that is to be done, or to be gone on with."""

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -92,8 +93,7 @@ class Options(DataOptions):
 
 HELP = {
     "scale": "smoke (seconds), quick (minutes on two CPU cores, the default) or paper (the paper's own numbers)",
-    "arm": "epochs (the paper's, the default), or what is kept equal instead: time, loss; or what is changed: ghost, "
-    "no-bn, l2, svag; a figure says which it has",
+    "arm": "what is kept equal over the runs, or changed in all of them: ARMS (default: epochs, the paper's)",
     "data": "cifar10, mnist, fashionmnist, digits, digits28, or a folder NAME/{train,test}/<class>/* in --data-dir; "
     "default: the figure's own, or the embedded digits, said loudly, if it is nowhere to be had",
     "data_dir": "where data sets are looked for and downloaded to (default: data)",
@@ -131,11 +131,17 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(message.removeprefix("argument "))
 
 
-def parse(description: str, arguments: list[str] | None = None, kind: type[Any] = Options) -> Any:
-    """Options (of a kind) from the command line; ends the process with one line and status 2 on bad input."""
+def parse(
+    description: str, arguments: list[str] | None = None, kind: type[Any] = Options, arms: Iterable[str] = ()
+) -> Any:
+    """Options (of a kind) from the command line; ends the process with one line and status 2 on bad input.
+
+    arms: those that there are besides `epochs`.
+    """
     parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     for field in fields(kind):
         flag, text = "--" + field.name.replace("_", "-"), field.metadata.get("help") or HELP[field.name]
+        text = text.replace("ARMS", ", ".join((EPOCHS, *arms)))
         if field.type == "bool":
             parser.add_argument(flag, action="store_true", help=text)
             continue

@@ -22,18 +22,26 @@ def resolve(
     """The data set, by default the first of a script's own; the substitute, said loudly, if that is nowhere."""
     from datamodules.prepared import cached
     from datamodules.sources import DamagedData, DataError
+    from reproduce.engine.display import waiting
+
+    def ready(name: str) -> Prepared:
+        known = cached(name, data_dir)
+        if known is not None:
+            return known
+        with waiting(f"preparing {name}: once, then it is kept"):
+            return server.prepare(name, data_dir)
 
     name, data_dir = options.data or own[0], options.data_dir
     why = "as asked for"
     try:
-        source = cached(name, data_dir) or server.prepare(name, data_dir)
+        source = ready(name)
     except DamagedData:
         raise  # data that are there but broken are not a case for a substitute
     except DataError as error:
         if options.data is not None:
             raise
         why = str(error)
-        source = cached(substitute, data_dir) or server.prepare(substitute, data_dir)
+        source = ready(substitute)
     if source.name not in own:
         wanted = " or ".join(own)
         say(

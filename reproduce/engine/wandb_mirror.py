@@ -224,16 +224,17 @@ class Mirror:
 
     def _copy(self, mirrored: _Mirrored) -> None:
         try:
-            with (mirrored.folder.path / "metrics.jsonl").open(encoding="utf-8") as file:
-                there = os.fstat(file.fileno())
-                if there.st_ino != mirrored.inode or there.st_size < mirrored.offset:  # rows that are written anew
-                    mirrored.inode, mirrored.offset, mirrored.unread = there.st_ino, 0, ""
-                    self._check_environment(mirrored)
-                file.seek(mirrored.offset)
-                text = file.read()
-                mirrored.offset = file.tell()
+            file = (mirrored.folder.path / "metrics.jsonl").open(encoding="utf-8")
         except FileNotFoundError:
             return
+        with file:
+            there = os.fstat(file.fileno())
+            if there.st_ino != mirrored.inode or there.st_size < mirrored.offset:  # rows that are written anew
+                mirrored.inode, mirrored.offset, mirrored.unread = there.st_ino, 0, ""
+                self._check_environment(mirrored)
+            file.seek(mirrored.offset)
+            text = file.read()
+            mirrored.offset = file.tell()
         *lines, mirrored.unread = (mirrored.unread + text).split("\n")
         for line in lines:
             row = json.loads(line)

@@ -3,9 +3,14 @@
 from dataclasses import replace
 
 from datamodules.label_noise import LabelNoise
-from datamodules.schedules import Cyclic, NoiseSchedule, Triangle
+from datamodules.schedules import Cyclic, NoiseSchedule, Triangle, exchange
 from reproduce.engine.spec import Curvature, Data, Keep, Measurement, MLPNetwork, RunSpec, VGG11Network, Watch
 
+# Like a figure's, for what trains nothing.
+SPEC = RunSpec(
+    VGG11Network(width=0.125), Data("cifar10", "0123456789abcdef", 3200, 1000, 2000, augment=True),
+    exchange(NoiseSchedule(0.1, Cyclic(high=160, low=32, period=6, phase=0.5))), epochs=18, seed=3,
+)  # fmt: skip
 SMALL = Curvature(examples=32, batch_size=32, measures=("top_eigenvalue",))
 MLP = RunSpec(
     MLPNetwork(hidden=(16,), in_features=784), Data("digits28", "-", train=240, validation=50, test=100, subset=100),

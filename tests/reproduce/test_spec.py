@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.label_noise import LabelNoise
-from datamodules.schedules import Cosine, Cyclic, NoiseSchedule, Triangle, exchange
+from datamodules.schedules import Cosine, NoiseSchedule, Triangle, exchange
 from reproduce.engine.spec import (
     Curvature,
     Data,
@@ -23,15 +23,9 @@ from reproduce.engine.spec import (
     Watch,
 )
 from reproduce.engine.stored import dumps, encode, loads
+from tests.reproduce.specs import SPEC
 
 ROOT = Path(__file__).resolve().parents[2]
-SPEC = RunSpec(
-    VGG11Network(width=0.125),
-    Data("cifar10", "0123456789abcdef", 3200, 1000, 2000, augment=True),
-    exchange(NoiseSchedule(0.1, Cyclic(high=160, low=32, period=6, phase=0.5))),
-    epochs=18,
-    seed=3,
-)
 positive = st.floats(1e-3, 10)
 networks = st.one_of(
     st.builds(VGG11Network, width=positive),

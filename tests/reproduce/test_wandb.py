@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 import wandb
-from filelock import FileLock
 from PIL import Image
 
 from callbacks.hessian import ALL, HessianMonitor
@@ -18,24 +17,8 @@ from datamodules.vision import WITH_LABEL_NOISE
 from reproduce.engine import wandb_mirror
 from reproduce.engine.files import write_json, write_text
 from reproduce.engine.options import InputError
-from reproduce.engine.results import RunFolder, environment
-from reproduce.engine.wandb_mirror import Mirror
-
-ROW = {
-    "epoch": 1, "step": 2, "t_eta": 0.2, "train/loss": 2.0, "test/accuracy": 0.5,
-    "steps": {"loss": [2.5, 1.5], "lr": [0.1, 0.1], "batch_size": [32, 32]},
-}  # fmt: skip
-
-
-def mirror(tmp_path, mode="offline", said=None):
-    return Mirror(mode, tmp_path, "fig4-smoke", ["fig4"], (said if said is not None else []).append)
-
-
-def folder(tmp_path, rows=1):
-    path = tmp_path / "runs" / "0123456789abcdef"
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "metrics.jsonl").write_text("".join(json.dumps(ROW | {"epoch": i + 1}) + "\n" for i in range(rows)))
-    return RunFolder(path)
+from reproduce.engine.results import environment
+from tests.reproduce.mirrors import ROW, folder, mirror
 
 
 class Logged:
@@ -62,7 +45,7 @@ def epochs(run):
 def test_rows_that_a_resumed_run_writes_anew_are_mirrored_once(tmp_path):
     there, said = folder(tmp_path, rows=3), []
     m, run = mirror(tmp_path, said=said), Logged()
-    m.runs[there.path] = wandb_mirror._Mirrored(run, "", there, {}, FileLock(tmp_path / "lock"), environment({}))
+    m.runs[there.path] = wandb_mirror._Mirrored(run, "", there, {}, environment({}))
     m.poll()
     write_text(there.path / "metrics.jsonl", "".join(json.dumps(ROW | {"epoch": i + 1}) + "\n" for i in range(2)))
     m.poll()
