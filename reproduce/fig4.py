@@ -95,21 +95,21 @@ def panels(table):
     from reproduce.engine.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, RED
 
     shown = {
-        "Cyclic: S (blue) or η (red)": {
+        "A cyclic schedule, in S or in η": {
             cycles.CYCLIC_S: Line("cyclic S", BLUE),
             cycles.CYCLIC_ETA: Line("cyclic η", RED),
         },
-        "Constant: small S (blue), 5 × larger S and η (red)": {
-            cycles.SMALL_S: Line("small S", BLUE),
-            cycles.LARGE_S: Line("large S and η", RED),
-            cycles.NOISE_CONTROL: Line("control, noise ÷ 5 (epochs ÷ 5)", GREY, 5),
+        "A constant schedule, and its control": {
+            cycles.SMALL_S: Line("S and η", BLUE),
+            cycles.LARGE_S: Line("both × 5", RED),
+            cycles.NOISE_CONTROL: Line("S × 5 alone (epochs drawn ÷ 5)", GREY, 5),
         },
     }
     if cycles.ROOT_TIME in table.labels:
         shown["Controls: other rules, other noise"] = {
             cycles.SMALL_S: Line("small S", BLUE),
             cycles.ROOT_EPOCHS: Line("S × 5, η × √5", ORANGE),
-            cycles.ROOT_TIME: Line("the same (epochs ÷ √5)", GREEN, 5**0.5),
+            cycles.ROOT_TIME: Line("the same, longer (epochs drawn ÷ √5)", GREEN, 5**0.5),
             cycles.MEAN_NOISE: Line("cycle's mean noise", PURPLE),
         }
     return shown
@@ -119,12 +119,13 @@ def draw(table, axes):
     from reproduce.engine import plots
 
     shown = panels(table)
-    for panel, (title, lines) in zip(axes(1, len(shown), sharey=True), shown.items()):
+    for panel, (title, lines) in zip(axes(1, len(shown), sharex=True, sharey=True), shown.items()):
         for label, line in lines.items():
             options = {"stretch": line.stretch, "percent": True}
             plots.band(panel, table, label, "test/accuracy", line.colour, legend=line.name, **options)
             plots.band(panel, table, label, "train/accuracy", line.colour, legend="_", dashed=True, **options)
         panel.set(title=title, xlabel="epoch", ylabel="accuracy (%): test solid, train dashed")
+        panel.set_xlim(left=0)
         panel.label_outer()
         plots.legend_below(panel, columns=len(lines) if len(lines) < 4 else 2)
 

@@ -74,6 +74,21 @@ def test_a_run_that_begins_again_in_another_environment_is_another_run_there(tmp
     assert json.loads((there.path / "wandb.json").read_text())["id"] == runs[1].id
 
 
+def test_a_file_that_wandb_misses_is_a_failure_too(tmp_path, monkeypatch):
+    def missing(**_):
+        raise FileNotFoundError("core is not there")
+
+    there, said = folder(tmp_path), []
+    m = mirror(tmp_path, "online", said)
+    monkeypatch.setattr(m, "_init", lambda **told: Logged(**told))
+    m.start("a seed 0", there, {})
+    monkeypatch.setattr(m, "_init", missing)
+    write_json(there.path / "job.json", {"threads": 2})
+    m.poll()
+    assert len(said) == 1
+    assert "core is not there" in said[0]
+
+
 @pytest.mark.parametrize("whole", [False, True], ids=["broken off", "whole"])
 @pytest.mark.parametrize(("answer", "kept"), [("409: this run was deleted", False), ("init has timed out", True)])
 def test_a_run_that_the_server_does_not_want_again_is_another_one_at_the_next_call(
