@@ -20,7 +20,7 @@ import numpy as np
 import platformdirs
 
 from datamodules import sources
-from datamodules.sources import ARRAYS, FORMAT, Arrays, DamagedData, DataError, Source, alone, line
+from datamodules.sources import ARRAYS, FORMAT, Arrays, DamagedData, DataError, Source, alone, one_line
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,14 @@ def prepare(name: str, data_dir: str | Path = "data", *, download: bool = True) 
     Raises:
         DataError: unknown name, nothing found and no download, or files that cannot be read.
     """
-    source = sources.find(name, Path(data_dir))
-    if source is None and not download:
-        raise DataError(f"data-dir: no {name} in {str(data_dir)!r}")
-    return _cached(name, source or sources.download(name, Path(data_dir)))
+    folder = Path(data_dir)
+    source = sources.find(name, folder)
+    if source is None and download:
+        sources.download(name, folder)
+        source = sources.find(name, folder)
+    if source is None:
+        raise DataError(f"data-dir: no {name} in {str(folder)!r}")
+    return _cached(name, source)
 
 
 def cached(name: str, data_dir: str | Path) -> Prepared | None:
@@ -108,7 +112,7 @@ def _written_to(cache: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"cache: prepared data cannot be written to {str(cache)!r}: {line(error)}") from error
+        raise DataError(f"cache: prepared data cannot be written to {str(cache)!r}: {one_line(error)}") from error
 
 
 def _stored(target: Path, name: str, origin: str, arrays: Arrays) -> Prepared:

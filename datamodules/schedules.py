@@ -322,19 +322,23 @@ def as_schedule(value: float | Schedule, name: str = "schedule") -> Schedule:
     raise ValueError(f"{name}: {value!r} is neither a number nor a function of the epoch")
 
 
+class _Boundless(ValueError):
+    """A schedule that does not say its bounds."""
+
+
 def bounds(schedule: Schedule) -> tuple[float, float]:
     """(lowest, highest) value of a schedule. Raises ValueError for a callable that does not say."""
-    try:
-        return schedule.bounds  # type: ignore[attr-defined]
-    except AttributeError:
-        raise ValueError(f"schedule: {schedule!r} has no `bounds`; say which value stays constant") from None
+    known: tuple[float, float] | None = getattr(schedule, "bounds", None)
+    if known is None:
+        raise _Boundless(f"schedule: {schedule!r} has no `bounds`; say which value stays constant")
+    return known
 
 
 def known_bounds(schedule: Schedule) -> tuple[float, float] | None:
     """(lowest, highest) value, or None if the schedule, or one inside it, does not say."""
     try:
         return bounds(schedule)
-    except ValueError:
+    except _Boundless:
         return None
 
 

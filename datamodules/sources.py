@@ -67,7 +67,7 @@ def find(name: str, data_dir: Path) -> Source | None:
         return Source("drawn with matplotlib's fonts", f"v{FORMAT}", lambda: _draw(name))
     if name in _TORCHVISION:
         folder = data_dir / _TORCHVISION_FOLDER[name]
-        if folder.is_dir() and any(folder.iterdir()):
+        if _filled(folder):
             return Source(str(folder), _listing(folder), lambda: _decode_torchvision(name, data_dir))
     if name not in ("", ".", "..") and not Path(name).is_absolute():
         folder = data_dir / name
@@ -87,6 +87,10 @@ def _unknown(name: str, data_dir: Path) -> DataError:
     return DataError(f"data: {name!r} is none of {', '.join(NAMES)}, and no folder {str(data_dir / name)!r}")
 
 
+def _filled(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
 def _draw(name: str) -> Arrays:
     from datamodules import digits
 
@@ -96,7 +100,7 @@ def _draw(name: str) -> Arrays:
     return dict(zip(ARRAYS, (train, train_labels, test, test_labels)))
 
 
-def download(name: str, data_dir: Path) -> Source:
+def download(name: str, data_dir: Path) -> None:
     """Downloads a data set of torchvision's into `data_dir`, once if several processes ask. Raises DataError."""
     import torchvision
 
@@ -105,17 +109,16 @@ def download(name: str, data_dir: Path) -> Source:
     try:
         place = data_dir / _TORCHVISION_FOLDER[name]
         with alone(place):
-            found = find(name, data_dir)
-            if found is not None:
-                return found
+            if _filled(place):
+                return
             # Moved when whole: what an interrupted download leaves is never taken for data.
             with tempfile.TemporaryDirectory(prefix=".download-", dir=data_dir) as draft:
                 kind = getattr(torchvision.datasets, _TORCHVISION[name])
                 kind(draft, download=True)
                 (Path(draft) / _TORCHVISION_FOLDER[name]).rename(place)
-            return Source(str(place), _listing(place), lambda: _decode_torchvision(name, data_dir))
     except Exception as error:
-        raise DataError(f"data: {name} is not in {str(data_dir)!r} and its download failed: {line(error)}") from error
+        why = one_line(error)
+        raise DataError(f"data: {name} is not in {str(data_dir)!r} and its download failed: {why}") from error
     finally:
         socket.setdefaulttimeout(before)
 
@@ -161,7 +164,7 @@ def _decode_torchvision(name: str, data_dir: Path) -> Arrays:
             dataset = kind(str(data_dir), train=train, download=False)
         except Exception as error:
             where = str(data_dir / _TORCHVISION_FOLDER[name])
-            raise DamagedData(f"data-dir: {name} in {where!r} is damaged or incomplete: {line(error)}") from error
+            raise DamagedData(f"data-dir: {name} in {where!r} is damaged or incomplete: {one_line(error)}") from error
         images = np.asarray(dataset.data)
         images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
         arrays[f"{part}_images"] = np.ascontiguousarray(images, dtype=np.uint8)
@@ -193,7 +196,7 @@ def _decode_image_folder(folder: Path) -> Arrays:
                 with Image.open(path) as image:
                     pixels = np.asarray(image.convert("L" if image.mode in ("1", "L", "I;16") else "RGB"))
             except Exception as error:
-                raise DamagedData(f"data-dir: {str(path)!r} cannot be read: {line(error)}") from error
+                raise DamagedData(f"data-dir: {str(path)!r} cannot be read: {one_line(error)}") from error
             shape = shape or pixels.shape
             if pixels.shape != shape:
                 raise DamagedData(f"data-dir: {str(path)!r} has shape {pixels.shape}, others have {shape}")
@@ -236,7 +239,7 @@ def alone(place: Path) -> FileLock:
     return FileLock(place.with_name(f".{place.name}.lock"))
 
 
-def line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """An error's text in one line, of 200 characters at most."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) < 200 else text[:197] + "..."

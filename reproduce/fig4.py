@@ -100,14 +100,14 @@ def panels(table):
             cycles.CYCLIC_ETA: Line("cyclic η", RED),
         },
         "A constant schedule, and its control": {
-            cycles.SMALL_S: Line("S and η", BLUE),
+            cycles.SMALL_S: Line("small S and η", BLUE),
             cycles.LARGE_S: Line("both × 5", RED),
             cycles.NOISE_CONTROL: Line("S × 5 alone (epochs drawn ÷ 5)", GREY, 5),
         },
     }
     if cycles.ROOT_TIME in table.labels:
         shown["Controls: other rules, other noise"] = {
-            cycles.SMALL_S: Line("small S", BLUE),
+            cycles.SMALL_S: Line("small S and η", BLUE),
             cycles.ROOT_EPOCHS: Line("S × 5, η × √5", ORANGE),
             cycles.ROOT_TIME: Line("the same, longer (epochs drawn ÷ √5)", GREEN, 5**0.5),
             cycles.MEAN_NOISE: Line("cycle's mean noise", PURPLE),

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.status import Status
+from rich.text import Text
 
 from reproduce.engine.runner import Task, Watcher
 from reproduce.engine.wandb_mirror import Mirror
@@ -22,7 +23,7 @@ def say(text: str, style: str | None = None) -> None:
 
 def waiting(words: str) -> Status:
     """`with` it: a line that moves while something takes its seconds, on a terminal; nothing elsewhere."""
-    return console.status(words)
+    return console.status(Text(words))
 
 
 def duration(seconds: float) -> str:
@@ -94,7 +95,7 @@ class Display(Watcher):
         self.progress.update(self.outer, description=self._runs(), completed=self.finished_work)
         self.mirror.finish(task.folder, result["status"], task.folder.milestones(task.measurements, result))
         outcome = describe(result)
-        say(f"  {self.done:>3}/{self.total}  {task.label:<{self.width}} {outcome}  {duration(seconds):>8}")
+        say(f"  {self.done:>3}/{self.total}  {task.label:<{self.width}} {outcome:<33}  {duration(seconds):>8}")
 
     def told(self, words: str) -> None:
         say(f"  {words}")
@@ -128,11 +129,11 @@ def describe(result: dict[str, Any]) -> str:
     if "profiles" in result:
         return f"loss at the ends {final['loss θ1']:.3f} and {final['loss θ2']:.3f}, barrier {final['barrier']:.2f}"
     if result["status"] == "diverged":
-        return f"diverged: {_how_far(final.get('train/loss'), result['first_loss'])}".ljust(39)
+        return _divergence(final["epoch"], final.get("train/loss"), result["first_loss"])
     return f"train loss {final['train/loss']:7.4f}  test {100 * final['test/accuracy']:6.2f} %"
 
 
-def _how_far(last: float | None, first: float | None) -> str:
-    if last is None or first is None:
-        return "the loss is not finite"
-    return f"train loss {last:.4g}, {first:.4g} at first"
+def _divergence(epoch: int, last: float | None, first: float | None) -> str:
+    if last is not None and first is not None and last > first:
+        return f"diverged: loss {last:.3g} from {first:.3g}"
+    return f"diverged: not finite, epoch {epoch}"  # a step's loss, or the weights

@@ -27,7 +27,7 @@ def end_with(work: Callable[[], int]) -> NoReturn:
     except Terminated:
         status = _say(PREEMPTED, "asked to leave; the next call goes on where the runs are")
     except KeyboardInterrupt:
-        status = _say(130, "interrupted; the next call goes on where the runs are")
+        status = _say(130, "interrupted; the next call goes on from what the runs have saved")
     except OSError as error:
         if error.errno not in DISK:
             raise

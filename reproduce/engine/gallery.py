@@ -167,5 +167,7 @@ def page(shown: list[Shown]) -> str:
             )
             parts.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
         told = one.provenance
-        parts.append(f"\n{told['data']['name']}, {told['hardware']}, commit {(told['commit'] or 'unknown')[:7]}.\n")
+        changed = " and changes" if told["uncommitted_changes"] else ""
+        commit = (told["commit"] or "unknown")[:7] + changed
+        parts.append(f"\n{told['data']['name']}, {told['hardware']}, commit {commit}.\n")
     return "\n".join(parts)

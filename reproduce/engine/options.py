@@ -93,7 +93,7 @@ class Options(DataOptions):
 
 HELP = {
     "scale": "smoke (seconds), quick (minutes on two CPU cores, the default) or paper (the paper's own numbers)",
-    "arm": "what is kept equal over the runs, or changed in all of them: ARMS (default: epochs, the paper's)",
+    "arm": "what is kept equal over the runs, or changed in all of them: {arms} (default: epochs, the paper's)",
     "data": "cifar10, mnist, fashionmnist, digits, digits28, or a folder NAME/{train,test}/<class>/* in --data-dir; "
     "default: the figure's own, or the embedded digits, said loudly, if it is nowhere to be had",
     "data_dir": "where data sets are looked for and downloaded to (default: data)",
@@ -141,7 +141,8 @@ def parse(
     parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     for field in fields(kind):
         flag, text = "--" + field.name.replace("_", "-"), field.metadata.get("help") or HELP[field.name]
-        text = text.replace("ARMS", ", ".join((EPOCHS, *arms)))
+        if field.name == "arm":
+            text = text.format(arms=", ".join((EPOCHS, *arms)))
         if field.type == "bool":
             parser.add_argument(flag, action="store_true", help=text)
             continue

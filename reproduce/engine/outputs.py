@@ -176,7 +176,8 @@ def report(planned: list[PlannedRun], table: Table, missing: list[str], say: Cal
     diverged = table.frame[table.frame["status"] == "diverged"]
     if len(diverged):
         names = diverged["label"] + " seed " + diverged["seed"].astype(str)
-        say(f"{len(diverged)} runs diverged (a loss not finite, or above the first one at the end): {', '.join(names)}")
+        why = "loss or weights not finite, or the loss at the end above the first"
+        say(f"{len(diverged)} runs diverged ({why}): {', '.join(names)}")
     if table.frame.empty:
         say("nothing to draw")
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -40,6 +40,7 @@ class ReportOptions(Options):
     """What the report is asked to do."""
 
     run: bool = False
+    arm: str = field(default=EPOCHS, metadata={"help": "for a figure's own script; here arms are among the controls"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,13 +21,16 @@ def resolve(
 ) -> Prepared:
     """The data set, by default the first of a script's own; the substitute, said loudly, if that is nowhere."""
     from datamodules.prepared import cached
-    from datamodules.sources import DamagedData, DataError
+    from datamodules.sources import DamagedData, DataError, find
     from reproduce.engine.display import waiting
 
     def ready(name: str) -> Prepared:
         known = cached(name, data_dir)
         if known is not None:
             return known
+        if find(name, data_dir) is None:
+            say(f"downloading {name} to {data_dir}")  # torchvision shows how far it is
+            return server.prepare(name, data_dir)
         with waiting(f"preparing {name}: once, then it is kept"):
             return server.prepare(name, data_dir)
 

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ class Mirror:
     tags: list[str]
     say: Callable[[str], None]
     runs: dict[str, _Mirrored] = field(default_factory=dict)
-    claims: dict[str, FileLock] = field(default_factory=dict)  # of the runs above, each for as long as it is there
+    held: dict[str, FileLock] = field(default_factory=dict)  # for the runs above, each as long as it is there
 
     def wanted(self, folder: RunFolder) -> bool:
         """Whether a finished run still has to be mirrored: never done, or only offline and online is asked for."""
@@ -90,7 +90,7 @@ class Mirror:
         self.discard(folder)
         if self.mode == "disabled":
             return
-        with self._survives():
+        with self._survives(), suppress(Timeout):
             self._claim(folder)
             self._begin(label, folder, config)
 
@@ -98,7 +98,7 @@ class Mirror:
         self, label: str, folder: RunFolder, config: dict[str, Any], status: str, measured: dict[str, float]
     ) -> None:
         """Mirrors a finished run that is wanted, unless another call is at it."""
-        with self._survives():
+        with self._survives(), suppress(Timeout):
             self._claim(folder)
             if self.wanted(folder):  # still: another call may have been at it
                 self._begin(label, folder, config)
@@ -112,7 +112,7 @@ class Mirror:
         """Takes the right to mirror a run. Raises filelock.Timeout while another call has it."""
         claim = lock(self._begun(folder), "lock", 0)
         claim.acquire()
-        self.claims[folder.path.name] = claim
+        self.held[folder.path.name] = claim
 
     def _begin(self, label: str, folder: RunFolder, config: dict[str, Any]) -> None:
         """A run of W&B; an earlier one of the same training is gone on with, or removed."""
@@ -260,18 +260,18 @@ class Mirror:
 
     @contextmanager
     def _survives(self) -> Any:
-        """W&B must not end a run: its failure is said once, and mirroring stops; what another call mirrors is left."""
+        """W&B must not end a run: its failure is said once, and mirroring stops. Whatever ends, only claims on runs
+        that are being mirrored stay held.
+        """
         try:
             yield
-        except Timeout:
-            pass
         except Exception as error:
             self.mode = "disabled"
             self.runs.clear()
             self.say(f"W&B mirror stopped ({brief(error)}); results on disk are complete")
         finally:
-            for name in self.claims.keys() - self.runs.keys():
-                self.claims.pop(name).release()  # another call may do better
+            for name in self.held.keys() - self.runs.keys():
+                self.held.pop(name).release()  # another call may do better
 
 
 def summary_of(metric: str) -> str | None:

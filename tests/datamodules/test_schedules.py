@@ -16,11 +16,14 @@ from datamodules.schedules import (
     NoiseSchedule,
     OneCycle,
     Polynomial,
+    Ratio,
     StepEvery,
     Steps,
     Triangle,
     WarmRestarts,
+    bounds,
     exchange,
+    known_bounds,
     round_batch_size,
 )
 
@@ -96,6 +99,16 @@ def test_a_learning_rate_of_zero_becomes_the_largest_batch_allowed_with_eta_zero
 
 def test_the_inverse_of_nothing_is_without_bound():
     assert Inverse(Constant(0.0), 1.0).bounds == (math.inf, math.inf)
+    assert Ratio(Constant(1.0), Constant(0.0), 1.0).bounds == (math.inf, math.inf)
+
+
+@pytest.mark.parametrize("around", [lambda s: s, lambda s: Inverse(s, 1.0), lambda s: Ratio(Constant(1.0), s, 1.0),
+                                    lambda s: Chain((Constant(1.0), s), (1.0,))])  # fmt: skip
+def test_a_function_inside_a_schedule_does_not_say_its_bounds(around):
+    schedule = around(abs)
+    assert known_bounds(schedule) is None
+    with pytest.raises(ValueError, match="<built-in function abs> has no `bounds`"):
+        bounds(schedule)
 
 
 def test_both_varying_needs_to_be_told_which_one_stays():

@@ -30,7 +30,7 @@ def places(tmp_path, monkeypatch):
         json.dumps([CLAIM, CLAIM | {"control_of": CLAIM["claim"], "verdict": "inconclusive"}])
     )
     provenance = {"missing": [], "seconds": 250.0, "data": {"name": "fashionmnist"}, "hardware": "x", "commit": "abc",
-                  "runs": {"a": "0" * 16}}  # fmt: skip
+                  "uncommitted_changes": True, "runs": {"a": "0" * 16}}  # fmt: skip
     (results / "provenance.json").write_text(json.dumps(provenance))
     return readme, folder, results
 
@@ -57,6 +57,7 @@ def test_pictures_shrink_and_the_table_stands_between_the_markers(places):
     assert readme.read_text() == text
     assert "a \\| b" in (folder / "README.md").read_text()
     assert "1.20 [0.00, 2.00] pp" in (folder / "README.md").read_text()
+    assert "commit abc and changes." in (folder / "README.md").read_text()
 
 
 def test_an_incomplete_figure_and_a_gallery_too_large_are_refused_and_nothing_is_written(places, monkeypatch):

@@ -14,7 +14,6 @@ from datamodules.prepared import Prepared
 from reproduce.engine import outputs, plots
 from reproduce.engine.arms import ARMS
 from reproduce.engine.definition import Context, PlannedRun
-from reproduce.engine.display import describe
 from reproduce.engine.figure import _Session
 from reproduce.engine.files import lock, write_json
 from reproduce.engine.options import Options
@@ -54,15 +53,6 @@ def test_a_diverged_run_is_a_row_and_no_curve_and_a_missing_one_is_named(tmp_pat
     assert missing == ["constant, small S seed 2"]
     assert table.diverged("constant, small S") == 1
     assert table.values("constant, small S", "test/accuracy").tolist() == [0.4]
-
-
-@pytest.mark.parametrize(
-    ("first", "last", "words"),
-    [(2.3, 2.4, "diverged: train loss 2.4, 2.3 at first"), (2.3, None, "diverged: the loss is not finite"),
-     (None, 2.4, "diverged: the loss is not finite")],
-)  # fmt: skip
-def test_the_line_of_a_diverged_run_says_how(first, last, words):
-    assert describe({"status": "diverged", "first_loss": first, "final": {"train/loss": last}}).strip() == words
 
 
 def test_a_figure_with_missing_arms_is_drawn_with_what_is_there(tmp_path):

@@ -88,7 +88,7 @@ def test_an_impatient_ctrl_c_while_it_starts_ends_in_one_line(seconds, tmp_path)
         time.sleep(0.2)
     printed, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, printed
-    assert printed.strip().endswith("the next call goes on where the runs are")
+    assert printed.strip().endswith("the next call goes on from what the runs have saved")
     assert "Traceback" not in printed
 
 

@@ -17,7 +17,7 @@ from datamodules.vision import WITH_LABEL_NOISE
 from reproduce.engine import wandb_mirror
 from reproduce.engine.files import write_json, write_text
 from reproduce.engine.options import InputError
-from reproduce.engine.results import environment
+from reproduce.engine.results import RunFolder, environment
 from tests.reproduce.mirrors import ROW, folder, mirror
 
 
@@ -234,13 +234,18 @@ def offline(tmp_path):
 def test_two_calls_mirror_a_run_once(tmp_path):
     one, other, f = mirror(tmp_path), mirror(tmp_path), folder(tmp_path)
     one.start("a seed 0", f, {})
+    second = RunFolder(f.path.with_name("second"))
+    second.path.mkdir()
+    one.start("a seed 1", second, {})
+    one.poll()
+    one.finish(second, "ok")
     other.start("a seed 0", f, {})
     other.copy("a seed 0", f, {}, "ok", {})  # finished on disk, but the other call is still at it
     assert (len(one.runs), len(other.runs)) == (1, 0)
     assert other.wanted(f)
     one.finish(f, "ok")
     other.copy("a seed 0", f, {}, "ok", {})
-    assert len(offline(tmp_path)) == 1
+    assert len(offline(tmp_path)) == 2
     assert not other.wanted(f)
 
 
