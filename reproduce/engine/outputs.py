@@ -40,7 +40,7 @@ class Planned:
 
 
 def power(context: Context, say: Callable[[str], None]) -> list[Planned]:
-    """Simulated power of each claim at this many seeds (kept in OUT/power.json); warns of the weak ones.
+    """Simulated power of each claim at this many seeds (kept in OUT/power.json for this code); warns of the weak ones.
 
     None where nothing is judged, and in an arm that has claims of its own: they are not imagined.
     """
@@ -53,8 +53,8 @@ def power(context: Context, say: Callable[[str], None]) -> list[Planned]:
         return experiment.imagined(options.scale, n, random)
 
     example = figure.check(draw(seeds, np.random.default_rng(0)))
-    asked = [(claim.claim, claim.statistic) for claim in example]
-    key = hashlib.sha256(f"{figure.name}{settings!r}{seeds}{asked}".encode()).hexdigest()[:16]
+    asked = f"{figure.name}{settings!r}{seeds}{provenance.judging()}"
+    key = hashlib.sha256(asked.encode()).hexdigest()[:16]
     file = options.out / "power.json"
     known = read_cache(file)
     if key not in known:

@@ -24,6 +24,7 @@ PACKAGES = (
     "wandb",
 )
 BITS = PACKAGES[:5]
+# What a run may pass through; figures and tests change none of its bits.
 FOLDERS = ("lightning_modules", "datamodules", "callbacks", "reproduce/theory")
 # Of reproduce/engine, what a worker imports: that of the figures' process changes no bits.
 ENGINE = ("files", "interpolate", "interrupts", "layout", "measure", "recorder", "results", "spec", "stored", "train",
@@ -49,17 +50,22 @@ def bits(hardware: str) -> dict[str, str]:
     """
     return {
         "hardware": hardware,
-        "code": _code(),
+        "code": _hash(*FOLDERS, *(f"reproduce/engine/{name}.py" for name in ENGINE)),
         "libraries": ", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in BITS)]),
     }
 
 
-def _code() -> str:
-    """A hash of the sources that a run may pass through, with or without git; figures and tests change nothing."""
+def judging() -> str:
+    """A hash of all that decides what a figure's claims are worth before anything has run."""
+    return _hash("reproduce")
+
+
+def _hash(*places: str) -> str:
+    """Of the sources in files and folders, with or without git."""
     digest = hashlib.sha256()
-    files = [file for folder in FOLDERS for file in (CHECKOUT / folder).rglob("[!.]*.py")]
-    for file in sorted(files) + [CHECKOUT / "reproduce" / "engine" / f"{name}.py" for name in ENGINE]:
-        digest.update(f"{file.relative_to(CHECKOUT)}\0".encode() + file.read_bytes() + b"\0")
+    for place in (CHECKOUT / place for place in places):
+        for file in sorted(place.rglob("[!.]*.py")) if place.is_dir() else [place]:
+            digest.update(f"{file.relative_to(CHECKOUT)}\0".encode() + file.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 
 

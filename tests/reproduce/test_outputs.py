@@ -81,6 +81,24 @@ def test_the_time_of_several_calls_is_added_up_until_the_settings_change(tmp_pat
     assert [left("ab", 100.0), left("abc", 50.0), left("abc", 0.0), left("xy", 30.0)] == [100.0, 150.0, 150.0, 30.0]
 
 
+def test_powers_are_kept_until_the_code_that_judges_changes(tmp_path, monkeypatch):
+    simulated = []
+
+    def count(check, draw, seeds):
+        simulated.append(seeds)
+        return [0.5] * len(check(draw(seeds, np.random.default_rng(0))))
+
+    monkeypatch.setattr(outputs.judging, "power", count)
+    monkeypatch.setattr(outputs.judging, "needed", lambda check, draw, powers, seeds: [None] * len(powers))
+    context = replace(CONTEXT, options=Options(out=tmp_path))
+    first = outputs.power(context, print)
+    assert outputs.power(context, print) == first
+    assert simulated == [4]
+    monkeypatch.setattr(outputs.provenance, "judging", lambda: "other code")
+    outputs.power(context, print)
+    assert simulated == [4, 4]
+
+
 def test_two_calls_write_a_figure_one_after_the_other(tmp_path):
     folder, drawn = tmp_path / "figx" / "quick", []
 
