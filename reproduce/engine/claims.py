@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -296,44 +295,3 @@ def holm(claims: list[Claim]) -> list[Claim]:
                 claim = replace(claim, verdict="inconclusive", note=_and(claim.note, HOLM))
             adjusted[index] = claim
     return adjusted
-
-
-WEAK = 0.6  # below this power a claim is seldom confirmed where it holds
-SEEDS_DRAWN = 3_000  # in all experiments of a size: a share of 40 experiments is known to 8 %
-GRID = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128)  # seeds
-
-
-def power(
-    check: Callable[[Any], list[Claim]], draw: Callable[[int, np.random.Generator], Evidence], n: int, trials: int = 300
-) -> list[float]:
-    """The share of simulated experiments of n seeds, drawn under the claims' truth, in which each is 'supported'."""
-    random = np.random.Generator(np.random.PCG64(20171113))
-    verdicts = [[c.verdict == "supported" for c in holm(check(draw(n, random)))] for _ in range(trials)]
-    return [round(float(share), 3) for share in np.mean(verdicts, axis=0)]
-
-
-def needed(
-    check: Callable[[Any], list[Claim]],
-    draw: Callable[[int, np.random.Generator], Evidence],
-    powers: list[float],
-    n: int,
-    trials: int = 150,
-) -> list[str | None]:
-    """For every claim whose power at n seeds is weak, the smallest number of `GRID` that gives enough: "≥ 16"."""
-    weak = [i for i, p in enumerate(powers) if p < WEAK]
-    known: dict[int, list[float]] = {}
-
-    def enough(size: int, claim: int) -> bool:
-        if size not in known:
-            known[size] = power(check, draw, size, max(40, min(trials, SEEDS_DRAWN // size)))
-        return known[size][claim] >= WEAK
-
-    answers: list[str | None] = [None] * len(powers)
-    larger = [size for size in GRID if size > n]
-    for i in weak:
-        low, high = 0, len(larger)
-        while low < high:  # power grows with n
-            middle = (low + high) // 2
-            low, high = (low, middle) if enough(larger[middle], i) else (middle + 1, high)
-        answers[i] = f"≥ {larger[low]}" if low < len(larger) else f"> {GRID[-1]}"
-    return answers

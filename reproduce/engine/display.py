@@ -35,6 +35,9 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"
 
 
+OUTCOME = 33  # characters of a training's outcome
+
+
 class Display(Watcher):
     """An outer bar over all runs and an inner bar for each run in progress.
 
@@ -95,7 +98,7 @@ class Display(Watcher):
         self.progress.update(self.outer, description=self._runs(), completed=self.finished_work)
         self.mirror.finish(task.folder, result["status"], task.folder.milestones(task.measurements, result))
         outcome = describe(result)
-        say(f"  {self.done:>3}/{self.total}  {task.label:<{self.width}} {outcome:<33}  {duration(seconds):>8}")
+        say(f"  {self.done:>3}/{self.total}  {task.label:<{self.width}} {outcome:<{OUTCOME}}  {duration(seconds):>8}")
 
     def told(self, words: str) -> None:
         say(f"  {words}")

@@ -73,7 +73,7 @@ class _Session:
         self.forecast = Forecast(cache_folder() / "timings.json", self.here, self.time_steps)
 
     def run(self) -> int:
-        from reproduce.engine import outputs
+        from reproduce.engine import outputs, power
         from reproduce.engine.arms import chosen
         from reproduce.engine.planning import Plan, resolve
 
@@ -88,7 +88,7 @@ class _Session:
         if self.options.plot_only and not cached:
             self.say("nothing to draw: without --plot-only the runs are trained")
             return 1
-        plans = outputs.power(self.context, self.say)
+        plans = power.plans(self.context, self.say)
         self.mirror = self.open_mirror()
         try:
             trained = self.make(planned)

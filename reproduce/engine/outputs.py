@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from reproduce.engine.display import console
 from reproduce.engine.files import lock, read_cache, write_json, write_text
 from reproduce.engine.options import EPOCHS
 from reproduce.engine.planning import described, measured
+from reproduce.engine.power import Planned
 from reproduce.engine.results import Results
-from reproduce.engine.table import EIGENVALUE, NOISE, STABILITY, STEP_VARIANCE, Evidence, Table
+from reproduce.engine.table import EIGENVALUE, NOISE, STABILITY, STEP_VARIANCE, Table
 
 FILES = ("table.csv", "claims.json", "provenance.json")
 COLOURS = {
@@ -29,50 +29,6 @@ COLOURS = {
     "inconclusive": "yellow",
     "not judged": "bright_black",
 }
-
-
-@dataclass(frozen=True)
-class Planned:
-    """What a claim can hope for before anything is trained."""
-
-    power: float | None = None
-    needs_n: str | None = None
-
-
-def power(context: Context, say: Callable[[str], None]) -> list[Planned]:
-    """Simulated power of each claim at this many seeds (kept in OUT/power.json for this code); warns of the weak ones.
-
-    None where nothing is judged, and in an arm that has claims of its own: they are not imagined.
-    """
-    figure, options, seeds = context.figure, context.options, context.seeds
-    if options.scale == "smoke" or seeds < 2 or not context.own_data or context.arm.check is not None:
-        return []
-    settings, experiment = figure.experiment.SETTINGS[options.scale], figure.experiment
-
-    def draw(n: int, random: np.random.Generator) -> Evidence:
-        return experiment.imagined(options.scale, n, random)
-
-    example = figure.check(draw(seeds, np.random.default_rng(0)))
-    asked = f"{figure.name}{settings!r}{seeds}{provenance.judging()}"
-    key = hashlib.sha256(asked.encode()).hexdigest()[:16]
-    file = options.out / "power.json"
-    known = read_cache(file)
-    if key not in known:
-        powers = judging.power(figure.check, draw, seeds)
-        needed = judging.needed(figure.check, draw, powers, seeds)
-        known[key] = [asdict(Planned(p, n)) for p, n in zip(powers, needed)]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, known)
-    planned = [Planned(**entry) for entry in known[key]]
-    weak = sum(plan.needs_n is not None for plan in planned)
-    say(
-        f"power at n = {seeds} seeds and the spread between them that is assumed: {weak} of {len(planned)} claims "
-        f"would seldom be confirmed where they hold (power below {100 * judging.WEAK:.0f} %)"
-    )
-    for claim, plan in zip(example, planned):
-        needs = f" (needs n {plan.needs_n})" if plan.needs_n is not None else ""
-        say(f"  {100 * (plan.power or 0):>3.0f} %  {claim.claim}{needs}")
-    return planned
 
 
 def collect(

@@ -24,6 +24,8 @@ def resolve(
     from datamodules.sources import DamagedData, DataError, find
     from reproduce.engine.display import waiting
 
+    name, data_dir = options.data or own[0], options.data_dir
+
     def ready(name: str) -> Prepared:
         known = cached(name, data_dir)
         if known is not None:
@@ -34,7 +36,6 @@ def resolve(
         with waiting(f"preparing {name}: once, then it is kept"):
             return server.prepare(name, data_dir)
 
-    name, data_dir = options.data or own[0], options.data_dir
     why = "as asked for"
     try:
         source = ready(name)

@@ -1,4 +1,4 @@
-"""Verdicts: each rule on constructed data, error rates under the null, power as a share of supports."""
+"""Verdicts: each rule on constructed data, error rates under the null."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,6 @@ from scipy import stats
 from reproduce.engine import claims
 from reproduce.engine.claims import Claim, NoiseContrast, holm
 from reproduce.engine.table import Table
-from reproduce.experiments import cycles
 
 
 def table(arms, curves=None):
@@ -168,26 +167,3 @@ def test_holm_takes_back_what_does_not_survive_it():
     judged = holm(made)
     assert [c.p_holm for c in judged] == pytest.approx([0.003, 0.06, 0.06])
     assert [c.verdict for c in judged] == ["supported", "inconclusive", "inconclusive"]
-
-
-def test_power_grows_with_seeds():
-    def check(t):
-        return [claims.equivalent(t, cycles.SMALL_S, cycles.LARGE_S, on="test/accuracy", margin=0.02, claim="")]
-
-    few, many = (claims.power(check, lambda n, r: cycles.imagined("quick", n, r), n, trials=60)[0] for n in (3, 16))
-    assert few < 0.5 < 0.9 < many
-
-
-def test_a_weak_claim_says_how_many_seeds_it_needs():
-    def check(t):
-        pair = (t, cycles.SMALL_S, cycles.LARGE_S)
-        return [claims.equivalent(*pair, on="test/accuracy", margin=m, claim="") for m in (1.0, 0.02, 0.001)]
-
-    def draw(n, random):
-        return cycles.imagined("quick", n, random)
-
-    powers = claims.power(check, draw, 3, trials=60)
-    strong, weak, hopeless = claims.needed(check, draw, powers, 3)
-    assert (strong, hopeless) == (None, "> 128")
-    assert int(weak.removeprefix("≥ ")) in range(4, 13)
-    assert claims.power(check, draw, int(weak.removeprefix("≥ ")), trials=200)[1] > 0.5

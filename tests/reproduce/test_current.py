@@ -8,16 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datamodules.prepared import Prepared, prepare
+from datamodules.prepared import prepare
 from reproduce.engine.arms import ARMS
 from reproduce.engine.current import is_current
 from reproduce.engine.options import Options
 from reproduce.engine.planning import Plan, described, measured
 from reproduce.engine.table import Table
 from reproduce.experiments import memorisation
+from tests.reproduce.figures import figure as named
+from tests.reproduce.figures import source
 
-MNIST = Prepared("mnist", "-", "f", 60_000, 10_000, 1, 28, 10, "-")
-CIFAR = Prepared("cifar10", "-", "f", 50_000, 10_000, 3, 32, 10, "-")
+MNIST, CIFAR = source("mnist"), source("cifar10")
 
 
 def left(folder, figure, source, frame=None):
@@ -40,7 +41,7 @@ def written(folder, told):
 
 
 def test_results_are_current_until_a_setting_a_measurement_or_the_data_change(tmp_path, monkeypatch):
-    figure = import_module("reproduce.fig15").FIGURE
+    figure = named("fig15")
     told = left(tmp_path, figure, MNIST)
     assert is_current(figure, tmp_path, "smoke", tmp_path)
     assert not is_current(figure, tmp_path, "quick", tmp_path)
@@ -63,7 +64,7 @@ def test_results_are_current_until_a_setting_a_measurement_or_the_data_change(tm
 
 
 def test_of_a_tuned_figure_the_runs_that_its_table_chooses_count_too(tmp_path):
-    figure = import_module("reproduce.table1").FIGURE
+    figure = named("table1")
 
     def frame(runs):
         scores = [0.5 + run.spec.schedule.lr(2.0) for run in runs]

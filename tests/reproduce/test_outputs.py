@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from filelock import Timeout
 
-from datamodules.prepared import Prepared
 from reproduce.engine import outputs, plots
 from reproduce.engine.arms import ARMS
 from reproduce.engine.definition import Context, PlannedRun
@@ -20,11 +19,10 @@ from reproduce.engine.options import Options
 from reproduce.engine.results import Results
 from reproduce.engine.table import Imagined
 from reproduce.fig4 import FIGURE, panels
+from tests.reproduce.figures import source
 from tests.reproduce.specs import SPEC
 
-CIFAR10 = Prepared(
-    "cifar10", folder="", fingerprint="0" * 16, train=50_000, test=10_000, channels=3, size=32, classes=10, origin=""
-)
+CIFAR10 = source("cifar10")
 CONTEXT = Context(FIGURE, Options(), CIFAR10, 4, "", ARMS["epochs"])
 
 
@@ -79,24 +77,6 @@ def test_the_time_of_several_calls_is_added_up_until_the_settings_change(tmp_pat
         return json.loads((tmp_path / "provenance.json").read_text())["seconds"]
 
     assert [left("ab", 100.0), left("abc", 50.0), left("abc", 0.0), left("xy", 30.0)] == [100.0, 150.0, 150.0, 30.0]
-
-
-def test_powers_are_kept_until_the_code_that_judges_changes(tmp_path, monkeypatch):
-    simulated = []
-
-    def count(check, draw, seeds):
-        simulated.append(seeds)
-        return [0.5] * len(check(draw(seeds, np.random.default_rng(0))))
-
-    monkeypatch.setattr(outputs.judging, "power", count)
-    monkeypatch.setattr(outputs.judging, "needed", lambda check, draw, powers, seeds: [None] * len(powers))
-    context = replace(CONTEXT, options=Options(out=tmp_path))
-    first = outputs.power(context, print)
-    assert outputs.power(context, print) == first
-    assert simulated == [4]
-    monkeypatch.setattr(outputs.provenance, "judging", lambda: "other code")
-    outputs.power(context, print)
-    assert simulated == [4, 4]
 
 
 def test_two_calls_write_a_figure_one_after_the_other(tmp_path):
