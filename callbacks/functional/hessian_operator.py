@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from callbacks.functional.differentiable import NoDerivative, named_layer
+from callbacks.functional.differentiable import NoDerivative, check_differentiable, named_layer
 from callbacks.functional.inputs import (
     as_batches,
     chosen_parameters,
@@ -151,6 +151,7 @@ class HessianOperator:
         if self.examples == 0:
             raise ValueError("batches: there is no example in them")
         self._kept: _Kept | None = None
+        self._differentiable = False  # whether that has been seen
         if sizes is None:
             with measuring(self.module):
                 ways = probes(self._called, objective, lambda: dict(zip(self.parameters, self._leaves())))
@@ -264,6 +265,9 @@ class HessianOperator:
         gradients: list[Tensor | None]
         with self._second_derivatives(index):
             gradients = list(torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True))
+            if not self._differentiable:
+                check_differentiable([g for g in gradients if g is not None])
+                self._differentiable = True
         if len(self._batches) == 1:
             self._kept = _Kept([t.detach().clone() for t in self._tensors()], leaves, gradients)
         return leaves, gradients

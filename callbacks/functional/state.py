@@ -14,6 +14,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from callbacks.functional.attributes import attributes_kept, logging_nothing
+from callbacks.functional.equivalents import Equivalents
 from callbacks.functional.inputs import copied, detached
 
 
@@ -70,7 +71,8 @@ class Called:
     def __call__(self, f: Callable[..., Any], argument: Any, tensors: dict[str, Tensor]) -> Any:
         """f(module, argument) with these tensors, by name."""
         named = {f"module.{name}": tensor for name, tensor in tensors.items()}
-        return functional_call(self._carrier, named, (f, (argument,)))
+        with Equivalents():
+            return functional_call(self._carrier, named, (f, (argument,)))
 
 
 @contextmanager
