@@ -278,7 +278,7 @@ class Stream(IterableDataset):
         x, y = data()
         for _ in range(24):
             self.at += 1
-            yield x[self.at % 24], y[self.at % 24]
+            yield x[self.at % 23], y[self.at % 23]  # read once more it stands elsewhere
 
 
 @pytest.mark.parametrize("kind", KINDS)
