@@ -15,11 +15,12 @@ ROWS = {  # what lines of the printed table begin with
     "curvature": ("product / PyHessian", "time / curvlinops", "our products for 19 of 20", "peak MB, curvlinops"),
     "deterministic": ("│ MLP", "│ VGG-11", "│ ResNet8"),
     "finite_difference_step": ("1e-05 ", "0.001 ", "1 "),
+    "monitors": ("VGG-11 1/8  HessianMonitor", "MLP         all on     bare", "MLP         all on     all on, there"),
     "simulation": ("quartic, q = 1 ", "double well, q = 2", "softmax regression, S = 32"),
     "startup": ("first line", "cached call"),
     "training": ("loader", "VGG-11 1/8", "MLP"),
 }
-OPTIONS = {"deterministic": ("--device", "cpu")}
+OPTIONS = {"deterministic": ("--device", "cpu"), "monitors": ("--against", str(ROOT))}
 
 
 def tree() -> dict[Path, int]:
