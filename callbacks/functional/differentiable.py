@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from callbacks.functional.called import Called
 from callbacks.functional.nests import mapped, rebuilt, tensors_of
 from callbacks.functional.objective import Objective
-from callbacks.functional.state import Called
 
 NAMED = re.compile(r"derivative for '?([\w:]+)'? is not implemented|trying to differentiate twice")
 ONCE = "trying to differentiate twice"
