@@ -32,10 +32,9 @@ def monitors(name: str) -> list[Any]:
 
 def trained(name: str, watched: bool, ranks: int = 1) -> tuple[dict[str, Tensor], list[int]]:
     """All tensors after two epochs of three steps, the next random numbers among them, and measurements made."""
+    architecture, watches = ARCHITECTURES[name], monitors(name) if watched else []
     torch.manual_seed(3)
-    architecture = ARCHITECTURES[name]
     module = architecture.build(architecture.dropout)
-    watches = monitors(name) if watched else []
     trainer = pl.Trainer(
         accelerator="cpu", devices=ranks, strategy="ddp" if ranks > 1 else "auto", max_epochs=2, limit_train_batches=3,
         limit_val_batches=0, logger=False, enable_checkpointing=False, enable_progress_bar=False,

@@ -1,7 +1,7 @@
 """Eight real architectures under every monitor and seven ways of training: right, or refused before the first step.
 
-Some of the cells run always, all of them with `--matrix` (with `--matrix-table FILE` their outcomes are written to it as
-Markdown: the table in callbacks/README.md; one process, about 15 minutes).
+Some of the cells run always, all of them with `--matrix`; with `--matrix-table FILE` their outcomes are written to it
+as Markdown: the table in callbacks/README.md (one process, about 15 minutes).
 """
 
 from __future__ import annotations
