@@ -160,7 +160,7 @@ class GaussNewton(Curvature):
         assert output_loss is not None
 
         def network(tensors: dict[str, Tensor]) -> Tensor:
-            with sdpa_kernel(SDPBackend.MATH):
+            with sdpa_kernel(SDPBackend.MATH), _without_fast_path():
                 return functional_call(self.module, tensors, (inputs,))
 
         def slope(output: Tensor) -> Tensor:
@@ -174,6 +174,17 @@ class GaussNewton(Curvature):
             return _flat(list(back(curved)[0].values()), self.parameters).detach()
 
         return _flat(list(back(slope(output))[0].values()), self.parameters).detach(), times
+
+
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    """nn.MultiheadAttention's kernel for evaluation has no forward mode."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 # -- gradient noise
