@@ -28,9 +28,16 @@ class Project(pl.LightningModule):
     def __init__(self, net: nn.Module, examples: Dataset, lr: float) -> None:
         super().__init__()
         self.net, self.examples, self.lr = net, examples, lr
+        self.still: tuple[str, ...] = ()  # layers of the network that stay in eval mode
 
     def forward(self, *inputs: Any) -> Any:
         return self.net(*inputs)
+
+    def train(self, mode: bool = True) -> Project:
+        super().train(mode)
+        for name in self.still:
+            self.net.get_submodule(name).eval()
+        return self
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = self.step(batch)
@@ -348,5 +355,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def freeze_all_but_the_head(module: Project, head: str) -> None:
+    """As for fine-tuning; torchvision's `features` keep their batch norm's statistics too."""
     module.requires_grad_(False)
     module.net.get_submodule(head).requires_grad_(True)
+    module.still = tuple(name for name, _ in module.net.named_children() if name == "features")
