@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
 from itertools import zip_longest
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
 import torch
 import torch.distributed
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.model_helpers import is_overridden
-from torch import Tensor, nn
+from torch import nn
 
-from callbacks.functional import GradientNoise, HessianOperator, gradient_noise
+from callbacks.functional import GradientNoise, HessianOperator
 from callbacks.functional.fluctuation import Stationarity
-from callbacks.functional.inputs import distributed, of_all_ranks, size_of
-from callbacks.functional.noise import FEWEST
-from callbacks.functional.state import plain
-from callbacks.measurement import Batches, Loss, Monitor, training_batches
+from callbacks.functional.gradients import ESTIMATORS, Estimator, Gradients
+from callbacks.functional.inputs import distributed, gathered, of_all_ranks
+from callbacks.functional.nests import cut, size_of
+from callbacks.functional.noise import FEWEST, noise_of
+from callbacks.functional.objective import BatchLoss, Loss, Reduction
+from callbacks.functional.state import measuring, plain
+from callbacks.measurement import Batches, Monitor, OnError, rates
 from callbacks.series import Series
 
+CHUNK = 32  # examples that vmap takes at a time
 ALWAYS = ("trace", "mean_square", "isotropy", "temperature", "kurtosis")  # logged at every measurement
 CLIPPED = Stationarity(math.nan, math.inf, -math.inf, math.inf, 0, "clipped", math.nan, math.nan)
 
@@ -32,95 +38,156 @@ class GradientNoiseMonitor(Monitor):
         pl.Trainer(callbacks=[GradientNoiseMonitor(every_n_epochs=5)])
 
     Logs, with `…_error`: `gradient_noise/trace` (tr C), `/mean_square` (|∇L|²), `/isotropy`, `/noise_scale` (left out
-    where undefined), `/temperature` (n tr C/2q, n = eta/S as trained, S over all ranks and accumulated batches),
+    where undefined), `/temperature` (n tr C/2q, n = eta/S as trained, S over all ranks and accumulated batches; left
+    out where the parameters have several learning rates),
     `/kurtosis`; `/top_eigenvalue` (without an error: see `GradientNoise`); with `alignment=True` also `/alignment` and
     `/alignment_lift`. And for every parameter group i `gradient_noise/stationarity_i` (1 in the stationary state)
     where enough steps at constant eta and S have been made, and `gradient_noise/weight_drift_i`. `measurements` and
-    `states` keep the whole results. What cannot be measured is logged as nan, with a warning the first time: weights
-    or gradients that are not finite, gradients without noise (their ratios), or too few batches.
+    `states` keep the whole results of this fit. What cannot be measured is logged as nan, with a warning the first
+    time: weights or gradients that are not finite, gradients without noise (their ratios), or too few batches.
 
-    Under batch norm C is that of batches of one size: the most frequent S over all ranks, or, where a schedule changes
+    On batch means (under batch norm, or where the loss is not made of its examples' losses) C is that of batches of one
+    size: the most frequent S over all ranks, or, where a schedule changes
     it, that to which most batches can be cut by at most a tenth; batches that are smaller are left out.
 
     Args:
-        batches: how many batches of the training loader are measured on (or the batches themselves, or a function
+        batches: how many batches of an epoch are measured on, its first (or the batches themselves, or a function
             of the Trainer that gives them), 5 or more.
+        estimator: "auto", "per_example", "loop" or "batch_means"; see `gradient_noise`.
         stationarity: follow θ·g and |v|² at every step, two dot products a parameter. SGD only. Not where gradients
             are clipped (`gradient_clip_val`, `configure_gradient_clipping`), which happens after they can be seen:
             then with a warning the verdict is "clipped" and nothing is logged of it.
         alignment: with the Hessian on the same batches.
+        max_bytes: gradients kept at a time; it changes no number.
+        loss, batch_loss, reduction, params, name, on_error: see `Monitor`.
     """
 
-    prefix = "gradient_noise"
+    kind: ClassVar[str] = "gradient_noise"
 
     def __init__(
         self,
         *,
         every_n_epochs: int = 1,
         batches: int | Batches = 24,
+        estimator: Estimator | Literal["auto"] = "auto",
         loss: Loss | None = None,
+        batch_loss: BatchLoss | None = None,
+        reduction: Reduction = "mean",
+        params: Iterable[str] | None = None,
+        name: str | None = None,
+        on_error: OnError = "warn",
         stationarity: bool = True,
         alignment: bool = False,
         seed: int = 0,
         max_bytes: int = 1 << 30,
     ) -> None:
-        super().__init__(
-            every_n_epochs=every_n_epochs, loss=loss, batches=None if isinstance(batches, int) else batches
-        )
         if isinstance(batches, int) and batches < FEWEST:
             raise ValueError(f"batches: {batches} are too few for a covariance; at least {FEWEST}")
+        if estimator not in ("auto", *ESTIMATORS):
+            raise ValueError(f"estimator: {estimator!r} is none of {', '.join(map(repr, ('auto', *ESTIMATORS)))}")
         self.number = batches if isinstance(batches, int) else 0
         self.follow, self.alignment, self.seed, self.max_bytes = stationarity, alignment, seed, max_bytes
+        self.estimator = estimator
+        super().__init__(
+            every_n_epochs=every_n_epochs,
+            loss=loss,
+            batch_loss=batch_loss,
+            reduction=reduction,
+            weights=None,
+            batches=None if isinstance(batches, int) else batches,
+            params=params,
+            name=name,
+            on_error=on_error,
+        )
+
+    def _anew(self) -> None:
+        super()._anew()
         self.measurements: list[GradientNoise] = []
         self.states: list[list[Stationarity]] = []
         self._groups: list[Series] = []
         self._clipped = 0  # groups that are not followed
         self._gathered, self._stepped = 0, False  # examples since the last step, on this rank
-        self._told = False
 
     # -- the covariance
+
+    def keeps(self, trainer: pl.Trainer) -> bool:
+        return True
+
+    def wanted(self, trainer: pl.Trainer) -> int:
+        return self.number
+
+    def counted(self, batch: Any) -> int:
+        return 1
+
+    def tried(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
+        with measuring(module, training=True):
+            self._gradients(module, [batch])(0, 1)
+        if self.alignment:
+            operator = HessianOperator.of(module, self.objective(plain(module)), [batch], params=self.params)
+            operator.matvec(operator.weights())
 
     def measured(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, float]:
         return self._measured_noise(trainer, module) | self._stationarity()
 
     def _measured_noise(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, float]:
         given = self.given_batches(trainer, module)
-        batches = training_batches(trainer, module, self.number) if given is None else given
+        batches = (self._drawn or []) if given is None else given
+        self._drawn = None
         # Decided from the sizes on all ranks: all of them measure, or none.
-        ranks = of_all_ranks([size_of(b) for b in batches])
+        ranks = gathered(lambda: [size_of(b) for b in batches])
         sizes = [sum(parts) for parts in zip_longest(*ranks, fillvalue=0)]
         size = common_size(sizes)
         fitting = [s for s in sizes if fits(s, size)]
-        if self.alone(module):
-            gradients = sum(sizes)
-        else:
-            gradients, batches = len(fitting), share(batches, ranks, size)
+        alone, gradients = True, 0
+        if batches:
+            with measuring(module, training=True):
+                rows = self._gradients(module, batches)
+            alone = rows.estimator != "batch_means"
+            gradients = sum(sizes) if alone else len(fitting)
         if gradients < FEWEST:
-            what = "examples" if self.alone(module) else f"batches of one size among {len(sizes)}"
-            self._tell(trainer, f"{gradients} {what}, fewer than the {FEWEST} that a covariance needs")
+            what = "examples" if alone else f"batches of one size among {len(sizes)}"
+            self._tell(
+                trainer,
+                f"{gradients} {what}, fewer than the {FEWEST} that a covariance needs; what is undefined is nan",
+            )
             return self._undefined()
-        lr = float(trainer.optimizers[0].param_groups[0]["lr"])
-        step = sum(fitting) / len(fitting) * trainer.accumulate_grad_batches
-        found = self.measure(module, batches, noise_ratio=lr / step)
+        if not alone:
+            batches = share(batches, ranks, size)
+            with measuring(module, training=True):
+                rows = self._gradients(module, batches, "batch_means")
+        found = self._found(rows, batches, self._noise_ratio(trainer, module, fitting))
         if not math.isfinite(found.value):
-            self._tell(trainer, "gradients are not finite")
+            self._tell(trainer, "gradients are not finite; what is undefined is nan")
         elif math.isnan(found.isotropy.value):
-            self._tell(trainer, "gradients do not differ")
+            self._tell(trainer, "gradients do not differ; what is undefined is nan")
         self.measurements.append(found)
         return self._summary(found)
 
-    @staticmethod
-    def alone(module: nn.Module) -> bool:
-        """Whether an example has a gradient of its own: there is no batch norm."""
-        return not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
+    def _noise_ratio(self, trainer: pl.Trainer, module: nn.Module, sizes: list[int]) -> float | None:
+        """n, in the units of C: eta/S, or eta where a step descends the sum over its S examples."""
+        found = rates(trainer, module, self.params)
+        if len(found) != 1:
+            return None
+        over = 1.0 if self.reduction == "sum" else sum(sizes) / len(sizes) * trainer.accumulate_grad_batches
+        return found.pop() / over
 
     def measure(self, module: nn.Module, batches: Any, *, noise_ratio: float | None = None) -> GradientNoise:
         """The noise of any module on any batches."""
-        loss, pairs = self.loss_of(plain(module)), list(batches)
-        hessian = HessianOperator(module, loss, pairs) if self.alignment else None
-        return gradient_noise(
-            module, loss, pairs, hessian=hessian, noise_ratio=noise_ratio, seed=self.seed, max_bytes=self.max_bytes
-        )
+        held = list(batches)
+        with measuring(module, training=True):
+            rows = self._gradients(module, held)
+        return self._found(rows, held, noise_ratio)
+
+    def _gradients(self, module: nn.Module, batches: Any, estimator: Estimator | None = None) -> Gradients:
+        own = plain(module)
+        asked = estimator or self.estimator
+        return Gradients(own, self.objective(own), batches, asked, self.params, self.seed, CHUNK)
+
+    def _found(self, rows: Gradients, batches: Any, noise_ratio: float | None) -> GradientNoise:
+        hessian = None
+        if self.alignment:
+            hessian = HessianOperator.of(rows.module, rows.objective, batches, params=self.params)
+        return noise_of(rows, hessian=hessian, noise_ratio=noise_ratio, max_bytes=self.max_bytes)
 
     def _summary(self, found: GradientNoise) -> dict[str, float]:
         values = {"top_eigenvalue": float(found.top_eigenvalues[0])}
@@ -132,20 +199,15 @@ class GradientNoiseMonitor(Monitor):
             a = found.alignment
             values |= {"alignment": a.cosine, "alignment_error": a.cosine_error}
             values |= {"alignment_lift": a.lift, "alignment_lift_error": a.lift_error}
-        return {f"gradient_noise/{name}": value for name, value in values.items()}
+        return {f"{self.prefix}/{name}": value for name, value in values.items()}
 
     def _undefined(self) -> dict[str, float]:
         names = [*ALWAYS, *(("alignment", "alignment_lift") if self.alignment else ())]
         names += [f"{name}_error" for name in names]
-        return {f"gradient_noise/{name}": math.nan for name in ("top_eigenvalue", *names)}
+        return {f"{self.prefix}/{name}": math.nan for name in ("top_eigenvalue", *names)}
 
-    def _nothing(self, trainer: pl.Trainer) -> dict[str, float]:
-        return super()._nothing(trainer) | self._undefined()  # also where there was no measurement before
-
-    def _tell(self, trainer: pl.Trainer, why: str) -> None:
-        if not self._told:
-            rank_zero_warn(f"GradientNoiseMonitor: epoch {trainer.current_epoch + 1}: {why}; what is undefined is nan")
-        self._told = True
+    def _nothing(self) -> dict[str, float]:
+        return super()._nothing() | self._undefined()  # also where there was no measurement before
 
     # -- stationarity
 
@@ -205,16 +267,23 @@ class GradientNoiseMonitor(Monitor):
         values = {}
         for i, state in enumerate(found):
             if state.verdict in ("stationary", "not stationary"):
-                values[f"gradient_noise/stationarity_{i}"] = state.value
-                values[f"gradient_noise/stationarity_{i}_error"] = state.error
-            values[f"gradient_noise/weight_drift_{i}"] = state.drift
+                values[f"{self.prefix}/stationarity_{i}"] = state.value
+                values[f"{self.prefix}/stationarity_{i}_error"] = state.error
+            values[f"{self.prefix}/weight_drift_{i}"] = state.drift
         return {k: v for k, v in values.items() if v == v}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"groups": [series.state() for series in self._groups]}
+        return super().state_dict() | {
+            "groups": [series.state() for series in self._groups],
+            "measurements": [found.state() for found in self.measurements],
+            "states": [[asdict(state) for state in states] for states in self.states],
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
         self._groups = [Series(len(state["table"]), **state) for state in state_dict["groups"]]
+        self.measurements = [GradientNoise.of_state(state) for state in state_dict.get("measurements", [])]
+        self.states = [[Stationarity(**state) for state in states] for states in state_dict.get("states", [])]
 
 
 def fits(size: int, common: int) -> bool:
@@ -244,13 +313,6 @@ def share(batches: list[Any], ranks: list[list[int]], common: int) -> list[Any]:
         whole, before = sum(parts), sum(parts[:rank])
         if fits(whole, common):
             upto = before + parts[rank]
-            found.append(_cut(batch, upto * common // whole - before * common // whole))
+            own = upto * common // whole - before * common // whole
+            found.append(cut(batch, 0, own))
     return found
-
-
-def _cut(batch: Any, size: int) -> Any:
-    if isinstance(batch, Tensor):
-        return batch[:size]
-    if isinstance(batch, dict):
-        return {key: _cut(value, size) for key, value in batch.items()}
-    return tuple(_cut(value, size) for value in batch) if isinstance(batch, tuple | list) else batch

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import pytorch_lightning as pl
 import torch
 from torch import nn
 
 from callbacks.functional import (
+    GGNOperator,
     HessianOperator,
     Lanczos,
     RescaledHessian,
@@ -21,8 +22,11 @@ from callbacks.functional import (
     trace,
 )
 from callbacks.functional.lanczos import seeded
+from callbacks.functional.memory import fitting_vectors, needed
+from callbacks.functional.objective import BatchLoss, Loss, Reduction, Weights
+from callbacks.functional.restarts import fewest_vectors
 from callbacks.functional.state import plain
-from callbacks.measurement import Batches, Loss, Monitor, training_subset
+from callbacks.measurement import Batches, OnError, SubsetMonitor, halves, rates
 
 Measure = Literal[
     "top_eigenvalue",
@@ -33,11 +37,12 @@ Measure = Literal[
     "adaptive_sharpness",
     "batch_sharpness",
 ]
+ALL: tuple[Measure, ...] = get_args(Measure)
 MEASURES: tuple[Measure, ...] = ("top_eigenvalue", "trace", "frobenius")
-ALL: tuple[str, ...] = (*MEASURES, "finite_difference", "normalized_sharpness", "adaptive_sharpness", "batch_sharpness")
+WITHOUT_PRODUCTS: tuple[Measure, ...] = ("finite_difference",)
 
 
-class HessianMonitor(Monitor):
+class HessianMonitor(SubsetMonitor):
     """Logs the Hessian's size on a fixed, un-augmented training subset, with batch norm in eval mode.
 
         pl.Trainer(callbacks=[HessianMonitor(every_n_epochs=5)])
@@ -46,27 +51,31 @@ class HessianMonitor(Monitor):
     `hessian/top_eigenvalue` (and `hessian/eigenvalue_2` … `_k`), `hessian/trace`, `hessian/frobenius`; if asked for
     `hessian/finite_difference` (the paper's norm, with its displacement in `hessian/finite_difference_step`),
     `hessian/normalized_sharpness` and `hessian/adaptive_sharpness` (largest eigenvalues in units of the filters and of
-    each weight), `hessian/batch_sharpness`. Always `hessian/lr_top_eigenvalue` (eta λ, 2 at the edge of stability)
-    where λ is measured, `hessian/weight_norm` (|θ| of the parameters measured), `hessian/products` (all that were
-    computed) and `hessian/seconds`. Eigenvalue, trace and norm share one Lanczos run; none depends on what else is
-    measured.
+    each weight), `hessian/batch_sharpness`. Always `hessian/weight_norm` (|θ| of the parameters measured),
+    `hessian/products` (all that were computed) and `hessian/seconds`; where λ is that of a mean and the parameters
+    measured have one learning rate, `hessian/lr_top_eigenvalue` (eta λ, 2 at plain SGD's edge of stability).
+    Eigenvalue, trace and norm share one Lanczos run; none depends on what else is measured, nor on `batch_size` (but
+    batch sharpness, of which it is a part).
 
     Args:
         measures: which of them.
         k: eigenvalues. tol: their relative error. trace_tol, norm_tol: relative 95 % half-widths,
             as far as `max_products` reach for each; the error that is logged says.
-        examples, batch_size: of the subset that is taken where no `batches` are given; fewer at a time need less
-            memory. For batch sharpness `batch_size` is the run's S.
-        loss: loss(output, target); by default the module's own `loss`.
-        batches: (input, target) pairs of this rank, or a function of the Trainer that gives them; read once.
-        params: names of the parameters to measure; by default all that require grad.
+        max_vectors: vectors as long as the parameters that are kept at most; with fewer of them eigenvalues take more
+            products. A measurement needs some max_vectors + 14 of them: 3.7 GB for ResNet-18 at 64.
+        max_memory: bytes; where the vectors would need more the fit is refused at its start, with the `max_vectors`
+            that fits. It changes no number.
+        examples, batch_size: of the subset; see `SubsetMonitor`. For batch sharpness `batch_size` is the run's S.
+        curvature: "hessian", or "gauss_newton": the Gauss-Newton matrix, for networks with layers that have no second
+            derivative (hardsigmoid, some attention kernels). It logs under "gauss_newton", but by `name`.
         dtype: of the arithmetic. backend: "lanczos", or "pyhessian" for eigenvalue and trace by PyHessian's own
             algorithms on our operator (its values come without an error: NaN).
+        loss, batch_loss, reduction, weights, batches, params, name, on_error: see `Monitor`.
 
     `measure(module, batches)` gives the same dictionary without a Trainer, for a checkpoint say.
     """
 
-    prefix = "hessian"
+    kind: ClassVar[str] = "hessian"
 
     def __init__(
         self,
@@ -78,87 +87,155 @@ class HessianMonitor(Monitor):
         trace_tol: float = 0.03,
         norm_tol: float = 0.01,
         max_products: int = 200,
+        max_vectors: int = 64,
+        max_memory: int | None = None,
         examples: int = 1_000,
         batch_size: int = 250,
+        curvature: Literal["hessian", "gauss_newton"] = "hessian",
         loss: Loss | None = None,
+        batch_loss: BatchLoss | None = None,
+        reduction: Reduction = "mean",
+        weights: Weights | None = None,
         batches: Batches = None,
         params: Iterable[str] | None = None,
+        name: str | None = None,
+        on_error: OnError = "warn",
         dtype: torch.dtype | None = None,
         backend: Literal["lanczos", "pyhessian"] = "lanczos",
         seed: int = 0,
     ) -> None:
-        super().__init__(every_n_epochs=every_n_epochs, loss=loss, batches=batches)
+        if curvature not in ("hessian", "gauss_newton"):
+            raise ValueError(f"curvature: {curvature!r} is neither 'hessian' nor 'gauss_newton'")
+        if curvature == "gauss_newton" and batch_loss is not None:
+            raise ValueError("curvature: 'gauss_newton' needs loss(output, target) in place of batch_loss")
+        super().__init__(
+            examples=examples,
+            batch_size=batch_size,
+            every_n_epochs=every_n_epochs,
+            loss=loss,
+            batch_loss=batch_loss,
+            reduction=reduction,
+            weights=weights,
+            batches=batches,
+            params=params,
+            name=name or (curvature if curvature != "hessian" else None),
+            on_error=on_error,
+        )
         self.measures = tuple(measures)
         for measure in self.measures:
             if measure not in ALL:
                 raise ValueError(f"measures: {measure!r} is none of {', '.join(ALL)}")
         if backend not in ("lanczos", "pyhessian"):
             raise ValueError(f"backend: {backend!r} is neither 'lanczos' nor 'pyhessian'")
-        for name, value in (("k", k), ("examples", examples), ("batch_size", batch_size)):
+        for field, value in (("k", k), ("max_memory", 1 if max_memory is None else max_memory)):
             if value < 1:
-                raise ValueError(f"{name}: {value!r} is not positive")
+                raise ValueError(f"{field}: {value!r} is not positive")
+        if max_vectors < fewest_vectors(k):
+            raise ValueError(f"max_vectors: {max_vectors!r} is less than {fewest_vectors(k)}, which k={k} takes")
         self.k, self.tol, self.trace_tol, self.norm_tol = k, tol, trace_tol, norm_tol
-        self.max_products = max_products
-        self.examples, self.batch_size, self.dtype = examples, batch_size, dtype
-        self.params = None if params is None else list(params)
-        self.backend, self.seed = backend, seed
+        self.max_products, self.max_vectors, self.max_memory = max_products, max_vectors, max_memory
+        self.curvature, self.dtype, self.backend, self.seed = curvature, dtype, backend, seed
 
     def measured(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, float]:
-        if self.batches is None:
-            self.batches = list(training_subset(trainer, module, self.examples, self.batch_size))
-        lr = float(trainer.optimizers[0].param_groups[0]["lr"]) if trainer.optimizers else None
-        return self.measure(module, self.given_batches(trainer, module) or [], lr=lr)
+        return self.measure(module, self.subset(trainer, module), lr=self._lr(trainer, module))
 
     def measure(self, module: nn.Module, batches: Iterable[Any], *, lr: float | None = None) -> dict[str, float]:
         """What would be logged, for any module and data."""
-        operator = HessianOperator(module, self.loss_of(plain(module)), batches, params=self.params, dtype=self.dtype)
-        found: dict[str, float] = {"hessian/weight_norm": float(operator.weights().norm())}
+        operator = self._operator(module, batches)
+        found: dict[str, float] = {self._name("weight_norm"): float(operator.weights().norm())}
         if self.backend == "pyhessian":
             self._by_pyhessian(operator, found)
         self._by_lanczos(operator, found)
         for measure in self.measures:
-            if f"hessian/{measure}" not in found:
+            if self._name(measure) not in found:
                 getattr(self, f"_{measure}")(operator, found)
-        if lr is not None and "hessian/top_eigenvalue" in found:
-            found["hessian/lr_top_eigenvalue"] = lr * found["hessian/top_eigenvalue"]
-        return found | {"hessian/products": float(operator.products)}
+        if lr is not None and self.reduction != "sum" and self._name("top_eigenvalue") in found:
+            found[self._name("lr_top_eigenvalue")] = lr * found[self._name("top_eigenvalue")]
+        return found | {self._name("products"): float(operator.products)}
+
+    def tried(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
+        operator = self._operator(module, halves(batch))
+        if self.k > operator.num_params:
+            raise ValueError(f"k: {self.k} eigenvalues of a matrix with {operator.num_params} rows")
+        self._fits(operator)
+        if any(measure not in WITHOUT_PRODUCTS for measure in self.measures):
+            generator = seeded(self.seed)
+            u, v = (torch.randn(operator.num_params, generator=generator).to(operator.weights()) for _ in range(2))
+            hu, hv = operator.matmat(torch.stack([u, v], 1)).T
+            apart, size = float(v @ hu - u @ hv), float(hu.norm() * v.norm() + hv.norm() * u.norm())
+            if abs(apart) > math.sqrt(torch.finfo(operator.dtype).eps) * size:
+                raise ValueError(
+                    f"module: its second derivatives are not symmetric (u·Hv - v·Hu = {apart:.2g} of {size:.2g}): "
+                    "a layer of it, or torch, has a wrong one; measures=('finite_difference',) does without"
+                )
+        if "finite_difference" in self.measures:
+            operator.gradient()
+
+    def _operator(self, module: nn.Module, batches: Iterable[Any]) -> HessianOperator:
+        kind = HessianOperator if self.curvature == "hessian" else GGNOperator
+        return kind.of(module, self.objective(plain(module)), batches, params=self.params, dtype=self.dtype)
+
+    def _fits(self, operator: HessianOperator) -> None:
+        """Refuses what `max_memory` cannot hold."""
+        if self.max_memory is None:
+            return
+        q, itemsize = operator.num_params, operator.dtype.itemsize
+        needs = needed(q, itemsize, k=self.k, max_vectors=self.max_vectors)
+        if needs > self.max_memory:
+            fitting = fitting_vectors(q, itemsize, self.max_memory, k=self.k)
+            way = f"max_vectors={fitting} fits" if fitting else "not even the fewest fit; measure a part with params="
+            raise ValueError(
+                f"max_memory: {self.max_vectors} vectors of {q} parameters and what goes with them need {needs} bytes, "
+                f"more than {self.max_memory}; {way}"
+            )
+
+    def _lr(self, trainer: pl.Trainer, module: nn.Module) -> float | None:
+        """The learning rate of the parameters measured; None if they have several."""
+        found = rates(trainer, module, self.params)
+        return found.pop() if len(found) == 1 else None
+
+    def _name(self, value: str) -> str:
+        return f"{self.prefix}/{value}"
 
     def _put(self, found: dict[str, float], name: str, value: float, error: float) -> None:
-        found[f"hessian/{name}"], found[f"hessian/{name}_error"] = float(value), float(error)
+        found[self._name(name)], found[self._name(f"{name}_error")] = float(value), float(error)
+
+    def _put_eigenvalues(self, found: dict[str, float], values: Iterable[float], errors: Iterable[float]) -> None:
+        for i, (value, error) in enumerate(zip(values, errors)):
+            self._put(found, "top_eigenvalue" if i == 0 else f"eigenvalue_{i + 1}", value, error)
 
     def _by_lanczos(self, operator: HessianOperator, found: dict[str, float]) -> None:
         """Eigenvalues, trace and norm from one run, whose basis is freed before anything else is measured."""
-        wanted = [measure for measure in MEASURES if measure in self.measures and f"hessian/{measure}" not in found]
+        wanted = [m for m in MEASURES if m in self.measures and self._name(m) not in found]
         if not wanted:
             return
-        run, limit = Lanczos(operator, seeded(self.seed)), self.max_products
-        if "top_eigenvalue" in wanted:
-            top = top_eigenvalues(operator, self.k, self.tol, max_products=limit, lanczos=run)
-            for i, (value, error) in enumerate(zip(top.values, top.error)):
-                self._put(found, "top_eigenvalue" if i == 0 else f"eigenvalue_{i + 1}", float(value), float(error))
-        if "trace" in wanted:
+        run = Lanczos(operator, seeded(self.seed), max_vectors=self.max_vectors)
+        limit = self.max_products
+        if "trace" in wanted:  # these two before the eigenvalues: they need the run's first steps
             total = trace(operator, self.trace_tol, max_products=limit, lanczos=run)
             self._put(found, "trace", total.value, total.error)
         if "frobenius" in wanted:
             norm = frobenius_norm(operator, self.norm_tol, max_products=limit, lanczos=run)
             self._put(found, "frobenius", norm.value, norm.error)
+        if "top_eigenvalue" in wanted:
+            top = top_eigenvalues(operator, self.k, self.tol, max_products=limit, lanczos=run)
+            self._put_eigenvalues(found, top.values.tolist(), top.error.tolist())
 
     def _finite_difference(self, operator: HessianOperator, found: dict[str, float]) -> None:
         estimate = finite_difference_norm(operator, seed=self.seed)
         self._put(found, "finite_difference", estimate.value, estimate.error)
-        found["hessian/finite_difference_step"] = estimate.step
+        found[self._name("finite_difference_step")] = estimate.step
 
     def _normalized_sharpness(self, operator: HessianOperator, found: dict[str, float]) -> None:
-        top = top_eigenvalues(
-            RescaledHessian(operator, "filter"), 1, self.tol, self.seed, max_products=self.max_products
-        )
-        self._put(found, "normalized_sharpness", float(top.values[0]), float(top.error[0]))
+        self._rescaled(RescaledHessian(operator, "filter"), "normalized_sharpness", found)
 
     def _adaptive_sharpness(self, operator: HessianOperator, found: dict[str, float]) -> None:
-        top = top_eigenvalues(
-            RescaledHessian(operator, "adaptive"), 1, self.tol, self.seed, max_products=self.max_products
-        )
-        self._put(found, "adaptive_sharpness", float(top.values[0]), float(top.error[0]))
+        self._rescaled(RescaledHessian(operator, "adaptive"), "adaptive_sharpness", found)
+
+    def _rescaled(self, operator: RescaledHessian, name: str, found: dict[str, float]) -> None:
+        limit, room = self.max_products, self.max_vectors
+        top = top_eigenvalues(operator, 1, self.tol, self.seed, max_products=limit, max_vectors=room)
+        self._put(found, name, float(top.values[0]), float(top.error[0]))
 
     def _batch_sharpness(self, operator: HessianOperator, found: dict[str, float]) -> None:
         ratio = batch_sharpness(operator)
@@ -170,8 +247,7 @@ class HessianMonitor(Monitor):
         backend = PyHessian(operator, seed=self.seed)
         if "top_eigenvalue" in self.measures:
             values, _ = backend.eigenvalues(tol=self.tol, top_n=self.k)
-            for i, value in enumerate(values):
-                self._put(found, "top_eigenvalue" if i == 0 else f"eigenvalue_{i + 1}", value, math.nan)
+            self._put_eigenvalues(found, values, [math.nan] * len(values))
         if "trace" in self.measures:
             samples = backend.trace(tol=self.tol)
             self._put(found, "trace", sum(samples) / len(samples), math.nan)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
 from callbacks.functional import Interpolation, interpolate
-from callbacks.functional.inputs import of_all_ranks
+from callbacks.functional.inputs import gathered, stored
+from callbacks.functional.nests import cut, joined, size_of
+from callbacks.functional.objective import BatchLoss, Loss, Reduction, Weights
 from callbacks.functional.paths import BatchNormPolicy
 from callbacks.functional.state import plain
-from callbacks.measurement import Batches, Loss, Monitor, training_subset
+from callbacks.measurement import Batches, OnError, SubsetMonitor, halves
 
 
-class InterpolationMonitor(Monitor):
+class InterpolationMonitor(SubsetMonitor):
     """Logs how the loss runs between, and beyond, reference weights (a = 0) and the current ones (a = 1).
 
         pl.Trainer(callbacks=[InterpolationMonitor(every_n_epochs=10)])
@@ -33,12 +36,15 @@ class InterpolationMonitor(Monitor):
             dictionary or a checkpoint file.
         alphas: by default 25 points in [-0.5, 2.5], closer to the paper's 61 if given.
         rises: δ.
-        others: as for HessianMonitor and `interpolate`.
+        batch_norm: as for `interpolate`. Where statistics are re-estimated, what comes into the deeper layers depends
+            on `batch_size`.
+        examples, batch_size: of the subset; see `SubsetMonitor`.
+        loss, batch_loss, reduction, weights, batches, name, on_error: see `Monitor`.
 
     `measure(module, batches, reference)` gives an `Interpolation` without a Trainer.
     """
 
-    prefix = "interpolation"
+    kind: ClassVar[str] = "interpolation"
 
     def __init__(
         self,
@@ -51,9 +57,13 @@ class InterpolationMonitor(Monitor):
         examples: int = 1_000,
         batch_size: int = 250,
         loss: Loss | None = None,
+        batch_loss: BatchLoss | None = None,
+        reduction: Reduction = "mean",
+        weights: Weights | None = None,
         batches: Batches = None,
+        name: str | None = None,
+        on_error: OnError = "warn",
     ) -> None:
-        super().__init__(every_n_epochs=every_n_epochs, loss=loss, batches=batches)
         if isinstance(reference, str | Path) and reference != "initial" and not Path(reference).is_file():
             raise ValueError(f"reference: {str(reference)!r} is neither 'initial' nor a file")
         if not rises or any(not rise > 0 for rise in rises):
@@ -62,37 +72,64 @@ class InterpolationMonitor(Monitor):
         self.alphas = [i / 8 - 0.5 for i in range(25)] if alphas is None else list(alphas)
         if not {0.0, 1.0} <= set(self.alphas):
             raise ValueError("alphas: a = 0 and a = 1, the two ends, must be among them")
-        self.examples, self.batch_size = examples, batch_size
+        super().__init__(
+            examples=examples,
+            batch_size=batch_size,
+            every_n_epochs=every_n_epochs,
+            loss=loss,
+            batch_loss=batch_loss,
+            reduction=reduction,
+            weights=weights,
+            batches=batches,
+            params=None,
+            name=name,
+            on_error=on_error,
+        )
+
+    def _anew(self) -> None:
+        super()._anew()
         self.profiles: list[Interpolation] = []
         self._initial: dict[str, Tensor] | None = None
         self._estimation: list[Any] | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.reference == "initial" and self._initial is None:  # else a checkpoint has brought it
-            self._initial = {k: v.detach().to("cpu", copy=True) for k, v in plain(pl_module).state_dict().items()}
+            stored_state = plain(pl_module).state_dict().items()
+            self._initial = {k: v.detach().to("cpu", copy=True) for k, v in stored_state if isinstance(v, Tensor)}
 
     def measured(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, float]:
-        if self.batches is None:
-            self.batches = list(training_subset(trainer, module, self.examples, self.batch_size))
-            self._estimation = _of_every_rank(self.batches, self.batch_size)
-        reference = self._initial if self.reference == "initial" else self.reference
-        assert reference is not None
-        profile = self._path(module, self.given_batches(trainer, module) or [], reference, self._estimation)
+        first = self.batches is None
+        batches = self.subset(trainer, module)
+        if first:
+            self._estimation = _of_every_rank(batches, self.batch_size)
+        profile = self._path(module, batches, self._reference(), self._estimation, self.alphas)
         self.profiles.append(profile)
         return self._summary(profile)
 
     def measure(self, module: nn.Module, batches: Any, reference: Any) -> Interpolation:
         """The path from `reference` to the module's own weights."""
-        return self._path(module, batches, reference, None)
+        return self._path(module, batches, reference, None, self.alphas)
 
-    def _path(self, module: nn.Module, batches: Any, reference: Any, estimation: list[Any] | None) -> Interpolation:
+    def tried(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
+        self._path(module, halves(batch), self._reference(), None, [1.0])
+
+    def _reference(self) -> Any:
+        return self._initial if self.reference == "initial" else self.reference
+
+    def _path(
+        self, module: nn.Module, batches: Any, reference: Any, estimation: list[Any] | None, alphas: Sequence[float]
+    ) -> Interpolation:
+        objective = self.objective(plain(module))
         return interpolate(
             module,
-            self.loss_of(plain(module)),
+            objective.loss,
             batches,
             reference,
             plain(module).state_dict(),
-            alphas=self.alphas,
+            batch_loss=objective.batch_loss,
+            reduction=objective.reduction,
+            weights=objective.weights,
+            alphas=alphas,
             batch_norm=self.batch_norm,
             estimation=estimation,
         )
@@ -100,35 +137,39 @@ class InterpolationMonitor(Monitor):
     def _summary(self, profile: Interpolation) -> dict[str, float]:
         first, last = self.alphas.index(0.0), self.alphas.index(1.0)
         found = {
-            "interpolation/barrier": profile.barrier,
-            "interpolation/distance": profile.distance,
-            "interpolation/reference_loss": profile.values[first],
-            "interpolation/reference_loss_error": profile.error[first],
-            "interpolation/current_loss": profile.values[last],
-            "interpolation/current_loss_error": profile.error[last],
+            f"{self.prefix}/barrier": profile.barrier,
+            f"{self.prefix}/distance": profile.distance,
+            f"{self.prefix}/reference_loss": profile.values[first],
+            f"{self.prefix}/reference_loss_error": profile.error[first],
+            f"{self.prefix}/current_loss": profile.values[last],
+            f"{self.prefix}/current_loss_error": profile.error[last],
         }
         for rise in self.rises:
             width = profile.width(2, rise)
             if width.censored:
-                found[f"interpolation/width_at_least_{rise:g}"] = width.at_least
+                found[f"{self.prefix}/width_at_least_{rise:g}"] = width.at_least
             else:
-                found[f"interpolation/width_{rise:g}"] = width.value
-                found[f"interpolation/width_{rise:g}_error"] = width.error
+                found[f"{self.prefix}/width_{rise:g}"] = width.value
+                found[f"{self.prefix}/width_{rise:g}_error"] = width.error
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        return {"initial": self._initial}
+        profiles = [asdict(profile) for profile in self.profiles]
+        return super().state_dict() | {"initial": self._initial, "profiles": profiles}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
         self._initial = state_dict["initial"]
+        self.profiles = [Interpolation(**profile) for profile in state_dict.get("profiles", [])]
 
 
-def _of_every_rank(batches: list[tuple[Tensor, Tensor]], batch_size: int) -> list[tuple[Tensor]] | None:
-    """All ranks' inputs in the batches one process would have, so that batch norm is re-estimated alike on any number.
+def _of_every_rank(batches: list[Any], batch_size: int) -> list[Any] | None:
+    """All ranks' batches as one process would have them, so that batch norm is re-estimated alike on any number.
 
     None on one process, which has them already.
     """
-    parts = of_all_ranks([inputs.cpu() for inputs, _ in batches])
+    parts = gathered(lambda: [stored(batch, torch.device("cpu"), None) for batch in batches])
     if len(parts) == 1:
         return None
-    return [(inputs,) for inputs in torch.cat([own for part in parts for own in part]).split(batch_size)]
+    together = joined([batch for part in parts for batch in part])
+    return [cut(together, i, i + batch_size) for i in range(0, size_of(together), batch_size)]

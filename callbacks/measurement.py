@@ -4,80 +4,235 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from itertools import islice
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.utilities import rank_zero_warn
-from torch import Tensor
+from torch import nn
 
-from callbacks.functional.inputs import as_batches, stored
+from callbacks.functional.inputs import FailedElsewhere, alone, as_batches, finite, of_all_ranks, stored
+from callbacks.functional.nests import cut, joined, mapped, size_of
+from callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction, Weights
 from callbacks.functional.state import device_of, measuring, plain
 
-Loss = Callable[[Any, Any], Tensor]
 Batches = Iterable[Any] | Callable[[pl.Trainer], Iterable[Any]] | None
+OnError = Literal["warn", "raise"]
+FEW = 4  # examples of the trial
+SHARDING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
 
 class Monitor(pl.Callback):
     """Measures at the end of every `every_n_epochs`-th training epoch, on all ranks, and logs from all ranks alike.
 
-    Training goes on as if it had not measured: the same weights to the bit (unless the data set itself changes when it
-    is read). Where weights are no longer finite it logs NaN and says so, once.
+    Training goes on as if it had not measured: the same weights to the bit, and nothing is read from its loaders. A
+    **trial** before the first step measures once on a few examples of the first batch, so that what cannot be measured
+    ends the fit before anything has been paid for. Where weights are no longer finite it logs NaN and says so, once.
+
+    These arguments mean the same in every monitor; callbacks/README.md says what they cost.
+
+    Args:
+        every_n_epochs: measured at the ends of epochs whose number (from 1) it divides. A `ModelCheckpoint` that
+            monitors the value must be due at the same epochs.
+        loss: loss(output, target), a scalar, with output = module(input) for batches (input, target), or
+            module(inputs…) for (inputs…, target); by default the module's own `loss`.
+        batch_loss: f(module, batch), in place of `loss`, for any other batch or output; `lambda module, batch:
+            module.training_step(batch, 0)` will do (what it logs is not logged).
+        reduction: what the loss does with the examples of a batch: "mean", "sum", or "batch" (it belongs to the batch
+            as a whole). It is tried: a loss that does something else is refused, one with weights of its own (class
+            weights, ignored targets) is followed.
+        weights: weights(batch), what a batch weighs in the mean, where that cannot be found by trying.
+        batches: what to measure on, of this rank, or a function of the Trainer that gives it; read once. By default
+            the first batches that training draws.
+        params: names of the parameters to measure; by default all that require grad.
+        name: the first part of the names that are logged, and of the key in checkpoints: two monitors of one kind
+            need two names.
+        on_error: what a measurement that fails later on does: "warn" logs NaN and goes on, "raise" ends the training.
 
     Attributes:
-        history: a dictionary a measurement: epoch, step, seconds, and what was logged, in float64.
+        history: a dictionary a measurement: epoch, step, seconds, and what was logged, in float64. It begins anew with
+            every fit, and goes on where a checkpoint is resumed.
     """
 
-    prefix = ""
+    kind: ClassVar[str] = ""  # the default name
 
-    def __init__(self, *, every_n_epochs: int, loss: Loss | None, batches: Batches) -> None:
+    def __init__(
+        self,
+        *,
+        every_n_epochs: int,
+        loss: Loss | None,
+        batch_loss: BatchLoss | None,
+        reduction: Reduction,
+        weights: Weights | None,
+        batches: Batches,
+        params: Iterable[str] | None,
+        name: str | None,
+        on_error: OnError,
+    ) -> None:
         if not isinstance(every_n_epochs, int) or every_n_epochs < 1:
             raise ValueError(f"every_n_epochs: {every_n_epochs!r} is not a positive whole number")
-        self.every_n_epochs, self.loss, self.batches = every_n_epochs, loss, batches
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f"on_error: {on_error!r} is neither 'warn' nor 'raise'")
+        if name is not None and not name.strip("/"):
+            raise ValueError(f"name: {name!r} names nothing")
+        if loss is not None and batch_loss is not None:
+            raise ValueError("loss, batch_loss: both are given; one of them says what is measured")
+        Objective(loss or _unknown, None, reduction, weights)  # refused here, not when it is first needed
+        self.every_n_epochs, self.loss, self.batch_loss = every_n_epochs, loss, batch_loss
+        self.reduction, self.weights, self.on_error = reduction, weights, on_error
+        self.params = None if params is None else list(params)
+        self.prefix = name or self.kind
+        self._given = batches
+        self._anew()
+
+    def _anew(self) -> None:
+        """Forgets everything of an earlier fit."""
+        self.batches = self._given
         self.history: list[dict[str, float]] = []
-        self._given, self._warned = batches, False
+        self._told: set[str] = set()
+        self._tried = False
+        self._drawn: list[Any] | None = None  # clones of the epoch's batches; None where none are wanted
+        self._kept, self._epoch = 0, -1
+
+    @property
+    def state_key(self) -> str:
+        own = type(self).__qualname__
+        return own if self.prefix == self.kind else f"{own}[{self.prefix}]"
+
+    # -- hooks
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage == "fit":
-            self.batches = self._given  # what an earlier fit measured on is not this one's
-            self.loss_of(plain(pl_module))  # refused before the training, not after it
+        if stage != "fit":
+            return
+        self._anew()  # a checkpoint that is resumed brings back what it had
+        others: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(c, Monitor) and c is not self and c.prefix == self.prefix for c in others):
+            raise ValueError(f"name: two monitors log under {self.prefix!r}; give one of them another name=")
+        if type(trainer.strategy).__name__ in SHARDING:
+            kind = type(trainer.strategy).__name__
+            raise ValueError(
+                f"strategy: {kind} keeps a part of the parameters on each device; monitors measure whole ones (ddp)"
+            )
+        self.objective(plain(pl_module))  # refused before the training, not after it
 
-    def due(self, epoch: int) -> bool:
-        """Whether epoch number `epoch` (from 0) ends with a measurement."""
-        return (epoch + 1) % self.every_n_epochs == 0
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch is None:
+            return
+        if not self._tried:
+            self._tried = True
+            self._try(trainer, pl_module, batch)
+        if trainer.current_epoch != self._epoch:  # not at the epoch's start: one that is resumed has none
+            self._epoch, self._kept = trainer.current_epoch, 0
+            keep = self.batches is None and self.due(self._epoch) and self.keeps(trainer)
+            self._drawn = [] if keep else None
+        if self._drawn is not None and self._kept < self.wanted(trainer):
+            self._drawn.append(mapped(batch, lambda tensor: tensor.detach().clone()))  # training may write to its own
+            self._kept += self.counted(batch)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self.due(trainer.current_epoch):
             return
         start = time.perf_counter()
-        finite = all(bool(torch.isfinite(p.detach()).all()) for p in pl_module.parameters())
-        found = self.measured(trainer, pl_module) if finite else self._nothing(trainer)
+        found = self._measured(trainer, pl_module)
         found[f"{self.prefix}/seconds"] = time.perf_counter() - start
         self.history.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step} | found)
         for name, value in found.items():
             pl_module.log(name, value, sync_dist=trainer.world_size > 1)
 
-    def _nothing(self, trainer: pl.Trainer) -> dict[str, float]:
-        if not self._warned:
-            rank_zero_warn(f"{type(self).__name__}: epoch {trainer.current_epoch + 1}: weights are not finite")
-        self._warned = True
-        last = self.history[-1] if self.history else {}
-        return {name: math.nan for name in last if name.startswith(f"{self.prefix}/")}
+    def due(self, epoch: int) -> bool:
+        """Whether epoch number `epoch` (from 0) ends with a measurement."""
+        return (epoch + 1) % self.every_n_epochs == 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": [dict(row) for row in self.history]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history = [dict(row) for row in state_dict.get("history", [])]
+
+    # -- what a monitor says of itself
 
     def measured(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, float]:
-        """The values to log, under their full names; every rank comes here."""
+        """Measures, on every rank; returns the values to log under their full names."""
         raise NotImplementedError
 
-    def loss_of(self, module: Any) -> Loss:
-        """The loss given, or the module's own `loss(output, target)`."""
-        loss = self.loss or getattr(module, "loss", None)
-        if not callable(loss):
-            raise ValueError(f"loss: {type(module).__name__} has no loss(output, target); give one to the monitor")
-        return loss
+    def tried(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
+        """Measures on a few examples, on this rank alone, and keeps nothing. Raises what measuring would raise."""
+        raise NotImplementedError
+
+    def keeps(self, trainer: pl.Trainer) -> bool:
+        """Whether batches that training draws are to be kept for a measurement."""
+        raise NotImplementedError
+
+    def wanted(self, trainer: pl.Trainer) -> int:
+        """How much of them, in units of `counted`."""
+        raise NotImplementedError
+
+    def counted(self, batch: Any) -> int:
+        """What a batch is of what is wanted."""
+        raise NotImplementedError
+
+    # -- measuring
+
+    def objective(self, module: nn.Module) -> Objective:
+        """What is measured: the loss given, or the module's own `loss(output, target)`."""
+        loss = self.loss or (None if self.batch_loss else getattr(module, "loss", None))
+        if self.batch_loss is None and not callable(loss):
+            raise ValueError(
+                f"loss: {type(module).__name__} has no loss(output, target); give loss= or "
+                f"batch_loss=f(module, batch) to {type(self).__name__}"
+            )
+        return Objective(None if self.batch_loss else loss, self.batch_loss, self.reduction, self.weights)
+
+    def _try(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
+        """Makes the trial; every rank ends alike, and says of which it is."""
+        if not all(finite(p) for p in module.parameters()):
+            return  # nothing can be told from it; the measurements say so
+        error: Exception | None = None
+        try:
+            with alone():
+                self.tried(trainer, module, _few(batch))
+        except Exception as failed:
+            error = failed
+        said = None if error is None else _line(error)
+        failures = [(rank, text) for rank, text in enumerate(of_all_ranks(said)) if text is not None]
+        if isinstance(error, ValueError):
+            raise error
+        if error is not None:
+            raise ValueError(f"{type(self).__name__}: this cannot be measured: {said}") from error
+        if failures:
+            rank, text = failures[0]
+            raise ValueError(f"{type(self).__name__}: this cannot be measured on rank {rank}: {text}")
+
+    def _measured(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, float]:
+        """The values to log; NaN where weights are not finite or, by `on_error`, where the measurement failed."""
+        if not all(finite(p) for p in module.parameters()):
+            self._tell(trainer, "weights are not finite")
+            return self._nothing()
+        error: Exception | None = None
+        found: dict[str, float] = {}
+        try:
+            found = self.measured(trainer, module)
+        except Exception as failed:
+            error = failed
+        ranks = [text for text in of_all_ranks(None if error is None else _line(error)) if text is not None]
+        if not ranks:
+            return found
+        if self.on_error == "raise":
+            raise error or FailedElsewhere(f"{type(self).__name__}: on another rank: {ranks[0]}")
+        self._tell(trainer, f"not measured: {ranks[0]}")
+        return self._nothing()
+
+    def _tell(self, trainer: pl.Trainer, what: str) -> None:
+        """Warns of it, the first time."""
+        if what not in self._told:
+            rank_zero_warn(f"{type(self).__name__}: epoch {trainer.current_epoch + 1}: {what}")
+        self._told.add(what)
+
+    def _nothing(self) -> dict[str, float]:
+        last = self.history[-1] if self.history else {}
+        return {name: math.nan for name in last if name.startswith(f"{self.prefix}/")}
 
     def given_batches(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[Any] | None:
         """What the user gave, read once and kept on the device; None if nothing was given."""
@@ -86,41 +241,85 @@ class Monitor(pl.Callback):
         if not isinstance(self.batches, list):
             with measuring(module):
                 given = self.batches(trainer) if callable(self.batches) else self.batches
-                device = device_of(module)
-                self.batches = [stored(batch, device, None) for batch in as_batches(given)]
-        return self.batches
+                self.batches = list(as_batches(given))
+        return [stored(batch, device_of(module), None) for batch in self.batches]
 
 
-def training_batches(trainer: pl.Trainer, module: pl.LightningModule, number: int) -> list[Any]:
-    """The first batches of this epoch's training loader as training sees them; this rank's parts of them."""
-    loader: Any = trainer.train_dataloader
-    with measuring(module), _undisturbed(loader):
-        return [_as_trained(trainer, module, batch) for batch in islice(iter(loader), number)]
+class SubsetMonitor(Monitor):
+    """A monitor that measures on a fixed subset of the training set.
 
-
-def training_subset(
-    trainer: pl.Trainer, module: pl.LightningModule, examples: int, batch_size: int
-) -> list[tuple[Tensor, Tensor]]:
-    """A fixed subset of the training set in batches, this rank's part of it.
-
-    From a data module with `measurement_batches(examples, batch_size)`, ours among them, without augmentation; else
-    the first examples that the training loader yields, as it yields them.
+    Args:
+        examples, batch_size: of the subset that is taken where no `batches` are given, over all ranks: from a data
+            module with `measurement_batches(examples, batch_size)`, ours among them, without augmentation; else the
+            first examples that training draws, as it draws them (a fit that is resumed draws others). Fewer at a time
+            need less memory.
     """
-    data: Any = getattr(trainer, "datamodule", None)
-    if hasattr(data, "measurement_batches"):
-        with measuring(module):
-            return [_as_trained(trainer, module, batch) for batch in data.measurement_batches(examples, batch_size)]
-    loader: Any = trainer.train_dataloader
-    wanted, found, seen = -(-examples // trainer.world_size), [], 0
-    with measuring(module), _undisturbed(loader):
-        for batch in loader:
-            inputs, targets = _as_trained(trainer, module, batch)
-            found.append((inputs[: wanted - seen], targets[: wanted - seen]))
-            seen += len(found[-1][1])
-            if seen >= wanted:
-                break
-    inputs, targets = torch.cat([b[0] for b in found]), torch.cat([b[1] for b in found])
-    return list(zip(inputs.split(batch_size), targets.split(batch_size)))
+
+    def __init__(self, *, examples: int, batch_size: int, **options: Any) -> None:
+        super().__init__(**options)
+        for name, value in (("examples", examples), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"{name}: {value!r} is not positive")
+        self.examples, self.batch_size = examples, batch_size
+
+    def keeps(self, trainer: pl.Trainer) -> bool:
+        return not hasattr(getattr(trainer, "datamodule", None), "measurement_batches")
+
+    def wanted(self, trainer: pl.Trainer) -> int:
+        return -(-self.examples // trainer.world_size)
+
+    def counted(self, batch: Any) -> int:
+        return size_of(batch)
+
+    def subset(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[Any]:
+        """This rank's batches, the same at every measurement of a fit."""
+        if self.batches is None and self._drawn is None:
+            data: Any = getattr(trainer, "datamodule", None)
+            with measuring(module):
+                found = data.measurement_batches(self.examples, self.batch_size)
+                self.batches = [_as_trained(trainer, module, batch) for batch in found]
+        elif self.batches is None:
+            self.batches, self._drawn = _resized(self._drawn or [], self.wanted(trainer), self.batch_size), None
+        return self.given_batches(trainer, module) or []
+
+
+def _unknown(output: Any, target: Any) -> Any:
+    """Stands for the module's own loss while the module is not known."""
+    raise NotImplementedError
+
+
+def _few(batch: Any) -> Any:
+    """A few examples of a batch; all of it where it cannot be cut."""
+    try:
+        return cut(batch, 0, FEW)
+    except Exception:  # a batch of any kind, whose parts do not go by examples
+        return batch
+
+
+def halves(batch: Any) -> list[Any]:
+    """A batch in two, so that a trial sees what several batches need; in one where it cannot be cut."""
+    try:
+        size = size_of(batch)
+        return [cut(batch, 0, size // 2), cut(batch, size // 2, size)] if size > 1 else [batch]
+    except Exception:  # as above
+        return [batch]
+
+
+def _line(error: Exception) -> str:
+    """An error in one line."""
+    text = str(error).strip().splitlines()
+    kind = type(error).__name__
+    return f"{kind}: {text[0][:300]}" if text else kind
+
+
+def _resized(batches: list[Any], examples: int, batch_size: int) -> list[Any]:
+    """The first `examples` of these batches in batches of `batch_size`; as they are where they cannot be joined."""
+    try:
+        together = joined(batches)
+        total = min(examples, size_of(together))
+        return [cut(together, i, min(i + batch_size, total)) for i in range(0, total, batch_size)]
+    except ValueError:
+        return batches
 
 
 def _as_trained(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Any:
@@ -131,17 +330,9 @@ def _as_trained(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> 
     return stored(batch, device_of(module), None)
 
 
-@contextmanager
-def _undisturbed(loader: Any) -> Iterator[None]:
-    """The generators that a loader draws from are put back; `measuring` does so with the global ones."""
-    batches = getattr(loader, "batch_sampler", None)
-    holders = (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
-    own = {id(g): g for g in (getattr(h, "generator", None) for h in holders) if isinstance(g, torch.Generator)}
-    states = [(generator, generator.get_state()) for generator in own.values()]
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="PlannedBatchSampler")  # its second pass is ours
-            yield
-    finally:
-        for generator, state in states:
-            generator.set_state(state)
+def rates(trainer: pl.Trainer, module: nn.Module, params: Iterable[str] | None) -> set[float]:
+    """The learning rates that the measured parameters have, over all optimizers."""
+    named = dict(plain(module).named_parameters())
+    measured = {id(p) for n, p in named.items() if (p.requires_grad if params is None else n in set(params))}
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    return {float(group["lr"]) for group in groups if any(id(p) in measured for p in group["params"])}

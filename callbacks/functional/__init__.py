@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _HOME = {
-    "Eigenvalues": "lanczos",
+    "Eigenvalues": "eigenvalues",
     "Estimate": "estimates",
     "FiniteDifference": "sharpness",
     "GGNOperator": "ggn",
@@ -24,18 +24,19 @@ _HOME = {
     "measuring": "state",
     "spectral_density": "spectrum",
     "stationarity": "fluctuation",
-    "top_eigenvalues": "lanczos",
+    "top_eigenvalues": "eigenvalues",
     "trace": "hutchinson",
 }
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
+    from callbacks.functional.eigenvalues import Eigenvalues, top_eigenvalues
     from callbacks.functional.estimates import Estimate
     from callbacks.functional.fluctuation import stationarity
     from callbacks.functional.ggn import GGNOperator
     from callbacks.functional.hessian_operator import HessianOperator
     from callbacks.functional.hutchinson import frobenius_norm, trace
-    from callbacks.functional.lanczos import Eigenvalues, Lanczos, top_eigenvalues
+    from callbacks.functional.lanczos import Lanczos
     from callbacks.functional.noise import GradientNoise, gradient_noise
     from callbacks.functional.paths import Interpolation, interpolate
     from callbacks.functional.sharpness import (

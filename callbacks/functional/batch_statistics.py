@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,29 +14,33 @@ from torch import Tensor, nn
 from callbacks.functional.inputs import distributed
 
 
-def batch_norms(module: nn.Module) -> list[Any]:
-    """The layers that have running statistics; those without use each batch's own in every mode."""
+def batch_norms(module: nn.Module) -> dict[str, Any]:
+    """The layers that have running statistics, by name; those without use each batch's own in every mode."""
     kind = nn.modules.batchnorm._BatchNorm
-    return [m for m in module.modules() if isinstance(m, kind) and m.running_mean is not None]
+    return {n: m for n, m in module.named_modules() if isinstance(m, kind) and m.running_mean is not None}
 
 
 @contextmanager
 def own_statistics(
     layers: list[Any], *, ghosts: bool = False, seen: list[list[Tensor]] | None = None
 ) -> Iterator[None]:
-    """Within it the layers normalise what comes in by its own mean and variance; their running statistics are lost.
+    """Within it the layers normalise what comes in by its own mean and variance, which overwrites their running ones.
 
-    They stay in eval mode: in train mode a layer may wait for the other ranks, which may have fewer batches. For each
-    layer `seen` gets a (3, features) table of float64 a batch: number of values, mean, variance (over that number).
+    To be called with copies of the buffers in place of the layers' own. The layers stay in eval mode: in train mode
+    one may wait for the other ranks, which may have fewer batches. For each layer `seen` gets a (3, features) table of
+    float64 a batch: number of values, mean, variance (over that number).
     """
-    before = [layer.forward for layer in layers]
+    before = [layer.__dict__.get("forward") for layer in layers]  # mostly none: the method is the class's
     for i, layer in enumerate(layers):
         layer.forward = _by_its_own(layer, ghosts, None if seen is None else seen[i])
     try:
         yield
     finally:
         for layer, forward in zip(layers, before):
-            layer.forward = forward
+            if forward is None:
+                del layer.forward
+            else:
+                layer.forward = forward
 
 
 def _by_its_own(layer: Any, ghosts: bool, seen: list[Tensor] | None) -> Any:
@@ -63,17 +67,21 @@ def _by_its_own(layer: Any, ghosts: bool, seen: list[Tensor] | None) -> Any:
     return by_its_own
 
 
-def re_estimate(module: nn.Module, layers: list[Any], batches: list[Any]) -> None:
-    """Gives the layers the statistics of all ranks' batches; see `interpolate`."""
+def re_estimated(layers: dict[str, Any], passes: Callable[[], None]) -> dict[str, Tensor]:
+    """The layers' statistics over all ranks' data, by the names of the buffers; see `interpolate`.
+
+    Args:
+        passes: lets this rank's data through the module, with copies of the buffers in place of its own.
+    """
     seen: list[list[Tensor]] = [[] for _ in layers]
-    before = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
-    with own_statistics(layers, seen=seen):
-        for batch in batches:
-            module(batch[0])
-    for layer, tables, (mean, variance) in zip(layers, seen, before):
-        pooled = _pooled(tables, mean)
-        layer.running_mean.copy_(mean if pooled is None else pooled[0])
-        layer.running_var.copy_(variance if pooled is None else pooled[1])
+    with own_statistics(list(layers.values()), seen=seen):
+        passes()
+    found: dict[str, Tensor] = {}
+    for (name, layer), tables in zip(layers.items(), seen):
+        pooled = _pooled(tables, layer.running_mean)
+        if pooled is not None:
+            found |= {f"{name}.running_mean": pooled[0], f"{name}.running_var": pooled[1]}
+    return found
 
 
 def _pooled(tables: list[Tensor], like: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.autograd import forward_ad
 
-from callbacks.functional.hessian_operator import BatchLoss, HessianOperator, Loss, Reduction
-from callbacks.functional.inputs import copied, detached, flat, scalar
+from callbacks.functional.hessian_operator import HessianOperator
+from callbacks.functional.inputs import as_batches, flat
+from callbacks.functional.nests import rebuilt, tensors_of
+from callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction, Weights
 
 
 class GGNOperator(HessianOperator):
@@ -18,77 +20,112 @@ class GGNOperator(HessianOperator):
 
     Takes what HessianOperator takes and serves every function that an operator serves. For the cross-entropy G is the
     Fisher information of the model's own distribution, so `trace(GGNOperator(…))` is its trace. A loss that is linear
-    in the outputs has G = 0.
+    in the outputs has G = 0. The outputs may be tensors in a structure. The network's layers need no second
+    derivative: where one has none, J v comes by forward-mode differentiation.
 
     Raises:
-        ValueError: as HessianOperator; and `from_batch_loss`, which does not tell network and loss apart.
+        ValueError: as HessianOperator; and for a `batch_loss`, which does not tell network and loss apart.
     """
 
     def __init__(
         self,
         module: nn.Module,
-        loss: Loss,
+        loss: Loss | None,
         batches: Iterable[Any],
         *,
+        batch_loss: BatchLoss | None = None,
         reduction: Reduction = "mean",
+        weights: Weights | None = None,
         params: Iterable[str | nn.Parameter] | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(module, loss, batches, reduction=reduction, params=params, dtype=dtype)
-        self.loss = loss
+        self._build(module, Objective(loss, batch_loss, reduction, weights), as_batches(batches), None, params, dtype)
 
-    @classmethod
-    def from_batch_loss(
-        cls,
+    def _build(
+        self,
         module: nn.Module,
-        f: BatchLoss,
+        objective: Objective,
         batches: Iterable[Any],
-        sizes: Sequence[int] | None = None,
-        *,
-        reduction: Reduction = "mean",
-        params: Iterable[str | nn.Parameter] | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> HessianOperator:
-        raise ValueError(
-            f"from_batch_loss: {getattr(f, '__name__', f)!r} does not tell the network's output from the loss, which "
-            "the Gauss-Newton matrix needs; take GGNOperator(module, loss, batches)"
-        )
+        sizes: Sequence[int] | None,
+        params: Iterable[str | nn.Parameter] | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        if objective.batch_loss is not None:
+            name = getattr(objective.batch_loss, "__name__", objective.batch_loss)
+            raise ValueError(
+                f"batch_loss: {name!r} does not tell the network's output from the loss, which the Gauss-Newton "
+                "matrix needs; give loss(output, target)"
+            )
+        super()._build(module, objective, batches, sizes, params, dtype)
+        self._forward_mode = False
 
     def _add_products(self, index: int, rows: Tensor, result: Tensor) -> None:
         leaves = self._leaves()
         output = self._output(index, leaves)
-        free = output.detach().requires_grad_()
-        slope = self._slope(index, free)
-        if slope is None or not slope.requires_grad:  # the loss is linear in the outputs
+        outputs = [t for t in tensors_of(output) if t.requires_grad]
+        free = [t.detach().requires_grad_() for t in outputs]
+        slopes = self._slopes(index, output, free)
+        curving = [(i, s) for i, s in enumerate(slopes) if s is not None and s.requires_grad]
+        if not curving:  # the loss is linear in the outputs
             return
-        dummy = torch.zeros_like(output, requires_grad=True)
-        pulled = torch.autograd.grad(output, leaves, dummy, create_graph=True, allow_unused=True)
-        used = [(i, p) for i, p in enumerate(pulled) if p is not None]
         for k, row in enumerate(rows):
-            pieces = row.split(self.lengths)
-            # J v, as the derivative of J' u with respect to u
-            (pushed,) = torch.autograd.grad(
-                [p for _, p in used], dummy, [pieces[i].view(self.shapes[i]) for i, _ in used], retain_graph=True
+            pushed = self._pushed(index, leaves, outputs, row)
+            curved = torch.autograd.grad(
+                [s for _, s in curving], free, [pushed[i] for i, _ in curving], retain_graph=True, allow_unused=True
             )
-            (curved,) = torch.autograd.grad(slope, free, pushed, retain_graph=True, allow_unused=True)
-            if curved is None:  # linear in the outputs, with parameters of the loss's own
+            there = [(o, c) for o, c in zip(outputs, curved) if c is not None]
+            if not there:  # linear in the outputs, with parameters of the loss's own
                 return
-            back = torch.autograd.grad(output, leaves, curved, retain_graph=True, allow_unused=True)
-            result[k].add_(flat(back, leaves), alpha=self._weight(index))
+            back = torch.autograd.grad(
+                [o for o, _ in there], leaves, [c for _, c in there], retain_graph=True, allow_unused=True
+            )
+            result[k].add_(flat(back, leaves), alpha=self._shares[index])
 
-    def _output(self, index: int, leaves: list[Tensor]) -> Tensor:
-        tensors = {name: detached(p, self.dtype) for name, p in self.module.named_parameters()}
-        tensors |= {name: copied(b, self.dtype) for name, b in self.module.named_buffers()}  # forward may write them
-        output = functional_call(self.module, tensors | dict(zip(self.parameters, leaves)), (self._batches[index][0],))
-        if not isinstance(output, Tensor):
-            raise ValueError(f"module: returned a {type(output).__name__}, not a tensor of outputs")
-        if not output.requires_grad:
+    def _pushed(self, index: int, leaves: list[Tensor], outputs: list[Tensor], row: Tensor) -> list[Tensor]:
+        """J v of every output."""
+        pieces = [piece.view(shape) for piece, shape in zip(row.split(self.lengths), self.shapes)]
+        if not self._forward_mode:
+            try:
+                return self._pushed_by_reverse(leaves, outputs, pieces)
+            except (RuntimeError, NotImplementedError):
+                self._forward_mode = True
+        return self._pushed_forward(index, leaves, pieces)
+
+    @staticmethod
+    def _pushed_by_reverse(leaves: list[Tensor], outputs: list[Tensor], pieces: list[Tensor]) -> list[Tensor]:
+        """J v as the derivative of J' u with respect to u."""
+        dummies = [torch.zeros_like(o, requires_grad=True) for o in outputs]
+        pulled = torch.autograd.grad(outputs, leaves, dummies, create_graph=True, allow_unused=True)
+        used = [(i, p) for i, p in enumerate(pulled) if p is not None]
+        pushed = torch.autograd.grad(
+            [p for _, p in used], dummies, [pieces[i] for i, _ in used], retain_graph=True, allow_unused=True
+        )
+        return [torch.zeros_like(o) if p is None else p for o, p in zip(outputs, pushed)]
+
+    def _pushed_forward(self, index: int, leaves: list[Tensor], pieces: list[Tensor]) -> list[Tensor]:
+        with self._second_derivatives(index), forward_ad.dual_level():
+            duals = [forward_ad.make_dual(leaf, piece) for leaf, piece in zip(leaves, pieces)]
+            outputs = [t for t in tensors_of(self._output(index, duals)) if t.requires_grad]
+            tangents = [forward_ad.unpack_dual(t).tangent for t in outputs]
+            return [torch.zeros_like(o) if t is None else t.detach() for o, t in zip(outputs, tangents)]
+
+    def _output(self, index: int, leaves: list[Tensor]) -> Any:
+        tensors = self._called.tensors() | dict(zip(self.parameters, leaves))
+        output = self._called(self.objective.output, self._batches[index], tensors)
+        if not tensors_of(output):
+            raise ValueError(f"module: returned a {type(output).__name__} without a tensor in it")
+        if not any(t.requires_grad for t in tensors_of(output)):
             raise ValueError("module: its output does not depend on any of the chosen parameters")
         return output
 
-    def _slope(self, index: int, free: Tensor) -> Tensor | None:
-        """∇ℓ in the outputs `free`, differentiable; None if they do not enter."""
-        loss = scalar(self.loss(free, self._batches[index][1]))
+    def _slopes(self, index: int, output: Any, free: list[Tensor]) -> list[Tensor | None]:
+        """∇ℓ in the outputs `free`, differentiable; None for those that do not enter."""
+        replacing = iter(free)
+        tensors = [next(replacing) if t.requires_grad else t for t in tensors_of(output)]
+        given = rebuilt(output, tensors)
+        loss = self._called(
+            lambda module, batch: self.objective.of_output(given, batch), self._batches[index], self._called.tensors()
+        )
         if not loss.requires_grad:
             raise ValueError("loss: does not depend on the output of the module")
-        return torch.autograd.grad(loss, free, create_graph=True, allow_unused=True)[0]
+        return list(torch.autograd.grad(loss, free, create_graph=True, allow_unused=True))

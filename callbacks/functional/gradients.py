@@ -1,93 +1,219 @@
-"""Gradients of single examples, by torch.func, or of batches: what gradient noise is measured from."""
+"""Gradients of single examples, or of batches: what gradient noise is measured from."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any, Literal
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 
-from callbacks.functional.hessian_operator import Loss
 from callbacks.functional.inputs import (
     as_batches,
     chosen_parameters,
     copied,
-    detached,
     distributed,
     flat,
     of_all_ranks,
-    size_of,
     stored,
 )
-from callbacks.functional.state import device_of
+from callbacks.functional.nests import Unjoinable, cut, joined, rebuilt, size_of, tensors_of
+from callbacks.functional.objective import Objective
+from callbacks.functional.state import Called, device_of, measuring
 
-Estimator = Literal["examples", "batches"]
+Estimator = Literal["per_example", "loop", "batch_means"]
+ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
+DRAWN_TOGETHER = 8  # examples whose dropout is drawn at once: a number that no memory parameter changes
 
 
 class Gradients:
-    """Gradients as rows (m, q), computed when asked for; the same each time."""
+    """Gradients as rows (m, q), computed when asked for; the same each time.
+
+    Attributes:
+        estimator: how they are computed. batch_size: examples that a row is the mean over.
+    """
 
     def __init__(
         self,
         module: nn.Module,
-        loss: Loss,
+        objective: Objective,
         batches: Iterable[Any],
-        estimator: Estimator,
+        estimator: Estimator | Literal["auto"],
         params: Iterable[str | nn.Parameter] | None,
         seed: int,
         chunk: int,
+        training: bool = True,
     ) -> None:
-        self.module, self.loss, self.seed, self.chunk = module, loss, seed, chunk
+        self.module, self.objective, self.seed = module, objective, seed
         chosen = chosen_parameters(module, params)
-        own = next(iter(chosen.values())).dtype
-        self.dtype = torch.promote_types(own, torch.float32)
+        types = [p.dtype for p in chosen.values()]
+        self.dtype = max((torch.promote_types(t, torch.float32) for t in types), key=lambda t: t.itemsize)
+        self.called = Called(module, self.dtype)
         self.leaves = {name: copied(p, self.dtype) for name, p in chosen.items()}
-        self.rest = {n: detached(p, self.dtype) for n, p in module.named_parameters() if n not in chosen}
         self.num_params = sum(p.numel() for p in self.leaves.values())
-        wanted = None if own == self.dtype else self.dtype  # inputs in bfloat16 go with parameters in bfloat16
-        joined = [stored(batch, device_of(module), wanted) for batch in _over_ranks(batches)]
-        if not joined:
+        wanted = None if set(types) == {self.dtype} else self.dtype  # inputs in bfloat16 go with such parameters
+        self.batches = [stored(batch, device_of(module), wanted) for batch in _over_ranks(batches)]
+        if not self.batches:
             raise ValueError("batches: there is no example in them")
-        self.estimator = estimator
-        if estimator == "examples":
-            self.inputs = torch.cat([b[0] for b in joined])
-            self.targets = torch.cat([b[1] for b in joined])
-            self.batch_size = 1.0
-            self.own: list[str] = []
-            self.own = self._own_buffers()
-        else:
-            sizes = {size_of(b) for b in joined}
-            if len(sizes) > 1:
-                raise ValueError(f"batches: sizes {sorted(sizes)}; batch means need one size")
-            self.batches, self.batch_size = joined, float(sizes.pop())
+        self.sizes = [size_of(batch) for batch in self.batches]
+        self.own: list[str] = []  # the buffers that each example needs a copy of
+        self.training = training
+        self.draws = training and self._draws()
+        self.chunk = DRAWN_TOGETHER if self.draws else chunk
+        try:
+            self.examples = joined(self.batches)
+        except Unjoinable:
+            self.examples = None
+        self.estimator: Estimator = self._chosen(estimator)
+
+    @property
+    def batch_size(self) -> float:
+        """Raises ValueError for batches of several sizes, where it is their means that are taken."""
+        if self.estimator != "batch_means":
+            return 1.0
+        if len(set(self.sizes)) > 1:
+            raise ValueError(f"batches: sizes {sorted(set(self.sizes))}; batch means need one size")
+        return float(self.sizes[0])
 
     def __len__(self) -> int:
-        return len(self.targets) if self.estimator == "examples" else len(self.batches)
+        return len(self.batches) if self.estimator == "batch_means" else sum(self.sizes)
 
     def __call__(self, start: int, stop: int) -> Tensor:
-        """(stop - start, q). Random layers draw by the number of the chunk or batch."""
-        return self._of_examples(start, stop) if self.estimator == "examples" else self._of_batches(start, stop)
+        """(stop - start, q). Random layers draw by the number of the example, of its group, or of the batch."""
+        if self.estimator == "per_example":
+            return self._of_examples(start, stop)
+        if self.estimator == "loop":
+            return torch.stack([self._gradient(self._example(i), self.seed + i) for i in range(start, stop)])
+        # Of a sum over examples the mean is what a row is, whatever the loss does.
+        over = self.batch_size if self.objective.reduction == "sum" else 1.0
+        rows = [self._gradient(self.batches[i], self.seed + i) / over for i in range(start, stop)]
+        return torch.stack(rows)
 
-    def _buffers(self) -> dict[str, Tensor]:
-        """Copies: a forward pass may write to them."""
-        return {n: copied(b, self.dtype) for n, b in self.module.named_buffers()}
+    def differences(self, n: int) -> Tensor:
+        """(n, q): (g_2i - g_2i+1)/√2, of mean 0 and the covariance of one row."""
+        rows = self(0, 2 * n)
+        return (rows[0::2] - rows[1::2]) / math.sqrt(2)
 
-    def _own_buffers(self) -> list[str]:
-        """The buffers that each example needs a copy of: a forward pass writes to them what depends on the example."""
-        buffers = self._buffers()
+    # -- which estimator
+
+    def _chosen(self, asked: Estimator | Literal["auto"]) -> Estimator:
+        """The estimator asked for, if it can be had; by default the first of all that can."""
+        if asked not in ("auto", *ESTIMATORS):
+            raise ValueError(f"estimator: {asked!r} is none of {', '.join(map(repr, ('auto', *ESTIMATORS)))}")
+        if asked == "batch_means":
+            return asked
+        why = self._coupled()
+        if why is not None:
+            if asked != "auto":
+                raise ValueError(f"estimator: {asked!r} is not to be had, since {why}; take 'batch_means'")
+            if "batch norm" not in why:
+                warnings.warn(f"gradient noise: measured on batch means, since {why}", stacklevel=2)
+            return "batch_means"
+        if asked == "loop":
+            return asked
+        failed = self._without_vmap()
+        if failed is None:
+            return "per_example"
+        if asked == "per_example":
+            raise ValueError(f"estimator: 'per_example' cannot go through this module ({failed}); take 'loop'")
+        return "loop"
+
+    def _coupled(self) -> str | None:
+        """Why the loss of a batch is not made of its examples' own, if it is not."""
+        norms = [m for m in self.module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if any(norm.training for norm in norms):
+            return "under batch norm in train mode an example has no gradient of its own"
+        if self.objective.reduction == "batch":
+            return "with reduction='batch' an example has no loss of its own"
+        self.own = self._own_buffers()
+        with torch.no_grad(), measuring(self.module, training=self.training and not self.draws):
+            for first, batch, size in zip(self._starts(), self.batches, self.sizes):
+                whole = float(self._loss(batch, self.called.tensors()))
+                singles = self._losses(first, size, batch)
+                total = float(singles.sum())
+                expected = total if self.objective.reduction == "sum" else total / size
+                rounding = 300 * torch.finfo(self.dtype).eps * (abs(whole) + float(singles.abs().mean()))
+                if math.isfinite(whole) and not abs(whole - expected) <= rounding:
+                    return (
+                        f"the loss of a batch, {whole:.6g}, is not the {self.objective.reduction} of its examples' "
+                        f"losses, {expected:.6g} (class weights, ignored targets, a loss over the batch?)"
+                    )
+        return None
+
+    def _starts(self) -> list[int]:
+        return [sum(self.sizes[:i]) for i in range(len(self.sizes))]
+
+    def _losses(self, first: int, size: int, batch: Any) -> Tensor:
+        """The losses of a batch's examples, one at a time, (size,)."""
+        if self.examples is not None:
+            try:
+                return self._losses_at_once(first, first + size)
+            except Exception:  # vmap has as many kinds of refusal as there are operations; one at a time all go
+                pass
+        tensors = self.called.tensors
+        return torch.stack([self._loss(cut(batch, i, i + 1), tensors()).detach() for i in range(size)])
+
+    def _losses_at_once(self, first: int, last: int) -> Tensor:
+        found = []
+        for start in range(first, last, self.chunk):
+            stop = min(start + self.chunk, last)
+            found.append(self._vmapped(lambda f: f, start, stop, self.called.tensors()))
+        return torch.cat(found)
+
+    def _without_vmap(self) -> str | None:
+        """Why vmap cannot go through the module, in a few words; or that it gave another gradient than the loop."""
+        if self.examples is None:
+            return "its batches have different shapes"
+        try:
+            rows = self._gradients(0, min(2, sum(self.sizes)))
+        except Exception as error:  # any kind: see `_losses`
+            return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        if not self.draws:
+            one = self._gradient(self._example(0), self.seed)
+            scale = float(one.norm())
+            if (
+                math.isfinite(scale)
+                and float((rows[0] - one).norm()) > 1e4 * torch.finfo(self.dtype).eps * scale + 1e-30
+            ):
+                return "vmap gives another gradient than one example alone"
+        return None
+
+    def _draws(self) -> bool:
+        """Whether a forward pass draws random numbers."""
+        device = device_of(self.module)
+        before = _random_state(device)
         with torch.no_grad():
-            functional_call(self.module, self.leaves | self.rest | buffers, (self.inputs[:1],))
-        written = [n for n, b in buffers.items() if b._version]
-        if not written:
-            return []
-        try:  # a spectral norm's vectors may not be copied, by vmap's rules, and running means must be
-            self._gradients(0, min(2, len(self)))
-        except RuntimeError:
-            return written
-        return []
+            self._loss(self._small(), self.called.tensors())
+        return any(not torch.equal(a, b) for a, b in zip(before, _random_state(device)))
+
+    def _small(self) -> Any:
+        """A few examples, two where there are, since batch norm takes no single one."""
+        try:
+            return cut(self.batches[0], 0, 2)
+        except ValueError:
+            return self.batches[0]
+
+    # -- rows
+
+    def _loss(self, batch: Any, tensors: dict[str, Tensor]) -> Tensor:
+        return self.called(self.objective, batch, tensors)
+
+    def _example(self, index: int) -> Any:
+        for first, batch, size in zip(self._starts(), self.batches, self.sizes):
+            if index < first + size:
+                return cut(batch, index - first, index - first + 1)
+        raise IndexError(index)
+
+    def _gradient(self, batch: Any, seed: int) -> Tensor:
+        """(q,), of a batch."""
+        torch.manual_seed(seed)
+        leaves = {n: p.detach().requires_grad_() for n, p in self.leaves.items()}
+        value = self._loss(batch, self.called.tensors() | leaves)
+        wanted = list(leaves.values())
+        return flat(torch.autograd.grad(value, wanted, allow_unused=True), wanted)
 
     def _of_examples(self, start: int, stop: int) -> Tensor:
         found = []
@@ -99,33 +225,44 @@ class Gradients:
     def _gradients(self, first: int, last: int) -> Tensor:
         """(last - first, q), those of a chunk of examples."""
         torch.manual_seed(self.seed + first)
-        buffers = self._buffers()
-        buffers |= {n: buffers[n].expand(last - first, *buffers[n].shape).clone() for n in self.own}
-
-        def loss_of(leaves: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            output = functional_call(self.module, leaves | self.rest | buffers, (x[None],))
-            return self.loss(output, y[None])
-
-        dims = (None, {n: 0 if n in self.own else None for n in buffers}, 0, 0)
-        each = vmap(grad(loss_of), in_dims=dims, randomness="different")
-        gradients = each(self.leaves, buffers, self.inputs[first:last], self.targets[first:last])
+        gradients = self._vmapped(grad, first, last, self.called.tensors(), self.leaves)
         return torch.cat([g.flatten(1) for g in gradients.values()], 1)
 
-    def _of_batches(self, start: int, stop: int) -> Tensor:
-        found = []
-        for index in range(start, stop):
-            torch.manual_seed(self.seed + index)
-            leaves = {n: p.detach().requires_grad_() for n, p in self.leaves.items()}
-            inputs, targets = self.batches[index]
-            value = self.loss(functional_call(self.module, leaves | self.rest | self._buffers(), (inputs,)), targets)
-            wanted = list(leaves.values())
-            found.append(flat(torch.autograd.grad(value, wanted, allow_unused=True), wanted))
-        return torch.stack(found)
+    def _vmapped(self, transform: Any, first: int, last: int, tensors: dict[str, Tensor], leaves: Any = None) -> Any:
+        """transform(loss of one example), for each of them; its first argument are the leaves."""
+        number, total = last - first, sum(self.sizes)
+        each = [t.dim() > 0 and len(t) == total for t in tensors_of(self.examples)]
+        given = [t[first:last] if own else t for t, own in zip(tensors_of(self.examples), each)]
+        buffers = {n: tensors.pop(n) for n in self.own}
+        buffers = {n: b.expand(number, *b.shape).clone() for n, b in buffers.items()}
 
-    def differences(self, n: int) -> Tensor:
-        """(n, q): (g_2i - g_2i+1)/√2, of mean 0 and the covariance of one row."""
-        rows = self(0, 2 * n)
-        return (rows[0::2] - rows[1::2]) / math.sqrt(2)
+        def loss_of(leaves: dict[str, Tensor], buffers: dict[str, Tensor], *values: Tensor) -> Tensor:
+            one = [v[None] if own else v for v, own in zip(values, each)]
+            return self._loss(rebuilt(self.examples, one), tensors | leaves | buffers)
+
+        dims = (None, dict.fromkeys(buffers, 0), *(0 if own else None for own in each))
+        return vmap(transform(loss_of), in_dims=dims, randomness="different")(leaves or {}, buffers, *given)
+
+    def _own_buffers(self) -> list[str]:
+        """The buffers that each example needs a copy of: a forward pass writes to them what depends on the example."""
+        if self.examples is None:
+            return []
+        buffers = self.called.buffers()
+        with torch.no_grad():
+            self._loss(self._example(0), self.called.tensors() | buffers)
+        written = [n for n, b in buffers.items() if b._version]
+        if not written:
+            return []
+        try:  # a spectral norm's vectors may not be copied, by vmap's rules, and running means must be
+            self._gradients(0, min(2, sum(self.sizes)))
+        except Exception:  # any kind: see `_losses`
+            return written
+        return []
+
+
+def _random_state(device: torch.device) -> Sequence[Tensor]:
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
 
 
 def _over_ranks(batches: Iterable[Any]) -> list[Any]:
@@ -134,8 +271,4 @@ def _over_ranks(batches: Iterable[Any]) -> list[Any]:
     if not distributed():
         return own
     ranks = of_all_ranks([stored(b, torch.device("cpu"), None) for b in own])
-    joined = []
-    for i in range(max(map(len, ranks))):
-        parts = [rank[i] for rank in ranks if i < len(rank)]
-        joined.append((torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])))
-    return joined
+    return [joined([rank[i] for rank in ranks if i < len(rank)]) for i in range(max(map(len, ranks)))]

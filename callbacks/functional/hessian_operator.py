@@ -6,42 +6,29 @@ by `autograd.grad`: no `.grad` is read or written, and no hook of a distributed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import torch.distributed
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from callbacks.functional.differentiable import NoDerivative, named_layer
 from callbacks.functional.inputs import (
     as_batches,
     chosen_parameters,
     copied,
     detached,
-    distributed,
     flat,
-    scalar,
-    size_of,
+    of_all_ranks,
     stored,
+    summed,
 )
-from callbacks.functional.state import device_of, measuring, plain
-
-Reduction = Literal["mean", "sum"]
-Loss = Callable[[Any, Any], Tensor]
-BatchLoss = Callable[[nn.Module, Any], Tensor]
-
-
-class _Carrier(nn.Module):
-    """f(module, batch) as a module's forward, so that functional_call can exchange the module's tensors."""
-
-    def __init__(self, module: nn.Module, f: BatchLoss) -> None:
-        super().__init__()
-        self.module, self.f = module, f
-
-    def forward(self, batch: Any) -> Tensor:
-        return self.f(self.module, batch)
+from callbacks.functional.nests import size_of
+from callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction, Weights
+from callbacks.functional.shares import probes, shares
+from callbacks.functional.state import Called, device_of, measuring, plain
 
 
 @dataclass(frozen=True)
@@ -61,12 +48,15 @@ class HessianOperator:
 
     Args:
         module: any nn.Module or LightningModule; a compiled or DDP-wrapped one is measured as the plain one inside.
-        loss: loss(output, target), a scalar.
-        batches: (input, target) pairs, a loader, or one pair of tensors. Read once and kept on the module's device.
-            Under torch.distributed these are this rank's examples; ranks may have different numbers of them.
-        reduction: how `loss` treats the examples of a batch. "mean": L is the mean over all examples of all batches
-            and ranks; "sum": the sum. A "mean" over anything but examples (class weights, ignored targets) is not
-            the mean of all data: give its weights as `sizes` to `from_batch_loss`.
+        loss: loss(output, target), a scalar; or give `batch_loss`, f(module, batch), whatever a batch is.
+        batches: (input, target) or (inputs…, target), a loader of them, or one pair of tensors. Read once and kept on
+            the module's device. Under torch.distributed these are this rank's examples; ranks may have different
+            numbers of them.
+        reduction: how the loss treats the examples of a batch. "mean": L is the mean over all examples of all batches
+            and ranks; "sum": the sum; "batch": the mean over batches. It is compared with what the loss does: a mean
+            with weights of its own (class weights, ignored targets) is recognised and L is that mean over all the
+            data, however they are split into batches; see `shares`.
+        weights: weights(batch), what a batch weighs in the mean, where that is to be said and not found.
         params: the rows of H: names or Parameters (a layer, say); by default every parameter that requires grad.
         dtype: of the arithmetic, e.g. torch.float64; the module keeps its own. By default the parameters'
             (float32 at least).
@@ -75,28 +65,23 @@ class HessianOperator:
         num_params: q, the number of rows. products: how many H v were computed, over all the data.
 
     Raises:
-        ValueError: no parameters, parameters that are not finite, no batches, or a loss that is not a scalar.
+        ValueError: no parameters, parameters that are not finite (or complex, sparse, sharded), no batches, a loss
+            that is not a scalar or not what `reduction` says; in a product, a layer without a second derivative.
     """
 
     def __init__(
         self,
         module: nn.Module,
-        loss: Loss,
+        loss: Loss | None,
         batches: Iterable[Any],
         *,
+        batch_loss: BatchLoss | None = None,
         reduction: Reduction = "mean",
+        weights: Weights | None = None,
         params: Iterable[str | nn.Parameter] | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self._build(
-            module,
-            lambda model, batch: loss(model(batch[0]), batch[1]),
-            as_batches(batches),
-            None,
-            reduction,
-            params,
-            dtype,
-        )
+        self._build(module, Objective(loss, batch_loss, reduction, weights), as_batches(batches), None, params, dtype)
 
     @classmethod
     def from_batch_loss(
@@ -113,47 +98,70 @@ class HessianOperator:
         """The same for f(module, batch) -> scalar, whatever a batch is.
 
         Args:
-            sizes: how much each batch weighs in the mean: its number of examples (the default), or of whatever f is
-                the mean over.
+            sizes: how much each batch weighs in the mean: its number of examples (the default, which is compared with
+                what f does), or of whatever f is the mean over (which is believed).
         """
         self = cls.__new__(cls)
-        self._build(module, f, batches, sizes, reduction, params, dtype)
+        self._build(module, Objective(batch_loss=f, reduction=reduction), batches, sizes, params, dtype)
+        return self
+
+    @classmethod
+    def of(
+        cls,
+        module: nn.Module,
+        objective: Objective,
+        batches: Iterable[Any],
+        *,
+        params: Iterable[str | nn.Parameter] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> HessianOperator:
+        """The same for an `Objective`."""
+        self = cls.__new__(cls)
+        self._build(module, objective, as_batches(batches), None, params, dtype)
         return self
 
     def _build(
         self,
         module: nn.Module,
-        f: BatchLoss,
+        objective: Objective,
         batches: Iterable[Any],
         sizes: Sequence[int] | None,
-        reduction: Reduction,
         params: Iterable[str | nn.Parameter] | None,
         dtype: torch.dtype | None,
     ) -> None:
-        if reduction not in ("mean", "sum"):
-            raise ValueError(f"reduction: {reduction!r} is neither 'mean' nor 'sum'")
-        self.module, self.reduction = plain(module), reduction
+        self.module, self.objective = plain(module), objective
         self.parameters = chosen_parameters(self.module, params)
         self.device = device_of(self.module)
-        own = next(iter(self.parameters.values())).dtype
-        self.dtype = dtype or torch.promote_types(own, torch.float32)
+        types = [p.dtype for p in self.parameters.values()]
+        self.dtype = dtype or max((torch.promote_types(t, torch.float32) for t in types), key=lambda t: t.itemsize)
         self.shapes = [p.shape for p in self.parameters.values()]
         self.lengths = [p.numel() for p in self.parameters.values()]
         self.num_params = sum(self.lengths)
         self.products = 0
-        self._carrier = _Carrier(self.module, f)
+        self._called = Called(self.module, self.dtype)
         with measuring(self.module):
-            wanted = None if dtype is None and own == self.dtype else self.dtype  # inputs go with the parameters
+            wanted = None if dtype is None and set(types) == {self.dtype} else self.dtype  # inputs go with parameters
             held = [stored(batch, self.device, wanted) for batch in batches]
         numbers = [size_of(batch) for batch in held] if sizes is None else list(sizes)
         if len(numbers) != len(held):
             raise ValueError(f"sizes: {len(numbers)} numbers for {len(held)} batches")
         self._batches = [batch for batch, number in zip(held, numbers) if number]  # the mean over none is NaN
         self.sizes = [number for number in numbers if number]
-        self.examples = int(self._summed(torch.tensor([float(sum(self.sizes))], dtype=torch.float64))[0])
+        self.examples = sum(of_all_ranks(sum(self.sizes)))
         if self.examples == 0:
             raise ValueError("batches: there is no example in them")
         self._kept: _Kept | None = None
+        if sizes is None:
+            with measuring(self.module):
+                ways = probes(self._called, objective, lambda: dict(zip(self.parameters, self._leaves())))
+                self._shares = shares(objective, ways, self._batches, self.sizes)
+        else:
+            self._shares = [n / self.examples if objective.reduction == "mean" else 1.0 for n in self.sizes]
+        # Batches that weigh nothing have no loss of their own (all targets ignored), but NaN.
+        counting = [i for i, share in enumerate(self._shares) if share != 0]
+        self._batches = [self._batches[i] for i in counting]
+        self.sizes = [self.sizes[i] for i in counting]
+        self._shares = [self._shares[i] for i in counting]
 
     # -- products
 
@@ -169,40 +177,50 @@ class HessianOperator:
             rows = vectors.to(self.device, self.dtype).T.contiguous()  # a vector a row
             rows = rows.clone() if rows.is_inference() else rows
             result = torch.zeros_like(rows)
-            for index in range(len(self._batches)):
-                self._add_products(index, rows, result)
+
+            def own() -> Tensor:
+                for index in range(len(self._batches)):
+                    self._add_products(index, rows, result)
+                return result
+
+            total = summed(own, result)
         self.products += len(rows)
-        return self._summed(result).T
+        return total.T
 
     def _add_products(self, index: int, rows: Tensor, result: Tensor) -> None:
         leaves, gradients = self._gradient_graph(index)
         used = [(i, g) for i, g in enumerate(gradients) if g is not None and g.requires_grad]
         if not used:  # the gradient does not depend on the parameters: this batch has no curvature
             return
-        weight, keep = self._weight(index), self._kept is not None
+        weight, keep = self._shares[index], self._kept is not None
         for k, row in enumerate(rows):
             pieces = row.split(self.lengths)
-            curved = torch.autograd.grad(
-                [g for _, g in used],
-                leaves,
-                [pieces[i].view(self.shapes[i]) for i, _ in used],
-                retain_graph=keep or k + 1 < len(rows),
-                allow_unused=True,
-            )
+            with self._second_derivatives(index):
+                curved = torch.autograd.grad(
+                    [g for _, g in used],
+                    leaves,
+                    [pieces[i].view(self.shapes[i]) for i, _ in used],
+                    retain_graph=keep or k + 1 < len(rows),
+                    allow_unused=True,
+                )
             result[k].add_(flat(curved, leaves), alpha=weight)
 
     def gradient(self, shift: Tensor | None = None) -> Tensor:
         """∇L, (q,); at θ + shift (q,) if given."""
         with measuring(self.module):
             total = torch.zeros(self.num_params, device=self.device, dtype=self.dtype)
-            for index in range(len(self._batches)):
-                leaves = self._leaves(shift)
-                loss = self._loss(index, leaves)
-                total.add_(flat(torch.autograd.grad(loss, leaves, allow_unused=True), leaves),
-                           alpha=self._weight(index))  # fmt: skip
-        return self._summed(total)
 
-    def gradients_and_products(self) -> Iterable[tuple[int, Tensor, Tensor]]:
+            def own() -> Tensor:
+                for index in range(len(self._batches)):
+                    leaves = self._leaves(shift)
+                    loss = self._loss(index, leaves)
+                    slope = flat(torch.autograd.grad(loss, leaves, allow_unused=True), leaves)
+                    total.add_(slope, alpha=self._shares[index])
+                return total
+
+            return summed(own, total)
+
+    def gradients_and_products(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         """For every batch of this rank: its size, its own gradient g_B (q,), and H_B g_B (q,); not summed."""
         for index, size in enumerate(self.sizes):
             with measuring(self.module):
@@ -210,7 +228,7 @@ class HessianOperator:
                 g = flat([None if x is None else x.detach() for x in gradients], leaves)
                 rows, result = g[None].contiguous(), torch.zeros_like(g)[None]
                 self._add_products(index, rows, result)
-            yield size, g, result[0] / self._weight(index)
+            yield size, g, result[0] / self._shares[index]
 
     def weights(self) -> Tensor:
         """θ, (q,), a copy."""
@@ -218,8 +236,19 @@ class HessianOperator:
 
     # -- inside
 
-    def _weight(self, index: int) -> float:
-        return self.sizes[index] / self.examples if self.reduction == "mean" else 1.0
+    @contextmanager
+    def _second_derivatives(self, index: int) -> Iterator[None]:
+        """Says of which layer it is that torch has none, if it has none."""
+        try:
+            yield
+        except (RuntimeError, NotImplementedError) as error:
+            layer = named_layer(self._called, self.objective, self._batches[index], error)
+            if layer is None:
+                raise
+            raise NoDerivative(
+                f"module: {layer} has no second derivative in torch; GGNOperator, or curvature='gauss_newton' of the "
+                "monitor, does without it, as measures=('finite_difference',) does"
+            ) from error
 
     def _gradient_graph(self, index: int) -> tuple[list[Tensor], list[Tensor | None]]:
         """Leaves and the gradient of one batch, differentiable.
@@ -233,7 +262,8 @@ class HessianOperator:
         leaves = self._leaves()
         loss = self._loss(index, leaves)
         gradients: list[Tensor | None]
-        gradients = list(torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True))
+        with self._second_derivatives(index):
+            gradients = list(torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True))
         if len(self._batches) == 1:
             self._kept = _Kept([t.detach().clone() for t in self._tensors()], leaves, gradients)
         return leaves, gradients
@@ -254,19 +284,12 @@ class HessianOperator:
         ]
 
     def _loss(self, index: int, leaves: list[Tensor]) -> Tensor:
-        own = copied if len(self._batches) == 1 else detached
-        tensors = {f"module.{name}": own(p, self.dtype) for name, p in self.module.named_parameters()}
-        tensors |= {f"module.{name}": copied(b, self.dtype) for name, b in self.module.named_buffers()}
-        tensors |= {f"module.{name}": leaf for name, leaf in zip(self.parameters, leaves)}
-        loss = scalar(functional_call(self._carrier, tensors, (self._batches[index],)))
+        return self._loss_of(self._batches[index], leaves)
+
+    def _loss_of(self, batch: Any, leaves: list[Tensor]) -> Tensor:
+        # With a single batch the graph outlives this call: it gets weights of its own.
+        tensors = self._called.tensors(own=len(self._batches) == 1) | dict(zip(self.parameters, leaves))
+        loss = self._called(self.objective, batch, tensors)
         if not loss.requires_grad:
             raise ValueError("loss: does not depend on any of the chosen parameters")
         return loss
-
-    def _summed(self, values: Tensor) -> Tensor:
-        """Summed over ranks, in place; all ranks must come here."""
-        if distributed():
-            there = values.to(self.device)  # NCCL takes no CPU tensor
-            torch.distributed.all_reduce(there)
-            return there
-        return values

@@ -21,10 +21,10 @@ class _Probes:
         self.operator, self.generator = operator, generator
 
     def __call__(self, n: int) -> Tensor:
-        """The next n, (q, n)."""
+        """The next n, a vector a row."""
         shape = (n, self.operator.num_params)
         draws = torch.randint(0, 2, shape, generator=self.generator, dtype=torch.int8)
-        return draws.T.to(self.operator.device, self.operator.dtype).mul_(2).sub_(1)
+        return draws.to(self.operator.device, self.operator.dtype).mul_(2).sub_(1)
 
 
 class _Deflated:
@@ -34,7 +34,8 @@ class _Deflated:
     |H|_F² = |T|² + 2 beta² + |PHP|_F², however far the eigenvalues in Q have converged. They are mostly the largest,
     which alone make a random vector's sample spread much, and skewed. The probes are drawn after Q's random vectors
     and are independent of it. More steps that a shared run may have are not used: the result would depend on what
-    else is measured.
+    else is measured. A shared run of fewer `max_vectors` has restarted by then: Q are the vectors that it holds after
+    `deflated` steps, of which the same is true.
     """
 
     def __init__(self, operator: Operator, seed: int, deflated: int, block: int, lanczos: Lanczos | None) -> None:
@@ -43,28 +44,36 @@ class _Deflated:
         if block < 1:
             raise ValueError(f"block: {block} is less than 1")
         self.operator, self.block = operator, block
-        run = run_of(operator, seed, lanczos)
-        q = operator.num_params
-        steps = q if q - min(deflated, q) <= PILOT else deflated  # the last few rows are as cheap exactly
-        before = run.size
-        run.extend(steps)
-        self.products = run.size - before  # those that a shared run lacked
-        self.complete = steps == q
-        self.basis = run.basis[:steps].T
-        self.trace = sum(run.alphas[:steps])
-        self.square = float((run.tridiagonal(steps) ** 2).sum()) + (2 * run.betas[steps - 1] ** 2 if steps else 0.0)
+        run = run_of(operator, seed, lanczos, None)
+        q, before = operator.num_params, run.products
+        # The last few rows are as cheap exactly.
+        steps = q if q - min(deflated, q) <= PILOT and run.room == q else deflated
+        self.basis = run.vectors(steps)
+        self.products = run.products - before  # those that a shared run lacked
+        self.complete = len(self.basis) == q
+        inside = run.projected(steps)
+        self.trace = sum(inside.diagonal().tolist())
+        self.square = float((inside**2).sum()) + (2 * run.betas[steps - 1] ** 2 if steps else 0.0)
         self.probes = _Probes(operator, run.generator_after(steps))
 
     def project(self, v: Tensor) -> Tensor:
-        return v - self.basis @ (self.basis.T @ v)
+        """Pv for v (q,), in its place."""
+        return v.sub_(self.basis.T @ (self.basis @ v))
 
     def sample(self, n: int, of: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """of(Pv, HPv) for the next n probes, (n,) float64; `block` of them share a gradient's graph."""
-        found = []
-        for start in range(0, n, self.block):
-            v = self.project(self.probes(min(self.block, n - start)))
-            found.append(of(v, self.operator.matmat(v)).cpu())
-        return torch.cat(found)
+        """of(Pv, HPv) for the next n probes, (n,) float64; `block` of them share a gradient's graph.
+
+        Everything but the product is of one vector at a time, so that no rounding depends on `block`.
+        """
+        blocks = [self._block(min(self.block, n - start), of) for start in range(0, n, self.block)]
+        return torch.cat(blocks).cpu()
+
+    def _block(self, n: int, of: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        probes = self.probes(n)
+        for v in probes:
+            self.project(v)
+        products = self.operator.matmat(probes.T)
+        return torch.stack([of(v, hv) for v, hv in zip(probes, products.T)])
 
 
 def trace(
@@ -84,9 +93,11 @@ def trace(
     16 (see `two_stage`). The trace of an operator with few more rows than that is exact.
 
     Args:
-        block: vectors multiplied at a time. max_products: vectors at most.
-        lanczos: a run on `operator` to use and extend, in place of a new one from `seed`. The result is the same
-            however far it has been extended; `products` leaves out the steps that it had.
+        block: vectors multiplied at a time; more need memory and share more work. The result is the same.
+        max_products: vectors at most.
+        lanczos: a run on `operator` to use and extend, in place of a new one from `seed`, which keeps `deflated`
+            vectors of q values. The result is the same however far it has been extended; `products` leaves out the
+            steps that it had. A run that has restarted begins anew: use it for eigenvalues last.
 
     Raises:
         ValueError: `deflated` or `block` out of range, or `lanczos` is of another operator.
@@ -96,7 +107,7 @@ def trace(
     if deflation.complete:
         return Estimate.exact(inside, deflation.products)
     rest = two_stage(
-        lambda n: deflation.sample(n, lambda v, hv: (v * hv).sum(0, dtype=torch.float64)),
+        lambda n: deflation.sample(n, lambda v, hv: (v * hv).sum(dtype=torch.float64)),
         lambda mean: tol * abs(inside + mean),
         pilot=PILOT,
         limit=max_products,
@@ -128,7 +139,7 @@ def frobenius_norm(
         return Estimate.exact(math.sqrt(inside), deflation.products)
     # d|H|/|H| = d(|H|²)/(2 |H|²)
     rest = two_stage(
-        lambda n: deflation.sample(n, lambda v, hv: (deflation.project(hv) ** 2).sum(0, dtype=torch.float64)),
+        lambda n: deflation.sample(n, lambda v, hv: (deflation.project(hv) ** 2).sum(dtype=torch.float64)),
         lambda mean: 2 * tol * (inside + mean),
         pilot=PILOT,
         limit=max_products,

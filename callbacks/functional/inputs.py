@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from callbacks.functional.nests import mapped
+
+T = TypeVar("T")
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
+
+
+class FailedElsewhere(RuntimeError):
+    """Another rank could not do its part of what all were at."""
 
 
 def distributed() -> bool:
     """Whether there are ranks to agree with."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+    return not _alone.get() and torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it this rank talks to no other, as if it were the only one."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
 
 
 def of_all_ranks(own: Any) -> list[Any]:
@@ -24,72 +46,144 @@ def of_all_ranks(own: Any) -> list[Any]:
     return parts
 
 
+def gathered(own: Callable[[], T]) -> list[T]:
+    """`own()` of each rank. Where it fails on one rank it fails on all, instead of leaving the others waiting.
+
+    Raises:
+        FailedElsewhere: on the ranks whose own part went well; the error itself on the others.
+    """
+    if not distributed():
+        return [own()]
+    error: Exception | None = None
+    value: T | None = None
+    try:
+        value = own()
+    except Exception as failed:
+        error = failed
+    parts = of_all_ranks((value, None if error is None else f"{type(error).__name__}: {error}"))
+    if error is not None:
+        raise error
+    for rank, (_, said) in enumerate(parts):
+        if said is not None:
+            raise FailedElsewhere(f"rank {rank}: {said}")
+    return [part for part, _ in parts]
+
+
+def summed(own: Callable[[], Tensor], like: Tensor) -> Tensor:
+    """`own()`, of the shape, type and device of `like`, summed over ranks; it fails on all ranks or on none.
+
+    The failure travels with the values: an exchange of its own would cost as much as theirs.
+    """
+    if not distributed():
+        return own()
+    error: Exception | None = None
+    values = torch.zeros_like(like)
+    try:
+        values = own()
+    except Exception as failed:
+        error = failed
+    message = torch.cat([values.reshape(-1), values.new_full((1,), float(error is not None))])
+    torch.distributed.all_reduce(message)
+    if error is not None:
+        raise error
+    if message[-1] != 0:
+        raise FailedElsewhere("another rank could not compute its part")
+    return message[:-1].view(like.shape)
+
+
 def as_batches(batches: Iterable[Any]) -> Iterable[Any]:
-    """The batches; one pair of tensors is one batch."""
-    one = isinstance(batches, tuple | list) and len(batches) == 2 and all(isinstance(b, Tensor) for b in batches)
-    return [batches] if one else batches
+    """The batches; one pair of tensors, or one dictionary of them, is one batch."""
+    pair = isinstance(batches, tuple | list) and len(batches) == 2 and all(isinstance(b, Tensor) for b in batches)
+    named = isinstance(batches, Mapping) and all(isinstance(b, Tensor) for b in batches.values())
+    return [batches] if pair or named else batches
 
 
 def chosen_parameters(module: nn.Module, params: Iterable[str | nn.Parameter] | None) -> dict[str, nn.Parameter]:
+    """The parameters to measure, by name: those of `params`, or all that require grad.
+
+    Raises:
+        ValueError: one that is not there, not finite, not initialised, complex, sparse or sharded.
+    """
     named = dict(module.named_parameters())
     for name, p in named.items():
-        if not torch.isfinite(p.detach()).all():
+        if is_lazy(p):
+            raise ValueError(f"parameters: {name!r} is not initialised yet; let a batch through the module first")
+        if not (p.is_meta or finite(p)):
             raise ValueError(f"parameters: {name!r} holds values that are not finite")
     if params is None:
         chosen = {name: p for name, p in named.items() if p.requires_grad}
         if not chosen:
             raise ValueError("params: no parameter of the module requires grad")
-        return chosen
-    names = {id(p): name for name, p in named.items()}
-    chosen = {}
-    for entry in params:
-        known = entry if isinstance(entry, str) else names.get(id(entry))
-        if known is None or known not in named:
-            shown = repr(entry) if isinstance(entry, str) else f"a tensor of shape {tuple(entry.shape)}"
-            raise ValueError(f"params: {shown} is no parameter of the module")
-        chosen[known] = named[known]
-    if not chosen:
-        raise ValueError("params: empty; name at least one parameter")
+    else:
+        names = {id(p): name for name, p in named.items()}
+        chosen = {}
+        for entry in params:
+            known = entry if isinstance(entry, str) else names.get(id(entry))
+            if known is None or known not in named:
+                shown = repr(entry) if isinstance(entry, str) else f"a tensor of shape {tuple(entry.shape)}"
+                raise ValueError(f"params: {shown} is no parameter of the module")
+            chosen[known] = named[known]
+        if not chosen:
+            raise ValueError("params: empty; name at least one parameter")
+    for name, p in chosen.items():
+        kind = _unlike(p)
+        if kind is not None:
+            raise ValueError(f"params: {name!r} is {kind}; name the real, dense, floating ones with params=")
     return chosen
 
 
+def finite(tensor: Tensor) -> bool:
+    """Whether all values are; of a sparse tensor those that are there."""
+    there = tensor.detach()
+    return bool(torch.isfinite(there if there.layout is torch.strided else there.coalesce().values()).all())
+
+
+def _unlike(parameter: Tensor) -> str | None:
+    """What keeps a parameter from being measured, if anything does."""
+    if parameter.is_meta or hasattr(parameter, "device_mesh"):
+        return "sharded or without storage"
+    if parameter.layout is not torch.strided:
+        return f"sparse ({parameter.layout})"
+    if parameter.is_complex():
+        return f"complex ({parameter.dtype})"
+    return None if parameter.is_floating_point() else f"of whole numbers ({parameter.dtype})"
+
+
 def detached(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The same storage without its graph; floating values in `dtype`."""
-    free = tensor.clone() if tensor.is_inference() else tensor.detach()
-    return free.to(dtype) if free.is_floating_point() else free
+    """The same storage without its graph; floating values in `dtype`, complex ones in the type that goes with it."""
+    return _in(tensor.clone() if tensor.is_inference() else tensor.detach(), dtype)
 
 
 def copied(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    copy = tensor.detach().clone()
-    return copy.to(dtype) if copy.is_floating_point() else copy
+    """A copy without its graph; the types as in `detached`."""
+    return _in(tensor.detach().clone(), dtype)
+
+
+def _in(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    if tensor.is_complex():
+        return tensor.to(dtype.to_complex())
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def stored(batch: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
     """A batch on the device; inference tensors become ordinary ones; floating values in `dtype` if given."""
-    if isinstance(batch, Tensor):
-        there = batch.to(device)
-        there = there.clone() if there.is_inference() else there.detach()
-        return there.to(dtype) if dtype is not None and there.is_floating_point() else there
-    if isinstance(batch, dict):
-        return {key: stored(value, device, dtype) for key, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        parts = [stored(value, device, dtype) for value in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else tuple(parts)  # named tuples keep their names
-    return batch
 
+    def there(tensor: Tensor) -> Tensor:
+        moved = tensor.to(device)
+        moved = moved.clone() if moved.is_inference() else moved.detach()
+        return moved.to(dtype) if dtype is not None and moved.is_floating_point() else moved
 
-def size_of(batch: Any) -> int:
-    """Examples in a batch: the length of the first tensor in it."""
-    if isinstance(batch, Tensor):
-        return len(batch)
-    for part in batch.values() if isinstance(batch, dict) else batch if isinstance(batch, tuple | list) else ():
-        if isinstance(part, Tensor | dict | tuple | list):
-            return size_of(part)
-    raise ValueError(f"batches: no tensor in a {type(batch).__name__}; give `sizes` to from_batch_loss")
+    return mapped(batch, there)
 
 
 def scalar(loss: Any) -> Tensor:
-    """A loss as a tensor without dimensions. Raises ValueError if it is not a single number."""
+    """A loss as a tensor without dimensions; of a dictionary, as training steps return, its "loss".
+
+    Raises:
+        ValueError: it is not a single number.
+    """
+    if isinstance(loss, Mapping):
+        loss = loss.get("loss")
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
         raise ValueError(f"loss: returned {what}, not a scalar")
@@ -97,4 +191,6 @@ def scalar(loss: Any) -> Tensor:
 
 
 def flat(pieces: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
-    return torch.cat([(torch.zeros_like(x) if p is None else p).reshape(-1) for p, x in zip(pieces, like)])
+    """All of them in one vector; zeros for those that are None."""
+    dense = (None if p is None else p.to_dense() if p.layout is not torch.strided else p for p in pieces)
+    return torch.cat([(torch.zeros_like(x) if p is None else p).reshape(-1) for p, x in zip(dense, like)])

@@ -1,23 +1,29 @@
-"""The largest eigenvalues of a symmetric operator by Lanczos' method.
+"""Lanczos' method for a symmetric operator, in a bounded number of vectors.
 
 Full reorthogonalisation (twice), so that no eigenvalue appears in copies; a breakdown (an invariant subspace) is
 continued with a fresh random vector. Before that a Krylov space holds one vector of each eigenspace: of an eigenvalue
 that occurs several times (the Hessian of linear regression with several outputs) one copy is found.
 
+A full basis is restarted thickly (Wu, Simon 2000): it becomes the Ritz vectors at the spectrum's ends, and the run goes
+on from the last residual. A network's outliers are long settled by then and cost no further product.
+
 The first m steps of a run are the run of m steps: one serves eigenvalues, trace and Frobenius norm.
 
     run = Lanczos(H, torch.Generator().manual_seed(0))
-    top_eigenvalues(H, lanczos=run), trace(H, lanczos=run), frobenius_norm(H, lanczos=run)
+    trace(H, lanczos=run), frobenius_norm(H, lanczos=run), top_eigenvalues(H, lanczos=run)
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from callbacks.functional.restarts import Cycle, both_ends, fewest_vectors, first_cycle
+
+FIRST = 24  # rows that a bounded basis has on a GPU before it gets all that it may have: most measurements end there
 
 
 class Operator(Protocol):
@@ -31,61 +37,82 @@ class Operator(Protocol):
     def matmat(self, vectors: Tensor) -> Tensor: ...
 
 
-@dataclass(frozen=True)
-class Eigenvalues:
-    """Eigenpairs.
-
-    Attributes:
-        values: (k,), float64, the largest first.
-        vectors: (q, k), orthonormal.
-        residuals: (k,), |H v - λ v|: an eigenvalue lies that near for certain. Mostly it lies much nearer, at
-            residual²/gap, but the gap to eigenvalues that have not shown yet is not known.
-        products: H v computed for it.
-        converged: every residual is within the tolerance asked for.
-    """
-
-    values: Tensor
-    vectors: Tensor
-    residuals: Tensor
-    products: int
-    converged: bool
-
-    @property
-    def error(self) -> Tensor:
-        """The residuals, as the bound that they are."""
-        return self.residuals
-
-
 class Lanczos:
     """The factorisation H V = V T + beta v e^T, a product a step, to be continued by whoever needs more steps.
 
-    `basis` is V^T in its first `size` rows, of (size, q) values that are kept. It holds for the H it was made with:
-    after a change of the weights take a new one.
+    V^T are the first `held` rows of `basis`. It holds for the H it was made with: after a change of the weights take
+    a new one. T of every step is kept (a few numbers), V of the last one alone. Where an earlier V is asked for that a
+    restart has overwritten, the run begins anew in the same memory: keeping those vectors too would need more of it.
+    Take trace and norm, which need 16 and 24 steps, before eigenvalues, and no product is made twice.
 
     Args:
         generator: of the start vector and of those after a breakdown.
-        start: (q,), in place of a normal random vector.
+        start: (q,), in place of a normal random vector; not to be changed while the run is used.
+        max_vectors: rows of q values that `basis` has at most. Until it is full the run does not depend on it; then it
+            is restarted. None keeps every vector.
+
+    Attributes:
+        alphas, betas: of every step; betas[i] leads out of the space of i + 1 steps.
+        products: H v computed, those of steps that were made anew too.
+
+    Raises:
+        ValueError: max_vectors is less than 6.
     """
 
-    def __init__(self, operator: Operator, generator: torch.Generator, start: Tensor | None = None) -> None:
-        self.operator, self.generator = operator, generator
-        self.alphas: list[float] = []
-        self.betas: list[float] = []  # betas[i] couples i and i + 1; the last one leads out of the space
-        first = self._random() if start is None else start.to(operator.device, operator.dtype)
+    def __init__(
+        self,
+        operator: Operator,
+        generator: torch.Generator,
+        start: Tensor | None = None,
+        *,
+        max_vectors: int | None = 64,
+    ) -> None:
+        if max_vectors is not None and max_vectors < fewest_vectors(1):
+            raise ValueError(
+                f"max_vectors: {max_vectors!r} is less than {fewest_vectors(1)}, which one eigenvalue takes"
+            )
+        self.operator, self.generator, self.max_vectors = operator, generator, max_vectors
+        self.products = 0
         self.basis = torch.empty(0, operator.num_params, device=operator.device, dtype=operator.dtype)
+        self._start, self._origin = start, generator.get_state()
+        self._begin()
+
+    def _begin(self) -> None:
+        self.alphas: list[float] = []
+        self.betas: list[float] = []
+        self._cycles = [first_cycle()]
+        first = self._random() if self._start is None else self._start.to(self.operator.device, self.operator.dtype)
         self._next = first / first.norm()
-        self._drawn = [(0, generator.get_state())]  # (steps, the generator's state after the draws made by then)
+        self._drawn = [(0, self.generator.get_state())]  # (steps, the generator's state after the draws made by then)
 
     @property
     def size(self) -> int:
+        """The number of steps made."""
         return len(self.alphas)
 
     @property
+    def room(self) -> int:
+        """The rows that the basis has at most."""
+        q = self.operator.num_params
+        return q if self.max_vectors is None else min(q, self.max_vectors)
+
+    @property
     def complete(self) -> bool:
-        return self.size == self.operator.num_params
+        """Whether the basis spans everything."""
+        return self.held == self.operator.num_params
+
+    @property
+    def held(self) -> int:
+        """The rows in use now."""
+        return self._cycles[-1].rows(self.size)
+
+    def rows(self, steps: int) -> int:
+        """The rows in use once so many steps were made."""
+        return self._cycle(steps).rows(steps)
 
     def extend(self, steps: int) -> None:
         """Continues to at least so many steps."""
+        self._reserve(min(steps, self.room))
         while self.size < steps:
             self.step()
 
@@ -98,43 +125,90 @@ class Lanczos:
         return torch.Generator().set_state(state)
 
     def step(self) -> None:
-        m = self.size
-        if m == len(self.basis):
-            grown = self.basis.new_empty(min(m + 16, self.operator.num_params), self.basis.shape[1])
-            grown[:m] = self.basis
-            self.basis = grown
-        self.basis[m] = self._next
-        w = self.operator.matvec(self.basis[m])
-        known = self.basis[: m + 1]
+        if self.held == self.room < self.operator.num_params:
+            self._restart()
+        row = self.held
+        self._reserve(row + 1)
+        self.basis[row] = self._next
+        self._next = self.basis[row]
+        w = self.operator.matvec(self._next)
+        self.products += 1
+        known = self.basis[: row + 1]
         coefficients = self._orthogonalise(w, known)
-        self.alphas.append(float(coefficients[m]))
+        self.alphas.append(float(coefficients[row]))
         beta = float(w.norm())
         scale = max(map(abs, (*self.alphas, *self.betas)))
         if not beta <= 10 * torch.finfo(w.dtype).eps * scale:  # larger, or NaN
             self.betas.append(beta)
-            self._next = w / beta
+            self._next = w.div_(beta)
         else:
             self.betas.append(0.0)
+            del w
             if not self.complete:
                 self._next = self._fresh(known)
 
-    def tridiagonal(self, steps: int | None = None) -> Tensor:
-        """T of the first m = `steps` steps (by default all), (m, m) float64."""
+    def vectors(self, steps: int) -> Tensor:
+        """V^T of the first `steps` steps, (rows, q): a view of the basis, valid until a further step is made."""
+        if 0 < steps <= self._cycles[-1].begin:
+            self.generator = torch.Generator().set_state(self._origin)
+            self._begin()
+        self.extend(steps)
+        return self.basis[: self.rows(steps)]
+
+    def projected(self, steps: int | None = None) -> Tensor:
+        """T = V'HV of the first m = `steps` steps (by default all), (rows, rows) float64.
+
+        Tridiagonal before the first restart; after one, its first rows are diagonal with an arrowhead.
+        """
         m = self.size if steps is None else steps
-        off = torch.tensor(self.betas[: max(m - 1, 0)], dtype=torch.float64)
-        return torch.diag(torch.tensor(self.alphas[:m], dtype=torch.float64)) + torch.diag(off, 1) + torch.diag(off, -1)
+        return self._cycle(m).projected(self.alphas, self.betas, m)
+
+    def tridiagonal(self, steps: int | None = None) -> Tensor:
+        """The same before the first restart, where it is tridiagonal. Raises ValueError after it."""
+        m = self.size if steps is None else steps
+        if self._cycle(m).begin:
+            raise ValueError(f"steps: {m} with a restart at {self.room}, where T is projected() and not tridiagonal")
+        return self.projected(m)
 
     def ritz(self, steps: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Ritz values (m,) ascending, their vectors in the basis (m, m), their residuals (m,); NaN for a NaN matrix.
 
-        Of the first m = `steps` steps, at least one; by default all.
+        Of the m = `rows(steps)` vectors after `steps` steps, at least one; by default all.
         """
-        m = self.size if steps is None else steps
-        matrix = self.tridiagonal(m)
+        matrix = self.projected(steps)
         if not matrix.isfinite().all():
-            return matrix.new_full((m,), math.nan), torch.full_like(matrix, math.nan), matrix[0] * math.nan
+            return matrix[0] * math.nan, torch.full_like(matrix, math.nan), matrix[0] * math.nan
         values, vectors = torch.linalg.eigh(matrix)
-        return values, vectors, self.betas[m - 1] * vectors[-1].abs()
+        return values, vectors, self.betas[(self.size if steps is None else steps) - 1] * vectors[-1].abs()
+
+    def _cycle(self, steps: int) -> Cycle:
+        """The one that the last of so many steps belongs to."""
+        return next(cycle for cycle in reversed(self._cycles) if cycle.begin < steps or cycle.begin == 0)
+
+    def _restart(self) -> None:
+        values, inside, _ = self.ritz()
+        kept = both_ends(values, self.room // 3)
+        self._cycles.append(Cycle(self.size, values[kept], self.betas[-1] * inside[-1, kept]))
+        turn = inside[:, kept].T.to(self.basis.device, self.basis.dtype)
+        # In place, a few columns at a time: what is computed beside the basis has fewer than q values.
+        for columns in self.basis.split(math.ceil(self.operator.num_params / self.room), dim=1):
+            columns[: len(kept)] = turn @ columns
+
+    def _reserve(self, rows: int) -> None:
+        if rows <= len(self.basis):
+            return
+        if self.max_vectors is None:
+            held, rows = self.basis, min(max(rows, len(self.basis) + 16), self.room)
+        else:
+            # Never two bases at a time: a CPU gives a page when it is first written to, so all rows may be asked for
+            # at once; what a GPU holds waits in the CPU's memory while the larger basis is made.
+            held = self.basis.cpu()
+            self.basis = self.basis[:0].clone()
+            few = self.basis.device.type != "cpu" and rows <= FIRST
+            rows = min(FIRST, self.room) if few else self.room
+        grown = self.basis.new_empty(rows, self.operator.num_params)
+        grown[: len(held)] = held
+        self.basis = grown
 
     def _orthogonalise(self, w: Tensor, known: Tensor) -> Tensor:
         total = torch.zeros(len(known), device=w.device, dtype=w.dtype)
@@ -148,7 +222,7 @@ class Lanczos:
         w = self._random()
         self._drawn.append((self.size, self.generator.get_state()))
         self._orthogonalise(w, known)
-        return w / w.norm()
+        return w.div_(w.norm())
 
     def _random(self) -> Tensor:
         # Drawn on the CPU: the same numbers on every rank and every device.
@@ -156,58 +230,10 @@ class Lanczos:
         return draw.to(self.operator.device, self.operator.dtype)
 
 
-def top_eigenvalues(
-    operator: Operator,
-    k: int = 1,
-    tol: float = 1e-3,
-    seed: int = 0,
-    *,
-    which: Literal["algebraic", "magnitude"] = "algebraic",
-    max_products: int | None = None,
-    lanczos: Lanczos | None = None,
-) -> Eigenvalues:
-    """The k largest distinct eigenvalues (of largest magnitude, if asked for), each to the relative error `tol`.
-
-    Stops at the first Lanczos step at which every residual is at most tol |λ|, or after `max_products` of them
-    (default max(200, 4 k)); the basis of (steps, q) values is kept. Under torch.distributed every rank computes the
-    same numbers.
-
-    Args:
-        lanczos: a run on `operator` to use and extend, in place of a new one from `seed`. The result is the same
-            however far it has been extended; `products` counts the steps that it lacked.
-
-    Raises:
-        ValueError: k is not in 1 … q, or `lanczos` is of another operator.
-    """
-    if not 1 <= k <= operator.num_params:
-        raise ValueError(f"k: {k} eigenvalues of a matrix with {operator.num_params} rows")
-    if which not in ("algebraic", "magnitude"):
-        raise ValueError(f"which: {which!r} is neither 'algebraic' nor 'magnitude'")
-    limit = min(operator.num_params, max_products or max(200, 4 * k))
-    lanczos = run_of(operator, seed, lanczos)
-    before = lanczos.size
-    for m in range(k, max(k, limit) + 1):
-        lanczos.extend(m)
-        values, vectors, residuals = lanczos.ritz(m)
-        order = torch.argsort(values if which == "algebraic" else values.abs(), descending=True, stable=True)[:k]
-        floor = 10 * torch.finfo(operator.dtype).eps * float(values.abs().max())
-        converged = bool((residuals[order] <= torch.clamp(tol * values[order].abs(), min=floor)).all())
-        if converged or not values.isfinite().all():
-            break
-    chosen = vectors[:, order].to(operator.device, operator.dtype)
-    return Eigenvalues(
-        values[order],
-        lanczos.basis[:m].T @ chosen,
-        residuals[order],
-        lanczos.size - before,
-        (converged or m == operator.num_params) and bool(values.isfinite().all()),
-    )
-
-
-def run_of(operator: Operator, seed: int, lanczos: Lanczos | None) -> Lanczos:
+def run_of(operator: Operator, seed: int, lanczos: Lanczos | None, max_vectors: int | None) -> Lanczos:
     """The run that is given, or a new one from `seed`. Raises ValueError if it is of another operator."""
     if lanczos is None:
-        return Lanczos(operator, seeded(seed))
+        return Lanczos(operator, seeded(seed), max_vectors=max_vectors)
     if lanczos.operator is not operator:
         raise ValueError("lanczos: a run on another operator than the one to measure")
     return lanczos

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from callbacks.functional.estimates import Estimate, t_quantile
 from callbacks.functional.gradients import Estimator, Gradients
-from callbacks.functional.hessian_operator import HessianOperator, Loss
+from callbacks.functional.hessian_operator import HessianOperator
 from callbacks.functional.hutchinson import frobenius_norm, trace
 from callbacks.functional.lanczos import Lanczos, seeded
+from callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction
 from callbacks.functional.state import measuring, plain
 
 FEWEST = 5  # gradients: with one left out, for the intervals, tr C² and the kurtosis still have the 4 they need
@@ -60,8 +61,8 @@ class GradientNoise:
         kurtosis: excess kurtosis of a gradient along random directions, 0 for Gaussian noise (assumption 1). That
             of batches of S examples is S times smaller than that of examples.
         alignment: with the Hessian, if one was given.
-        estimator, gradients, batch_size: "examples": from so many gradients of one example (batch_size 1);
-            "batches": from so many means over batches of that size.
+        estimator, gradients, batch_size: "per_example" and "loop": from so many gradients of one example (batch_size
+            1); "batch_means": from so many means over batches of that size.
 
     Ratios are nan where they are undefined: without noise (zero or equal gradients), isotropy and kurtosis; with
     gradients that are not finite, everything.
@@ -84,12 +85,31 @@ class GradientNoise:
     batch_size: float
     num_params: int
 
+    def state(self) -> dict[str, Any]:
+        """All of it in dictionaries, numbers and tensors, for a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def of_state(cls, state: dict[str, Any]) -> GradientNoise:
+        """What `state` was taken of."""
+
+        def restored(name: str, value: Any) -> Any:
+            if not isinstance(value, dict):
+                return value
+            if name == "alignment":
+                return Alignment(**value | {"trace_hc": Estimate(**value["trace_hc"])})
+            return Estimate(**value)
+
+        return cls(**{name: restored(name, value) for name, value in state.items()})
+
 
 def gradient_noise(
     module: nn.Module,
-    loss: Loss,
+    loss: Loss | None,
     batches: Iterable[Any],
     *,
+    batch_loss: BatchLoss | None = None,
+    reduction: Reduction = "mean",
     estimator: Estimator | Literal["auto"] = "auto",
     training: bool = True,
     params: Iterable[str | nn.Parameter] | None = None,
@@ -103,31 +123,42 @@ def gradient_noise(
     """The gradient noise of `loss(module(input), target)` under training conditions.
 
     Args:
+        loss, batch_loss, reduction: as for HessianOperator. Where the loss of a batch is not made of its examples'
+            (class weights, ignored targets, batch norm, reduction="batch"), C is S times the covariance of the
+            gradients of batches, which is what SGD makes.
         batches: (input, target) pairs, as training sees them (augmented, of the run's S). Under torch.distributed
             the i-th batches of all ranks are one batch.
-        estimator: "examples" (torch.func, `chunk` at a time) or "batches" (a gradient a batch, for batch norm in
-            train mode, where an example has no gradient of its own); by default what the module allows.
+        estimator: "per_example" (torch.func's vmap, `chunk` at a time, or 8 where the network draws random numbers);
+            "loop" (one example after another: what vmap cannot go through, at some ten times the time);
+            "batch_means" (a gradient a batch). By default the first of them that is right for the module and the loss,
+            which is tried on the batches themselves; a warning says where the loss makes it "batch_means".
         training: dropout and batch norm in train mode. The module's buffers stay as they are.
         params: as for HessianOperator; bfloat16 and float16 ones are measured in float32.
         hessian: for the alignment, an operator on the same parameters; 16 products, and some 120 at most for each
             of its norm and trace.
-        noise_ratio: n = eta/S, for the temperature.
-        max_bytes: gradients kept at a time; with more of them blocks of the Gram matrix are computed again.
+        noise_ratio: n = eta/S, for the temperature; of a loss that is a sum over a batch, eta.
+        chunk, max_bytes: examples, and gradients, kept at a time; results do not depend on them.
 
     Raises:
-        ValueError: per-example gradients asked of a module with batch norm in train mode, fewer than 5 gradients
-            (take 20 for intervals to mean much), batches of different sizes, parameters as for HessianOperator.
+        ValueError: an estimator that the module or the loss does not allow, fewer than 5 gradients (take 20 for
+            intervals to mean much), batches of different sizes for their means, parameters as for HessianOperator.
     """
-    module = plain(module)
-    normalised = training and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
-    if estimator == "auto":
-        estimator = "batches" if normalised else "examples"
-    if estimator not in ("examples", "batches"):
-        raise ValueError(f"estimator: {estimator!r} is none of 'auto', 'examples', 'batches'")
-    if estimator == "examples" and normalised:
-        raise ValueError("estimator: 'examples' under batch norm in train mode; take 'batches' or training=False")
+    module, objective = plain(module), Objective(loss, batch_loss, reduction)
     with measuring(module, training=training):
-        rows = Gradients(module, loss, batches, estimator, params, seed, chunk)
+        rows = Gradients(module, objective, batches, estimator, params, seed, chunk, training)
+    return noise_of(rows, hessian=hessian, noise_ratio=noise_ratio, eigenvalues=eigenvalues, max_bytes=max_bytes)
+
+
+def noise_of(
+    rows: Gradients,
+    *,
+    hessian: HessianOperator | None = None,
+    noise_ratio: float | None = None,
+    eigenvalues: int = 3,
+    max_bytes: int = 1 << 30,
+) -> GradientNoise:
+    """The same of gradients that are there already."""
+    with measuring(rows.module, training=rows.training):
         if len(rows) < FEWEST:
             raise ValueError(f"batches: {len(rows)} gradients are too few for a covariance; at least {FEWEST}")
         gram, projections = _gram(rows, max_bytes)
@@ -162,7 +193,7 @@ def gradient_noise(
         temperature=temperature,
         kurtosis=kurtosis,
         alignment=alignment,
-        estimator=estimator,
+        estimator=rows.estimator,
         gradients=len(rows),
         batch_size=size,
         num_params=q,

@@ -50,7 +50,8 @@ def spectral_density(
 ) -> SpectralDensity:
     """Stochastic Lanczos quadrature (Ubaru, Chen, Saad 2017; for networks Ghorbani et al. 2019).
 
-    `steps` Lanczos steps from each of `vectors` random unit vectors. `width` is by default 1 % of the spectrum's.
+    `steps` Lanczos steps from each of `vectors` random unit vectors, one after the other; the vectors of all steps of
+    one are kept, `steps` of q values. `width` is by default 1 % of the spectrum's.
 
     Raises:
         ValueError: fewer than 2 vectors, or less than one step.
@@ -61,7 +62,7 @@ def spectral_density(
     generator, products = seeded(seed), 0
     nodes, weights = [], []
     for _ in range(vectors):
-        lanczos = Lanczos(operator, generator)
+        lanczos = Lanczos(operator, generator, max_vectors=None)  # its nodes are those of the whole Krylov space
         # At a breakdown the quadrature of this vector is exact; what follows has no weight.
         while lanczos.size < steps and (lanczos.size == 0 or lanczos.betas[-1] > 0):
             lanczos.step()
@@ -119,6 +120,7 @@ def log_determinant(operator: Operator, cut: float, seed: int = 0, *, max_produc
     until a round finds none, so that multiple eigenvalues count as often as they occur. Where `max_products` do not
     suffice, the sum over those that are settled comes back with an infinite error: take a higher cut. Stochastic
     quadrature would give a number here, but with a bias at the cut that its interval does not show.
+    A vector of q values is kept for every product of a round and every eigenvector found.
 
     Raises:
         ValueError: cut is not positive.
@@ -130,7 +132,7 @@ def log_determinant(operator: Operator, cut: float, seed: int = 0, *, max_produc
     values, residuals = (torch.empty(0, dtype=torch.float64) for _ in range(2))
     left, done = max_products, False
     while not done and left > 0:
-        lanczos = Lanczos(_Without(operator, vectors), generator)
+        lanczos = Lanczos(_Without(operator, vectors), generator, max_vectors=None)
         finished = _run_to_cut(lanczos, cut, left)
         left -= lanczos.size
         ritz, inside, residual = lanczos.ritz()

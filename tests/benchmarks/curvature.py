@@ -38,13 +38,16 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 warnings.filterwarnings("ignore")
 
+import _code  # noqa: F401
 import torch
+from _timing import clocked, command_line, interleaved, parsed, ratio
 from curvlinops import HessianLinearOperator
 from pyhessian import hessian as PyHessian
 from scipy.sparse.linalg import eigsh
@@ -57,38 +60,59 @@ from callbacks.functional.hutchinson import PILOT
 from callbacks.functional.lanczos import Lanczos
 from datamodules.prepared import prepare
 
-STEPS, EXAMPLES, BATCH = 800, 128, 64
 SEEDS, RECORDED, DEFLATED, LIMIT = 20, 128, 16, 0.03
+PAUSE = 0.05  # seconds, in which the threads of the last one's linear algebra spin on
 
 
-def network(name: str) -> nn.Module:
+@dataclass(frozen=True)
+class Sizes:
+    """How large the networks are, and how much is done with them."""
+
+    mlp: tuple[int, int] = (384, 96)
+    cnn: tuple[int, ...] = (32, 64, 128, 128)
+    steps: int = 800
+    examples: int = 128
+    batch: int = 64
+    seeds: int = SEEDS
+    resampled: int = 2_000
+    power_iterations: int = 1_000
+    power_tolerances: int = 7
+
+
+SMALLEST = Sizes(
+    (8, 8), (8, 8), steps=20, examples=8, batch=4, seeds=2, resampled=2, power_iterations=5, power_tolerances=2
+)
+
+
+def network(name: str, sizes: Sizes) -> nn.Module:
     torch.manual_seed(0)
     if name == "MLP":
-        return nn.Sequential(
-            nn.Flatten(), nn.Linear(784, 384), nn.ReLU(), nn.Linear(384, 96), nn.ReLU(), nn.Linear(96, 10)
-        )
+        first, second = sizes.mlp
+        hidden = nn.Linear(784, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU()
+        return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(second, 10))
     layers: list[nn.Module] = [nn.AvgPool2d(2)]  # 5 000 products in minutes: the images are made smaller
-    for out, last, stride in ((32, 1, 2), (64, 32, 2), (128, 64, 2), (128, 128, 2)):
-        layers += [nn.Conv2d(last, out, 3, stride, padding=1), nn.BatchNorm2d(out), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
+    for last, out in zip((1, *sizes.cnn), sizes.cnn):
+        layers += [nn.Conv2d(last, out, 3, 2, padding=1), nn.BatchNorm2d(out), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(sizes.cnn[-1], 10))
 
 
-def trained(name: str, device: str, steps: int = STEPS) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
-    """The network after so many steps, and the examples to measure on."""
+def trained(name: str, device: str, sizes: Sizes) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
+    """The network after its steps, and the examples to measure on."""
     arrays = prepare("digits28").arrays()
     images = torch.from_numpy(arrays["train_images"][:4096]).float().div_(255).sub_(0.5).div_(0.25).to(device)
     labels = torch.from_numpy(arrays["train_labels"][:4096].astype("int64")).to(device)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     images, labels = images[order], labels[order]
-    module = network(name).to(device)
+    module = network(name, sizes).to(device)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9)
-    for step in range(steps):
+    for step in range(sizes.steps):
         chosen = torch.arange(step * 64, (step + 1) * 64) % len(labels)
         optimizer.zero_grad()
         F.cross_entropy(module(images[chosen]), labels[chosen]).backward()
         optimizer.step()
     optimizer.zero_grad()
-    return module.eval(), list(zip(images[:EXAMPLES].split(BATCH), labels[:EXAMPLES].split(BATCH)))
+    measured = (whole[: sizes.examples].split(sizes.batch) for whole in (images, labels))
+    return module.eval(), list(zip(*measured))
 
 
 def theirs(module: nn.Module, batches: list[Any], device: str) -> Any:
@@ -103,30 +127,14 @@ def linear(module: nn.Module, batches: list[Any]) -> Any:
     )
 
 
-def seconds(run: Any, device: str) -> float:
-    start = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def timed(candidates: dict[str, Any], rounds: int, device: str) -> dict[str, list[float]]:
+    def seconds(run: Any) -> float:
+        return clocked(lambda: (run(), torch.cuda.synchronize() if device == "cuda" else None))
+
+    return interleaved({name: partial(seconds, run) for name, run in candidates.items()}, rounds, pause=PAUSE)
 
 
-def interleaved(candidates: dict[str, Any], rounds: int, device: str) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for number in range(rounds + 1):
-        for name, run in candidates.items():
-            time.sleep(0.05)  # the threads of the last one's linear algebra spin on for a while
-            elapsed = seconds(run, device)
-            if number:
-                times[name].append(elapsed)
-    return times
-
-
-def ratio(times: dict[str, list[float]], ours: str, other: str) -> float:
-    return statistics.median(a / b for a, b in zip(times[ours], times[other]))
-
-
-def products(module: nn.Module, batches: list[Any], rounds: int, device: str) -> dict[str, float]:
+def products(module: nn.Module, batches: list[Any], rounds: int, device: str, sizes: Sizes) -> dict[str, float]:
     operator, pyhessian, curvlinops = (
         HessianOperator(module, F.cross_entropy, batches),
         theirs(module, batches, device),
@@ -136,7 +144,7 @@ def products(module: nn.Module, batches: list[Any], rounds: int, device: str) ->
     split = [[p.view(s) for p, s in zip(v.split(operator.lengths), operator.shapes)] for v in block.T]
     first = HessianOperator(module, F.cross_entropy, batches[:1])
     whole = PyHessian(module, F.cross_entropy, data=batches[0], cuda=device == "cuda")
-    times = interleaved(
+    times = timed(
         {
             "ours": lambda: operator.matmat(block),
             "PyHessian": lambda: [pyhessian.dataloader_hv_product(v) for v in split],
@@ -157,7 +165,7 @@ def products(module: nn.Module, batches: list[Any], rounds: int, device: str) ->
     }
 
 
-def eigenvalues(module: nn.Module, batches: list[Any], rounds: int, device: str) -> dict[str, Any]:
+def eigenvalues(module: nn.Module, batches: list[Any], rounds: int, device: str, sizes: Sizes) -> dict[str, Any]:
     operator = HessianOperator(module, F.cross_entropy, batches)
     truth = top_eigenvalues(operator, k=5, tol=1e-6, which="magnitude").values
 
@@ -170,21 +178,22 @@ def eigenvalues(module: nn.Module, batches: list[Any], rounds: int, device: str)
 
     def power(tol: float) -> list[float]:
         torch.manual_seed(1)
-        return theirs(module, batches, device).eigenvalues(maxIter=1000, tol=tol, top_n=5)[0]
+        return theirs(module, batches, device).eigenvalues(maxIter=sizes.power_iterations, tol=tol, top_n=5)[0]
 
     found: dict[str, Any] = {}
     tolerances = [10.0**-k for k in range(1, 8)]
-    enough = next((tol for tol in tolerances if error(power(tol)) <= 1e-3), tolerances[-1])
+    tried = tolerances[: sizes.power_tolerances]
+    enough = next((tol for tol in tried if error(power(tol)) <= 1e-3), tried[-1])
     own = next(tol for tol in tolerances if error(ours(tol).values) <= 1e-3)
     scipy_form = linear(module, batches).to_scipy()
-    times = interleaved(
+    times = timed(
         {
             "ours": lambda: found.update(ours=ours(own)),
             "ours, 1e-3": lambda: found.update(default=ours(1e-3)),
             "PyHessian": lambda: power(enough),
             "curvlinops": lambda: found.update(scipy=eigsh(scipy_form, k=5, tol=1e-3)[0]),
         },
-        max(3, rounds // 2),
+        min(rounds, max(3, rounds // 2)),
         device,
     )
     return {
@@ -201,10 +210,10 @@ def eigenvalues(module: nn.Module, batches: list[Any], rounds: int, device: str)
     }
 
 
-def traces(module: nn.Module, batches: list[Any], rounds: int, device: str) -> dict[str, Any]:
+def traces(module: nn.Module, batches: list[Any], rounds: int, device: str, sizes: Sizes) -> dict[str, Any]:
     operator = HessianOperator(module, F.cross_entropy, batches)
     plain, deflated = [], []
-    for seed in range(SEEDS):
+    for seed in range(sizes.seeds):
         generator = torch.Generator().manual_seed(seed)
         lanczos = Lanczos(operator, generator)
         while lanczos.size < DEFLATED:
@@ -255,7 +264,8 @@ def traces(module: nn.Module, batches: list[Any], rounds: int, device: str) -> d
     failed, cost = replay(ours, LIMIT)
     own_tol, own_enough = cheapest(ours, [0.005 * k for k in range(1, 13)])
     pool, shuffled = rest.flatten(), torch.Generator().manual_seed(1)
-    draws = [ours(pool[torch.randint(len(pool), (RECORDED,), generator=shuffled)], LIMIT)[0] for _ in range(2000)]
+    drawn = (pool[torch.randint(len(pool), (RECORDED,), generator=shuffled)] for _ in range(sizes.resampled))
+    draws = [ours(row, LIMIT)[0] for row in drawn]
     default_failed, default_cost = replay(agreement, 1e-3)
     tol, enough = cheapest(agreement, [10 ** (-k / 4) for k in range(8, 25)])
     return {
@@ -273,9 +283,9 @@ def traces(module: nn.Module, batches: list[Any], rounds: int, device: str) -> d
     }
 
 
-def peak_memory(tool: str, name: str) -> float:
+def peak_memory(tool: str, name: str, sizes: Sizes) -> float:
     """MB above what was there before, of a block of four products; to be run in a process of its own."""
-    module, batches = trained(name, "cpu", steps=1)
+    module, batches = trained(name, "cpu", replace(sizes, steps=1))
     operator = HessianOperator(module, F.cross_entropy, batches)
     block = torch.randn(operator.num_params, 4)
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
@@ -291,6 +301,14 @@ def peak_memory(tool: str, name: str) -> float:
     return resident("VmHWM") - before
 
 
+def memory_of(tool: str, name: str, sizes: Sizes) -> float:
+    """Returns `peak_memory`; at the smallest setting of this process, whose start would be most of its time."""
+    if sizes == SMALLEST:
+        return peak_memory(tool, name, sizes)
+    command = [sys.executable, __file__, "--memory", tool, name]
+    return float(subprocess.run(command, capture_output=True, check=True).stdout)
+
+
 def resident(field: str) -> float:
     """MB, by Linux."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -298,28 +316,24 @@ def resident(field: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser = command_line(__doc__, smallest="networks of width 8, two seeds", rounds=5, json=True)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     parser.add_argument("--memory", nargs=2, metavar=("TOOL", "NETWORK"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parsed(parser)
+    sizes = SMALLEST if options.smallest else Sizes()
     if options.memory:
-        print(peak_memory(*options.memory))
+        print(peak_memory(*options.memory, sizes))
         return
     table: dict[str, dict[str, Any]] = {}
     for name in ("MLP", "CNN"):
-        module, batches = trained(name, options.device)
-        parameters = sum(p.numel() for p in module.parameters())
-        row: dict[str, Any] = {"parameters": parameters}
+        module, batches = trained(name, options.device, sizes)
+        row: dict[str, Any] = {"parameters": sum(p.numel() for p in module.parameters())}
         for part in (products, eigenvalues, traces):
             start = time.perf_counter()
-            row |= part(module, batches, options.rounds, options.device)
+            row |= part(module, batches, options.rounds, options.device, sizes)
             print(f"{name}: {part.__name__} done in {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
         if options.device == "cpu":
-            for tool in ("ours", "PyHessian", "curvlinops"):
-                command = [sys.executable, __file__, "--memory", tool, name]
-                row[f"peak MB, {tool}"] = float(subprocess.run(command, capture_output=True, check=True).stdout)
+            row |= {f"peak MB, {tool}": memory_of(tool, name, sizes) for tool in ("ours", "PyHessian", "curvlinops")}
         table[name] = row
     width = max(map(len, table["MLP"]))
     print(f"{'':<{width}} {'MLP':>12} {'CNN':>12}")

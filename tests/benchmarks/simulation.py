@@ -11,19 +11,15 @@ within a round, and `within` says whether it is within the bound.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
-import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
+import _code  # noqa: F401
 import numpy as np
+from _timing import clocked, command_line, interleaved, parsed
 
 from reproduce.theory.classifier import SoftmaxRegression
 from reproduce.theory.potentials import SWITCH, DoubleWell, Quadratic, Quartic
@@ -78,17 +74,7 @@ CASES: dict[str, tuple[Quadratic | Quartic | DoubleWell, Gradient, int]] = {
 }
 BATCHES = {2: 454, 8: 181, 32: 53}  # S of the softmax regression -> chains of a chunk
 OF_BATCHES = 700  # steps, as many as bridge takes: the data are bound to the loss once
-
-
-def interleaved(candidates: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds a step of a chain of every candidate in every round, after one round that is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for number in range(rounds + 1):
-        for name, run in candidates.items():
-            seconds = run()
-            if number:
-                times[name].append(seconds)
-    return times
+FEW = 4  # chains of the smallest setting
 
 
 def by_hand(gradient: Gradient, dim: int, momentum: float, chains: int, steps: int) -> np.ndarray:
@@ -118,56 +104,50 @@ def minibatches_by_hand(x: np.ndarray, truth: np.ndarray, batch_size: int, chain
 def candidates(
     spec: Simulation, loop: Callable[[int, int], object], arrays: dict[str, np.ndarray] | None = None
 ) -> dict[str, Callable[[], float]]:
-    """Seconds a step of a chain of each; `loop` takes chains and steps."""
-
-    def clocked(run: Callable[[], object]) -> float:
-        start = time.perf_counter()
-        run()
-        return (time.perf_counter() - start) / (spec.chains * spec.steps)
-
+    """Returns calls that give each one's seconds a step of a chain; `loop` takes chains and steps."""
+    count = spec.chains * spec.steps
     return {
-        "simulate": lambda: clocked(lambda: simulate(spec, arrays=arrays)),
-        "loop": lambda: clocked(lambda: loop(spec.chains, spec.steps)),
-        "loop, all at once": lambda: clocked(lambda: loop(spec.chains * CHUNKS, spec.steps // CHUNKS)),
+        "simulate": lambda: clocked(lambda: simulate(spec, arrays=arrays), count),
+        "loop": lambda: clocked(lambda: loop(spec.chains, spec.steps), count),
+        "loop, all at once": lambda: clocked(lambda: loop(spec.chains * CHUNKS, spec.steps // CHUNKS), count),
     }
 
 
-def of_potentials() -> Iterator[tuple[str, Simulation, dict[str, Callable[[], float]]]]:
+def of_potentials(smallest: bool) -> Iterator[tuple[str, Simulation, dict[str, Callable[[], float]]]]:
+    steps = CHUNKS if smallest else STEPS
     for name, (potential, gradient, chains) in CASES.items():
         theta = np.random.default_rng(0).standard_normal((100, potential.dim))
         np.testing.assert_allclose(gradient(theta), potential.gradient(theta), rtol=1e-12, atol=1e-12)
         for momentum in (0.0, 0.9):
-            spec = Simulation(potential, LR, BATCH, Gaussian(SIGMA), STEPS, (STEPS,), (0.0,) * potential.dim, chains,
-                              momentum=momentum)  # fmt: skip
+            sizes = (steps, (steps,), (0.0,) * potential.dim, FEW if smallest else chains)
+            spec = Simulation(potential, LR, BATCH, Gaussian(SIGMA), *sizes, momentum=momentum)
             loop = partial(by_hand, gradient, potential.dim, momentum)
             yield name, spec, candidates(spec, loop)
 
 
-def of_minibatches() -> Iterator[tuple[str, Simulation, dict[str, Callable[[], float]]]]:
+def of_minibatches(smallest: bool) -> Iterator[tuple[str, Simulation, dict[str, Callable[[], float]]]]:
+    steps = CHUNKS if smallest else OF_BATCHES
     random = np.random.default_rng(0)
-    arrays = {"train_images": random.integers(0, 255, (EXAMPLES, 8, 8)),
-              "train_labels": np.arange(EXAMPLES) % len(CLASSES)}  # fmt: skip
+    images, labels = random.integers(0, 255, (EXAMPLES, 8, 8)), np.arange(EXAMPLES) % len(CLASSES)
+    arrays = {"train_images": images, "train_labels": labels}
     potential = REGRESSION.on(arrays)
     theta = random.standard_normal((50, REGRESSION.dim))
     for batch_size, chains in BATCHES.items():
         batches = random.integers(0, EXAMPLES, (50, batch_size))
         by_loop = on_batches(theta.reshape(50, len(CLASSES) - 1, -1), batches, potential.x, potential.truth)
         np.testing.assert_allclose(by_loop.reshape(50, -1), potential.batch_gradient(theta, batches), atol=1e-12)
-        spec = Simulation(REGRESSION, LR, batch_size, Minibatches("replacement"), OF_BATCHES, (OF_BATCHES,),
-                          (0.0,) * REGRESSION.dim, chains)  # fmt: skip
+        sizes = (steps, (steps,), (0.0,) * REGRESSION.dim, FEW if smallest else chains)
+        spec = Simulation(REGRESSION, LR, batch_size, Minibatches("replacement"), *sizes)
         loop = partial(minibatches_by_hand, potential.x, potential.truth, batch_size)
         yield f"softmax regression, S = {batch_size}", spec, candidates(spec, loop, arrays)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
+    options = parsed(command_line(__doc__, smallest=f"{FEW} chains of {CHUNKS} steps", rounds=7, json=True))
     rows = []
     print(f"{'potential':<33}{'beta':>6}{'simulate (ns)':>15}{'loop (ns)':>12}{'ratio':>8}{'bound':>8}{'within':>8}"
           f"{'all at once (ns)':>18}{'ratio':>8}")  # fmt: skip
-    for name, spec, runs in chain(of_potentials(), of_minibatches()):
+    for name, spec, runs in chain(of_potentials(options.smallest), of_minibatches(options.smallest)):
         times = interleaved(runs, options.rounds)
         row = {"potential": name, "momentum": spec.momentum, "chains": spec.chains, "bound": BOUND}
         row |= {f"{key} (ns)": round(1e9 * statistics.median(values), 1) for key, values in times.items()}

@@ -7,21 +7,22 @@ Runs Figure 4 at smoke scale on the digits once, then times cached calls of the 
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parents[2] / "reproduce" / "fig4.py"
+from _code import ROOT
+from _timing import command_line, parsed
+
+COMMAND = [sys.executable, str(ROOT / "reproduce" / "fig4.py"), "--scale", "smoke", "--data", "digits"]
 
 
-def call(out: str) -> tuple[float, float]:
-    """(seconds to the first line, seconds in all)."""
-    command = [sys.executable, str(SCRIPT), "--scale", "smoke", "--data", "digits", "--out", out]
+def call(*arguments: str) -> tuple[float, float]:
+    """Returns the seconds to the first line, and the seconds in all."""
+    command = [*COMMAND, *arguments]
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -34,13 +35,13 @@ def call(out: str) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
+    parser = command_line(__doc__, smallest="dry runs, which train nothing", rounds=5, json=True)
+    options = parsed(parser)
     with tempfile.TemporaryDirectory() as out:
-        call(out)
-        first, total = zip(*(call(out) for _ in range(options.rounds)))
+        arguments = ["--out", out, *(["--dry-run"] if options.smallest else [])]
+        if not options.smallest:
+            call(*arguments)
+        first, total = zip(*(call(*arguments) for _ in range(options.rounds)))
     rows = {"first line": (statistics.median(first), 0.5), "cached call": (statistics.median(total), 3.0)}
     print(f"{'what':<14}{'seconds':>9}{'bound':>8}")
     for name, (seconds, bound) in rows.items():

@@ -67,7 +67,7 @@ def test_under_batch_norm_the_ragged_last_batch_of_an_epoch_is_left_out(rows, gr
     fitted(Rows(rows=rows), watch, epochs=1)
     (found,) = watch.measurements
     size = 15 if rows == 79 else 16  # 16, 16, 16, 16, 15: only cut to 15 are there five
-    assert (found.estimator, found.gradients, found.batch_size) == ("batches", gradients, size)
+    assert (found.estimator, found.gradients, found.batch_size) == ("batch_means", gradients, size)
     assert all(map(math.isfinite, numbers(watch.history[0])))
 
 

@@ -292,7 +292,7 @@ def broken():
         ({"module": frozen()}, "params: no parameter of the module requires grad"),
         ({"module": broken()}, "parameters: '2.weight' holds values that are not finite"),
         ({"batches": []}, "batches: there is no example in them"),
-        ({"reduction": "max"}, "reduction: 'max' is neither"),
+        ({"reduction": "max"}, "reduction: 'max' is none of 'mean', 'sum', 'batch'"),
         ({"params": ["head"]}, "params: 'head' is no parameter"),
         ({"params": []}, "params: empty"),
     ],

@@ -224,7 +224,8 @@ def test_a_broken_off_path_is_resumed_without_doing_a_point_twice(ends, tmp_path
     whole, calls = path(ends, alphas=[0, 0.5, 1]), []
 
     def counting(o, t):
-        calls.append(1)
+        if not o.requires_grad:  # a point of the path, not the trial of what the loss does with examples
+            calls.append(1)
         return F.cross_entropy(o, t)
 
     def resumed(alphas):

@@ -1,0 +1,120 @@
+"""Batches as people make them: tensors in tuples, lists, dictionaries and dataclasses, cut and joined by examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+
+
+class Unjoinable(ValueError):
+    """Batches that do not make a longer one, such as those padded to lengths of their own."""
+
+
+def mapped(batch: Any, f: Callable[[Tensor], Tensor]) -> Any:
+    """The same structure with f of every tensor in it."""
+    return apply_to_collection(batch, Tensor, f)
+
+
+def tensors_of(batch: Any) -> list[Tensor]:
+    """All tensors of a batch, in the order of its structure."""
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    mapped(batch, note)
+    return found
+
+
+def rebuilt(batch: Any, tensors: Sequence[Tensor]) -> Any:
+    """The structure of `batch` around other tensors, given in the order of `tensors_of`."""
+    replacing: Iterator[Tensor] = iter(tensors)
+    return mapped(batch, lambda _: next(replacing))
+
+
+def size_of(batch: Any) -> int:
+    """Examples in a batch: the length of the first tensor that has dimensions."""
+    for tensor in tensors_of(batch):
+        if tensor.dim():
+            return len(tensor)
+    raise ValueError(f"batches: no tensor with examples in a {type(batch).__name__}; give `weights` (or `sizes`)")
+
+
+def cut(batch: Any, start: int, stop: int) -> Any:
+    """Examples `start` to `stop` of a batch: of every tensor, and every list, that has one entry an example."""
+    return _cut(batch, start, stop, size_of(batch))
+
+
+def _cut(part: Any, start: int, stop: int, size: int) -> Any:
+    if isinstance(part, Tensor):
+        return part[start:stop] if part.dim() and len(part) == size else part
+    if isinstance(part, Mapping):
+        return _like(part, {key: _cut(value, start, stop, size) for key, value in part.items()})
+    if isinstance(part, list | tuple):
+        if _entries(part, size):
+            return type(part)(part[start:stop])
+        values = [_cut(value, start, stop, size) for value in part]
+        return type(part)(*values) if hasattr(part, "_fields") else type(part)(values)
+    if tensors_of(part):  # a dataclass
+        return apply_to_collection(part, Tensor, lambda tensor: _cut(tensor, start, stop, size))
+    return part
+
+
+def joined(batches: Sequence[Any]) -> Any:
+    """One batch of all the examples. Raises Unjoinable where their parts do not fit together."""
+    return batches[0] if len(batches) == 1 else _joined(batches, [size_of(batch) for batch in batches])
+
+
+def _joined(parts: Sequence[Any], sizes: Sequence[int]) -> Any:
+    first = parts[0]
+    if any(type(part) is not type(first) for part in parts):
+        raise Unjoinable(f"batches: parts of the types {sorted({type(part).__name__ for part in parts})}")
+    if isinstance(first, Tensor):
+        return _joined_tensors(parts, sizes)
+    if isinstance(first, Mapping):
+        if any(part.keys() != first.keys() for part in parts):
+            raise Unjoinable("batches: dictionaries of different keys")
+        return _like(first, {key: _joined([part[key] for part in parts], sizes) for key in first})
+    if isinstance(first, list | tuple):
+        if all(_entries(part, size) for part, size in zip(parts, sizes)):
+            return type(first)(entry for part in parts for entry in part)
+        if any(len(part) != len(first) for part in parts):
+            raise Unjoinable("batches: sequences of different lengths")
+        values = [_joined(list(entries), sizes) for entries in zip(*parts)]
+        return type(first)(*values) if hasattr(first, "_fields") else type(first)(values)
+    if tensors_of(first):
+        together = zip(*(tensors_of(part) for part in parts))
+        return rebuilt(first, [_joined_tensors(tensors, sizes) for tensors in together])
+    if any(part != first for part in parts):
+        raise Unjoinable(f"batches: {first!r} and other values beside one another")
+    return first
+
+
+def _joined_tensors(tensors: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+    first = tensors[0]
+    if all(t.dim() and len(t) == size for t, size in zip(tensors, sizes)):
+        if any(t.shape[1:] != first.shape[1:] for t in tensors):
+            raise Unjoinable(f"batches: examples of shapes {sorted({tuple(t.shape[1:]) for t in tensors})}")
+        return torch.cat(list(tensors))
+    if all(t.shape == first.shape and torch.equal(t, first) for t in tensors):
+        return first
+    raise Unjoinable("batches: tensors that are neither one entry an example nor equal")
+
+
+def _entries(part: Sequence[Any], size: int) -> bool:
+    """Whether a list holds one thing an example (names, say), and not one tensor for all of them."""
+    return len(part) == size and not any(isinstance(entry, Tensor | Mapping | list | tuple) for entry in part)
+
+
+def _like(mapping: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
+    if type(mapping) is dict:
+        return values
+    try:
+        return type(mapping)(values)  # type: ignore[call-arg]
+    except TypeError:
+        return values

@@ -1,0 +1,286 @@
+"""How much each batch counts in the loss of all the data: what a loss does with examples is tried, not believed.
+
+The loss of two batches in one, and its gradient, are compared with theirs. Where it is their mean by numbers of
+examples, or their sum, that is what is used; where it is another weighted mean (class weights, ignored targets) the
+weights are found from it; a loss that is none of these belongs to its batch as a whole, and is refused. So no result
+depends on how the data are split into batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+from callbacks.functional.inputs import distributed, gathered, of_all_ranks, stored
+from callbacks.functional.nests import cut, joined, rebuilt, size_of, tensors_of
+from callbacks.functional.objective import Objective
+from callbacks.functional.state import Called
+
+
+class WrongLoss(ValueError):
+    """A loss that does not treat examples as it is said to."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A way of taking the loss's gradient.
+
+    Attributes:
+        item: what it is taken of, from a batch; items can be joined.
+        slope: an item's loss, and its gradient in parts.
+        by_example: every part has a row an example, those of both batches one after the other in the whole's.
+    """
+
+    item: Callable[[Any], Any]
+    slope: Callable[[Any], tuple[float, list[Tensor]]]
+    by_example: bool
+
+
+def probes(called: Called, objective: Objective, leaves: Callable[[], dict[str, Tensor]]) -> list[Probe]:
+    """Gradients in the module's outputs (one forward pass, exact also where examples cancel), then in its parameters.
+
+    Args:
+        leaves: the parameters to differentiate in, by name, as leaves of a graph.
+    """
+
+    def outputs(batch: Any) -> Any:
+        with torch.no_grad():
+            return called(objective.output, batch, called.tensors() | leaves()), objective.target(batch)
+
+    def in_outputs(item: Any) -> tuple[float, list[Tensor]]:
+        output, target = item
+        free = [t.detach().requires_grad_(t.is_floating_point()) for t in tensors_of(output)]
+        given = rebuilt(output, free)
+        loss = called(lambda _, given: objective.of_output(given, (None, target)), given, called.tensors())
+        return _differentiated(loss, [t for t in free if t.requires_grad])
+
+    def in_parameters(batch: Any) -> tuple[float, list[Tensor]]:
+        own = leaves()
+        return _differentiated(called(objective, batch, called.tensors() | own), list(own.values()))
+
+    by_outputs = [] if objective.loss is None else [Probe(outputs, in_outputs, True)]
+    return [*by_outputs, Probe(lambda batch: batch, in_parameters, False)]
+
+
+def _differentiated(loss: Tensor, wanted: list[Tensor]) -> tuple[float, list[Tensor]]:
+    value = float(loss.detach())
+    if not loss.requires_grad:
+        return value, [torch.zeros_like(x) for x in wanted]
+    found = torch.autograd.grad(loss, wanted, allow_unused=True)
+    slopes = [torch.zeros_like(x) if g is None else g.detach() for x, g in zip(wanted, found)]
+    return value, [torch.view_as_real(g) if g.is_complex() else g for g in slopes]
+
+
+def shares(objective: Objective, ways: Sequence[Probe], batches: Sequence[Any], sizes: Sequence[int]) -> list[float]:
+    """The factors c of this rank's batches in L = Σ c_b L_b, the loss of all ranks' data; every rank must come here.
+
+    A batch without a loss of its own (all its targets are ignored) counts 0.
+
+    Args:
+        ways: to take gradients, the first that can be used is.
+        sizes: numbers of examples.
+
+    Raises:
+        WrongLoss: the loss is not what `reduction` or `weights` say, or no weighted mean at all.
+    """
+    number = sum(of_all_ranks(len(batches)))
+    if objective.reduction == "batch":
+        return [1 / number] * len(batches)
+    reference = _reference(ways, batches) if number > 1 else None
+
+    def weighed() -> list[_Weight]:
+        if number == 1:
+            return [_single(objective, ways, batch, size) for batch, size in zip(batches, sizes)]
+        return [_weight(objective, ways, reference, batch, size) for batch, size in zip(batches, sizes)]
+
+    ranks = gathered(weighed)
+    if objective.reduction == "sum":
+        return [1.0] * len(batches)
+    plain = all(weight.plain for rank in ranks for weight in rank)
+    total = sum(weight.of(plain) for rank in ranks for weight in rank)
+    own = ranks[torch.distributed.get_rank() if distributed() else 0]
+    return [weight.of(plain) / total if total else math.nan for weight in own]
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """What a batch weighs in units of an example of the reference; `plain`: as many as it has examples."""
+
+    size: int
+    value: float
+    plain: bool
+
+    def of(self, plain: bool) -> float:
+        return float(self.size) if plain else self.value
+
+
+def _reference(ways: Sequence[Probe], batches: Sequence[Any]) -> Any:
+    """The first batch, of the first rank that has one, with a finite loss and a gradient; None if none has."""
+
+    def first() -> Any:
+        for batch in batches:
+            value, slopes = ways[-1].slope(ways[-1].item(batch))
+            if math.isfinite(value) and any(bool(slope.any()) for slope in slopes):
+                return stored(batch, torch.device("cpu"), None)
+        return None
+
+    return next((batch for batch in gathered(first) if batch is not None), None)
+
+
+def _weight(objective: Objective, ways: Sequence[Probe], reference: Any, batch: Any, size: int) -> _Weight:
+    weight = float(size if objective.weights is None else objective.weights(batch))
+    given = _Weight(size, weight, objective.weights is None)
+    if reference is None:  # no loss is finite, or none has a gradient: nothing to compare
+        return given
+    one = stored(reference, tensors_of(batch)[0].device, None)
+    sides = _sides(ways, one, batch)
+    if sides is None:
+        return _inside(objective, ways, batch, given)
+    if not sides.telling:
+        nothing_counts = not math.isfinite(sides.values[1]) and math.isfinite(sides.values[2])
+        return _Weight(size, 0.0, False) if nothing_counts else given
+    n = size_of(one)
+    if objective.weights is not None:
+        if not sides.joined_by(*_normalised(objective.weights(one), weight)):
+            raise WrongLoss("weights: the loss of two batches in one is not the mean of theirs with these weights")
+        return given
+    if _as_said(objective, sides, n, size):
+        return given
+    first, second = sides.solved()
+    if objective.reduction == "mean" and first > 0 and second > -1e-3 and sides.joined_by(first, second, 1e-2):
+        return _Weight(size, max(n * second / first, 0.0), False)
+    raise WrongLoss(
+        "loss: of two batches in one is neither the (weighted) mean nor the sum of theirs; if it belongs to a batch as "
+        "a whole (contrastive, normalised over the batch), pass reduction='batch' and batches as training has them"
+    )
+
+
+def _single(objective: Objective, ways: Sequence[Probe], batch: Any, size: int) -> _Weight:
+    """Of the only batch: the loss of all the data is its own, but the mean must be no sum, and the sum no mean."""
+    sides = _sides(ways, *_halves(batch, size)) if size > 1 else None
+    if sides is not None and sides.telling:
+        _as_said(objective, sides, size // 2, size - size // 2)
+    return _Weight(size, float(size), True)
+
+
+def _inside(objective: Objective, ways: Sequence[Probe], batch: Any, given: _Weight) -> _Weight:
+    """Of a batch that does not fit together with others: only its own parts can be compared with it."""
+    size = given.size
+    sides = _sides(ways, *_halves(batch, size)) if objective.weights is None and size > 1 else None
+    if sides is not None and sides.telling and not _as_said(objective, sides, size // 2, size - size // 2):
+        raise WrongLoss(
+            "loss: is no mean over the examples of a batch, and batches of different shapes cannot be compared; "
+            "give weights=f(batch), what each batch weighs in the mean"
+        )
+    return given
+
+
+def _halves(batch: Any, size: int) -> tuple[Any, Any]:
+    return cut(batch, 0, size // 2), cut(batch, size // 2, size)
+
+
+def _as_said(objective: Objective, sides: _Sides, n: int, m: int) -> bool:
+    """Whether the loss is what `reduction` says. Raises WrongLoss where it is the other one."""
+    mean, total = _normalised(n, m), (1.0, 1.0)
+    said, other = (total, mean) if objective.reduction == "sum" else (mean, total)
+    if sides.joined_by(*said):
+        return True
+    if sides.joined_by(*other):
+        is_now, better = ("the mean", "mean") if objective.reduction == "sum" else ("the sum", "sum")
+        raise WrongLoss(
+            f"reduction: {objective.reduction!r}, but the loss of two batches in one is {is_now} of theirs; "
+            f"pass reduction={better!r}"
+        )
+    return False
+
+
+def _normalised(one: float, other: float) -> tuple[float, float]:
+    total = one + other
+    return (one / total, other / total) if total else (0.5, 0.5)
+
+
+def _sides(ways: Sequence[Probe], one: Any, other: Any) -> _Sides | None:
+    """Both batches and the two in one, by the first way that can take them; None if they do not fit together."""
+    for way in ways:
+        try:
+            return _Sides(way, way.item(one), way.item(other))
+        except WrongLoss:
+            raise
+        except Exception as error:  # outputs, or batches, of any kind that cannot be joined: the next way
+            last = error
+    if isinstance(last, torch.OutOfMemoryError):
+        raise last
+    return None
+
+
+class _Sides:
+    """The losses and gradients of two items and of both in one.
+
+    Attributes:
+        values: of one, the other, and the whole. slopes: their gradients in one vector each, divided by the largest
+            number in them.
+    """
+
+    def __init__(self, way: Probe, one: Any, other: Any) -> None:
+        self._way, self._parts = way, (one, other)
+        (a, ga), (b, gb), (c, gc) = (way.slope(item) for item in (one, other, joined([one, other])))
+        if way.by_example:
+            ga, gb = ([_among(g, whole, place) for g, whole in zip(part, gc)] for place, part in ((0, ga), (1, gb)))
+        flat = [torch.cat([g.reshape(-1) for g in slopes]) for slopes in (ga, gb, gc)]
+        self.values = [a, b, c]
+        self._scale = max(float(g.abs().max()) for g in flat)
+        self.slopes = [g / (self._scale or 1.0) for g in flat]
+        self._noise: float | None = None
+
+    @property
+    def telling(self) -> bool:
+        """Whether there is something to compare: finite losses with a gradient."""
+        return all(map(math.isfinite, (*self.values, self._scale))) and self._scale > 0
+
+    def joined_by(self, first: float, second: float, tolerance: float | None = None) -> bool:
+        """Whether the whole is first x one + second x the other, in loss and gradient, to rounding or `tolerance`."""
+        eps = torch.finfo(self.slopes[0].dtype).eps
+        (a, b, c), (ga, gb, gc) = self.values, self.slopes
+        if abs(c - first * a - second * b) > (tolerance or 300 * eps) * (abs(first * a) + abs(second * b)) + eps**2:
+            return False
+        apart = float((gc - first * ga - second * gb).norm())
+        length = max(float(g.norm()) for g in self.slopes)
+        if apart <= (tolerance or 3e3 * eps) * length:
+            return True
+        return apart <= min(20 * self.noise, 0.3 * length)
+
+    @property
+    def noise(self) -> float:
+        """What rounding makes of the whole's gradient: near a minimum, where examples cancel, it is not small."""
+        if self._way.by_example:
+            return 0.0
+        if self._noise is None:
+            one, other = self._parts
+            _, slopes = self._way.slope(joined([other, one]))
+            turned = torch.cat([g.reshape(-1) for g in slopes]) / self._scale
+            self._noise = float((turned - self.slopes[2]).norm())
+        return self._noise
+
+    def solved(self) -> tuple[float, float]:
+        """The factors for `joined_by`, by least squares."""
+        size = max(map(abs, self.values)) or 1.0
+        length = max(float(g.norm()) for g in self.slopes) or 1.0
+        values = [torch.tensor([v / size], dtype=torch.float64, device=self.slopes[0].device) for v in self.values]
+        rows = [torch.cat([g.double() / length, v]) for g, v in zip(self.slopes, values)]
+        gram = torch.stack([torch.stack([x @ y for y in rows[:2]]) for x in rows[:2]])
+        right = torch.stack([x @ rows[2] for x in rows[:2]])
+        first, second = (torch.linalg.pinv(gram, rtol=1e-12, hermitian=True) @ right).tolist()
+        return first, second
+
+
+def _among(rows: Tensor, whole: Tensor, place: int) -> Tensor:
+    """A part's rows where they stand in the whole, zeros elsewhere."""
+    found = torch.zeros_like(whole)
+    (found[: len(rows)] if place == 0 else found[len(whole) - len(rows) :]).copy_(rows)
+    return found

@@ -1,0 +1,65 @@
+"""Fits to be timed: batches in memory, and the seconds of a step in the last epoch of a Trainer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import _code  # noqa: F401
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+
+from datamodules import PlannedLoader, plan_epoch
+
+BATCH = 128
+
+
+class InMemory(pl.LightningDataModule):
+    """Gives training batches of 128 by the plan, and nothing to validate."""
+
+    def __init__(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+        super().__init__()
+        self.inputs, self.targets = inputs, targets
+
+    def train_dataloader(self) -> PlannedLoader:
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        return PlannedLoader(self.inputs, self.targets, plan_epoch(len(self.targets), BATCH, epoch))
+
+
+class LastEpoch(pl.Callback):
+    """Takes the seconds of a step of the last epoch, with what all callbacks do at its end."""
+
+    seconds = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.start = time.perf_counter()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.seconds = (time.perf_counter() - self.start) / int(trainer.num_training_batches)
+
+
+def random_data(shape: tuple[int, ...], steps: int) -> InMemory:
+    """Returns an epoch of `steps` batches of random inputs of this shape in ten classes."""
+    return InMemory(torch.randn(steps * BATCH, *shape), torch.randint(0, 10, (steps * BATCH,)))
+
+
+def trainer_step(
+    make: Callable[[], pl.LightningModule], data: InMemory, *callbacks: pl.Callback, logger: Any = False
+) -> float:
+    """Returns the seconds of a step, in the second epoch of two, with these callbacks."""
+    clock = LastEpoch()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        logger=logger,
+        # Lightning refuses a callback that counts as one of its checkpoints where they are off, and adds none to it
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[*callbacks, clock],
+        limit_val_batches=0,
+    )
+    trainer.fit(make(), datamodule=data)
+    return clock.seconds

@@ -1,0 +1,55 @@
+"""Every benchmark runs, at its smallest setting: a new one needs such a setting, and its rows below."""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parents[1]
+BENCHMARKS = sorted(path.stem for path in FOLDER.glob("*.py") if not path.name.startswith(("_", "test_")))
+ROWS = {  # what lines of the printed table begin with
+    "checkpoints": ("│ MLP 784-8-10", "│ ResNet8"),
+    "curvature": ("product / PyHessian", "time / curvlinops", "our products for 19 of 20", "peak MB, curvlinops"),
+    "deterministic": ("│ MLP", "│ VGG-11", "│ ResNet8"),
+    "finite_difference_step": ("1e-05 ", "0.001 ", "1 "),
+    "simulation": ("quartic, q = 1 ", "double well, q = 2", "softmax regression, S = 32"),
+    "startup": ("first line", "cached call"),
+    "training": ("loader", "VGG-11 1/8", "MLP"),
+}
+OPTIONS = {"deterministic": ("--device", "cpu")}
+
+
+def tree() -> dict[Path, int]:
+    """When each file of the checkout was last written, without what Python and tools keep beside them."""
+    parts = ("callbacks", "datamodules", "lightning_modules", "reproduce", "tests")
+    files = [path for part in parts for path in (ROOT / part).rglob("*") if "__pycache__" not in path.parts]
+    return {path: path.stat().st_mtime_ns for path in [*ROOT.glob("*.*"), *files] if path.is_file()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_prints_its_rows_at_its_smallest_setting_and_writes_nowhere(name, tmp_path):
+    before = tree()
+    command = [sys.executable, str(FOLDER / f"{name}.py"), "--smallest", *OPTIONS.get(name, ())]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [row for row in ROWS[name] if not any(line.startswith(row) for line in lines)] == [], done.stdout
+    assert tree() == before
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("--no-such-option", 2)])
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_says_what_it_takes_and_refuses_what_it_does_not(name, argument, code, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.setattr(sys, "argv", [name, argument])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+    assert ended.value.code == code
+    told = capsys.readouterr()
+    assert "--smallest" in (told.err if code else told.out)
