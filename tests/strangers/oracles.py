@@ -21,7 +21,7 @@ from torch.func import functional_call, jvp, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 BatchLoss = Callable[[Any, Any], Tensor]
-DENSE = 500  # rows up to which the whole matrix is computed
+DENSE = 200  # rows up to which the whole matrix is computed
 
 
 def in_dtype(batch: Any, dtype: torch.dtype) -> Any:
@@ -47,6 +47,24 @@ def part_of(batch: Any, start: int, stop: int) -> Any:
     if isinstance(batch, list | tuple) and not isinstance(batch[0], str):
         return [part_of(part, start, stop) for part in batch]
     return batch[start:stop]
+
+
+def regrouped(batches: list[Any], examples: int, size: int) -> list[Any]:
+    """The first so many examples of these batches, in batches of `size`."""
+    whole = _together(batches)
+    number = min(examples, examples_of(whole))
+    return [part_of(whole, at, min(at + size, number)) for at in range(0, number, size)]
+
+
+def _together(batches: list[Any]) -> Any:
+    first = batches[0]
+    if isinstance(first, Tensor):
+        return torch.cat(batches)
+    if isinstance(first, Mapping):
+        return {key: _together([batch[key] for batch in batches]) for key in first}
+    if isinstance(first[0], str):
+        return [name for names in batches for name in names]
+    return [_together(list(parts)) for parts in zip(*batches)]
 
 
 def free_parameters(module: nn.Module) -> list[Tensor]:
@@ -122,7 +140,9 @@ class Curvature:
         if self.rows > 1_000_000:
             return self._top_of_many_rows()
         operator = LinearOperator(
-            (self.rows, self.rows), matvec=lambda v: self.times(torch.from_numpy(v.ravel().copy())).numpy()
+            (self.rows, self.rows),
+            matvec=lambda v: self.times(torch.from_numpy(v.ravel().copy())).numpy(),
+            dtype=np.float64,
         )
         start = np.random.default_rng(1).standard_normal(self.rows)
         return float(eigsh(operator, k=1, which="LA", tol=1e-5, v0=start, return_eigenvectors=False)[0])
