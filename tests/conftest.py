@@ -17,6 +17,8 @@ LAST = ("slow", "ddp", "slurm")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=20, help="how often the soak tests kill a run")
+    parser.addoption("--matrix", action="store_true", help="every architecture under every monitor and condition")
+    parser.addoption("--matrix-table", help="the file for the table of the matrix's outcomes, Markdown")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
