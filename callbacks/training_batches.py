@@ -1,0 +1,224 @@
+"""What a training's batches are, whatever the loader: how many examples each holds, and the epoch progress t there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import BatchSampler
+
+from callbacks.functional.inputs import size_of
+from datamodules.batches import BUILD, plan_of
+from datamodules.plan import EpochPlan
+from datamodules.schedules import NoiseSchedule, as_schedule, known_bounds, round_batch_size
+
+Size = Callable[[Any], int]
+LOOKS = 1000  # at a schedule, ahead
+
+
+class Batch(NamedTuple):
+    """A batch of all devices: t before it, its examples, those that the schedule wants, whether it may be smaller."""
+
+    progress: float
+    size: int
+    wanted: float
+    rest: bool
+
+
+@dataclass
+class Count:
+    """How much has come, for loaders without a plan: `consumed` examples of `epoch`, `seen` of the whole training."""
+
+    epoch: int = -1
+    consumed: int = 0
+    seen: int = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+class PlannedBatches:
+    """Batches of a loader with an epoch plan; sizes and t are the plan's.
+
+    Raises:
+        ValueError: the plan is of another epoch or another number of devices, or Lightning counts on another length;
+            or a training that goes on at `batch` has a loader that began elsewhere.
+    """
+
+    declared = None
+
+    def __init__(self, trainer: pl.Trainer, loader: Any, plan: EpochPlan, schedule: NoiseSchedule, batch: int) -> None:
+        epoch = trainer.current_epoch
+        # `overfit_batches` repeats one epoch; the schedule's S is not asked for then, and eta takes its part over
+        self._follows = not trainer.overfit_batches  # type: ignore[attr-defined]
+        if self._follows and plan.epoch != epoch:
+            raise ValueError(f"epoch: the loader has the batches of epoch {plan.epoch} in epoch {epoch}; {BUILD}")
+        holder = loader if plan is getattr(loader, "plan", None) else loader.batch_sampler
+        ranks = getattr(holder, "world_size", trainer.world_size)
+        if ranks != trainer.world_size:
+            raise ValueError(
+                f"world_size: the loader is for {ranks} devices, not {trainer.world_size}; say rank= and world_size="
+            )
+        expected, limit = len(plan), trainer.limit_train_batches
+        expected = min(expected, limit) if isinstance(limit, int) else int(expected * limit)
+        extra = int(trainer.accumulate_grad_batches == trainer.num_training_batches)  # SWA's pass for batch norm
+        if trainer.num_training_batches not in (expected, expected + extra):
+            raise ValueError(
+                f"epoch: {epoch} has {expected} batches, Lightning counts on {trainer.num_training_batches}; {BUILD}"
+            )
+        began = getattr(holder, "began", batch)
+        if began != batch:
+            raise ValueError(f"start: the training goes on at batch {batch}, the loader has begun at {began}; {BUILD}")
+        self._plan: EpochPlan = plan
+        self._edges: list[int] = plan.edges.tolist()
+        self._epoch, self._size = epoch, as_schedule(schedule.batch_size)
+
+    def next(self, trainer: pl.Trainer, batch: Any, index: int) -> Batch:
+        plan, edges = self._plan, self._edges
+        if index + 1 >= len(edges):
+            raise ValueError(f"epoch: {self._epoch} has {len(plan)} batches, and this is number {index + 1}")
+        progress = self._epoch + edges[index] / plan.examples
+        size = edges[index + 1] - edges[index]
+        wanted = round_batch_size(self._size(progress), plan.smallest, plan.largest) if self._follows else size
+        return Batch(progress, size, wanted, index + 2 == len(edges))
+
+    def refusal(self, size: int, wanted: float, progress: float) -> ValueError:
+        return ValueError(
+            f"batch_size: the loader's {size} at t = {progress:g} is not the schedule's {wanted:g}; "
+            "build the PlannedBatchSampler with the scheduler's `schedule.batch_size`"
+        )
+
+
+class CountedBatches:
+    """Batches of any other loader: their size is that of the batch that came, summed over the ranks.
+
+    t counts examples over N: all that the loader has in a full epoch, or `examples`. A loader that knows only its
+    number of batches counts those. One that does not even know that has `limit_train_batches` for its epoch; or all
+    of a training by `max_steps`; or follows a schedule of constants, where t is the number of epochs that are over.
+
+    Attributes:
+        declared: S by the loader's own `batch_size`, None if it does not say.
+
+    Raises:
+        ValueError: nothing says what t is; or there are several loaders.
+    """
+
+    def __init__(
+        self,
+        trainer: pl.Trainer,
+        loader: Any,
+        schedule: NoiseSchedule,
+        count: Count,
+        *,
+        examples: int | None,
+        size: Size | None,
+    ) -> None:
+        if isinstance(loader, dict | list | tuple):
+            if examples is None or size is None:
+                raise ValueError(f"batch_size: {len(loader)} training loaders; say size=f(batch) and examples=N")
+            loader = None
+        if count.epoch != trainer.current_epoch:
+            count.epoch, count.consumed = trainer.current_epoch, 0
+        own = getattr(loader, "batch_size", None)
+        self.declared = own * trainer.world_size if isinstance(own, int) else None
+        self._schedule, self._count, self._given = as_schedule(schedule.batch_size), count, size
+        self._length = _length(loader)
+        self._limit: int | None = None
+        self._progress = self._clock(trainer, loader, schedule, examples)
+
+    def _clock(
+        self, trainer: pl.Trainer, loader: Any, schedule: NoiseSchedule, examples: int | None
+    ) -> Callable[[int], float]:
+        """t as a function of the batch's number in the epoch."""
+        count, epoch, limit = self._count, trainer.current_epoch, trainer.limit_train_batches
+        batches = getattr(loader, "batch_sampler", None)
+        self._end = 0.0 if examples is not None else float(trainer.max_epochs or 0)  # t at the training's, if known
+        if examples is not None:
+            return lambda index: count.seen / examples
+        if self._length is not None and type(batches) is BatchSampler:
+            total = len(batches.sampler) * trainer.world_size  # type: ignore[arg-type]
+            return lambda index: epoch + count.consumed / total
+        if self._length is not None:
+            total = max(1, self._length)
+            return lambda index: epoch + index / total
+        if isinstance(limit, int):
+            self._limit = limit
+            return lambda index: epoch + index / limit
+        if trainer.max_epochs == -1 and trainer.max_steps > 0:
+            self._end = 1.0
+            return lambda index: trainer.global_step / trainer.max_steps
+        constant = [known_bounds(as_schedule(part)) for part in (schedule.lr, schedule.batch_size)]
+        if all(known is not None and known[0] == known[1] for known in constant):
+            return lambda index: float(epoch)
+        raise ValueError("examples: the training loader has no length; say NoiseScheduler(schedule, examples=N)")
+
+    def next(self, trainer: pl.Trainer, batch: Any, index: int) -> Batch:
+        size, progress = self._size(trainer, batch), self._progress(index)
+        if self._limit is not None and trainer.is_last_batch and index + 1 < self._limit:
+            raise ValueError(
+                f"examples: the loader ended after {index + 1} batches, limit_train_batches is {self._limit}; say "
+                "NoiseScheduler(schedule, examples=N)"
+            )
+        self._count.consumed += size
+        self._count.seen += size
+        wanted = self._schedule(progress)
+        # workers that share a stream end with a smaller batch each; the first one is never such
+        rest = trainer.is_last_batch or (self._length is None and self._count.seen > size)
+        return Batch(progress, size, _whole(wanted), rest)
+
+    def sizes_wanted(self, *, ahead: bool) -> list[float]:
+        """The S that the schedule wants now; with `ahead` also those until the training's end, in 1000 looks."""
+        now = self._progress(0)
+        left = max(0.0, self._end - now) if ahead else 0.0
+        return list({_whole(self._schedule(now + i / LOOKS * left)): None for i in range(LOOKS)})
+
+    def refusal(self, size: int, wanted: float, progress: float) -> ValueError:
+        return ValueError(
+            f"batch_size: the loader's {size} cannot follow the schedule's {wanted:g}; see PlannedBatchSampler"
+        )
+
+    def _size(self, trainer: pl.Trainer, batch: Any) -> int:
+        try:
+            size = size_of(batch) if self._given is None else self._given(batch)
+        except ValueError as error:
+            raise ValueError(f"size: no tensor in a {type(batch).__name__}; say size=f(batch)") from error
+        if trainer.world_size > 1:
+            own = torch.tensor(size, device=trainer.strategy.root_device)
+            size = int(trainer.strategy.reduce(own, reduce_op="sum"))
+        return size
+
+
+def batches_of(
+    trainer: pl.Trainer,
+    schedule: NoiseSchedule,
+    count: Count,
+    batch: int,
+    *,
+    examples: int | None,
+    size: Size | None,
+) -> PlannedBatches | CountedBatches:
+    """The batches of the epoch that begins, or goes on, at number `batch`."""
+    loader: Any = trainer.train_dataloader
+    while isinstance(loader, dict | list | tuple) and len(loader) == 1:
+        loader = next(iter(loader.values() if isinstance(loader, dict) else loader))
+    plan = plan_of(loader)
+    if plan is not None:
+        if examples not in (None, plan.examples):
+            raise ValueError(f"examples: {examples} are not the {plan.examples} of the loader's plan")
+        return PlannedBatches(trainer, loader, plan, schedule, batch)
+    return CountedBatches(trainer, loader, schedule, count, examples=examples, size=size)
+
+
+def _whole(size: float) -> float:
+    return round(size) if math.isfinite(size) else size
+
+
+def _length(loader: Any) -> int | None:
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return None
