@@ -52,7 +52,7 @@ class ImageDataModule(pl.LightningDataModule):
         dtype: of the images, float32 or float64.
 
     The plan of every epoch is made anew, so the epoch's length follows the schedule: in `setup` the Trainer is
-    told to reload its loaders every epoch. With the Trainer's `overfit_batches` every epoch has the first one's batches.
+    told to reload its loaders every epoch. Under `overfit_batches` all epochs have the first one's batches.
     """
 
     augment_default: ClassVar[bool] = False
