@@ -153,6 +153,8 @@ class NoiseScheduler(pl.Callback):
 
     def _look(self, trainer: pl.Trainer, batch_idx: int) -> None:
         first, self._epoch = self._batches is None, trainer.current_epoch
+        if isinstance(self._batches, CountedBatches):
+            self._batches.end()
         self._batches = batches_of(
             trainer, self.schedule, self._count, batch_idx, examples=self.examples, size=self.size
         )

@@ -46,8 +46,9 @@ class NoiseOnPlateau(NoiseScheduler):
         NoiseOnPlateau(NoiseSchedule(lr=.05, batch_size=128), monitor="val/loss", factor=5, patience=3)
 
     A metric that is there at the end of a validation is judged then, one that the training step logs at the end of
-    the epoch; one that the module logs in its own `on_train_epoch_end` comes an epoch late. A `PlannedBatchSampler`
-    has to be given `callback.schedule.batch_size` for S to change.
+    the epoch; one that the module logs in its own `on_train_epoch_end` comes an epoch late. One that is not logged in
+    every epoch is judged when it is. A `PlannedBatchSampler` has to be given `callback.schedule.batch_size` for S to
+    change.
 
     Unlike the pure schedules this one depends on the run, so it cannot be exchanged beforehand; its state is in the
     Trainer's checkpoints. Logs what NoiseScheduler logs, and takes its `groups`, `examples` and `size`.
@@ -98,6 +99,8 @@ class NoiseOnPlateau(NoiseScheduler):
         super()._begin()
         self._after: str | None = None  # whether the metric comes with the validation or with the training epoch
         self._first_epoch = 0
+        self._old: Any = None  # the metric at the epoch's start; Lightning shows the same until it is logged again
+        self._judged = self._late = False  # in this epoch; since the last one was judged
         # torch's own rule, on a stand-in whose learning rate is the share of the noise that is left
         self._share = torch.optim.SGD([torch.zeros(1)], lr=1.0)
         self._rule = ReduceLROnPlateau(self._share, **self._options)
@@ -139,6 +142,12 @@ class NoiseOnPlateau(NoiseScheduler):
         super().on_train_start(trainer, pl_module)
         self._first_epoch = trainer.current_epoch
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_epoch_start(trainer, pl_module)
+        logged = trainer.callback_metrics.get(self.monitor)
+        self._late = logged is not self._old and not self._judged
+        self._old, self._judged = logged, False
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit" or self._after == "training":
             return
@@ -152,18 +161,21 @@ class NoiseOnPlateau(NoiseScheduler):
     def end_epoch(self, trainer: pl.Trainer) -> None:
         """Judges a metric of the training epoch, and lets the setting that was decided hold from now on."""
         if self._after != "validation":
-            if self.monitor in trainer.callback_metrics:
+            logged = trainer.callback_metrics.get(self.monitor)
+            if logged is not None:
                 self._after = "training"
-                self._judge(trainer)
+                if self._late or logged is not self._old:
+                    self._judge(trainer)
             elif trainer.current_epoch - self._first_epoch >= (trainer.check_val_every_n_epoch or 1):
-                logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"  # every hook has had its turn
-                raise ValueError(f"monitor: {self.monitor!r} was not logged; {logged} was")
+                others = ", ".join(sorted(trainer.callback_metrics)) or "nothing"  # every hook has had its turn
+                raise ValueError(f"monitor: {self.monitor!r} was not logged; {others} was")
         self._apply(self.pending)
         self._loaders.end_epoch(trainer)
 
     def _judge(self, trainer: pl.Trainer) -> None:
         value = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))  # one decision for all ranks
         self._rule.step(value)
+        self._judged = True
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {

@@ -128,6 +128,7 @@ class CountedBatches:
         self._schedule, self._count, self._given = as_schedule(schedule.batch_size), count, size
         self._length = _length(loader)
         self._limit: int | None = None
+        self._came = 0
         self._progress = self._clock(trainer, loader, schedule, examples)
 
     def _clock(
@@ -158,17 +159,21 @@ class CountedBatches:
 
     def next(self, trainer: pl.Trainer, batch: Any, index: int) -> Batch:
         size, progress = self._size(trainer, batch), self._progress(index)
-        if self._limit is not None and trainer.is_last_batch and index + 1 < self._limit:
-            raise ValueError(
-                f"examples: the loader ended after {index + 1} batches, limit_train_batches is {self._limit}; say "
-                "NoiseScheduler(schedule, examples=N)"
-            )
+        self._came = index + 1
         self._count.consumed += size
         self._count.seen += size
         wanted = self._schedule(progress)
         # workers that share a stream end with a smaller batch each; the first one is never such
         rest = trainer.is_last_batch or (self._length is None and self._count.seen > size)
         return Batch(progress, size, _whole(wanted), rest)
+
+    def end(self) -> None:
+        """Raises ValueError if the epoch that is over was shorter than the limit that was taken for its length."""
+        if self._limit is not None and self._came < self._limit:
+            raise ValueError(
+                f"examples: an epoch ended after {self._came} batches, limit_train_batches is {self._limit}; say "
+                "NoiseScheduler(schedule, examples=N)"
+            )
 
     def sizes_wanted(self, *, ahead: bool) -> list[float]:
         """The S that the schedule wants now; with `ahead` also those until the training's end, in 1000 looks."""

@@ -151,13 +151,12 @@ class PlannedBatchSampler(Sampler[list[int]]):
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Goes to another epoch. Lightning's next call of its own is then taken for this one."""
+        """Plans an epoch. Lightning's next call of its own is then taken for this one."""
         self._names, self._wrong = EpochNames(epoch, placed=True), ""
         self._go_to(epoch)
 
     def _go_to(self, epoch: int) -> None:
-        if epoch != self._epoch:
-            self._epoch, self._plan, self._told = epoch, None, None
+        self._epoch, self._plan, self._told = epoch, None, None
 
     @property
     def sampler(self) -> Ear:

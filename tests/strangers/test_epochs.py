@@ -9,7 +9,6 @@ import torch
 from callbacks import NoiseScheduler
 from datamodules import (
     Cyclic,
-    DigitsDataModule,
     NoiseSchedule,
     PlannedBatchSampler,
     PlannedLoader,
@@ -17,9 +16,8 @@ from datamodules import (
     plan_epoch,
     resumed_at,
 )
-from lightning_modules import MLP
 from tests.ranks import on_ranks
-from tests.strangers.tiny import Net, dataset, loader, planned, really, trainer
+from tests.strangers.tiny import Net, dataset, images, loader, planned, really, trainer
 
 VARYING = Cyclic(high=16, low=6, period=2)  # epochs of 3 and of 8 batches
 WORKERS = {
@@ -214,14 +212,14 @@ def test_a_sampler_in_a_loop_by_hand_may_go_anywhere():
 
 @pytest.mark.filterwarnings("ignore:PlannedBatchSampler")
 @pytest.mark.parametrize("kind", ["ours", "handed", "built", "handed to workers"])
-def test_overfitting_repeats_the_first_epochs_batches(kind):
+def test_overfitting_repeats_the_first_epochs_batches(kind, tmp_path):
     schedule = Triangle(high=24, low=6, period=4)
     noise = NoiseScheduler(NoiseSchedule(0.1, schedule))
     run = trainer(noise, max_epochs=3, overfit_batches=2)
     with really() as real:
         if kind == "ours":
             module = Labels()
-            run.fit(module, DigitsDataModule(gray=True, train=48))
+            run.fit(module, images(tmp_path, augment=True))
             epochs = [[tuple(x) for e, x in module.seen if e == epoch] for epoch in range(3)]
         else:
             options = {"num_workers": 2} if "workers" in kind else {}
@@ -239,10 +237,13 @@ def test_overfitting_repeats_the_first_epochs_batches(kind):
             done += size
 
 
-class Labels(MLP):
+class Labels(Net):
     def __init__(self):
-        super().__init__(hidden=(4,))
-        self.seen = []
+        super().__init__()
+        self.first, self.seen = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 4)), []
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(batch[0]), batch[1])
 
     def on_train_batch_start(self, batch, batch_idx):
         self.seen.append((self.current_epoch, batch[0].sum((1, 2, 3)).tolist()))

@@ -8,9 +8,8 @@ import torch
 from pytorch_lightning.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 
 from callbacks import NoiseOnPlateau, NoiseScheduler
-from datamodules import Cosine, DigitsDataModule, NoiseSchedule, PlannedBatchSampler, Steps
-from lightning_modules import MLP
-from tests.strangers.tiny import Net, loader, planned, really, trainer
+from datamodules import Cosine, NoiseSchedule, PlannedBatchSampler, Steps
+from tests.strangers.tiny import Net, images, loader, planned, really, trainer
 
 FALLING = Cosine(0.1, 0.01, epochs=4)
 
@@ -165,13 +164,11 @@ def test_what_would_multiply_or_change_s_is_refused_before_the_first_step(module
 
 
 @pytest.mark.parametrize("handed", [True, False])
-def test_a_scheduler_of_accumulation_is_refused_over_planned_batches(handed):
+def test_a_scheduler_of_accumulation_is_refused_over_planned_batches(handed, tmp_path):
     noise = noise_of(16)
     run = trainer(noise, GradientAccumulationScheduler({0: 4}))
     with pytest.raises(ValueError, match=r"accumulate_grad_batches: GradientAccumulationScheduler\({0: 4}\) multi"):
-        run.fit(Net(), planned(16)) if handed else run.fit(
-            MLP(hidden=(4,)), DigitsDataModule(gray=True, train=64, batch_size=16)
-        )
+        run.fit(Net(), planned(16)) if handed else run.fit(Net(), images(tmp_path))
 
 
 def test_accumulated_batches_of_a_plain_loader_are_one_step():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
@@ -11,6 +12,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from datamodules import PlannedBatchSampler
+from datamodules.prepared import Prepared
+from datamodules.vision import ImageDataModule
 
 
 def dataset(examples=48, seed=0):
@@ -25,9 +28,19 @@ def loader(batch_size=16, examples=48, **options):
     return DataLoader(dataset(examples), batch_size, **options)
 
 
-def planned(batch_size, examples=48, *, epoch=0, start=0, sampler=None, **options):
-    sampler = sampler or PlannedBatchSampler(examples, batch_size, epoch=epoch, start=start)
+def planned(batch_size, examples=48, *, epoch=0, start=0, largest=None, sampler=None, **options):
+    sampler = sampler or PlannedBatchSampler(examples, batch_size, epoch=epoch, start=start, max_batch_size=largest)
     return DataLoader(dataset(examples), batch_sampler=sampler, **options)
+
+
+def images(folder, **options):
+    """One of our data modules over 48 images of noise for training, 16 for validation, 16 to test."""
+    random = np.random.default_rng(0)
+    for part, count in (("train", 64), ("test", 16)):
+        np.save(folder / f"{part}_images.npy", random.integers(0, 255, (count, 1, 4, 4), dtype=np.uint8))
+        np.save(folder / f"{part}_labels.npy", np.arange(count) % 3)
+    drawn = Prepared("noise", str(folder), "0", train=64, test=16, channels=1, size=4, classes=3, origin="drawn")
+    return ImageDataModule(drawn, **{"validation": 16, "eval_batch_size": 16} | options)
 
 
 class Stream(IterableDataset):
@@ -60,6 +73,9 @@ class Net(pl.LightningModule):
 
     def validation_step(self, batch, batch_idx):
         self.log("val/loss", self.loss(self(batch[0]), batch[1]))
+
+    def test_step(self, batch, batch_idx):
+        self.log("test/loss", self.loss(self(batch[0]), batch[1]))
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), self.lr)
