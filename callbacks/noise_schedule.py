@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch.optim import Optimizer
 
 from callbacks.optimizer_steps import Rates, Rule, Steps, moved
-from callbacks.scheduled_loaders import ScheduledLoaders, accumulated, accumulating, refuse_accumulation
+from callbacks.scheduled_loaders import ScheduledLoaders, accumulated
 from callbacks.step_window import StepWindow
 from callbacks.training_batches import Count, CountedBatches, PlannedBatches, Size, batches_of
 from datamodules.schedules import NoiseSchedule, as_schedule
@@ -72,7 +74,9 @@ class NoiseScheduler(pl.Callback):
         self.batch_size, self.steps = 0, 0
         self._count, self._rates, self._window = Count(), Rates(self.groups), StepWindow()
         self._batches: PlannedBatches | CountedBatches | None = None
+        self._given: list[Optimizer] = []  # the Trainer's own list
         self._optimizers: list[Optimizer] = []
+        self._checked = False
         self._epoch = self._logged = -1
         self._made = 0.0, 0, 0.0  # lr, batch_size and progress of the last step
 
@@ -104,7 +108,8 @@ class NoiseScheduler(pl.Callback):
         self._loaders.start(trainer)
 
     def _take_over(self, trainer: pl.Trainer) -> None:
-        self._optimizers = trainer.optimizers
+        self._given = trainer.optimizers
+        self._optimizers = [one.optimizer if isinstance(one, LightningOptimizer) else one for one in self._given]
         self._rates.begin(self._optimizers)
         self._hooks.watch(self._optimizers)
 
@@ -124,6 +129,9 @@ class NoiseScheduler(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._loaders.start_epoch(trainer)
+        progress, size = self._look(trainer).first()
+        if math.isfinite(size):  # for whoever looks at the learning rate before the first batch
+            self._rates.set(self.schedule.noise_ratio(progress) * size)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._loaders.end_epoch(trainer)
@@ -131,13 +139,16 @@ class NoiseScheduler(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.optimizers is not self._optimizers:  # somebody has put others in their place
+        if trainer.optimizers is not self._given:  # somebody has put others in their place
             self._rates.own = []
             self._take_over(trainer)
-        if self._batches is None or trainer.current_epoch != self._epoch:
-            self._look(trainer, batch_idx)
-        assert self._batches is not None
-        here = self._batches.next(trainer, batch, batch_idx)
+        batches = self._batches
+        if batches is None or trainer.current_epoch != self._epoch:
+            batches = self._look(trainer)
+        if not self._checked:
+            self._check(trainer, batches)
+            self._checked = True
+        here = batches.next(trainer, batch, batch_idx)
         window, ahead = self._window, 0
         self._automatic = pl_module.automatic_optimization
         self._stepped = self._asked = self._backward = False
@@ -151,25 +162,16 @@ class NoiseScheduler(pl.Callback):
             window.begin(here, first=False)
         self._use(window.examples + ahead * here.size)
 
-    def _look(self, trainer: pl.Trainer, batch_idx: int) -> None:
-        first, self._epoch = self._batches is None, trainer.current_epoch
+    def _look(self, trainer: pl.Trainer) -> PlannedBatches | CountedBatches:
+        """Takes the loader of an epoch that begins or, after a resume, goes on."""
         if isinstance(self._batches, CountedBatches):
             self._batches.end()
-        self._batches = batches_of(
-            trainer, self.schedule, self._count, batch_idx, examples=self.examples, size=self.size
-        )
-        if first:
-            self._check_loader(trainer, self._batches)
+        self._batches = batches_of(trainer, self.schedule, self._count, examples=self.examples, size=self.size)
+        self._epoch = trainer.current_epoch
+        return self._batches
 
-    def _check_loader(self, trainer: pl.Trainer, batches: PlannedBatches | CountedBatches) -> None:
-        """What can be refused before the first step."""
-        if isinstance(batches, PlannedBatches):
-            refuse_accumulation(trainer)
-        elif trainer.lightning_module.automatic_optimization and batches.declared is not None:
-            examples = batches.declared * trainer.accumulate_grad_batches
-            for wanted in batches.sizes_wanted(ahead=accumulating(trainer) is None):
-                if wanted != examples:
-                    raise batches.refusal(examples, wanted, self._window.progress)
+    def _check(self, trainer: pl.Trainer, batches: PlannedBatches | CountedBatches) -> None:
+        batches.check(trainer)
 
     def _use(self, examples: int) -> None:
         """Sets eta for a step that sees `examples`."""

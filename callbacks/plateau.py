@@ -131,12 +131,12 @@ class NoiseOnPlateau(NoiseScheduler):
             there = [one for one in there if one is not self]
             trainer.callbacks = [self if isinstance(one, _EpochEnd) else one for one in there]  # type: ignore[attr-defined]
 
-    def _check_loader(self, trainer: pl.Trainer, batches: PlannedBatches | CountedBatches) -> None:
+    def _check(self, trainer: pl.Trainer, batches: PlannedBatches | CountedBatches) -> None:
         if isinstance(batches, CountedBatches) and self.change == "batch_size":
             raise ValueError(
                 "change: a loader without an epoch plan keeps its S; say change='lr', or PlannedBatchSampler"
             )
-        super()._check_loader(trainer, batches)
+        super()._check(trainer, batches)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)

@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 
-from datamodules.batches import PlannedBatchSampler
+from datamodules.batches import PlannedBatchSampler, plan_of
 from datamodules.handed import go_on, handed_is_planned, handed_sampler
 from datamodules.schedules import Schedule, as_schedule
 
@@ -15,8 +15,7 @@ from datamodules.schedules import Schedule, as_schedule
 class ScheduledLoaders:
     """Lends S to the data module of a training, and tells a batch sampler that was handed to `fit` its epoch.
 
-    Loaders are made anew every epoch, as far as Lightning asks for them. With `overfit_batches` a batch sampler stays
-    at its first epoch.
+    With `overfit_batches` a batch sampler stays at its first epoch.
     """
 
     def __init__(self) -> None:
@@ -28,7 +27,6 @@ class ScheduledLoaders:
         Raises:
             ValueError: gradients of planned batches would be added up; the data module has another batch size.
         """
-        trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
         data: Any = getattr(trainer, "datamodule", None)
         ours = data is not None and hasattr(data, "batch_size") and hasattr(data, "max_batch_size")
         if ours or handed_is_planned(trainer):
@@ -52,7 +50,12 @@ class ScheduledLoaders:
             go_on(sampler, checkpoint, by_steps=trainer.max_steps != -1)
 
     def start(self, trainer: pl.Trainer) -> None:
-        """After a checkpoint of an epoch's end Lightning has begun with that epoch's loader."""
+        """Has planned loaders made anew every epoch; others, and what they draw from, stay as they are."""
+        loaders: Any = trainer.train_dataloader
+        each = loaders.values() if isinstance(loaders, dict) else loaders if isinstance(loaders, list) else [loaders]
+        if any(plan_of(loader) is not None for loader in each):
+            trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
+        # after a checkpoint of an epoch's end Lightning has begun with that epoch's loader
         sampler = handed_sampler(trainer)
         if sampler is not None and sampler.plan.epoch != trainer.current_epoch:
             sampler.set_epoch(trainer.current_epoch)

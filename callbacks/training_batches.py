@@ -12,12 +12,13 @@ import torch
 from torch.utils.data import BatchSampler
 
 from callbacks.functional.inputs import size_of
+from callbacks.scheduled_loaders import accumulating, refuse_accumulation
 from datamodules.batches import BUILD, plan_of
 from datamodules.plan import EpochPlan
 from datamodules.schedules import NoiseSchedule, as_schedule, known_bounds, round_batch_size
 
 Size = Callable[[Any], int]
-LOOKS = 1000  # at a schedule, ahead
+LOOKS = 1000
 
 
 class Batch(NamedTuple):
@@ -46,12 +47,10 @@ class PlannedBatches:
 
     Raises:
         ValueError: the plan is of another epoch or another number of devices, or Lightning counts on another length;
-            or a training that goes on at `batch` has a loader that began elsewhere.
+            or a training goes on elsewhere than the loader has begun.
     """
 
-    declared = None
-
-    def __init__(self, trainer: pl.Trainer, loader: Any, plan: EpochPlan, schedule: NoiseSchedule, batch: int) -> None:
+    def __init__(self, trainer: pl.Trainer, loader: Any, plan: EpochPlan, schedule: NoiseSchedule) -> None:
         epoch = trainer.current_epoch
         # `overfit_batches` repeats one epoch; the schedule's S is not asked for then, and eta takes its part over
         self._follows = not trainer.overfit_batches  # type: ignore[attr-defined]
@@ -70,15 +69,24 @@ class PlannedBatches:
             raise ValueError(
                 f"epoch: {epoch} has {expected} batches, Lightning counts on {trainer.num_training_batches}; {BUILD}"
             )
-        began = getattr(holder, "began", batch)
-        if began != batch:
-            raise ValueError(f"start: the training goes on at batch {batch}, the loader has begun at {began}; {BUILD}")
-        self._plan: EpochPlan = plan
+        self._plan, self._holder, self._epoch = plan, holder, epoch
         self._edges: list[int] = plan.edges.tolist()
-        self._epoch, self._size = epoch, as_schedule(schedule.batch_size)
+        self._size = as_schedule(schedule.batch_size)
+
+    def check(self, trainer: pl.Trainer) -> None:
+        """Refuses what can be refused before the first step."""
+        refuse_accumulation(trainer)
+
+    def first(self) -> tuple[float, float]:
+        """t and S of the epoch's first batch."""
+        return float(self._epoch), self._edges[1]
 
     def next(self, trainer: pl.Trainer, batch: Any, index: int) -> Batch:
         plan, edges = self._plan, self._edges
+        if self._holder is not None:
+            began, self._holder = getattr(self._holder, "began", index), None
+            if began != index:
+                raise ValueError(f"start: the training goes on at batch {index}, the loader began at {began}; {BUILD}")
         if index + 1 >= len(edges):
             raise ValueError(f"epoch: {self._epoch} has {len(plan)} batches, and this is number {index + 1}")
         progress = self._epoch + edges[index] / plan.examples
@@ -99,9 +107,6 @@ class CountedBatches:
     t counts examples over N: all that the loader has in a full epoch, or `examples`. A loader that knows only its
     number of batches counts those. One that does not even know that has `limit_train_batches` for its epoch; or all
     of a training by `max_steps`; or follows a schedule of constants, where t is the number of epochs that are over.
-
-    Attributes:
-        declared: S by the loader's own `batch_size`, None if it does not say.
 
     Raises:
         ValueError: nothing says what t is; or there are several loaders.
@@ -124,7 +129,7 @@ class CountedBatches:
         if count.epoch != trainer.current_epoch:
             count.epoch, count.consumed = trainer.current_epoch, 0
         own = getattr(loader, "batch_size", None)
-        self.declared = own * trainer.world_size if isinstance(own, int) else None
+        self._declared = own * trainer.world_size if isinstance(own, int) else None
         self._schedule, self._count, self._given = as_schedule(schedule.batch_size), count, size
         self._length = _length(loader)
         self._limit: int | None = None
@@ -157,6 +162,11 @@ class CountedBatches:
             return lambda index: float(epoch)
         raise ValueError("examples: the training loader has no length; say NoiseScheduler(schedule, examples=N)")
 
+    def first(self) -> tuple[float, float]:
+        """t and, as far as the schedule knows, S of the epoch's first batch."""
+        progress = self._progress(0)
+        return progress, _whole(self._schedule(progress))
+
     def next(self, trainer: pl.Trainer, batch: Any, index: int) -> Batch:
         size, progress = self._size(trainer, batch), self._progress(index)
         self._came = index + 1
@@ -175,11 +185,16 @@ class CountedBatches:
                 "NoiseScheduler(schedule, examples=N)"
             )
 
-    def sizes_wanted(self, *, ahead: bool) -> list[float]:
-        """The S that the schedule wants now; with `ahead` also those until the training's end, in 1000 looks."""
-        now = self._progress(0)
-        left = max(0.0, self._end - now) if ahead else 0.0
-        return list({_whole(self._schedule(now + i / LOOKS * left)): None for i in range(LOOKS)})
+    def check(self, trainer: pl.Trainer) -> None:
+        """Refuses what can be refused before the first step: by the loader's own `batch_size`, in 1000 looks ahead."""
+        if self._declared is None or not trainer.lightning_module.automatic_optimization:
+            return
+        size, now = self._declared * trainer.accumulate_grad_batches, self._progress(0)
+        left = max(0.0, self._end - now) if accumulating(trainer) is None else 0.0
+        for look in range(LOOKS):
+            wanted = _whole(self._schedule(now + look / LOOKS * left))
+            if wanted != size:
+                raise self.refusal(size, wanted, now)
 
     def refusal(self, size: int, wanted: float, progress: float) -> ValueError:
         return ValueError(
@@ -198,24 +213,18 @@ class CountedBatches:
 
 
 def batches_of(
-    trainer: pl.Trainer,
-    schedule: NoiseSchedule,
-    count: Count,
-    batch: int,
-    *,
-    examples: int | None,
-    size: Size | None,
+    trainer: pl.Trainer, schedule: NoiseSchedule, count: Count, *, examples: int | None, size: Size | None
 ) -> PlannedBatches | CountedBatches:
-    """The batches of the epoch that begins, or goes on, at number `batch`."""
+    """The batches of the epoch that begins or goes on."""
     loader: Any = trainer.train_dataloader
     while isinstance(loader, dict | list | tuple) and len(loader) == 1:
         loader = next(iter(loader.values() if isinstance(loader, dict) else loader))
     plan = plan_of(loader)
-    if plan is not None:
-        if examples not in (None, plan.examples):
-            raise ValueError(f"examples: {examples} are not the {plan.examples} of the loader's plan")
-        return PlannedBatches(trainer, loader, plan, schedule, batch)
-    return CountedBatches(trainer, loader, schedule, count, examples=examples, size=size)
+    if plan is None:
+        return CountedBatches(trainer, loader, schedule, count, examples=examples, size=size)
+    if examples not in (None, plan.examples):
+        raise ValueError(f"examples: {examples} are not the {plan.examples} of the loader's plan")
+    return PlannedBatches(trainer, loader, plan, schedule)
 
 
 def _whole(size: float) -> float:

@@ -398,6 +398,14 @@ def test_a_monitor_of_the_learning_rate_sees_rates_that_are_used(place, tmp_path
     assert [type(one) for one in run.callbacks].count(NoiseScheduler) == 1
 
 
+@pytest.mark.parametrize("make", [lambda: loader(16), lambda: planned(16)], ids=["plain", "planned"])
+def test_the_rate_at_an_epochs_start_is_that_of_its_first_step(make, tmp_path):
+    monitor, noise = pl.callbacks.LearningRateMonitor("epoch"), noise_of(16)
+    with really() as real:
+        trainer(monitor, noise, logger=pl.loggers.CSVLogger(tmp_path)).fit(Net(lr=5.0), make())
+    assert monitor.lrs["lr-SGD"] == pytest.approx(real.rates[::3], rel=1e-12)
+
+
 def test_the_samplers_of_a_schedule_can_be_sent_to_other_processes():
     sampler = PlannedBatchSampler(48, Steps((16, 8), (1,)), seed=3)
     copy = pickle.loads(pickle.dumps(sampler))
