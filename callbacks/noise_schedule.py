@@ -126,6 +126,8 @@ class NoiseScheduler(pl.Callback):
         self._evaluates = False
         self._hooks.leave()
         self._loaders.leave()
+        self._rates.release()
+        self._given, self._optimizers, self._batches, self._window = [], [], None, StepWindow()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._loaders.start_epoch(trainer)

@@ -48,6 +48,10 @@ class Rates:
             raise _undecided(known)
         self._shares = [[self._share(rate) for rate in rates] for rates in self.own]
 
+    def release(self) -> None:
+        """Lets the optimisers go; what a checkpoint has to keep stays."""
+        self._optimizers, self._shares = [], []
+
     def set(self, lr: float) -> None:
         """Sets eta: each group gets its share of `lr`."""
         for index, (optimizer, shares) in enumerate(zip(self._optimizers, self._shares)):
@@ -79,7 +83,10 @@ class Rates:
 
 
 def _rate(group: dict[str, Any], first: str = "lr") -> float:
-    return float(group.get(first, group["lr"]))
+    rate = group.get(first, group.get("lr"))
+    if rate is None:
+        raise ValueError("optimizer: a parameter group has no learning rate to set")
+    return float(rate)
 
 
 def _undecided(rates: list[float]) -> ValueError:

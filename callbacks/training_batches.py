@@ -130,7 +130,7 @@ class CountedBatches:
             count.epoch, count.consumed = trainer.current_epoch, 0
         own = getattr(loader, "batch_size", None)
         self._declared = own * trainer.world_size if isinstance(own, int) else None
-        self._schedule, self._count, self._given = as_schedule(schedule.batch_size), count, size
+        self._schedule, self._count, self._of = as_schedule(schedule.batch_size), count, size or _first_length
         self._length = _length(loader)
         self._limit: int | None = None
         self._came = 0
@@ -198,14 +198,12 @@ class CountedBatches:
 
     def refusal(self, size: int, wanted: float, progress: float) -> ValueError:
         return ValueError(
-            f"batch_size: the loader's {size} cannot follow the schedule's {wanted:g}; see PlannedBatchSampler"
+            f"batch_size: the loader's {size} cannot follow the schedule's {wanted:g}; see PlannedBatchSampler, or say "
+            "size=f(batch) if the first tensor's length is not the number of examples"
         )
 
     def _size(self, trainer: pl.Trainer, batch: Any) -> int:
-        try:
-            size = size_of(batch) if self._given is None else self._given(batch)
-        except ValueError as error:
-            raise ValueError(f"size: no tensor in a {type(batch).__name__}; say size=f(batch)") from error
+        size = self._of(batch)
         if trainer.world_size > 1:
             own = torch.tensor(size, device=trainer.strategy.root_device)
             size = int(trainer.strategy.reduce(own, reduce_op="sum"))
@@ -225,6 +223,13 @@ def batches_of(
     if examples not in (None, plan.examples):
         raise ValueError(f"examples: {examples} are not the {plan.examples} of the loader's plan")
     return PlannedBatches(trainer, loader, plan, schedule)
+
+
+def _first_length(batch: Any) -> int:
+    try:
+        return size_of(batch)
+    except ValueError as error:
+        raise ValueError(f"size: no tensor in a {type(batch).__name__}; say size=f(batch)") from error
 
 
 def _whole(size: float) -> float:

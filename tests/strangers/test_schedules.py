@@ -124,6 +124,47 @@ class Scaled(Saw):
             self.stepped()
 
 
+class Overflows(Net):
+    """Half precision whose scaler refuses the steps of two batches."""
+
+    fused = False
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return loss * float("inf") if self.trainer.current_epoch == 0 and batch_idx in (0, 2) else loss
+
+    def configure_optimizers(self):
+        if self.fused:
+            return torch.optim.Adam(self.parameters(), self.lr, fused=True)
+        return torch.optim.SGD(self.parameters(), self.lr)
+
+
+class OverflowsFused(Overflows):
+    """The same with an optimiser that is called all the same, and refuses itself."""
+
+    fused = True
+
+
+class OverflowsByHand(Overflows):
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        self.optimizers().zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        self.optimizers().step()
+
+
+@pytest.mark.parametrize("kind", [Overflows, OverflowsFused, OverflowsByHand])
+@pytest.mark.parametrize("make", [lambda: loader(8), lambda: planned(8)], ids=["plain", "planned"])
+def test_the_steps_that_a_gradient_scaler_refuses_are_none(kind, make):
+    noise, module = noise_of(8), kind()
+    half = pl.plugins.MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    trainer(noise, plugins=[half]).fit(module, make())
+    made = [i for i in range(12) if i not in (0, 2)]
+    assert noise.t_eta == pytest.approx(sum(noise.schedule.lr(i / 6) for i in made), rel=1e-12)
+    assert noise.steps == len(made)
+
+
 @pytest.mark.parametrize("kind", [Manual, Raw, Skips, Twice, Scaled])
 @pytest.mark.parametrize("make", [lambda: loader(8), lambda: planned(8)], ids=["plain", "planned"])
 def test_whoever_steps_by_hand_gets_eta_for_what_each_step_saw(kind, make):
@@ -404,6 +445,55 @@ def test_the_rate_at_an_epochs_start_is_that_of_its_first_step(make, tmp_path):
     with really() as real:
         trainer(monitor, noise, logger=pl.loggers.CSVLogger(tmp_path)).fit(Net(lr=5.0), make())
     assert monitor.lrs["lr-SGD"] == pytest.approx(real.rates[::3], rel=1e-12)
+
+
+def test_an_optimiser_without_a_learning_rate_is_refused():
+    class Relative(torch.optim.Optimizer):
+        """Chooses its rates itself."""
+
+        def __init__(self, parameters):
+            super().__init__(parameters, {"lr": None})
+
+    class Own(Net):
+        def configure_optimizers(self):
+            return Relative(self.parameters())
+
+    with pytest.raises(ValueError, match="optimizer: a parameter group has no learning rate to set"):
+        trainer(noise_of(16)).fit(Own(), loader(16))
+
+
+def test_a_training_without_an_optimiser_makes_no_steps():
+    class Frozen(Net):
+        def configure_optimizers(self):
+            return None
+
+    noise = noise_of(16)
+    trainer(noise).fit(Frozen(), loader(16))
+    assert (noise.t_eta, noise.steps, noise.state()["noise/ratio"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("make", [lambda: loader(16), lambda: planned(16)], ids=["plain", "planned"])
+def test_nothing_of_a_training_is_held_afterwards(make):
+    noise = noise_of(16)
+    trainer(noise).fit(Net(), make())
+    copy = pickle.loads(pickle.dumps(noise))
+    assert copy.state_dict() == noise.state_dict()
+    assert noise.t_eta > 0
+
+
+def test_a_batch_that_is_no_tensor_needs_a_size():
+    class Graph:
+        def __init__(self, batch):
+            self.batch = batch
+
+    class Graphs(Net):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch.batch, batch_idx)
+
+    batches = Iterated([Graph(batch) for batch in loader(16)])
+    with pytest.raises(ValueError, match=r"size: no tensor in a Graph; say size=f\(batch\)"):
+        trainer(noise_of(16)).fit(Graphs(), batches)
+    trainer(noise_of(16, size=lambda graph: len(graph.batch[1]))).fit(Graphs(), batches)
 
 
 def test_the_samplers_of_a_schedule_can_be_sent_to_other_processes():
