@@ -215,6 +215,8 @@ class NoiseScheduler(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         self._asked = True
+        if self._automatic and trainer.accumulate_grad_batches == 1 and self._window.still_waits(optimizer):
+            raise ValueError("optimizer_zero_grad: it adds batches up unseen; say accumulate_grad_batches instead")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -223,7 +225,7 @@ class NoiseScheduler(pl.Callback):
             if self._asked:  # and a gradient scaler has refused
                 self._window.close()
             self._window.end(added=self._backward or not self._automatic)
-            if not self._automatic:
+            if not self._automatic or trainer.accumulate_grad_batches == 1:
                 self._window.remember(self._optimizers)
             self.lr, self.batch_size, self.progress = self._made
             return

@@ -7,8 +7,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 
-from datamodules.batches import PlannedBatchSampler, plan_of
-from datamodules.handed import go_on, handed_is_planned, handed_sampler
+from datamodules.batches import PlannedBatchSampler, holder_of_plan, plan_of
+from datamodules.handed import go_on, handed_loader, handed_sampler
 from datamodules.schedules import Schedule, as_schedule
 
 
@@ -29,7 +29,7 @@ class ScheduledLoaders:
         """
         data: Any = getattr(trainer, "datamodule", None)
         ours = data is not None and hasattr(data, "batch_size") and hasattr(data, "max_batch_size")
-        if ours or handed_is_planned(trainer):
+        if ours or plan_of(handed_loader(trainer)) is not None:
             refuse_accumulation(trainer)
         _lead(handed_sampler(trainer), trainer.current_epoch)
         if ours:
@@ -46,8 +46,10 @@ class ScheduledLoaders:
 
     def resume(self, trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
         sampler = handed_sampler(trainer)
-        if sampler is not None:
+        if sampler is not None and "loops" in checkpoint:
             go_on(sampler, checkpoint, by_steps=trainer.max_steps != -1)
+            if hasattr(handed_loader(trainer), "load_state_dict"):  # it finds the batch itself
+                sampler.start = 0
 
     def start(self, trainer: pl.Trainer) -> None:
         """Has planned loaders made anew every epoch; others, and what they draw from, stay as they are."""
@@ -61,7 +63,7 @@ class ScheduledLoaders:
             sampler.set_epoch(trainer.current_epoch)
 
     def start_epoch(self, trainer: pl.Trainer) -> None:
-        sampler = getattr(trainer.train_dataloader, "batch_sampler", None)
+        sampler = holder_of_plan(trainer.train_dataloader)
         if trainer.overfit_batches and isinstance(sampler, PlannedBatchSampler):  # type: ignore[attr-defined]
             sampler.set_epoch(0)
 

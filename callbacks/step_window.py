@@ -64,10 +64,13 @@ class StepWindow:
 
         They are other tensors once they have been set to None in between (torch's `zero_grad` does so by default).
         """
-        if self._batches and self._now is not None:
-            waited = self._gradients.get(id(optimizer))
-            if waited is None or smallest_gradient(optimizer) is not waited:
-                self._restart(self._now)
+        if self._batches and self._now is not None and not self.still_waits(optimizer):
+            self._restart(self._now)
+
+    def still_waits(self, optimizer: Optimizer) -> bool:
+        """Whether the optimiser has the gradients, by now perhaps with others added to them, that waited."""
+        waited = self._gradients.get(id(optimizer))
+        return waited is not None and smallest_gradient(optimizer) is waited
 
     def close(self) -> None:
         self.closed, self._gradients = True, {}

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 from torch.utils.data import BatchSampler
 
-from callbacks.functional.inputs import size_of
 from callbacks.scheduled_loaders import accumulating, refuse_accumulation
-from datamodules.batches import BUILD, plan_of
+from datamodules.batches import BUILD, holder_of_plan, plan_of
 from datamodules.plan import EpochPlan
 from datamodules.schedules import NoiseSchedule, as_schedule, known_bounds, round_batch_size
 
@@ -56,7 +56,7 @@ class PlannedBatches:
         self._follows = not trainer.overfit_batches  # type: ignore[attr-defined]
         if self._follows and plan.epoch != epoch:
             raise ValueError(f"epoch: the loader has the batches of epoch {plan.epoch} in epoch {epoch}; {BUILD}")
-        holder = loader if plan is getattr(loader, "plan", None) else loader.batch_sampler
+        holder = holder_of_plan(loader)
         ranks = getattr(holder, "world_size", trainer.world_size)
         if ranks != trainer.world_size:
             raise ValueError(
@@ -69,7 +69,8 @@ class PlannedBatches:
             raise ValueError(
                 f"epoch: {epoch} has {expected} batches, Lightning counts on {trainer.num_training_batches}; {BUILD}"
             )
-        self._plan, self._holder, self._epoch = plan, holder, epoch
+        self._plan, self._epoch = plan, epoch
+        self._holder = None if hasattr(loader, "load_state_dict") else holder  # to be asked where it began
         self._edges: list[int] = plan.edges.tolist()
         self._size = as_schedule(schedule.batch_size)
 
@@ -204,6 +205,8 @@ class CountedBatches:
 
     def _size(self, trainer: pl.Trainer, batch: Any) -> int:
         size = self._of(batch)
+        if not size:
+            raise ValueError(f"size: no tensor in a {type(batch).__name__}; say size=f(batch)")
         if trainer.world_size > 1:
             own = torch.tensor(size, device=trainer.strategy.root_device)
             size = int(trainer.strategy.reduce(own, reduce_op="sum"))
@@ -226,10 +229,13 @@ def batches_of(
 
 
 def _first_length(batch: Any) -> int:
-    try:
-        return size_of(batch)
-    except ValueError as error:
-        raise ValueError(f"size: no tensor in a {type(batch).__name__}; say size=f(batch)") from error
+    """The length of the first tensor in a batch, however deep; strings and numbers beside it do not matter."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.dim() else 0
+    inside = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
+    if is_dataclass(batch):
+        inside = vars(batch).values()
+    return next(filter(None, map(_first_length, inside)), 0)
 
 
 def _whole(size: float) -> float:

@@ -109,8 +109,9 @@ class PlannedBatchSampler(Sampler[list[int]]):
         world_size: int | None = None,
         start: int = 0,
     ) -> None:
-        self.examples, self.batch_size, self.seed, self.sampling = examples, batch_size, seed, sampling
-        self.max_batch_size, self.drop_last = max_batch_size, drop_last
+        # none of them by the names of torch's BatchSampler, which Lightning takes for an invitation to make it anew
+        self._examples, self._batch_size, self._seed, self._sampling = examples, batch_size, seed, sampling
+        self._max_batch_size, self._drop_last = max_batch_size, drop_last
         self._rank, self._world_size = rank, world_size
         self.start = self.began = start
         self._epoch = epoch
@@ -140,14 +141,14 @@ class PlannedBatchSampler(Sampler[list[int]]):
 
     def _planned(self) -> EpochPlan:
         return plan_epoch(
-            self.examples,
-            check_batch_size(self.batch_size, self.examples, self.world_size, self.max_batch_size),
+            self._examples,
+            check_batch_size(self._batch_size, self._examples, self.world_size, self._max_batch_size),
             self._epoch,
-            seed=self.seed,
-            sampling=self.sampling,
+            seed=self._seed,
+            sampling=self._sampling,
             world_size=self.world_size,
-            max_batch_size=self.max_batch_size,
-            drop_last=self.drop_last,
+            max_batch_size=self._max_batch_size,
+            drop_last=self._drop_last,
         )
 
     def set_epoch(self, epoch: int) -> None:
@@ -211,13 +212,17 @@ def resumed_at(trainer: Any) -> int:
     return int(progress.processed) if trainer.fit_loop.restarting else 0  # `completed` lags in on_train_batch_end
 
 
+def holder_of_plan(loader: object) -> Any:
+    """What holds the plan that a loader follows: a loader of ours, or a DataLoader's sampler; None without a plan."""
+    for holder in (loader, getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None)):
+        if isinstance(getattr(holder, "plan", None), EpochPlan):
+            return holder
+    return None
+
+
 def plan_of(loader: object) -> EpochPlan | None:
     """The plan that a loader follows (ours, or a DataLoader with a PlannedBatchSampler), else None."""
-    for holder in (loader, getattr(loader, "batch_sampler", None)):
-        plan = getattr(holder, "plan", None)
-        if isinstance(plan, EpochPlan):
-            return plan
-    return None
+    return getattr(holder_of_plan(loader), "plan", None)
 
 
 class EvaluationLoader:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from datamodules.batches import PlannedBatchSampler, PlannedLoader
+from datamodules.batches import PlannedBatchSampler, holder_of_plan
 
 
 def handed_loader(trainer: Any) -> Any:
@@ -17,13 +17,8 @@ def handed_loader(trainer: Any) -> Any:
 
 
 def handed_sampler(trainer: Any) -> PlannedBatchSampler | None:
-    sampler = getattr(handed_loader(trainer), "batch_sampler", None)
-    return sampler if isinstance(sampler, PlannedBatchSampler) else None
-
-
-def handed_is_planned(trainer: Any) -> bool:
-    """Whether a loader with an epoch plan was handed to `fit`."""
-    return isinstance(handed_loader(trainer), PlannedLoader) or handed_sampler(trainer) is not None
+    holder = holder_of_plan(handed_loader(trainer))
+    return holder if isinstance(holder, PlannedBatchSampler) else None
 
 
 def go_on(sampler: PlannedBatchSampler, checkpoint: dict[str, Any], *, by_steps: bool) -> None:

@@ -49,6 +49,27 @@ def test_a_loader_handed_to_fit_has_every_epochs_own_batches(schedule, workers):
     assert noise.t_eta == pytest.approx(sum(real.rates))
 
 
+def test_a_sampler_in_the_place_of_single_indices_is_followed_too():
+    class Whole(torch.utils.data.Dataset):
+        def __getitem__(self, indices):
+            return dataset()[indices]
+
+    noise, module = NoiseScheduler(NoiseSchedule(0.1, VARYING)), Net()
+    given = torch.utils.data.DataLoader(Whole(), sampler=PlannedBatchSampler(48, VARYING), batch_size=None)
+    trainer(noise, max_epochs=3).fit(module, given)
+    assert module.batches == batches_of(VARYING, 3)
+
+
+def test_a_loader_alone_in_a_dictionary_is_followed_too():
+    class Only(Net):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch["only"], batch_idx)
+
+    noise, module = NoiseScheduler(NoiseSchedule(0.1, VARYING)), Only()
+    trainer(noise, max_epochs=3).fit(module, {"only": planned(VARYING)})
+    assert module.batches == batches_of(VARYING, 3)
+
+
 @pytest.mark.parametrize("workers", WORKERS)
 def test_epochs_of_one_length_need_no_callback(workers):
     module = Net()
@@ -298,6 +319,12 @@ def on_rank(rank, ranks, kind):
     with really() as real:
         run.fit(module, given)
     return module.batches, real.rates, noise.t_eta
+
+
+def test_what_lightning_would_replace_a_sampler_by_is_not_tried():
+    sampler = PlannedBatchSampler(48, 16)
+    assert not hasattr(sampler, "batch_size")
+    assert not hasattr(sampler, "drop_last")
 
 
 @pytest.mark.ddp

@@ -240,6 +240,30 @@ def test_accumulation_may_follow_the_schedule_of_s():
     assert noise.state()["noise/batch_size"] == 24
 
 
+def test_batches_that_a_module_adds_up_unseen_are_refused():
+    class Unseen(Net):
+        every = 1
+
+        def optimizer_step(self, epoch, batch_idx, optimizer, closure):
+            if batch_idx % 2:
+                optimizer.step(closure=closure)
+            else:
+                closure()
+
+        def optimizer_zero_grad(self, epoch, batch_idx, optimizer):
+            if batch_idx % self.every == 0:
+                optimizer.zero_grad()
+
+    noise = noise_of(8, lr=0.1)
+    trainer(noise).fit(Unseen(), loader(8))  # leaves every other batch out
+    assert noise.t_eta == pytest.approx(0.1 * 6, rel=1e-12)
+    module = Unseen()
+    module.every = 2
+    with really() as real, pytest.raises(ValueError, match="optimizer_zero_grad: it adds batches up unseen; say accu"):
+        trainer(noise).fit(module, loader(8))
+    assert not real.steps
+
+
 class Before(pl.Callback):
     """Notes the learning rate at every batch's start, as LearningRateMonitor does."""
 
@@ -479,6 +503,17 @@ def test_nothing_of_a_training_is_held_afterwards(make):
     copy = pickle.loads(pickle.dumps(noise))
     assert copy.state_dict() == noise.state_dict()
     assert noise.t_eta > 0
+
+
+def test_the_size_is_that_of_the_first_tensor_wherever_it_is():
+    class Named(Net):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch["fields"], batch_idx)
+
+    batches = [{"names": ["a"] * 16, "scale": torch.tensor(2.0), "fields": batch} for batch in loader(16)]
+    noise = noise_of(16)
+    trainer(noise).fit(Named(), Iterated(batches))
+    assert noise.state()["noise/batch_size"] == 16
 
 
 def test_a_batch_that_is_no_tensor_needs_a_size():
