@@ -52,7 +52,7 @@ class ImageDataModule(pl.LightningDataModule):
         dtype: of the images, float32 or float64.
 
     The plan of every epoch is made anew, so the epoch's length follows the schedule: in `setup` the Trainer is
-    told to reload its loaders every epoch.
+    told to reload its loaders every epoch. Under `overfit_batches` all epochs have the first one's batches.
     """
 
     augment_default: ClassVar[bool] = False
@@ -164,7 +164,8 @@ class ImageDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> PlannedLoader:
         images, labels = self._on_device("train")
         rank, world_size = self._place()
-        epoch = self.trainer.current_epoch if self.trainer is not None else 0
+        repeats = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        epoch = 0 if self.trainer is None or repeats else self.trainer.current_epoch
         plan = plan_epoch(
             self.examples,
             self._check_batch_size(),
@@ -180,7 +181,16 @@ class ImageDataModule(pl.LightningDataModule):
             black = -self.mean / self.std
             transform = CropAndFlip(self.examples, black, seed=self.seed, epoch=epoch, device=images.device)
         start = resumed_at(self.trainer) if self.trainer is not None and self.trainer.training else 0
-        return PlannedLoader(images, labels, plan, rank=rank, world_size=world_size, transform=transform, start=start)
+        return PlannedLoader(
+            images,
+            labels,
+            plan,
+            rank=rank,
+            world_size=world_size,
+            transform=transform,
+            start=start,
+            repeats=repeats,
+        )
 
     def _evaluation(self, part: str) -> EvaluationLoader:
         images, labels = self._on_device("train" if part.startswith("train") else part)
