@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from datamodules.plan import EpochPlan, Sampling, check_batch_size, contiguous_shard, plan_epoch
+from datamodules.resuming import put_right
 from datamodules.schedules import Schedule
 
 
@@ -96,7 +97,7 @@ class PlannedBatchSampler(Sampler[list[int]]):
             max_batch_size=max_batch_size,
             drop_last=drop_last,
         )
-        self.plan = self._plan(epoch)
+        self.plan = self._plan(start.epoch if isinstance(start, Start) else epoch)
         self.start = start
         self._seen = -1  # the epoch that was gone through last
 
@@ -120,15 +121,23 @@ class PlannedBatchSampler(Sampler[list[int]]):
         self._seen = self.plan.epoch  # at the end: Lightning starts a loader with workers twice and drops the first
 
 
+class Start(int):
+    """A batch of an epoch that knows which epoch, should `trainer.current_epoch` have been asked for too early."""
+
+    epoch: int
+
+
 def resumed_at(trainer: Any) -> int:
     """The batch at which a Trainer that was given a mid-epoch checkpoint goes on; 0 for any other epoch.
 
-    For a `train_dataloader` hook: Lightning counts on from there, but starts the loader anew. Checkpoints written
-    after an epoch's last batch are the exception that Lightning itself gets wrong where epochs differ in length: save
-    at the epoch's end instead (`ModelCheckpoint(save_on_train_epoch_end=True)`).
+    For a `train_dataloader` hook: Lightning counts on from there, but starts the loader anew, and takes some
+    checkpoints for others (see `put_right`).
     """
+    put_right(trainer)
     progress = trainer.fit_loop.epoch_loop.batch_progress.current
-    return int(progress.processed) if trainer.fit_loop.restarting else 0  # `completed` lags in on_train_batch_end
+    start = Start(progress.processed if trainer.fit_loop.restarting else 0)  # `completed` lags in on_train_batch_end
+    start.epoch = trainer.current_epoch
+    return start
 
 
 def plan_of(loader: object) -> EpochPlan | None:
