@@ -7,7 +7,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers import Logger
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks import NoiseScheduler
+from callbacks import ExactResume, NoiseScheduler
 from datamodules import Cyclic, DigitsDataModule, NoiseSchedule, PlannedBatchSampler, resumed_at
 from lightning_modules import MLP
 
@@ -221,3 +221,105 @@ def test_the_mean_of_an_epoch_is_of_its_own_steps_where_lightning_has_left_out_t
     after_last = next(w for w in written if w[0] == "batch end" and w[1] == 6)
     rest, *_ = fit(Plain(8), ckpt_path=after_last[3], max_epochs=2)
     assert rest.seen[-1] == whole.seen[-1]
+
+
+def trained(tmp_path, *callbacks, **options):
+    torch.manual_seed(0)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        logger=False,
+        callbacks=list(callbacks),
+        num_sanity_val_steps=0,
+        **QUIET,
+        **{"max_epochs": 2} | options,
+    )
+    trainer.fit(MLP(hidden=(4,)), datamodule=ours(8))
+    return trainer
+
+
+@pytest.mark.parametrize("exact_first", [True, False])
+def test_the_best_checkpoint_is_that_of_the_model_checkpoint_in_either_order(exact_first, tmp_path):
+    exact = ExactResume(tmp_path / "training.ckpt")
+    best = pl.callbacks.ModelCheckpoint(tmp_path, filename="best", monitor="val/loss")
+    trainer = trained(tmp_path, *([exact, best] if exact_first else [best, exact]))
+    assert trainer.checkpoint_callback is best
+    assert "test/loss" in trainer.test(ckpt_path="best", datamodule=trainer.datamodule, verbose=False)[0]
+
+
+def test_a_trainer_has_the_checkpoint_callback_that_it_would_have_without_exact_resume(tmp_path):
+    trainer = trained(tmp_path, ExactResume(tmp_path / "training.ckpt"), enable_checkpointing=False)
+    assert trainer.checkpoint_callback is None
+    with pytest.raises(ValueError, match="`ModelCheckpoint` is not configured"):
+        trainer.test(ckpt_path="best", datamodule=trainer.datamodule, verbose=False)
+    trainer = trained(tmp_path, ExactResume(tmp_path / "training.ckpt"))
+    assert isinstance(trainer.checkpoint_callback, pl.callbacks.ModelCheckpoint)
+    assert trainer.early_stopping_callback is None
+
+
+class Stop(Exception):
+    pass
+
+
+class Late(Checkpoint):
+    """A stranger's checkpoint callback: what it sees at an epoch's end belongs in the checkpoint."""
+
+    def __init__(self, stop_at=None):
+        self.ends, self.starts, self.stop_at = [], [], stop_at
+
+    def on_train_epoch_end(self, trainer, module):
+        self.ends.append((trainer.current_epoch, float(trainer.callback_metrics["train/loss"])))
+
+    def on_train_epoch_start(self, trainer, module):
+        self.starts.append(trainer.current_epoch)
+
+    def on_train_batch_end(self, trainer, *rest):
+        if trainer.global_step == self.stop_at:
+            raise Stop
+
+    def state_dict(self):
+        return {"ends": self.ends, "starts": self.starts}
+
+    def load_state_dict(self, state_dict):
+        self.ends, self.starts = state_dict["ends"], state_dict["starts"]
+
+
+@pytest.mark.parametrize("options", [{"max_epochs": 3}, {"max_epochs": 9, "max_steps": 17}], ids=["epochs", "steps"])
+@pytest.mark.parametrize("exact_first", [True, False])
+@pytest.mark.parametrize("loader", ["plain", "ours"])
+@pytest.mark.parametrize("stop_at", [7, 9])
+def test_every_hook_of_every_epoch_runs_once_over_the_parts_of_a_training(
+    stop_at, loader, exact_first, options, tmp_path
+):
+    class Plain(OwnLoader):
+        def train_dataloader(self):
+            return DataLoader(TensorDataset(*self.images), batch_size=8)
+
+    def run(path, stop_at):
+        torch.manual_seed(0)
+        late, exact, module = Late(stop_at), ExactResume(path, every=0), MLP(hidden=(4,))
+        callbacks = [exact, late] if exact_first else [late, exact]
+        trainer = pl.Trainer(
+            accelerator="cpu", logger=False, num_sanity_val_steps=0, callbacks=callbacks, **options, **QUIET
+        )
+        trainer.fit(module, datamodule=Plain(8) if loader == "plain" else ours(8), **exact.where())
+        return late, torch.cat([p.detach().flatten() for p in module.parameters()]), trainer
+
+    whole, weights, _ = run(tmp_path / "whole.ckpt", None)
+    with pytest.raises(Stop):
+        run(tmp_path / "broken.ckpt", stop_at)
+    again, resumed, trainer = run(tmp_path / "broken.ckpt", None)
+    assert torch.equal(resumed, weights)
+    assert (again.starts, again.ends) == (whole.starts, whole.ends)
+    assert trainer.callbacks[-1].__class__ is ExactResume
+
+
+def test_a_second_fit_with_the_same_exact_resume_begins_anew(tmp_path):
+    exact = ExactResume(tmp_path / "training.ckpt", every=0)
+    trained(tmp_path, exact, enable_checkpointing=False)
+    spent = exact.spent
+    exact._leave = True
+    trainer = trained(tmp_path, exact, enable_checkpointing=False)  # not asked to leave this time
+    assert trainer.global_step == 12
+    assert exact.spent < 2 * spent + 0.5
+    assert trainer.callbacks == [exact]
