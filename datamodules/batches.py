@@ -14,6 +14,7 @@ from torch.utils.data import Sampler
 
 from datamodules.following import Ear, EpochNames
 from datamodules.plan import EpochPlan, Sampling, check_batch_size, contiguous_shard, plan_epoch
+from datamodules.resuming import put_right
 from datamodules.schedules import Schedule
 
 BUILD = "build it in train_dataloader with epoch=trainer.current_epoch, start=resumed_at(trainer)"
@@ -114,8 +115,8 @@ class PlannedBatchSampler(Sampler[list[int]]):
         self._max_batch_size, self._drop_last = max_batch_size, drop_last
         self._rank, self._world_size = rank, world_size
         self.start = self.began = start
-        self._epoch = epoch
-        self._names = EpochNames(epoch, placed=epoch > 0 or start > 0)
+        self._epoch = start.epoch if isinstance(start, Start) else epoch
+        self._names = EpochNames(self._epoch, placed=self._epoch > 0 or start > 0)
         self._seen = -1  # the epoch that was gone through last
         self._drawn = -1  # the epoch that the latest pass has given batches of; -1 for none yet
         self._told: int | None = None  # the length that was asked for last
@@ -201,15 +202,23 @@ class PlannedBatchSampler(Sampler[list[int]]):
         self._seen = plan.epoch  # at the end: Lightning starts a loader with workers twice and drops the first
 
 
+class Start(int):
+    """A batch of an epoch that knows which epoch, should `trainer.current_epoch` have been asked for too early."""
+
+    epoch: int
+
+
 def resumed_at(trainer: Any) -> int:
     """The batch at which a Trainer that was given a mid-epoch checkpoint goes on; 0 for any other epoch.
 
-    For a `train_dataloader` hook: Lightning counts on from there, but starts the loader anew. Checkpoints written
-    after an epoch's last batch are the exception that Lightning itself gets wrong where epochs differ in length: save
-    at the epoch's end instead (`ModelCheckpoint(save_on_train_epoch_end=True)`).
+    For a `train_dataloader` hook: Lightning counts on from there, but starts the loader anew, and takes some
+    checkpoints for others (see `put_right`).
     """
+    put_right(trainer)
     progress = trainer.fit_loop.epoch_loop.batch_progress.current
-    return int(progress.processed) if trainer.fit_loop.restarting else 0  # `completed` lags in on_train_batch_end
+    start = Start(progress.processed if trainer.fit_loop.restarting else 0)  # `completed` lags in on_train_batch_end
+    start.epoch = trainer.current_epoch
+    return start
 
 
 def holder_of_plan(loader: object) -> Any:
