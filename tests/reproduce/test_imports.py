@@ -30,7 +30,8 @@ def allowed(path, name):
     if folder in ("datamodules", "lightning_modules") or path.parts[:2] == ("callbacks", "functional"):
         return name.startswith(".".join(path.parent.parts))
     if folder == "callbacks":
-        return top == "callbacks" or name.startswith("datamodules.schedules")
+        # Schedules, and the loaders that follow them, which NoiseScheduler drives; data sets are none of their business.
+        return top == "callbacks" or name.split(".")[1] in ("schedules", "plan", "batches", "handed", "resuming")
     if path.parts[:2] == ("reproduce", "theory"):
         return name.startswith("reproduce.theory")
     if path.parts[:2] == ("reproduce", "engine"):
