@@ -46,9 +46,10 @@ def held(callback: pl.Callback) -> dict[str, Any]:
     numbers = {
         name: value for name, value in vars(callback).items() if isinstance(value, Number) and not name.startswith("_")
     }
-    file = getattr(callback, "path", None)
+    file = getattr(callback, "path", Path())
+    text = file.read_text() if file.suffix == ".json" and file.exists() else None
     found = {"state": callback.state_dict(), "history": getattr(callback, "history", None), "numbers": numbers}
-    return without_seconds(found | {"file": file.read_text() if isinstance(file, Path) and file.exists() else None})
+    return without_seconds(found | {"file": text})
 
 
 def without_seconds(value: Any) -> Any:
@@ -56,7 +57,8 @@ def without_seconds(value: Any) -> Any:
         return {name: without_seconds(part) for name, part in value.items() if "seconds" not in str(name)}
     if isinstance(value, list | tuple):
         return [without_seconds(part) for part in value]
-    return value.tolist() if isinstance(value, torch.Tensor) else value
+    value = value.tolist() if isinstance(value, torch.Tensor) else value
+    return "nan" if value != value else value  # so that it equals itself
 
 
 class Broken(Exception):
