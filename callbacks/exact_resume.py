@@ -14,6 +14,7 @@ import torch
 import torch.distributed
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+import datamodules.safe_globals  # noqa: F401  # schedules among a checkpoint's hyperparameters can be read
 from datamodules.resuming import put_right
 
 SHARE = 0.02  # of the training's time that checkpoints may take

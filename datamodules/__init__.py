@@ -1,5 +1,6 @@
 """Data with dynamic batch sizes. Importing the package imports no torch; the names below load on first use."""
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,10 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    found = getattr(import_module(_HOME[name]), name)
+    if "torch" in sys.modules:  # then schedules among a checkpoint's hyperparameters are to be read again
+        import_module("datamodules.safe_globals")
+    return found
 
 
 def __dir__() -> list[str]:

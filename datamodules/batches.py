@@ -12,6 +12,7 @@ import torch.distributed
 from torch import Tensor
 from torch.utils.data import Sampler
 
+import datamodules.safe_globals  # noqa: F401  # schedules among a checkpoint's hyperparameters can be read
 from datamodules.following import Ear, EpochNames
 from datamodules.plan import EpochPlan, Sampling, check_batch_size, contiguous_shard, plan_epoch
 from datamodules.resuming import put_right

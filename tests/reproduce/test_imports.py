@@ -30,8 +30,9 @@ def allowed(path, name):
     if folder in ("datamodules", "lightning_modules") or path.parts[:2] == ("callbacks", "functional"):
         return name.startswith(".".join(path.parent.parts))
     if folder == "callbacks":
-        # Schedules, and the loaders that follow them, which NoiseScheduler drives; data sets are none of their business.
-        return top == "callbacks" or name.split(".")[1] in ("schedules", "plan", "batches", "handed", "resuming")
+        # Schedules, and the loaders that follow them, which NoiseScheduler drives; data sets are not their business.
+        loaders = ("schedules", "plan", "batches", "handed", "resuming", "safe_globals")
+        return top == "callbacks" or name.split(".")[1] in loaders
     if path.parts[:2] == ("reproduce", "theory"):
         return name.startswith("reproduce.theory")
     if path.parts[:2] == ("reproduce", "engine"):
