@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
-import datamodules.safe_globals  # noqa: F401  # schedules among a checkpoint's hyperparameters can be read
 from lightning_modules.gradient_noise import GradientNoise, Isotropic
 
 Batch = tuple[Tensor, Tensor]

@@ -30,7 +30,7 @@ def allowed(path, name):
     if folder in ("datamodules", "lightning_modules") or path.parts[:2] == ("callbacks", "functional"):
         return name.startswith(".".join(path.parent.parts))
     if folder == "callbacks":
-        return top == "callbacks" or name.startswith("datamodules.schedules")
+        return top in ("callbacks", "datamodules")
     if path.parts[:2] == ("reproduce", "theory"):
         return name.startswith("reproduce.theory")
     if path.parts[:2] == ("reproduce", "engine"):
