@@ -11,8 +11,6 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-import datamodules.safe_globals  # noqa: F401  # schedules among a checkpoint's hyperparameters can be read
-
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 

@@ -73,11 +73,12 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(_HOME[name]), name)
-    if "torch" in sys.modules:  # then schedules among a checkpoint's hyperparameters are to be read again
-        import_module("datamodules.safe_globals")
-    return found
+    return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
     return __all__
+
+
+if "torch" in sys.modules:  # else `datamodules.batches` and `callbacks` do it
+    import_module("datamodules.safe_globals")

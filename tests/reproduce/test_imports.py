@@ -30,9 +30,8 @@ def allowed(path, name):
     if folder in ("datamodules", "lightning_modules") or path.parts[:2] == ("callbacks", "functional"):
         return name.startswith(".".join(path.parent.parts))
     if folder == "callbacks":
-        # Schedules, and the loaders that follow them, which NoiseScheduler drives; data sets are not their business.
-        loaders = ("schedules", "plan", "batches", "handed", "resuming", "safe_globals")
-        return top == "callbacks" or name.split(".")[1] in loaders
+        # Schedules, and where a resumed training goes on; loaders are known by their plans' shape, data sets not at all.
+        return top == "callbacks" or name.split(".")[1] in ("schedules", "resuming", "safe_globals")
     if path.parts[:2] == ("reproduce", "theory"):
         return name.startswith("reproduce.theory")
     if path.parts[:2] == ("reproduce", "engine"):
