@@ -123,7 +123,7 @@ class InterpolationMonitor(SubsetMonitor):
         return interpolate(
             module,
             objective.loss,
-            batches,
+            iter(batches),  # two tensors in a list would be one pair
             reference,
             plain(module).state_dict(),
             batch_loss=objective.batch_loss,

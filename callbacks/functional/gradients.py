@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
+from callbacks.functional.attributes import attributes_kept
 from callbacks.functional.called import Called
 from callbacks.functional.inputs import (
     as_batches,
@@ -62,6 +63,8 @@ class Gradients:
         self.sizes = [size_of(batch) for batch in self.batches]
         self.own: list[str] = []  # the buffers that each example needs a copy of
         self.training = training
+        self._asked = estimator
+        _check_lengths(self.batches, self.sizes)
         self.draws = training and self._draws()
         self.chunk = DRAWN_TOGETHER if self.draws else chunk
         try:
@@ -149,9 +152,10 @@ class Gradients:
 
     def _losses(self, first: int, size: int, batch: Any) -> Tensor:
         """The losses of a batch's examples, one at a time, (size,)."""
-        if self.examples is not None:
+        if self.examples is not None and self._asked != "loop":
             try:
-                return self._losses_at_once(first, first + size)
+                with attributes_kept(self.module):  # metrics, say, that vmap's tensors have got into
+                    return self._losses_at_once(first, first + size)
             except Exception:  # vmap has as many kinds of refusal as there are operations; one at a time all go
                 pass
         tensors = self.called.tensors
@@ -169,7 +173,8 @@ class Gradients:
         if self.examples is None:
             return "its batches have different shapes"
         try:
-            rows = self._gradients(0, min(2, sum(self.sizes)))
+            with attributes_kept(self.module):
+                rows = self._gradients(0, min(2, sum(self.sizes)))
         except Exception as error:  # any kind: see `_losses`
             return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         if not self.draws:
@@ -259,6 +264,17 @@ class Gradients:
         except Exception:  # any kind: see `_losses`
             return written
         return []
+
+
+def _check_lengths(batches: Sequence[Any], sizes: Sequence[int]) -> None:
+    """Raises ValueError where it cannot be told how many examples a batch has, or which of its parts are theirs."""
+    for batch, size in zip(batches, sizes):
+        lengths = {len(t) for t in tensors_of(batch) if t.dim()}
+        if lengths != {size}:
+            raise ValueError(
+                f"batches: tensors of {', '.join(map(str, sorted(lengths)))} entries in a batch; gradient noise needs "
+                "one number of examples, which comes first in every tensor (leave the rest out of batches=)"
+            )
 
 
 def _random_state(device: torch.device) -> Sequence[Tensor]:

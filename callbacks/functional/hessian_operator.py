@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from callbacks.functional.attributes import attributes_kept
 from callbacks.functional.called import Called
 from callbacks.functional.differentiable import NoDerivative, check_differentiable, named_layer
 from callbacks.functional.inputs import (
@@ -197,7 +198,8 @@ class HessianOperator:
 
             def own() -> Tensor:
                 for index in range(len(self._batches)):
-                    self._add_products(index, rows, result)
+                    with attributes_kept(self.module):  # what a pass has cached belongs to a graph that is gone
+                        self._add_products(index, rows, result)
                 return result
 
             total = summed(own, result)

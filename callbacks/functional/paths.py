@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from callbacks.functional.attributes import attributes_kept
 from callbacks.functional.batch_statistics import batch_norms, own_statistics, re_estimated
 from callbacks.functional.called import Called
 from callbacks.functional.inputs import as_batches, gathered, of_all_ranks, stored
@@ -193,8 +194,9 @@ class _Line:
         if self.half:
             self.one, self.two = ({n: _single(t) for n, t in state.items()} for state in (self.one, self.two))
         self.parameters = [name for name, _ in module.named_parameters()]
-        self.distance = _norm([self.two[n] - self.one[n] for n in self.parameters])
-        self.norms = (_norm([self.one[n] for n in self.parameters]), _norm([self.two[n] for n in self.parameters]))
+        numbers = [n for n in self.parameters if self.one[n].is_floating_point() or self.one[n].is_complex()]
+        self.distance = _norm([self.two[n] - self.one[n] for n in numbers])
+        self.norms = (_norm([self.one[n] for n in numbers]), _norm([self.two[n] for n in numbers]))
         self.layers = batch_norms(module)
         kinds = [t.dtype for t in self.one.values() if t.is_floating_point()] or [torch.float32]
         self._called = Called(module, max(kinds, key=lambda t: t.itemsize))
@@ -225,7 +227,7 @@ class _Line:
     def evaluated(self, a: float, held: list[Any], estimation: list[Any]) -> tuple[float, float, float]:
         """Loss, accuracy and the loss's standard error over batches, of all ranks' examples, at a."""
         state = self.at(a)
-        with torch.no_grad():
+        with torch.no_grad(), attributes_kept(self.module):  # what a pass has cached is of the weights it had
             if self.layers and self.policy == "re-estimate":
                 state |= {
                     name: value.to(state[name])

@@ -17,6 +17,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from callbacks.functional.attributes import attributes_kept
 from callbacks.functional.called import Called
 from callbacks.functional.inputs import distributed, gathered, of_all_ranks, stored
 from callbacks.functional.nests import cut, joined, rebuilt, size_of, tensors_of
@@ -50,7 +51,7 @@ def probes(called: Called, objective: Objective, leaves: Callable[[], dict[str, 
     """
 
     def outputs(batch: Any) -> Any:
-        with torch.no_grad():
+        with torch.no_grad(), attributes_kept(called.module):  # what a pass caches is no part of the next one
             return called(objective.output, batch, called.tensors() | leaves()), objective.target(batch)
 
     def in_outputs(item: Any) -> tuple[float, list[Tensor]]:
@@ -62,7 +63,8 @@ def probes(called: Called, objective: Objective, leaves: Callable[[], dict[str, 
 
     def in_parameters(batch: Any) -> tuple[float, list[Tensor]]:
         own = leaves()
-        return _differentiated(called(objective, batch, called.tensors() | own), list(own.values()))
+        with attributes_kept(called.module):
+            return _differentiated(called(objective, batch, called.tensors() | own), list(own.values()))
 
     by_outputs = [] if objective.loss is None else [Probe(outputs, in_outputs, True)]
     return [*by_outputs, Probe(lambda batch: batch, in_parameters, False)]
@@ -92,6 +94,8 @@ def shares(objective: Objective, ways: Sequence[Probe], batches: Sequence[Any], 
     number = sum(of_all_ranks(len(batches)))
     if objective.reduction == "batch":
         return [1 / number] * len(batches)
+    if any(gathered(lambda: any(_meet(ways[0], batch) for batch in batches[:1] if ways[0].by_example))):
+        ways = ways[1:]  # outputs do not tell: they depend on the batch themselves
     place, reference = _reference(ways, batches) if number > 1 else ((-1, -1), None)
     rank = torch.distributed.get_rank() if distributed() else 0
 
@@ -140,6 +144,28 @@ def _reference(ways: Sequence[Probe], batches: Sequence[Any]) -> tuple[tuple[int
     return (-1, -1), None
 
 
+def _meet(way: Probe, batch: Any) -> bool:
+    """Whether examples meet in the module, so that its outputs depend on what else is in the batch."""
+    size = size_of(batch)
+    if size < 2:
+        return False
+    try:
+        few = min(size, 4)
+        together = way.item(cut(batch, 0, few))
+        apart = joined([way.item(cut(batch, 0, few // 2)), way.item(cut(batch, few // 2, few))])
+        pairs = zip(tensors_of(together[0]), tensors_of(apart[0]), strict=True)
+        return any(not _close(x, y) for x, y in pairs)
+    except Exception:  # what cannot be cut or joined here cannot be told by outputs
+        return True
+
+
+def _close(x: Tensor, y: Tensor) -> bool:
+    if x.shape != y.shape or not (x.is_floating_point() or x.is_complex()):
+        return x.shape == y.shape
+    rounding = 1e4 * torch.finfo(x.dtype).eps
+    return bool(torch.allclose(x, y, rtol=rounding, atol=rounding * float(x.abs().max()), equal_nan=True))
+
+
 def _slope(ways: Sequence[Probe], batch: Any) -> tuple[float, list[Tensor]]:
     """The loss and its gradient by the first way that can take the batch."""
     for way in ways[:-1]:
@@ -170,7 +196,7 @@ def _weight(objective: Objective, ways: Sequence[Probe], reference: Any, batch: 
     if _as_said(objective, sides, n, size):
         return given
     first, second = sides.solved()
-    if objective.reduction == "mean" and first > 0 and second > -1e-3 and sides.joined_by(first, second, 1e-2):
+    if objective.reduction == "mean" and sides.mean(first, second):
         return _Weight(size, max(n * second / first, 0.0), False)
     raise WrongLoss(
         "loss: of two batches in one is neither the (weighted) mean nor the sum of theirs; if it belongs to a batch as "
@@ -271,6 +297,15 @@ class _Sides:
         if apart <= (tolerance or 3e3 * eps) * length:
             return True
         return apart <= min(20 * self.noise, 0.3 * length)
+
+    def mean(self, first: float, second: float) -> bool:
+        """Whether these are the weights of a mean, and the whole is it (the root of a mean has others, that add up to
+        less; its logarithm is not the mean of theirs)."""
+        tolerance = max(3e3 * torch.finfo(self.slopes[0].dtype).eps, 1e-9)
+        if not self._way.by_example:  # found to what rounding leaves
+            tolerance = max(tolerance, 20 * self.noise, 1e-6)
+        adds_up = abs(first + second - 1) <= tolerance
+        return adds_up and first > 0 and second > -tolerance and self.joined_by(first, second, tolerance)
 
     @property
     def noise(self) -> float:
