@@ -83,6 +83,8 @@ class ExactResume(pl.Callback):
     what draws at random: data modules and networks of this project are functions of (seed, step), so nothing else has
     to be saved. On a GPU arithmetic repeats itself only under `Trainer(deterministic=True)`.
 
+    Under `fast_dev_run` nothing is written, as by Lightning's own: a trial leaves a real training's checkpoint alone.
+
     It is none of Lightning's checkpoint callbacks: `ckpt_path="best"` and `trainer.checkpoint_callback` mean a
     ModelCheckpoint, by default the Trainer's own. Wherever it stands in `callbacks`, it comes last.
 
@@ -200,10 +202,13 @@ class ExactResume(pl.Callback):
         if leave or due:
             self.save(trainer)
         if leave:
-            raise Preempted(f"saved after step {trainer.global_step}")
+            saved = "nothing is saved under fast_dev_run, left" if trainer.fast_dev_run else "saved"  # type: ignore[attr-defined]
+            raise Preempted(f"{saved} after step {trainer.global_step}")
 
     def save(self, trainer: pl.Trainer) -> None:
         """Writes the checkpoint; every rank comes here. A reader sees the one before or this one, never a part."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         start = time.monotonic()
         usual, trainer.strategy.checkpoint_io = trainer.strategy.checkpoint_io, _Replacing()
         try:

@@ -1,0 +1,56 @@
+"""What callbacks write: nothing in a trial, into a folder made for it, and a word where nothing would come."""
+
+import os
+import signal
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from callbacks import ExactResume
+from callbacks.exact_resume import Preempted
+from tests.strangers.tiny import Net, loader
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*not resumable.*")
+
+
+def fit(*callbacks, data=None, **options):
+    torch.manual_seed(0)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
+        **{"max_epochs": 3} | options,
+    )
+    trainer.fit(Net(), loader() if data is None else data)
+    return trainer
+
+
+@pytest.mark.parametrize("trial", [3, True])
+def test_a_trial_leaves_the_checkpoint_of_a_real_training_alone(trial, tmp_path):
+    exact = ExactResume(tmp_path / "t.ckpt", every=0)
+    fit(exact)
+    written, where = exact.path.read_bytes(), exact.where()
+    data = loader()
+    data.state_dict = dict  # begins anywhere: saved after every step
+    trainer = fit(exact, data=data, fast_dev_run=trial)
+    exact.save(trainer)
+    assert exact.path.read_bytes() == written
+    assert exact.where() == where != {}
+    assert [file.name for file in tmp_path.iterdir()] == ["t.ckpt"]
+
+
+def test_a_trial_that_is_asked_to_leave_says_that_nothing_is_saved(tmp_path):
+    class Ask(pl.Callback):
+        def on_train_batch_start(self, *rest):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    data = loader()
+    data.state_dict = dict
+    exact = ExactResume(tmp_path / "t.ckpt", leave_on=signal.SIGUSR1)
+    with pytest.raises(Preempted, match="nothing is saved under fast_dev_run, left after step 1"):
+        fit(Ask(), exact, data=data, fast_dev_run=3)
+    assert exact.where() == {}
