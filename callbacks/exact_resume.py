@@ -15,6 +15,7 @@ import torch.distributed
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 import datamodules.safe_globals  # noqa: F401  # schedules among a checkpoint's hyperparameters can be read
+from callbacks.written_file import check_file, make_folder_of
 from datamodules.resuming import put_right
 
 SHARE = 0.02  # of the training's time that checkpoints may take
@@ -89,7 +90,7 @@ class ExactResume(pl.Callback):
     ModelCheckpoint, by default the Trainer's own. Wherever it stands in `callbacks`, it comes last.
 
     Args:
-        path: of the checkpoint.
+        path: of the checkpoint. Its folder is made when a fit begins.
         every: seconds between two of them; 0 saves at every step.
         share: longer, where they would take more than this share of the time.
         leave_on: a signal after which it saves at the next step and raises `Preempted` out of `fit`. With several
@@ -106,7 +107,7 @@ class ExactResume(pl.Callback):
             raise ValueError(f"every: {every!r} seconds is negative")
         if not 0 < share <= 1:
             raise ValueError(f"share: {share!r} is not in (0, 1]")
-        self.path, self.every, self.share, self.leave_on = Path(path), every, share, leave_on
+        self.path, self.every, self.share, self.leave_on = check_file(path), every, share, leave_on
         self._evaluates = False
         self._leave = False
         self.spent = 0.0
@@ -128,6 +129,8 @@ class ExactResume(pl.Callback):
         self._evaluates = stage != "fit"  # then a checkpoint's state is not this training's
         if self._evaluates:
             return
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            make_folder_of(self.path)
         self._leave = self._between = False
         self.spent = self._before = self._cost = 0.0
         _arrange(trainer, [self._front, *_others(trainer, self, self._front), self])

@@ -7,7 +7,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from callbacks import ExactResume
+from callbacks import ExactResume, ProgressFile
 from callbacks.exact_resume import Preempted
 from tests.strangers.tiny import Net, loader
 
@@ -54,3 +54,27 @@ def test_a_trial_that_is_asked_to_leave_says_that_nothing_is_saved(tmp_path):
     with pytest.raises(Preempted, match="nothing is saved under fast_dev_run, left after step 1"):
         fit(Ask(), exact, data=data, fast_dev_run=3)
     assert exact.where() == {}
+
+
+@pytest.mark.parametrize("make", [ExactResume, ProgressFile])
+def test_the_folder_of_a_file_is_made_when_a_fit_begins(make, tmp_path):
+    path = tmp_path / "missing" / "folder" / "file"
+    callback = make(path)
+    assert not path.parent.exists()
+    fit(callback)
+    assert make is ExactResume or path.is_file()
+    assert path.parent.is_dir()
+
+
+@pytest.mark.parametrize("make", [ExactResume, ProgressFile])
+def test_a_path_where_no_file_can_be_is_refused_before_the_first_step(make, tmp_path):
+    said = f"^path: '{tmp_path}' is a folder; name a file in it$"
+    with pytest.raises(ValueError, match=said):
+        make(str(tmp_path))
+    callback = make(tmp_path / "later")
+    (tmp_path / "later").mkdir()
+    with pytest.raises(ValueError, match="is a folder"):
+        fit(callback)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=f"^path: the folder of '{tmp_path}/file/t' cannot be made .*$"):
+        fit(make(tmp_path / "file" / "t"))

@@ -245,6 +245,6 @@ def test_what_only_a_validation_reaches_is_refused_before_the_first_step_where_n
 )
 def test_a_fit_that_ended_before_its_first_validation_says_so_and_has_kept_its_end(options):
     keep = KeepWeights(best=True, best_of="val/loss", mode="min")
-    with pytest.raises(ValueError, match="^best=True: the fit ended before its first validation"):
+    with pytest.raises(ValueError, match=r"^best=True: the fit ended before its first validation"):
         fit(Classifier(), keep, limit_train_batches=3, val_check_interval=1.0, **options)
     assert set(keep.weights) == {"end"}
