@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -13,8 +14,11 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities import rank_zero_warn
 
 import datamodules.safe_globals  # noqa: F401  # schedules among a checkpoint's hyperparameters can be read
+from callbacks.handed import handed_loader, handed_sampler
+from callbacks.noise_schedule import NoiseScheduler
 from callbacks.written_file import check_file, make_folder_of
 from datamodules.resuming import put_right
 
@@ -64,10 +68,29 @@ class _Front(pl.Callback):
         self.resume.between_epochs(trainer)
 
 
-def _begins_anywhere(loader: Any) -> bool:
+def _begins_anywhere(trainer: pl.Trainer) -> bool:
     """Whether a resumed epoch gets the batches that it lacks; another loader would begin with the epoch's first."""
-    ours = any(hasattr(part, "start") for part in (loader, getattr(loader, "batch_sampler", None)))
-    return ours or hasattr(loader, "state_dict")
+    loader: Any = trainer.train_dataloader
+    if hasattr(loader, "state_dict"):
+        return True
+    if not any(hasattr(part, "start") for part in (loader, getattr(loader, "batch_sampler", None))):
+        return False
+    if isinstance(handed_loader(trainer), pl.LightningModule | pl.LightningDataModule):  # they make it anew
+        return True
+    leads = any(isinstance(one, NoiseScheduler) for one in trainer.callbacks)  # type: ignore[attr-defined]
+    return leads and handed_sampler(trainer) is not None
+
+
+def _never_saves(trainer: pl.Trainer) -> str:
+    """Why the training may have no moment between two epochs, as far as it is known before the first step."""
+    batches, steps = trainer.num_training_batches, trainer.max_steps
+    if math.isinf(batches):
+        return "the loader has no length, and perhaps no end"
+    if trainer.max_epochs == 1:
+        return "there is one epoch alone"
+    if 0 < steps * trainer.accumulate_grad_batches <= batches:
+        return f"max_steps={steps} are over within the first"
+    return ""
 
 
 class ExactResume(pl.Callback):
@@ -78,7 +101,8 @@ class ExactResume(pl.Callback):
         trainer.fit(module, data, **resume.where())
 
     With a loader that can begin in mid-epoch (this project's data modules; `PlannedBatchSampler` with
-    `start=resumed_at(trainer)`; one with `state_dict`) it saves within epochs too, with any other at their ends alone.
+    `start=resumed_at(trainer)`, or handed to `fit` beside a NoiseScheduler; one with `state_dict`) it saves within
+    epochs too, with any other between two of them alone; where there may be no such moment it warns at the start.
     A checkpoint is written after a batch that neither an epoch's end nor a validation follows, or between two epochs,
     after all other callbacks: from there Lightning resumes right also where epochs differ in length. The rest is up to
     what draws at random: data modules and networks of this project are functions of (seed, step), so nothing else has
@@ -151,8 +175,13 @@ class ExactResume(pl.Callback):
             torch.distributed.all_reduce(step, torch.distributed.ReduceOp.MAX)
             if step[0] != -step[1]:
                 raise RuntimeError(f"ranks begin at steps {-int(step[1])} to {int(step[0])}: not all read {self.path}")
-        if _begins_anywhere(trainer.train_dataloader):  # which Lightning does not know
+        if _begins_anywhere(trainer):  # which Lightning does not know
             warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+        elif not trainer.fast_dev_run and (why := _never_saves(trainer)):  # type: ignore[attr-defined]
+            rank_zero_warn(
+                f"ExactResume: with this loader it saves between two epochs alone, and {why}: nothing may be saved at "
+                "all; give the loader a state_dict, or set limit_train_batches to shorter epochs"
+            )
         if self.leave_on is not None:  # in place of Lightning's handler, which would end the training without saving
             signal.signal(self.leave_on, self._asked)  # and which puts back what was there before
 
@@ -162,7 +191,7 @@ class ExactResume(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not _begins_anywhere(trainer.train_dataloader):
+        if not _begins_anywhere(trainer):
             return
         if not trainer.is_last_batch and not self._validates(trainer, batch_idx):
             self._save_if_due(trainer, agreed=self.every == 0 or trainer.global_step % AGREE == 0)

@@ -1,15 +1,19 @@
 """What callbacks write: nothing in a trial, into a folder made for it, and a word where nothing would come."""
 
+import itertools
 import os
 import signal
+import warnings
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch.utils.data import DataLoader, IterableDataset
 
-from callbacks import ExactResume, ProgressFile
+from callbacks import ExactResume, NoiseScheduler, ProgressFile
 from callbacks.exact_resume import Preempted
-from tests.strangers.tiny import Net, loader
+from datamodules import NoiseSchedule
+from tests.strangers.tiny import Net, dataset, loader, planned
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*not resumable.*")
 
@@ -78,3 +82,53 @@ def test_a_path_where_no_file_can_be_is_refused_before_the_first_step(make, tmp_
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=f"^path: the folder of '{tmp_path}/file/t' cannot be made .*$"):
         fit(make(tmp_path / "file" / "t"))
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        return itertools.cycle(dataset())
+
+
+def endless():
+    return DataLoader(Endless(), 16)
+
+
+ALONE = "ExactResume: with this loader it saves between two epochs alone, and "
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "why"),
+    [
+        (endless, {"max_steps": 7, "max_epochs": -1}, "the loader has no length, and perhaps no end"),
+        (loader, {"max_steps": 2, "max_epochs": -1}, "max_steps=2 are over within the first"),
+        (loader, {"max_epochs": 1}, "there is one epoch alone"),
+    ],
+)
+def test_a_training_in_which_nothing_would_be_saved_begins_with_a_warning(make, options, why, tmp_path):
+    exact = ExactResume(tmp_path / "t.ckpt", every=0)
+    with pytest.warns(match=f"^{ALONE}{why}: nothing may be saved at all; give .* limit_train_batches"):
+        fit(exact, data=make(), **options)
+    assert exact.where() == {}
+
+
+def test_the_way_out_of_that_warning_leads_out(tmp_path):
+    exact = ExactResume(tmp_path / "t.ckpt", every=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "ExactResume")
+        fit(exact, data=endless(), max_steps=7, max_epochs=-1, limit_train_batches=3)
+    assert exact.where()
+
+
+class Saved(ExactResume):
+    def save(self, trainer):
+        super().save(trainer)
+        self.at = [*getattr(self, "at", []), trainer.global_step]
+
+
+@pytest.mark.parametrize(("scheduled", "saved"), [(False, [3, 6]), (True, [1, 2, 3, 4, 5, 6, 7, 8])])
+def test_a_planned_sampler_that_was_handed_to_fit_begins_in_mid_epoch_with_a_noise_scheduler_alone(
+    scheduled, saved, tmp_path
+):
+    exact = Saved(tmp_path / "t.ckpt", every=0)
+    fit(*([NoiseScheduler(NoiseSchedule(0.1, 16))] if scheduled else []), exact, data=planned(16))
+    assert exact.at == saved
