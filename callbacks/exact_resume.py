@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -13,8 +14,12 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities import rank_zero_warn
 
 import datamodules.safe_globals  # noqa: F401  # schedules among a checkpoint's hyperparameters can be read
+from callbacks.handed import handed_loader, handed_sampler
+from callbacks.noise_schedule import NoiseScheduler
+from callbacks.written_file import check_file, make_folder_of
 from datamodules.resuming import put_right
 
 SHARE = 0.02  # of the training's time that checkpoints may take
@@ -63,10 +68,29 @@ class _Front(pl.Callback):
         self.resume.between_epochs(trainer)
 
 
-def _begins_anywhere(loader: Any) -> bool:
+def _begins_anywhere(trainer: pl.Trainer) -> bool:
     """Whether a resumed epoch gets the batches that it lacks; another loader would begin with the epoch's first."""
-    ours = any(hasattr(part, "start") for part in (loader, getattr(loader, "batch_sampler", None)))
-    return ours or hasattr(loader, "state_dict")
+    loader: Any = trainer.train_dataloader
+    if hasattr(loader, "state_dict"):
+        return True
+    if not any(hasattr(part, "start") for part in (loader, getattr(loader, "batch_sampler", None))):
+        return False
+    if isinstance(handed_loader(trainer), pl.LightningModule | pl.LightningDataModule):  # they make it anew
+        return True
+    leads = any(isinstance(one, NoiseScheduler) for one in trainer.callbacks)  # type: ignore[attr-defined]
+    return leads and handed_sampler(trainer) is not None
+
+
+def _never_saves(trainer: pl.Trainer) -> str:
+    """Why the training may have no moment between two epochs, as far as it is known before the first step."""
+    batches, steps = trainer.num_training_batches, trainer.max_steps
+    if math.isinf(batches):
+        return "the loader has no length, and perhaps no end"
+    if trainer.max_epochs == 1:
+        return "there is one epoch alone"
+    if 0 < steps * trainer.accumulate_grad_batches <= batches:
+        return f"max_steps={steps} are over within the first"
+    return ""
 
 
 class ExactResume(pl.Callback):
@@ -77,17 +101,20 @@ class ExactResume(pl.Callback):
         trainer.fit(module, data, **resume.where())
 
     With a loader that can begin in mid-epoch (this project's data modules; `PlannedBatchSampler` with
-    `start=resumed_at(trainer)`; one with `state_dict`) it saves within epochs too, with any other at their ends alone.
+    `start=resumed_at(trainer)`, or handed to `fit` beside a NoiseScheduler; one with `state_dict`) it saves within
+    epochs too, with any other between two of them alone; where there may be no such moment it warns at the start.
     A checkpoint is written after a batch that neither an epoch's end nor a validation follows, or between two epochs,
     after all other callbacks: from there Lightning resumes right also where epochs differ in length. The rest is up to
     what draws at random: data modules and networks of this project are functions of (seed, step), so nothing else has
     to be saved. On a GPU arithmetic repeats itself only under `Trainer(deterministic=True)`.
 
+    Under `fast_dev_run` nothing is written, as by Lightning's own: a trial leaves a real training's checkpoint alone.
+
     It is none of Lightning's checkpoint callbacks: `ckpt_path="best"` and `trainer.checkpoint_callback` mean a
     ModelCheckpoint, by default the Trainer's own. Wherever it stands in `callbacks`, it comes last.
 
     Args:
-        path: of the checkpoint.
+        path: of the checkpoint. Its folder is made when a fit begins.
         every: seconds between two of them; 0 saves at every step.
         share: longer, where they would take more than this share of the time.
         leave_on: a signal after which it saves at the next step and raises `Preempted` out of `fit`. With several
@@ -104,7 +131,7 @@ class ExactResume(pl.Callback):
             raise ValueError(f"every: {every!r} seconds is negative")
         if not 0 < share <= 1:
             raise ValueError(f"share: {share!r} is not in (0, 1]")
-        self.path, self.every, self.share, self.leave_on = Path(path), every, share, leave_on
+        self.path, self.every, self.share, self.leave_on = check_file(path), every, share, leave_on
         self._evaluates = False
         self._leave = False
         self.spent = 0.0
@@ -126,6 +153,8 @@ class ExactResume(pl.Callback):
         self._evaluates = stage != "fit"  # then a checkpoint's state is not this training's
         if self._evaluates:
             return
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            make_folder_of(self.path)
         self._leave = self._between = False
         self.spent = self._before = self._cost = 0.0
         _arrange(trainer, [self._front, *_others(trainer, self, self._front), self])
@@ -146,8 +175,13 @@ class ExactResume(pl.Callback):
             torch.distributed.all_reduce(step, torch.distributed.ReduceOp.MAX)
             if step[0] != -step[1]:
                 raise RuntimeError(f"ranks begin at steps {-int(step[1])} to {int(step[0])}: not all read {self.path}")
-        if _begins_anywhere(trainer.train_dataloader):  # which Lightning does not know
+        if _begins_anywhere(trainer):  # which Lightning does not know
             warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+        elif not trainer.fast_dev_run and (why := _never_saves(trainer)):  # type: ignore[attr-defined]
+            rank_zero_warn(
+                f"ExactResume: with this loader it saves between two epochs alone, and {why}: nothing may be saved at "
+                "all; give the loader a state_dict, or set limit_train_batches to shorter epochs"
+            )
         if self.leave_on is not None:  # in place of Lightning's handler, which would end the training without saving
             signal.signal(self.leave_on, self._asked)  # and which puts back what was there before
 
@@ -157,7 +191,7 @@ class ExactResume(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not _begins_anywhere(trainer.train_dataloader):
+        if not _begins_anywhere(trainer):
             return
         if not trainer.is_last_batch and not self._validates(trainer, batch_idx):
             self._save_if_due(trainer, agreed=self.every == 0 or trainer.global_step % AGREE == 0)
@@ -200,10 +234,13 @@ class ExactResume(pl.Callback):
         if leave or due:
             self.save(trainer)
         if leave:
-            raise Preempted(f"saved after step {trainer.global_step}")
+            saved = "nothing is saved under fast_dev_run, left" if trainer.fast_dev_run else "saved"  # type: ignore[attr-defined]
+            raise Preempted(f"{saved} after step {trainer.global_step}")
 
     def save(self, trainer: pl.Trainer) -> None:
         """Writes the checkpoint; every rank comes here. A reader sees the one before or this one, never a part."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         start = time.monotonic()
         usual, trainer.strategy.checkpoint_io = trainer.strategy.checkpoint_io, _Replacing()
         try:

@@ -42,7 +42,9 @@ class KeepWeights(pl.Callback):
     Both begin anew with every fit that does not resume.
 
     Raises:
-        ValueError: `best_of` or `loss_of` is logged nowhere, or not by the validation (then it is of other weights).
+        ValueError: `best_of` or `loss_of` is logged nowhere, or not by the validation (then it is of other weights); a
+            level or `best` is asked for and no validation will run: at the start, or, where only that shows it, at the
+            fit's end, with "end" kept.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class KeepWeights(pl.Callback):
         self._last: dict[str, float] = {}  # the latest validation's epoch and metrics
         self._step = -1  # at which that was
         self._known: list[str] = []  # metrics that a validation has logged
+        self._first = -1  # step of this fit; -1 as long as none is made
 
     @property
     def state_key(self) -> str:
@@ -85,6 +88,9 @@ class KeepWeights(pl.Callback):
             self._begin()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._first = trainer.global_step
+        if self._waits() and (why := _never_validates(trainer)):
+            raise self._refusal(why)
         if self.initial and "initial" not in self.weights:  # else a checkpoint has brought it
             self._keep("initial", _copied(pl_module), {"epoch": trainer.current_epoch})
 
@@ -99,7 +105,7 @@ class KeepWeights(pl.Callback):
         if batch_idx or dataloader_idx or not _counts(trainer):
             return
         self._bits = _bits(pl_module) if self.end else None
-        if self.best or any(name not in self.weights for name in self.levels):
+        if self._waits():
             self._evaluated = _copied(pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -122,6 +128,16 @@ class KeepWeights(pl.Callback):
         if self.end:
             same = self._step == trainer.global_step and self._bits == _bits(pl_module)
             self._keep("end", _copied(pl_module), (self._last if same else {}) | {"epoch": trainer.current_epoch})
+        if trainer.global_step > self._first >= 0 and self._step < 0 and self._waits():  # -1: nothing was trained
+            raise self._refusal("the fit ended before its first validation")
+
+    def _waits(self) -> bool:
+        """Whether a milestone that only a validation can reach is still to come."""
+        return self.best or any(name not in self.weights for name in self.levels)
+
+    def _refusal(self, why: str) -> ValueError:
+        asked = "best=True" if self.best else f"loss_levels={tuple(self.levels.values())}"
+        return ValueError(f"{asked}: {why}, and weights are judged by one; validate, or keep initial= and end= alone")
 
     def _weights(self, module: pl.LightningModule) -> dict[str, Tensor]:
         return _copied(module) if self._evaluated is None else dict(self._evaluated)  # None: there was no batch
@@ -164,6 +180,20 @@ class KeepWeights(pl.Callback):
 
 def _counts(trainer: pl.Trainer) -> bool:
     return not trainer.sanity_checking and trainer.state.fn == TrainerFn.FITTING
+
+
+def _never_validates(trainer: pl.Trainer) -> str:
+    """Why no validation will run, as far as it is known before the first step; else nothing."""
+    if trainer.limit_val_batches == 0:  # type: ignore[attr-defined]
+        return "no validation runs with limit_val_batches=0"
+    if not trainer.enable_validation:
+        return "no validation runs without a validation loader and a validation_step"
+    if trainer.val_dataloaders is not None and not sum(trainer.num_val_batches):  # None: made at the first validation
+        return "no validation runs over a loader without a batch"
+    every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
+    if every is not None and epochs is not None and 0 <= epochs < every:
+        return f"no validation runs with check_val_every_n_epoch={every} in max_epochs={epochs}"
+    return ""
 
 
 def _copied(module: pl.LightningModule) -> dict[str, Tensor]:

@@ -12,6 +12,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Timer
 
+from callbacks.written_file import check_file, make_folder_of
+
 
 class ProgressFile(pl.Callback):
     """Keeps `path` at {"fraction", "epoch", "step", "loss"} of the training, renewed at most every `interval` seconds.
@@ -19,15 +21,16 @@ class ProgressFile(pl.Callback):
     `fraction` is in [0, 1]: of `max_epochs`, right also where epochs differ in length; of `max_steps`; or of
     `max_time`: the furthest of those that are set, None if none is. In an epoch of unknown length `epoch` counts those
     that are over. `loss` is None where the training step gives none, or one that is not finite. The file is replaced,
-    never rewritten, so a reader sees a whole one.
+    never rewritten, so a reader sees a whole one. Its folder is made when a fit begins.
     """
 
     def __init__(self, path: str | Path, interval: float = 0.25) -> None:
-        self.path, self.interval = Path(path), interval
+        self.path, self.interval = check_file(path), interval
         self._due = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":
+            make_folder_of(self.path)
             self._due = 0.0
 
     def on_train_batch_end(

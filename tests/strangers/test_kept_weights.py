@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 
 import pytest
 import pytorch_lightning as pl
@@ -41,22 +42,21 @@ class Classifier(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.5)
 
 
-def loader():
-    return DataLoader(TensorDataset(INPUTS, TARGETS), batch_size=8)
+def loader(inputs=INPUTS):
+    return DataLoader(TensorDataset(inputs, TARGETS[: len(inputs)]), batch_size=8)
 
 
-def fit(module, *callbacks, ckpt_path=None, trainer=None, **options):
+def fit(module, *callbacks, ckpt_path=None, trainer=None, validation=..., **options):
     trainer = trainer or pl.Trainer(
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        num_sanity_val_steps=0,
         callbacks=list(callbacks),
-        **{"max_epochs": 4} | options,
+        **{"max_epochs": 4, "num_sanity_val_steps": 0} | options,
     )
-    trainer.fit(module, loader(), loader(), ckpt_path=ckpt_path)
+    trainer.fit(module, loader(), loader() if validation is ... else validation, ckpt_path=ckpt_path)
     return trainer
 
 
@@ -205,3 +205,46 @@ def test_it_changes_no_weight():
     fit(kept, KeepWeights(initial=True, best=True, best_of="val/loss", loss_levels=(0.1,), loss_of="val/loss"))
     for one, other in zip(plain.parameters(), kept.parameters()):
         assert torch.equal(one, other)
+
+
+class Unvalidated(Classifier):
+    validation_step = pl.LightningModule.validation_step
+
+
+@pytest.mark.parametrize("sanity", [0, 2])
+@pytest.mark.parametrize(
+    ("module", "validation", "options", "why"),
+    [
+        (Classifier, None, {}, "without a validation loader"),
+        (Unvalidated, loader, {}, "without a validation loader"),
+        (Classifier, list, {}, "over a loader without a batch"),
+        (Classifier, lambda: loader(INPUTS[:0]), {}, "over a loader without a batch"),
+        (Classifier, loader, {"limit_val_batches": 0}, "with limit_val_batches=0"),
+        (Classifier, loader, {"check_val_every_n_epoch": 5}, "with check_val_every_n_epoch=5 in max_epochs=4"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("asked", "said"), [({"best": True}, "best=True"), ({"loss_levels": (0.1,)}, "loss_levels=(0.1,)")]
+)
+@pytest.mark.filterwarnings("ignore:.*(val_dataloader|validation_step|otal length).*")
+def test_what_only_a_validation_reaches_is_refused_before_the_first_step_where_none_will_run(
+    asked, said, module, validation, options, why, sanity
+):
+    module, validation = module(), validation and validation()
+    start = copy.deepcopy(module.state_dict())
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}: no validation runs {re.escape(why)}.*alone$"):
+        fit(module, KeepWeights(**asked), validation=validation, num_sanity_val_steps=sanity, **options)
+    assert all(torch.equal(value, start[name]) for name, value in module.state_dict().items())
+    keep = KeepWeights(initial=True)  # which wants none
+    fit(module, keep, validation=validation, **options)
+    assert set(keep.weights) == {"initial", "end"}
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_steps": 2, "max_epochs": -1}, {"check_val_every_n_epoch": 3, "max_steps": 4}]
+)
+def test_a_fit_that_ended_before_its_first_validation_says_so_and_has_kept_its_end(options):
+    keep = KeepWeights(best=True, best_of="val/loss", mode="min")
+    with pytest.raises(ValueError, match=r"^best=True: the fit ended before its first validation"):
+        fit(Classifier(), keep, limit_train_batches=3, val_check_interval=1.0, **options)
+    assert set(keep.weights) == {"end"}
