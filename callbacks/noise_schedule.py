@@ -94,11 +94,8 @@ class NoiseScheduler(pl.Callback):
         trainer.callbacks = [self, *others]  # type: ignore[attr-defined]  # Lightning is going through the old list
         self._loaders.begin(trainer, as_schedule(self.schedule.batch_size))
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        if not self._evaluates:
-            self._loaders.resume(trainer, checkpoint)
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._loaders.resume(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
