@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from datamodules.resuming import put_right
+
 BUILD = "build it in train_dataloader with epoch=trainer.current_epoch, start=resumed_at(trainer)"
 
 
@@ -39,13 +41,21 @@ def handed_sampler(trainer: Any) -> Sampler | None:
     return holder if hasattr(holder, "set_epoch") else None
 
 
-def go_on(sampler: Sampler, checkpoint: dict[str, Any], *, by_steps: bool) -> None:
-    """Places the sampler where Lightning will go on from a checkpoint, before it is asked for a batch.
+def go_on(trainer: Any) -> None:
+    """Puts a resumed Trainer's counts right, and a sampler that was handed to `fit` to where it goes on."""
+    if not (trainer.fit_loop.is_resuming and trainer.fit_loop.epoch_loop.is_resuming):
+        return  # done before
+    loader, sampler = handed_loader(trainer), handed_sampler(trainer)
 
-    `by_steps`: under `max_steps`, where Lightning begins a resumed training within an epoch even if that had ended.
-    """
-    loops = checkpoint["loops"]["fit_loop"]
-    epoch, batch = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]["current"]
-    within = any(epoch[count] != epoch["processed"] for count in ("ready", "started"))
-    sampler.set_epoch(epoch["completed"])
-    sampler.start = batch["processed"] if within or by_steps else 0
+    def length() -> int:
+        if sampler is not None:
+            sampler.set_epoch(trainer.current_epoch)
+        return len(loader)
+
+    put_right(trainer, length if hasattr(type(loader), "__len__") else None)
+    if sampler is None:
+        return
+    sampler.set_epoch(trainer.current_epoch)
+    begins_itself = hasattr(loader, "load_state_dict")  # at the right batch
+    within = trainer.fit_loop.restarting and not begins_itself
+    sampler.start = trainer.fit_loop.epoch_loop.batch_progress.current.processed if within else 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -66,6 +68,7 @@ class NoiseScheduler(pl.Callback):
             raise ValueError(f"examples: {examples!r} is not a positive whole number")
         self.schedule, self.groups, self.examples, self.size = schedule, groups, examples, size
         self._evaluates = False  # then a checkpoint's state is not this training's
+        self._trains: Callable[[], pl.Trainer | None] | None = None  # the Trainer whose fit is under way
         self._loaders, self._hooks = ScheduledLoaders(), Steps(self._before_step, self._after_step)
         self._begin()
 
@@ -82,9 +85,14 @@ class NoiseScheduler(pl.Callback):
         self._made = 0.0, 0, 0.0  # lr, batch_size and progress of the last step
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self._trains is not None and self._trains() not in (None, trainer):
+            raise ValueError(
+                "callbacks: a NoiseScheduler is in use by another Trainer; give each Trainer one of its own"
+            )
         self._evaluates = stage != "fit"
         if self._evaluates:
             return
+        self._trains = weakref.ref(trainer)
         self._begin()
         others = [one for one in trainer.callbacks if one is not self]  # type: ignore[attr-defined]
         for other in others:
@@ -94,16 +102,14 @@ class NoiseScheduler(pl.Callback):
         trainer.callbacks = [self, *others]  # type: ignore[attr-defined]  # Lightning is going through the old list
         self._loaders.begin(trainer, as_schedule(self.schedule.batch_size))
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        if not self._evaluates:
-            self._loaders.resume(trainer, checkpoint)
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._loaders.resume(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
             raise ValueError("training_step: with dataloader_iter it draws batches itself; take (batch, batch_idx)")
-        self.steps = self.steps or trainer.global_step  # of a checkpoint that has not counted them
+        if trainer.fit_loop.restarting or trainer.fit_loop._loaded_from_state_dict:
+            self.steps = self.steps or trainer.global_step  # of a checkpoint that has not counted them
         self._logged = self.steps
         self._take_over(trainer)
         self._loaders.start(trainer)
@@ -124,6 +130,9 @@ class NoiseScheduler(pl.Callback):
         self._leave(trainer)
 
     def _leave(self, trainer: pl.Trainer) -> None:
+        if self._trains is not None and self._trains() not in (None, trainer):
+            return
+        self._trains = None
         self._evaluates = False
         self._hooks.leave()
         self._loaders.leave()
@@ -151,6 +160,7 @@ class NoiseScheduler(pl.Callback):
         if not self._checked:
             self._check(trainer, batches)
             self._checked = True
+        self._hooks.new_batch()
         here = batches.next(trainer, batch, batch_idx)
         window, ahead = self._window, 0
         self._automatic = pl_module.automatic_optimization

@@ -103,19 +103,39 @@ class Steps:
     def __init__(self, before: Callable[[Optimizer], None], after: Callable[[Optimizer], None]) -> None:
         self._before, self._after = before, after
         self._handles: list[Any] = []
+        self._open: dict[int, int] = {}  # of each optimiser, how many calls of `step` are under way
+
+    def new_batch(self) -> None:
+        """Forgets steps that an exception has broken off."""
+        self._open.clear()
+
+    def _begins(self, optimizer: Optimizer, args: Any, options: Any) -> None:
+        # torch calls the hooks around the `step` of a class and again around that of the class it derives from
+        calls = self._open.get(id(optimizer), 0)
+        if calls == 0:
+            self._before(optimizer)
+        self._open[id(optimizer)] = calls + 1
+
+    def _ends(self, optimizer: Optimizer, args: Any, options: Any) -> None:
+        calls = self._open[id(optimizer)] = max(0, self._open.get(id(optimizer), 0) - 1)
+        if calls == 0:
+            self._after(optimizer)
 
     def watch(self, optimizers: Iterable[Optimizer]) -> None:
         self.leave()
         for optimizer in optimizers:
             if not hasattr(optimizer, "register_step_pre_hook"):
                 raise ValueError(f"optimizer: {type(optimizer).__name__} is no torch.optim.Optimizer; derive from it")
-            self._handles.append(optimizer.register_step_pre_hook(lambda one, args, options: self._before(one)))
-            self._handles.append(optimizer.register_step_post_hook(lambda one, args, options: self._after(one)))
+            if not hasattr(optimizer, "_optimizer_step_pre_hooks"):  # what torch's __init__ makes
+                name = type(optimizer).__name__
+                raise ValueError(f"optimizer: {name} cannot tell of its steps; call super().__init__ in its own")
+            self._handles.append(optimizer.register_step_pre_hook(self._begins))
+            self._handles.append(optimizer.register_step_post_hook(self._ends))
 
     def leave(self) -> None:
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._handles, self._open = [], {}
 
 
 def moved(optimizer: Optimizer) -> bool:

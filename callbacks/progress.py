@@ -27,6 +27,7 @@ class ProgressFile(pl.Callback):
     def __init__(self, path: str | Path, interval: float = 0.25) -> None:
         self.path, self.interval = check_file(path), interval
         self._due = 0.0
+        self._last: Any = None  # what the latest training step gave
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -37,10 +38,22 @@ class ProgressFile(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.monotonic()
-        if now < self._due or not trainer.is_global_zero:
+        if not trainer.is_global_zero:
+            return
+        self._last = outputs
+        if now < self._due:
             return
         self._due = now + self.interval
-        epoch = trainer.current_epoch + min(1.0, (batch_idx + 1) / max(1, trainer.num_training_batches))
+        self._write(trainer, trainer.current_epoch + min(1.0, (batch_idx + 1) / max(1, trainer.num_training_batches)))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tells what only the end shows where an epoch's length is not known."""
+        if trainer.is_global_zero and math.isinf(trainer.num_training_batches):
+            self._write(trainer, float(trainer.fit_loop.epoch_progress.current.processed))
+        self._last = None
+
+    def _write(self, trainer: pl.Trainer, epoch: float) -> None:
+        outputs = self._last
         loss = float(outputs["loss"]) if isinstance(outputs, dict) and "loss" in outputs else math.nan
         row = {
             "fraction": _fraction(trainer, epoch),

@@ -19,6 +19,7 @@ class ScheduledLoaders:
 
     def __init__(self) -> None:
         self._lent: tuple[Any, Any] | None = None
+        self._source: Any = None
 
     def begin(self, trainer: pl.Trainer, batch_size: Schedule) -> None:
         """Prepares a fit.
@@ -42,13 +43,26 @@ class ScheduledLoaders:
         if self._lent is not None:
             self._lent[0].batch_size = self._lent[1]
             self._lent = None
+        if self._source is not None:
+            vars(self._source).pop("dataloader", None)
+            self._source = None
 
-    def resume(self, trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
-        sampler = handed_sampler(trainer)
-        if sampler is not None and "loops" in checkpoint:
-            go_on(sampler, checkpoint, by_steps=trainer.max_steps != -1)
-            if hasattr(handed_loader(trainer), "load_state_dict"):  # it finds the batch itself
-                sampler.start = 0
+    def resume(self, trainer: pl.Trainer) -> None:
+        """Has a resumed training go on at its checkpoint's moment, whoever makes the loader.
+
+        Lightning tells no callback between reading a checkpoint's counts and going by them: the first time that it
+        asks for the training's loader is the moment. Data modules of ours put the counts right themselves.
+        """
+        source = trainer.fit_loop._data_source
+        if self._lent is None:
+            # of this instance alone, until the fit is over
+            source.dataloader = lambda: self._asked(trainer, source)  # type: ignore[method-assign]
+            self._source = source
+
+    def _asked(self, trainer: pl.Trainer, source: Any) -> Any:
+        if trainer.fit_loop.is_resuming:
+            go_on(trainer)
+        return type(source).dataloader(source)
 
     def start(self, trainer: pl.Trainer) -> None:
         """Has planned loaders made anew every epoch; others, and what they draw from, stay as they are."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler
+from torch.utils.data import BatchSampler, IterableDataset
 
 from callbacks.handed import BUILD, holder_of_plan
 from callbacks.scheduled_loaders import accumulating, refuse_accumulation
@@ -145,6 +145,13 @@ class CountedBatches:
         self._end = 0.0 if examples is not None else float(trainer.max_epochs or 0)  # t at the training's, if known
         if examples is not None:
             return lambda index: count.seen / examples
+        if (
+            self._length is not None
+            and isinstance(getattr(loader, "dataset", None), IterableDataset)
+            and batches is not None
+        ):
+            total = len(loader.dataset) * trainer.world_size
+            return lambda index: epoch + count.consumed / total
         if self._length is not None and type(batches) is BatchSampler:
             total = len(batches.sampler) * trainer.world_size  # type: ignore[arg-type]
             return lambda index: epoch + count.consumed / total
