@@ -133,7 +133,7 @@ class Cell:
         )  # fmt: skip
 
     def _kernels(self) -> AbstractContextManager[Any]:
-        """Without oneDNN's LSTM, whose bfloat16 needs a processor with AVX-512: torch's own training fails on others."""
+        """Without oneDNN's LSTM, whose bfloat16 needs AVX-512: without that training itself fails, watched or not."""
         off = self.name == "lstm" and self.condition == "bf16-mixed"
         return torch.backends.mkldnn.flags(enabled=False) if off else nullcontext()
 
