@@ -12,8 +12,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed
-from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from datamodules.resuming import put_right
 
 SHARE = 0.02  # of the training's time that checkpoints may take
 AGREE = 16  # steps between the moments at which several ranks agree whether to save
@@ -39,13 +40,35 @@ class _Replacing(TorchCheckpointIO):
             draft.unlink(missing_ok=True)  # of a full disk it is the largest part
 
 
+def _others(trainer: Any, *these: pl.Callback) -> list[pl.Callback]:
+    return [callback for callback in trainer.callbacks if all(callback is not one for one in these)]
+
+
+def _arrange(trainer: Any, callbacks: list[pl.Callback]) -> None:
+    trainer.callbacks = callbacks  # a new list: Lightning is going through the old one at this moment
+
+
+class _Front(pl.Callback):
+    """Stands before all other callbacks, for ExactResume stands behind them.
+
+    An epoch is over when every hook at its end has run, those of Lightning's checkpoint callbacks too, which come after
+    the module's; the next thing that is told is the next epoch's start.
+    """
+
+    def __init__(self, resume: ExactResume) -> None:
+        self.resume = resume
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.resume.between_epochs(trainer)
+
+
 def _begins_anywhere(loader: Any) -> bool:
     """Whether a resumed epoch gets the batches that it lacks; another loader would begin with the epoch's first."""
     ours = any(hasattr(part, "start") for part in (loader, getattr(loader, "batch_sampler", None)))
     return ours or hasattr(loader, "state_dict")
 
 
-class ExactResume(Checkpoint):
+class ExactResume(pl.Callback):
     """Keeps one checkpoint of the training at `path`, replaced as a whole now and then.
 
         resume = ExactResume("run/training.ckpt")
@@ -54,10 +77,13 @@ class ExactResume(Checkpoint):
 
     With a loader that can begin in mid-epoch (this project's data modules; `PlannedBatchSampler` with
     `start=resumed_at(trainer)`; one with `state_dict`) it saves within epochs too, with any other at their ends alone.
-    A checkpoint is written after a batch that is not an epoch's last, or at an epoch's end after all other callbacks:
-    from there Lightning resumes right also where epochs differ in length. The rest is up to what draws at random: data
-    modules and networks of this project are functions of (seed, step), so nothing else has to be saved.
-    On a GPU arithmetic repeats itself only under `Trainer(deterministic=True)`.
+    A checkpoint is written after a batch that neither an epoch's end nor a validation follows, or between two epochs,
+    after all other callbacks: from there Lightning resumes right also where epochs differ in length. The rest is up to
+    what draws at random: data modules and networks of this project are functions of (seed, step), so nothing else has
+    to be saved. On a GPU arithmetic repeats itself only under `Trainer(deterministic=True)`.
+
+    It is none of Lightning's checkpoint callbacks: `ckpt_path="best"` and `trainer.checkpoint_callback` mean a
+    ModelCheckpoint, by default the Trainer's own. Wherever it stands in `callbacks`, it comes last.
 
     Args:
         path: of the checkpoint.
@@ -82,6 +108,9 @@ class ExactResume(Checkpoint):
         self.spent = 0.0
         self._before = self._cost = 0.0  # seconds of earlier parts; of the last checkpoint
         self._started = self._saved = time.monotonic()
+        self._first = -1  # batch before those of this part
+        self._between = False  # two epochs: where a checkpoint is being written, or was
+        self._front = _Front(self)
 
     def where(self) -> dict[str, Any]:
         """What `trainer.fit` needs to go on from the checkpoint; nothing if there is none."""
@@ -91,10 +120,24 @@ class ExactResume(Checkpoint):
     def seconds(self) -> float:
         return self._before + time.monotonic() - self._started
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        self._leave = self._between = False
+        self.spent = self._before = self._cost = 0.0
+        _arrange(trainer, [self._front, *_others(trainer, self, self._front), self])
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        _arrange(trainer, _others(trainer, self._front))
+
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = self._saved = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._first = trainer.fit_loop.total_batch_idx
+        if self._between:  # which Lightning takes for the middle of an epoch if there is a `max_steps`
+            put_right(trainer)
+            self._between = False
         if trainer.world_size > 1:  # a file system may show the checkpoint to one node and not yet to another
             step = torch.tensor([trainer.global_step, -trainer.global_step], device=trainer.strategy.root_device)
             torch.distributed.all_reduce(step, torch.distributed.ReduceOp.MAX)
@@ -113,12 +156,31 @@ class ExactResume(Checkpoint):
     ) -> None:
         if not _begins_anywhere(trainer.train_dataloader):
             return
-        if batch_idx + 1 < trainer.num_training_batches:  # after the last one Lightning would resume wrongly
+        if not trainer.is_last_batch and not self._validates(trainer, batch_idx):
             self._save_if_due(trainer, agreed=self.every == 0 or trainer.global_step % AGREE == 0)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.current_epoch + 1 != trainer.max_epochs:  # what is over cannot be resumed
+    def _validates(self, trainer: pl.Trainer, batch_idx: int) -> bool:
+        """Whether a validation may follow a batch; Lightning resumes behind it, as if it had been made."""
+        if not trainer.enable_validation or trainer.val_check_batch is None:  # None: by the clock
+            return False
+        made = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
+        return bool((made + 1) % trainer.val_check_batch == 0)
+
+    def between_epochs(self, trainer: pl.Trainer) -> None:
+        """Saves, if it is time to, before anything of a new epoch has happened."""
+        if trainer.fit_loop.total_batch_idx == self._first:  # it is where this part has begun
+            return
+        progress = trainer.fit_loop.epoch_progress
+        counts = (progress.total, progress.current)
+        for count in counts:  # Lightning counts the new epoch already: that of the checkpoint is the one that is over
+            count.ready -= 1
+        self._between = True
+        try:
             self._save_if_due(trainer, agreed=True)
+        finally:
+            self._between = False
+            for count in counts:
+                count.ready += 1
 
     def _save_if_due(self, trainer: pl.Trainer, *, agreed: bool) -> None:
         if trainer.should_stop:  # Lightning forgets it: the resumed training would go on
@@ -150,7 +212,8 @@ class ExactResume(Checkpoint):
         self.spent += self._cost
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "spent": self.spent}
+        return {"seconds": self.seconds, "spent": self.spent, "between": self._between}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._before, self.spent = state_dict["seconds"], state_dict["spent"]
+        self._between = state_dict.get("between", False)

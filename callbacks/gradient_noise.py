@@ -120,10 +120,13 @@ class GradientNoiseMonitor(Monitor):
         return 1
 
     def tried(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
-        with measuring(module, training=True):
-            self._gradients(module, [batch])(0, 1)
+        own = plain(module)
+        with measuring(own, training=True):
+            rows = self._gradients(own, [batch])
+            if rows.estimator != "per_example":  # else one has been taken to see whether that can be done
+                rows(0, 1)
         if self.alignment:
-            operator = HessianOperator.of(module, self.objective(plain(module)), [batch], params=self.params)
+            operator = HessianOperator.tried(own, self.objective(own), batch, params=self.params)
             operator.matvec(operator.weights())
 
     def measured(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, float]:

@@ -25,8 +25,8 @@ from callbacks.functional.lanczos import seeded
 from callbacks.functional.memory import fitting_vectors, needed
 from callbacks.functional.objective import BatchLoss, Loss, Reduction, Weights
 from callbacks.functional.restarts import fewest_vectors
-from callbacks.functional.state import plain
-from callbacks.measurement import Batches, OnError, SubsetMonitor, halves, rates
+from callbacks.functional.state import measuring, plain
+from callbacks.measurement import Batches, OnError, SubsetMonitor, rates
 
 Measure = Literal[
     "top_eigenvalue",
@@ -154,26 +154,35 @@ class HessianMonitor(SubsetMonitor):
         return found | {self._name("products"): float(operator.products)}
 
     def tried(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
-        operator = self._operator(module, halves(batch))
-        if self.k > operator.num_params:
-            raise ValueError(f"k: {self.k} eigenvalues of a matrix with {operator.num_params} rows")
-        self._fits(operator)
-        if any(measure not in WITHOUT_PRODUCTS for measure in self.measures):
-            generator = seeded(self.seed)
-            u, v = (torch.randn(operator.num_params, generator=generator).to(operator.weights()) for _ in range(2))
-            hu, hv = operator.matmat(torch.stack([u, v], 1)).T
-            apart, size = float(v @ hu - u @ hv), float(hu.norm() * v.norm() + hv.norm() * u.norm())
-            if abs(apart) > math.sqrt(torch.finfo(operator.dtype).eps) * size:
-                raise ValueError(
-                    f"module: its second derivatives are not symmetric (u·Hv - v·Hu = {apart:.2g} of {size:.2g}): "
-                    "a layer of it, or torch, has a wrong one; measures=('finite_difference',) does without"
-                )
-        if "finite_difference" in self.measures:
-            operator.gradient()
+        objective = self.objective(plain(module))
+        with measuring(plain(module)):
+            operator = self._kind.tried(module, objective, batch, params=self.params, dtype=self.dtype)
+            if self.k > operator.num_params:
+                raise ValueError(f"k: {self.k} eigenvalues of a matrix with {operator.num_params} rows")
+            self._fits(operator)
+            if any(measure not in WITHOUT_PRODUCTS for measure in self.measures):
+                self._symmetric(operator)
+            if "finite_difference" in self.measures:
+                operator.gradient()
+
+    def _symmetric(self, operator: HessianOperator) -> None:
+        """Raises ValueError where products are not those of a symmetric matrix."""
+        signs = torch.randint(0, 2, (2, operator.num_params), generator=seeded(self.seed), dtype=torch.int8)
+        u, v = 2 * signs.to(operator.device, operator.dtype) - 1
+        hu, hv = operator.matmat(torch.stack([u, v], 1)).T
+        apart, size = float(v @ hu - u @ hv), float(hu.norm() * v.norm() + hv.norm() * u.norm())
+        if abs(apart) > math.sqrt(torch.finfo(operator.dtype).eps) * size:
+            raise ValueError(
+                f"module: its second derivatives are not symmetric (u·Hv - v·Hu = {apart:.2g} of {size:.2g}): "
+                "a layer of it, or torch, has a wrong one; measures=('finite_difference',) does without"
+            )
+
+    @property
+    def _kind(self) -> type[HessianOperator]:
+        return HessianOperator if self.curvature == "hessian" else GGNOperator
 
     def _operator(self, module: nn.Module, batches: Iterable[Any]) -> HessianOperator:
-        kind = HessianOperator if self.curvature == "hessian" else GGNOperator
-        return kind.of(module, self.objective(plain(module)), batches, params=self.params, dtype=self.dtype)
+        return self._kind.of(module, self.objective(plain(module)), batches, params=self.params, dtype=self.dtype)
 
     def _fits(self, operator: HessianOperator) -> None:
         """Refuses what `max_memory` cannot hold."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class KeepWeights(pl.Callback):
@@ -17,17 +21,28 @@ class KeepWeights(pl.Callback):
         pl.Trainer(callbacks=[keep]).fit(module, data)
         HessianMonitor().measure(module_with(keep.weights["loss 0.1"]), batches)
 
+    What is kept is what was evaluated: where another callback evaluates an average of the weights (Lightning's
+    `EMAWeightAveraging`), that average, in either order of the two. As long as `best` or a level may still come, every
+    validation copies the weights once.
+
     Args:
-        initial, end: at the start and at the end of the fit.
-        best: at the validation with the highest `best_of`, the first of equal ones.
+        initial: at the start of the fit.
+        end: what the module holds once the fit is over, which may be an average of the weights (EMA, SWA).
+        best: at the validation with the highest `best_of`, the first of equal ones; with `mode="min"` the lowest. That
+            the best loss is the lowest is not guessed: `best_of="val/loss"` wants `mode="min"`.
         loss_levels: "loss x" is the first validation at which `loss_of` is at most x (by default the loss on a training
             subset, which this project's data modules evaluate with `watch=`). Where runs differ in how far
             they have trained, this is where their curvature can be compared.
+        name: tells several in one Trainer apart; each of them wants one of its own.
 
     Attributes:
         weights: milestone -> state dictionary; milestones that were not reached are missing.
-        reached: milestone -> epoch (a count) and what the validation there has logged; what was logged before it is of
-            other weights.
+        reached: milestone -> epoch (a count) and what the validation of these weights has logged, if there was one.
+
+    Both begin anew with every fit that does not resume.
+
+    Raises:
+        ValueError: `best_of` or `loss_of` is logged nowhere, or not by the validation (then it is of other weights).
     """
 
     def __init__(
@@ -39,53 +54,124 @@ class KeepWeights(pl.Callback):
         loss_levels: Iterable[float] = (),
         best_of: str = "val/accuracy",
         loss_of: str = "train_subset/loss",
+        mode: Literal["max", "min"] = "max",
+        name: str | None = None,
     ) -> None:
+        if mode not in ("max", "min"):
+            raise ValueError(f"mode: {mode!r} is neither 'max' nor 'min'")
         self.initial, self.best, self.end, self.best_of, self.loss_of = initial, best, end, best_of, loss_of
+        self.mode, self.name = mode, name
         self.levels = {f"loss {level:g}": level for level in loss_levels}
+        self._begin()
+
+    def _begin(self) -> None:
         self.weights: dict[str, dict[str, Tensor]] = {}
         self.reached: dict[str, dict[str, float]] = {}
         self._before: dict[str, Tensor] = {}
+        self._evaluated: dict[str, Tensor] | None = None  # while a validation runs
+        self._bits: list[int] | None = None  # of the weights that were evaluated last
         self._last: dict[str, float] = {}  # the latest validation's epoch and metrics
         self._step = -1  # at which that was
+        self._known: list[str] = []  # metrics that a validation has logged
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    @property
+    def state_key(self) -> str:
+        return type(self).__qualname__ if self.name is None else self._generate_state_key(name=self.name)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._begin()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.initial and "initial" not in self.weights:  # else a checkpoint has brought it
-            self._keep("initial", pl_module, {"epoch": 0})
+            self._keep("initial", _copied(pl_module), {"epoch": trainer.current_epoch})
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._before = dict(trainer.callback_metrics)
+        self._before, self._evaluated = dict(trainer.callback_metrics), None
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        # Averages are put in at the start of a validation's epoch and taken out at its end, by callbacks before or
+        # behind this one; from the first batch to the last all agree.
+        if batch_idx or dataloader_idx or not _counts(trainer):
+            return
+        self._bits = _bits(pl_module) if self.end else None
+        if self.best or any(name not in self.weights for name in self.levels):
+            self._evaluated = _copied(pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+        if not _counts(trainer):
             return
         logged = {k: float(v) for k, v in trainer.callback_metrics.items() if v is not self._before.get(k)}
         self._last, self._step = {"epoch": trainer.current_epoch + 1} | logged, trainer.global_step
+        self._known += [name for name in logged if name not in self._known]
         for name, level in self.levels.items():
-            if name not in self.weights and self._metric(trainer, self.loss_of) <= level:
-                self._keep(name, pl_module, self._last | {self.loss_of: self._metric(trainer, self.loss_of)})
-        if self.best:
-            value = self._metric(trainer, self.best_of)
-            if "best" not in self.reached or value > self.reached["best"][self.best_of]:
-                self._keep("best", pl_module, self._last | {self.best_of: value})
+            if name not in self.weights and self._metric(trainer, self.loss_of, logged) <= level:
+                self._keep(name, self._weights(pl_module), self._last)
+        if self.best and self._better(self._metric(trainer, self.best_of, logged)):
+            self._keep("best", self._weights(pl_module), self._last)
+        self._evaluated = None
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Behind every `on_train_end`, in which averages are put into the module.
+        if self.initial and "initial" not in self.weights:  # nothing was trained
+            self._keep("initial", _copied(pl_module), {"epoch": trainer.current_epoch})
         if self.end:
-            epoch = {"epoch": trainer.current_epoch}
-            self._keep("end", pl_module, (self._last if self._step == trainer.global_step else {}) | epoch)
+            same = self._step == trainer.global_step and self._bits == _bits(pl_module)
+            self._keep("end", _copied(pl_module), (self._last if same else {}) | {"epoch": trainer.current_epoch})
 
-    def _metric(self, trainer: pl.Trainer, name: str) -> float:
-        if name not in trainer.callback_metrics:
-            there = ", ".join(trainer.callback_metrics)
-            raise ValueError(f"metric: {name!r} is not logged; best_of=, loss_of= take one of {there}")
-        return float(trainer.callback_metrics[name])
+    def _weights(self, module: pl.LightningModule) -> dict[str, Tensor]:
+        return _copied(module) if self._evaluated is None else dict(self._evaluated)  # None: there was no batch
 
-    def _keep(self, name: str, module: pl.LightningModule, metrics: dict[str, float]) -> None:
-        self.weights[name] = {k: v.detach().to("cpu", copy=True) for k, v in module.state_dict().items()}
-        self.reached[name] = dict(metrics)
+    def _better(self, value: float) -> bool:
+        if math.isnan(value):
+            return False
+        if "best" not in self.reached:
+            return True
+        best = self.reached["best"][self.best_of]
+        return value > best if self.mode == "max" else value < best
+
+    def _metric(self, trainer: pl.Trainer, name: str, logged: dict[str, float]) -> float:
+        """What this validation has logged; NaN where it is one that only some validations log."""
+        if name not in logged and name not in self._known:
+            why = "logged before the validation, of other weights" if name in trainer.callback_metrics else "not logged"
+            raise ValueError(f"metric: {name!r} is {why}; best_of=, loss_of= take one of {', '.join(logged)}")
+        return logged.get(name, math.nan)
+
+    def _keep(self, milestone: str, weights: dict[str, Tensor], metrics: dict[str, float]) -> None:
+        self.weights[milestone], self.reached[milestone] = weights, dict(metrics)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"weights": self.weights, "reached": self.reached, "last": self._last, "step": self._step}
+        return {
+            "weights": self.weights,
+            "reached": self.reached,
+            "last": self._last,
+            "step": self._step,
+            "bits": self._bits,
+            "known": self._known,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.weights, self.reached = state_dict["weights"], state_dict["reached"]
         self._last, self._step = state_dict["last"], state_dict["step"]
+        self._bits, self._known = state_dict.get("bits"), state_dict.get("known", [])
+
+
+def _counts(trainer: pl.Trainer) -> bool:
+    return not trainer.sanity_checking and trainer.state.fn == TrainerFn.FITTING
+
+
+def _copied(module: pl.LightningModule) -> dict[str, Tensor]:
+    return {name: value.detach().to("cpu", copy=True) for name, value in module.state_dict().items()}
+
+
+def _bits(module: pl.LightningModule) -> list[int]:
+    """Sums of the bits of what a state dictionary holds of weights and buffers: weights that differ, differ in them."""
+    held, sums = module.state_dict(), []
+    for name, value in (*module.named_parameters(), *module.named_buffers()):
+        if name in held and value.layout is torch.strided:
+            flat = value.detach().reshape(-1)
+            flat = torch.view_as_real(flat) if flat.is_complex() else flat
+            sums.append(flat.contiguous().view(_BITS[flat.element_size()]).sum(dtype=torch.int64))
+    return torch.stack([one.to(sums[0].device) for one in sums]).tolist() if sums else []

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Timer
 
 
 class ProgressFile(pl.Callback):
     """Keeps `path` at {"fraction", "epoch", "step", "loss"} of the training, renewed at most every `interval` seconds.
 
-    `fraction` is the epoch progress over `max_epochs`, in [0, 1], right also where epochs differ in length. The
-    file is replaced, never rewritten, so a reader sees a whole one.
+    `fraction` is in [0, 1]: of `max_epochs`, right also where epochs differ in length; of `max_steps`; or of
+    `max_time`: the furthest of those that are set, None if none is. In an epoch of unknown length `epoch` counts those
+    that are over. `loss` is None where the training step gives none, or one that is not finite. The file is replaced,
+    never rewritten, so a reader sees a whole one.
     """
 
     def __init__(self, path: str | Path, interval: float = 0.25) -> None:
         self.path, self.interval = Path(path), interval
         self._due = 0.0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._due = 0.0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -29,14 +37,27 @@ class ProgressFile(pl.Callback):
         if now < self._due or not trainer.is_global_zero:
             return
         self._due = now + self.interval
-        epoch = trainer.current_epoch + (batch_idx + 1) / max(1, int(trainer.num_training_batches))
-        loss = float(outputs["loss"]) if isinstance(outputs, dict) and "loss" in outputs else None
+        epoch = trainer.current_epoch + min(1.0, (batch_idx + 1) / max(1, trainer.num_training_batches))
+        loss = float(outputs["loss"]) if isinstance(outputs, dict) and "loss" in outputs else math.nan
         row = {
-            "fraction": epoch / max(1, trainer.max_epochs or 1),
+            "fraction": _fraction(trainer, epoch),
             "epoch": epoch,
             "step": trainer.global_step,
-            "loss": loss if loss is not None and loss == loss and abs(loss) != float("inf") else None,
+            "loss": loss if math.isfinite(loss) else None,
         }
         draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         draft.write_text(json.dumps(row))
         draft.replace(self.path)
+
+
+def _fraction(trainer: pl.Trainer, epoch: float) -> float | None:
+    shares = []
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:  # -1: without end
+        shares.append(epoch / trainer.max_epochs)
+    if trainer.max_steps > 0:
+        shares.append(trainer.global_step / trainer.max_steps)
+    for timer in (one for one in trainer.callbacks if isinstance(one, Timer)):  # type: ignore[attr-defined]
+        left, spent = timer.time_remaining(), timer.time_elapsed()
+        if left is not None and spent + left > 0:
+            shares.append(spent / (spent + left))
+    return min(1.0, max(shares)) if shares else None

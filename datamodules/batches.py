@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -12,8 +12,12 @@ import torch.distributed
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from datamodules.following import Ear, EpochNames
 from datamodules.plan import EpochPlan, Sampling, check_batch_size, contiguous_shard, plan_epoch
+from datamodules.resuming import put_right
 from datamodules.schedules import Schedule
+
+BUILD = "build it in train_dataloader with epoch=trainer.current_epoch, start=resumed_at(trainer)"
 
 
 class Transform(Protocol):
@@ -26,7 +30,9 @@ class PlannedLoader:
     """Follows a plan over tensors that are in memory, on any device, without workers or collation.
 
     Yields (inputs, targets) of this rank's part of each batch. `len` is the number of batches of this epoch, also
-    when the first pass begins at batch `start` because a training was resumed there.
+    when the first pass begins at batch `start` because a training was resumed there; `began` is where the latest
+    pass did. Under Lightning a loader is of one epoch: in another one it raises ValueError at its first batch, unless
+    it `repeats`.
     """
 
     def __init__(
@@ -39,17 +45,31 @@ class PlannedLoader:
         world_size: int = 1,
         transform: Transform | None = None,
         start: int = 0,
+        repeats: bool = False,
     ) -> None:
         self.inputs, self.targets, self.plan, self.transform = inputs, targets, plan, transform
-        self.rank, self.world_size, self.start = rank, world_size, start
+        self.rank, self.world_size, self.start, self.repeats = rank, world_size, start, repeats
+        self.began = start
+        self._names = EpochNames(plan.epoch, placed=plan.epoch > 0 or start > 0)
+        self._asked = plan.epoch
+
+    @property
+    def batch_sampler(self) -> Ear:
+        """Where Lightning tells the epoch."""
+        return Ear(self._hear)
+
+    def _hear(self, name: int) -> None:
+        self._asked, _ = self._names.translate(name)
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.from_numpy(self.plan.indices).to(self.inputs.device)
-        first, self.start = self.start, 0
-        for batch in range(first, len(self.plan)):
+        self.began, self.start = self.start, 0
+        for batch in range(self.began, len(self.plan)):
+            if self._asked != self.plan.epoch and not self.repeats:
+                raise ValueError(f"epoch: a PlannedLoader of epoch {self.plan.epoch} in epoch {self._asked}; {BUILD}")
             where = self.plan.shard(batch, self.rank, self.world_size)
             chosen = order[where]
             inputs = self.inputs.index_select(0, chosen)  # half the time of self.inputs[chosen] on CPU
@@ -67,6 +87,13 @@ class PlannedBatchSampler(Sampler[list[int]]):
     `reload_dataloaders_every_n_epochs=1` (NoiseScheduler does) and, on several devices,
     `use_distributed_sampler=False`. `rank` and `world_size` default to torch.distributed's. A training that is resumed
     in mid-epoch goes on at the right batch with `start=resumed_at(self.trainer)`.
+
+    In a DataLoader that is handed to `trainer.fit` it goes from epoch to epoch by itself. Where epochs differ in
+    length, and where such a training is resumed, that takes a NoiseScheduler; without one it raises ValueError.
+
+    Attributes:
+        plan: of the epoch that it is at. `set_epoch` goes to another one.
+        began: the batch at which the latest pass began: `start` in the first, else 0.
     """
 
     def __init__(
@@ -83,61 +110,128 @@ class PlannedBatchSampler(Sampler[list[int]]):
         world_size: int | None = None,
         start: int = 0,
     ) -> None:
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self.rank = rank if rank is not None else torch.distributed.get_rank() if distributed else 0
-        self.world_size = world_size or (torch.distributed.get_world_size() if distributed else 1)
-        self._plan: Callable[[int], EpochPlan] = lambda epoch: plan_epoch(
-            examples,
-            check_batch_size(batch_size, examples, self.world_size, max_batch_size),
-            epoch,
-            seed=seed,
-            sampling=sampling,
-            world_size=self.world_size,
-            max_batch_size=max_batch_size,
-            drop_last=drop_last,
-        )
-        self.plan = self._plan(epoch)
-        self.start = start
+        # none of them by the names of torch's BatchSampler, which Lightning takes for an invitation to make it anew
+        self._examples, self._batch_size, self._seed, self._sampling = examples, batch_size, seed, sampling
+        self._max_batch_size, self._drop_last = max_batch_size, drop_last
+        self._rank, self._world_size = rank, world_size
+        self.start = self.began = start
+        self._epoch = start.epoch if isinstance(start, Start) else epoch
+        self._names = EpochNames(self._epoch, placed=self._epoch > 0 or start > 0)
         self._seen = -1  # the epoch that was gone through last
+        self._drawn = -1  # the epoch that the latest pass has given batches of; -1 for none yet
+        self._told: int | None = None  # the length that was asked for last
+        self._wrong = ""  # why the next pass cannot be right
+        self._plan: EpochPlan | None = self._planned()  # now, so that what cannot be followed is refused here
+
+    @property
+    def rank(self) -> int:
+        """This process's place; known once torch.distributed is there, which may be after the sampler was made."""
+        there = torch.distributed.is_available() and torch.distributed.is_initialized()
+        return self._rank if self._rank is not None else torch.distributed.get_rank() if there else 0
+
+    @property
+    def world_size(self) -> int:
+        there = torch.distributed.is_available() and torch.distributed.is_initialized()
+        return self._world_size or (torch.distributed.get_world_size() if there else 1)
+
+    @property
+    def plan(self) -> EpochPlan:
+        if self._plan is None or self._plan.smallest != self.world_size:
+            self._plan = self._planned()
+        return self._plan
+
+    def _planned(self) -> EpochPlan:
+        return plan_epoch(
+            self._examples,
+            check_batch_size(self._batch_size, self._examples, self.world_size, self._max_batch_size),
+            self._epoch,
+            seed=self._seed,
+            sampling=self._sampling,
+            world_size=self.world_size,
+            max_batch_size=self._max_batch_size,
+            drop_last=self._drop_last,
+        )
 
     def set_epoch(self, epoch: int) -> None:
-        if epoch != self.plan.epoch:
-            self.plan = self._plan(epoch)
+        """Plans an epoch. Lightning's next call of its own is then taken for this one."""
+        self._names, self._wrong = EpochNames(epoch, placed=True), ""
+        self._go_to(epoch)
+
+    def _go_to(self, epoch: int) -> None:
+        self._epoch, self._plan, self._told = epoch, None, None
+
+    @property
+    def sampler(self) -> Ear:
+        """Where Lightning tells the epoch."""
+        return Ear(self._hear)
+
+    def _hear(self, name: int) -> None:
+        before, told = self._epoch, self._told
+        epoch, successive = self._names.translate(name)
+        if epoch == before:
+            return
+        self._go_to(epoch)
+        if told is not None and told != len(self.plan):  # raised at the first batch: there may be none
+            self._wrong = f"epoch: {epoch} has {len(self.plan)} batches, Lightning counts on the {told} of {before}"
+        if not successive and self._drawn not in (-1, epoch):
+            raise ValueError(f"epoch: workers have read ahead in epoch {self._drawn}, not {epoch}; {BUILD}")
 
     def __len__(self) -> int:
-        return len(self.plan)
+        self._told = len(self.plan)
+        return self._told
 
     def __iter__(self) -> Iterator[list[int]]:
-        if self._seen == self.plan.epoch:
+        self._drawn = -1
+        return self._batches()
+
+    def _batches(self) -> Iterator[list[int]]:
+        plan, self.began, self.start = self.plan, self.start, 0
+        if self._seen == plan.epoch:
             warnings.warn(
-                f"PlannedBatchSampler: epoch {self.plan.epoch} for the second time, in the same order; build it anew "
+                f"PlannedBatchSampler: epoch {plan.epoch} for the second time, in the same order; build it anew "
                 "every epoch (under Lightning: reload_dataloaders_every_n_epochs=1, or NoiseScheduler), or set_epoch",
                 stacklevel=2,
             )
-        first, self.start = self.start, 0
-        for batch in range(first, len(self.plan)):
-            yield self.plan.indices[self.plan.shard(batch, self.rank, self.world_size)].tolist()
-        self._seen = self.plan.epoch  # at the end: Lightning starts a loader with workers twice and drops the first
+        for batch in range(self.began, len(plan)):
+            if self._wrong:
+                raise ValueError(f"{self._wrong}; add a NoiseScheduler, or {BUILD}")
+            if self._epoch != plan.epoch:
+                raise ValueError(f"epoch: set to {self._epoch} in the middle of a pass through epoch {plan.epoch}")
+            self._drawn = plan.epoch
+            yield plan.indices[plan.shard(batch, self.rank, self.world_size)].tolist()
+        self._seen = plan.epoch  # at the end: Lightning starts a loader with workers twice and drops the first
+
+
+class Start(int):
+    """A batch of an epoch that knows which epoch, should `trainer.current_epoch` have been asked for too early."""
+
+    epoch: int
 
 
 def resumed_at(trainer: Any) -> int:
     """The batch at which a Trainer that was given a mid-epoch checkpoint goes on; 0 for any other epoch.
 
-    For a `train_dataloader` hook: Lightning counts on from there, but starts the loader anew. Checkpoints written
-    after an epoch's last batch are the exception that Lightning itself gets wrong where epochs differ in length: save
-    at the epoch's end instead (`ModelCheckpoint(save_on_train_epoch_end=True)`).
+    For a `train_dataloader` hook: Lightning counts on from there, but starts the loader anew, and takes some
+    checkpoints for others (see `put_right`).
     """
+    put_right(trainer)
     progress = trainer.fit_loop.epoch_loop.batch_progress.current
-    return int(progress.processed) if trainer.fit_loop.restarting else 0  # `completed` lags in on_train_batch_end
+    start = Start(progress.processed if trainer.fit_loop.restarting else 0)  # `completed` lags in on_train_batch_end
+    start.epoch = trainer.current_epoch
+    return start
+
+
+def holder_of_plan(loader: object) -> Any:
+    """What holds the plan that a loader follows: a loader of ours, or a DataLoader's sampler; None without a plan."""
+    for holder in (loader, getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None)):
+        if isinstance(getattr(holder, "plan", None), EpochPlan):
+            return holder
+    return None
 
 
 def plan_of(loader: object) -> EpochPlan | None:
     """The plan that a loader follows (ours, or a DataLoader with a PlannedBatchSampler), else None."""
-    for holder in (loader, getattr(loader, "batch_sampler", None)):
-        plan = getattr(holder, "plan", None)
-        if isinstance(plan, EpochPlan):
-            return plan
-    return None
+    return getattr(holder_of_plan(loader), "plan", None)
 
 
 class EvaluationLoader:

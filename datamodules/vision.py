@@ -13,8 +13,9 @@ from torch import Tensor
 from datamodules.augment import CropAndFlip
 from datamodules.batches import EvaluationLoader, PlannedLoader, resumed_at
 from datamodules.label_noise import LabelNoise
-from datamodules.plan import Sampling, check_batch_size, plan_epoch
+from datamodules.plan import EpochPlan, Sampling, check_batch_size, plan_epoch
 from datamodules.prepared import Prepared, prepare
+from datamodules.resuming import put_right
 from datamodules.schedules import Schedule, as_schedule
 from datamodules.subsets import split, stratified_subset
 
@@ -52,7 +53,7 @@ class ImageDataModule(pl.LightningDataModule):
         dtype: of the images, float32 or float64.
 
     The plan of every epoch is made anew, so the epoch's length follows the schedule: in `setup` the Trainer is
-    told to reload its loaders every epoch.
+    told to reload its loaders every epoch. Under `overfit_batches` all epochs have the first one's batches.
     """
 
     augment_default: ClassVar[bool] = False
@@ -161,26 +162,41 @@ class ImageDataModule(pl.LightningDataModule):
             self.splits[part] = images, labels = images.to(device), labels.to(device)
         return images, labels
 
-    def train_dataloader(self) -> PlannedLoader:
-        images, labels = self._on_device("train")
-        rank, world_size = self._place()
-        epoch = self.trainer.current_epoch if self.trainer is not None else 0
-        plan = plan_epoch(
+    def _plan(self, *, repeats: bool) -> EpochPlan:
+        return plan_epoch(
             self.examples,
             self._check_batch_size(),
-            epoch,
+            0 if self.trainer is None or repeats else self.trainer.current_epoch,
             seed=self.seed,
             sampling=self.sampling,
-            world_size=world_size,
+            world_size=self._place()[1],
             max_batch_size=self.max_batch_size,
             drop_last=self.drop_last,
         )
+
+    def train_dataloader(self) -> PlannedLoader:
+        images, labels = self._on_device("train")
+        rank, world_size = self._place()
+        repeats = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        start = 0
+        if self.trainer is not None and self.trainer.training:
+            put_right(self.trainer, lambda: len(self._plan(repeats=repeats)))
+            start = resumed_at(self.trainer)
+        plan = self._plan(repeats=repeats)
         transform = None
         if self.augment:
             black = -self.mean / self.std
-            transform = CropAndFlip(self.examples, black, seed=self.seed, epoch=epoch, device=images.device)
-        start = resumed_at(self.trainer) if self.trainer is not None and self.trainer.training else 0
-        return PlannedLoader(images, labels, plan, rank=rank, world_size=world_size, transform=transform, start=start)
+            transform = CropAndFlip(self.examples, black, seed=self.seed, epoch=plan.epoch, device=images.device)
+        return PlannedLoader(
+            images,
+            labels,
+            plan,
+            rank=rank,
+            world_size=world_size,
+            transform=transform,
+            start=start,
+            repeats=repeats,
+        )
 
     def _evaluation(self, part: str) -> EvaluationLoader:
         images, labels = self._on_device("train" if part.startswith("train") else part)

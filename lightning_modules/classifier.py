@@ -67,6 +67,8 @@ class SGDClassifier(pl.LightningModule):
         return F.cross_entropy(output, target)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | dict[str, Tensor]:
+        if batch_idx == 0:  # sums of an epoch whose end Lightning has left out, at a resume
+            self._loss_sum = self._correct = None
         inputs, targets = batch
         logits = self.network(inputs)
         loss = self.loss(logits, targets)

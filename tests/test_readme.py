@@ -70,7 +70,7 @@ def test_the_batch_sampler_example_gives_a_loader_of_the_planned_length():
 
     class Owner:
         dataset = list(range(1000))
-        trainer = SimpleNamespace(current_epoch=5, fit_loop=Mock(restarting=False))
+        trainer = SimpleNamespace(current_epoch=5, fit_loop=Mock(restarting=False, is_resuming=False))
 
     loader = names["train_dataloader"](Owner())
     assert len(loader) == len(datamodules.plan_epoch(1000, datamodules.Triangle(640, 128, 10), 5))

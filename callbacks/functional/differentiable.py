@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from callbacks.functional.called import Called
 from callbacks.functional.nests import mapped, rebuilt, tensors_of
 from callbacks.functional.objective import Objective
-from callbacks.functional.state import Called
 
-NAMED = re.compile(r"derivative for ([\w:]+) is not implemented|trying to differentiate twice")
+NAMED = re.compile(r"derivative for '?([\w:]+)'? is not implemented|trying to differentiate twice")
+ONCE = "trying to differentiate twice"
 
 
 class NoDerivative(ValueError):
@@ -35,6 +36,23 @@ def named_layer(called: Called, objective: Objective, batch: Any, error: Excepti
             if NAMED.search(str(failed)):
                 return f"{name!r} ({type(layer).__name__})"
     return f"an operation of it ({said.group(1) or 'one that is marked once_differentiable'})"
+
+
+def check_differentiable(gradients: list[Tensor]) -> None:
+    """Raises RuntimeError for a gradient that leads through a function marked once_differentiable.
+
+    `autograd.grad` passes it by in silence where it is on no way to the inputs, and that part of the second derivative
+    would be missing.
+    """
+    seen, left = set(), [g.grad_fn for g in gradients if g.grad_fn is not None]
+    while left:
+        node = left.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "torch::autograd::Error":
+            raise RuntimeError(ONCE)
+        left += [following for following, _ in node.next_functions if following is not None]
 
 
 def _calls(called: Called, objective: Objective, batch: Any) -> list[tuple[str, nn.Module, tuple[Any, ...]]]:
@@ -70,6 +88,7 @@ def _twice(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         return
     first = torch.autograd.grad(_squares(results), wanted, create_graph=True, allow_unused=True)
     again = [g for g in first if g is not None and g.requires_grad]
+    check_differentiable(again)
     if again:
         torch.autograd.grad(_squares(again), wanted, allow_unused=True)
 

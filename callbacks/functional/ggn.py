@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from callbacks.functional.differentiable import check_differentiable
 from callbacks.functional.hessian_operator import HessianOperator
 from callbacks.functional.inputs import as_batches, flat
 from callbacks.functional.nests import rebuilt, tensors_of
@@ -97,6 +98,7 @@ class GGNOperator(HessianOperator):
         dummies = [torch.zeros_like(o, requires_grad=True) for o in outputs]
         pulled = torch.autograd.grad(outputs, leaves, dummies, create_graph=True, allow_unused=True)
         used = [(i, p) for i, p in enumerate(pulled) if p is not None]
+        check_differentiable([p for _, p in used])
         pushed = torch.autograd.grad(
             [p for _, p in used], dummies, [pieces[i] for i, _ in used], retain_graph=True, allow_unused=True
         )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
+from callbacks.functional.called import Called
 from callbacks.functional.inputs import (
     as_batches,
     chosen_parameters,
@@ -22,7 +23,7 @@ from callbacks.functional.inputs import (
 )
 from callbacks.functional.nests import Unjoinable, cut, joined, rebuilt, size_of, tensors_of
 from callbacks.functional.objective import Objective
-from callbacks.functional.state import Called, device_of, measuring
+from callbacks.functional.state import device_of, measuring
 
 Estimator = Literal["per_example", "loop", "batch_means"]
 ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)

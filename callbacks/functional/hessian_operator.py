@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from callbacks.functional.differentiable import NoDerivative, named_layer
+from callbacks.functional.called import Called
+from callbacks.functional.differentiable import NoDerivative, check_differentiable, named_layer
 from callbacks.functional.inputs import (
     as_batches,
     chosen_parameters,
@@ -25,10 +26,10 @@ from callbacks.functional.inputs import (
     stored,
     summed,
 )
-from callbacks.functional.nests import size_of
+from callbacks.functional.nests import cut, size_of
 from callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction, Weights
 from callbacks.functional.shares import probes, shares
-from callbacks.functional.state import Called, device_of, measuring, plain
+from callbacks.functional.state import device_of, measuring, plain
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,18 @@ class HessianOperator:
         self._build(module, objective, as_batches(batches), None, params, dtype)
         return self
 
+    @classmethod
+    def tried(cls, module: nn.Module, objective: Objective, batch: Any, **options: Any) -> HessianOperator:
+        """The same for one small batch, for a trial: the loss is tried on its halves, as those of two batches."""
+        self = cls.__new__(cls)
+        size = size_of(batch)
+        self._build(module, objective, [batch], [size], **{"params": None, "dtype": None} | options)
+        halves = (
+            self._batches if size < 2 else [cut(self._batches[0], a, b) for a, b in ((0, size // 2), (size // 2, size))]
+        )
+        self._weighed(halves, [size_of(half) for half in halves])
+        return self
+
     def _build(
         self,
         module: nn.Module,
@@ -151,10 +164,9 @@ class HessianOperator:
         if self.examples == 0:
             raise ValueError("batches: there is no example in them")
         self._kept: _Kept | None = None
+        self._differentiable = False  # whether that has been seen
         if sizes is None:
-            with measuring(self.module):
-                ways = probes(self._called, objective, lambda: dict(zip(self.parameters, self._leaves())))
-                self._shares = shares(objective, ways, self._batches, self.sizes)
+            self._shares = self._weighed(self._batches, self.sizes)
         else:
             self._shares = [n / self.examples if objective.reduction == "mean" else 1.0 for n in self.sizes]
         # Batches that weigh nothing have no loss of their own (all targets ignored), but NaN.
@@ -162,6 +174,11 @@ class HessianOperator:
         self._batches = [self._batches[i] for i in counting]
         self.sizes = [self.sizes[i] for i in counting]
         self._shares = [self._shares[i] for i in counting]
+
+    def _weighed(self, batches: Sequence[Any], sizes: Sequence[int]) -> list[float]:
+        with measuring(self.module):
+            ways = probes(self._called, self.objective, lambda: dict(zip(self.parameters, self._leaves())))
+            return shares(self.objective, ways, batches, sizes)
 
     # -- products
 
@@ -264,6 +281,9 @@ class HessianOperator:
         gradients: list[Tensor | None]
         with self._second_derivatives(index):
             gradients = list(torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True))
+            if not self._differentiable:
+                check_differentiable([g for g in gradients if g is not None])
+                self._differentiable = True
         if len(self._batches) == 1:
             self._kept = _Kept([t.detach().clone() for t in self._tensors()], leaves, gradients)
         return leaves, gradients

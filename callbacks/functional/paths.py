@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.functional.batch_statistics import batch_norms, own_statistics, re_estimated
+from callbacks.functional.called import Called
 from callbacks.functional.inputs import as_batches, gathered, of_all_ranks, stored
 from callbacks.functional.nests import Unjoinable, joined, size_of
 from callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction
 from callbacks.functional.objective import Weights as BatchWeights
 from callbacks.functional.resumed import Resumed, about_path
 from callbacks.functional.shares import probes, shares
-from callbacks.functional.state import Called, device_of, measuring, plain
+from callbacks.functional.state import device_of, measuring, plain
 
 BatchNormPolicy = Literal["re-estimate", "interpolate", "batch"]
 Weights = Mapping[str, Tensor] | str | Path

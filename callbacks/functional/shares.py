@@ -17,10 +17,10 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from callbacks.functional.called import Called
 from callbacks.functional.inputs import distributed, gathered, of_all_ranks, stored
 from callbacks.functional.nests import cut, joined, rebuilt, size_of, tensors_of
 from callbacks.functional.objective import Objective
-from callbacks.functional.state import Called
 
 
 class WrongLoss(ValueError):
@@ -92,20 +92,24 @@ def shares(objective: Objective, ways: Sequence[Probe], batches: Sequence[Any], 
     number = sum(of_all_ranks(len(batches)))
     if objective.reduction == "batch":
         return [1 / number] * len(batches)
-    reference = _reference(ways, batches) if number > 1 else None
+    place, reference = _reference(ways, batches) if number > 1 else ((-1, -1), None)
+    rank = torch.distributed.get_rank() if distributed() else 0
 
     def weighed() -> list[_Weight]:
         if number == 1:
             return [_single(objective, ways, batch, size) for batch, size in zip(batches, sizes)]
-        return [_weight(objective, ways, reference, batch, size) for batch, size in zip(batches, sizes)]
+        found = []
+        for i, (batch, size) in enumerate(zip(batches, sizes)):
+            other = reference if place != (rank, i) else None
+            found.append(_weight(objective, ways, other, batch, size))
+        return found
 
     ranks = gathered(weighed)
     if objective.reduction == "sum":
         return [1.0] * len(batches)
-    plain = all(weight.plain for rank in ranks for weight in rank)
-    total = sum(weight.of(plain) for rank in ranks for weight in rank)
-    own = ranks[torch.distributed.get_rank() if distributed() else 0]
-    return [weight.of(plain) / total if total else math.nan for weight in own]
+    plain = all(weight.plain for of_rank in ranks for weight in of_rank)
+    total = sum(weight.of(plain) for of_rank in ranks for weight in of_rank)
+    return [weight.of(plain) / total if total else math.nan for weight in ranks[rank]]
 
 
 @dataclass(frozen=True)
@@ -120,23 +124,36 @@ class _Weight:
         return float(self.size) if plain else self.value
 
 
-def _reference(ways: Sequence[Probe], batches: Sequence[Any]) -> Any:
-    """The first batch, of the first rank that has one, with a finite loss and a gradient; None if none has."""
+def _reference(ways: Sequence[Probe], batches: Sequence[Any]) -> tuple[tuple[int, int], Any]:
+    """(rank, index) and the first batch with a finite loss and a gradient; (-1, -1) and None if there is none."""
 
-    def first() -> Any:
-        for batch in batches:
-            value, slopes = ways[-1].slope(ways[-1].item(batch))
+    def first() -> tuple[int, Any]:
+        for i, batch in enumerate(batches):
+            value, slopes = _slope(ways, batch)
             if math.isfinite(value) and any(bool(slope.any()) for slope in slopes):
-                return stored(batch, torch.device("cpu"), None)
-        return None
+                return i, stored(batch, torch.device("cpu"), None)
+        return -1, None
 
-    return next((batch for batch in gathered(first) if batch is not None), None)
+    for rank, (i, batch) in enumerate(gathered(first)):
+        if batch is not None:
+            return (rank, i), batch
+    return (-1, -1), None
+
+
+def _slope(ways: Sequence[Probe], batch: Any) -> tuple[float, list[Tensor]]:
+    """The loss and its gradient by the first way that can take the batch."""
+    for way in ways[:-1]:
+        try:
+            return way.slope(way.item(batch))
+        except Exception:  # see `_sides`
+            continue
+    return ways[-1].slope(ways[-1].item(batch))
 
 
 def _weight(objective: Objective, ways: Sequence[Probe], reference: Any, batch: Any, size: int) -> _Weight:
     weight = float(size if objective.weights is None else objective.weights(batch))
     given = _Weight(size, weight, objective.weights is None)
-    if reference is None:  # no loss is finite, or none has a gradient: nothing to compare
+    if reference is None:  # it is the reference itself, or none has a finite loss with a gradient: nothing to compare
         return given
     one = stored(reference, tensors_of(batch)[0].device, None)
     sides = _sides(ways, one, batch)

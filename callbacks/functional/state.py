@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from callbacks.functional.attributes import attributes_kept, logging_nothing
-from callbacks.functional.inputs import copied, detached
 
 
 def plain(module: nn.Module) -> nn.Module:
@@ -35,44 +34,6 @@ def device_of(module: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
-class _Carrier(nn.Module):
-    """f(module, …) as a module's forward, so that functional_call can exchange the module's tensors."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, f: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        return f(self.module, *arguments)
-
-
-class Called:
-    """Calls of a module with other tensors in place of its own; its hooks run, and it stays as it is.
-
-    Args:
-        dtype: of the arithmetic: what is floating (or complex, in the complex type that goes with it) is converted.
-    """
-
-    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
-        self.module, self.dtype = module, dtype
-        self._carrier = _Carrier(module)
-
-    def tensors(self, *, own: bool = False) -> dict[str, Tensor]:
-        """The module's parameters without their graphs (`own`: copies of them), and copies of its buffers, by name."""
-        of = copied if own else detached
-        found = {name: of(p, self.dtype) for name, p in self.module.named_parameters()}
-        return found | self.buffers()  # a forward pass may write to them
-
-    def buffers(self) -> dict[str, Tensor]:
-        """Copies of the buffers, by name."""
-        return {name: copied(b, self.dtype) for name, b in self.module.named_buffers()}
-
-    def __call__(self, f: Callable[..., Any], argument: Any, tensors: dict[str, Tensor]) -> Any:
-        """f(module, argument) with these tensors, by name."""
-        named = {f"module.{name}": tensor for name, tensor in tensors.items()}
-        return functional_call(self._carrier, named, (f, (argument,)))
-
-
 @contextmanager
 def measuring(module: nn.Module, *, training: bool = False) -> Iterator[None]:
     """Within it second derivatives are right and repeatable; after it everything is as it was.
@@ -81,11 +42,23 @@ def measuring(module: nn.Module, *, training: bool = False) -> Iterator[None]:
     trains), gradients are on, inference mode and autocast are
     off, float32 is full float32 (no TF32), compiled parts run eagerly and attention by its plain kernel (neither
     can be differentiated twice), nothing is logged, and random states (torch, numpy, Python) and the module's
-    attributes are put back.
+    attributes are put back. Within another one of the same module it sets what may have changed there: modes, and
+    torch's random state.
     """
     device = device_of(module)
-    modes = [(part, part.training) for part in module.modules()]
-    recurrent = device.type == "cuda" and any(isinstance(part, nn.RNNBase) for part in module.modules())
+    with ExitStack() as stack:
+        if _measured.get() is not module:
+            stack.enter_context(_settings(module, device))
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        stack.enter_context(_modes(module, training))
+        yield
+
+
+_measured: ContextVar[nn.Module | None] = ContextVar("measured", default=None)
+
+
+@contextmanager
+def _settings(module: nn.Module, device: torch.device) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -93,24 +66,32 @@ def measuring(module: nn.Module, *, training: bool = False) -> Iterator[None]:
             stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(_full_float32())
         stack.callback(random.setstate, random.getstate())  # loaders and transforms draw from these two
         stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
-        if recurrent:  # cuDNN's have no second derivative, and in eval mode not even a first
+        if device.type == "cuda" and any(isinstance(part, nn.RNNBase) for part in module.modules()):
+            # cuDNN's have no second derivative, and in eval mode not even a first.
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         stack.enter_context(attributes_kept(module))
         stack.enter_context(logging_nothing(module))
-        try:
-            if training and not module.training:
-                module.train()
-            elif not training:  # not by `module.eval()`: an override may do more (adapters merge their weights in it)
-                for part, _ in modes:
-                    part.training = False
-            yield
-        finally:
-            for part, mode in modes:
-                part.training = mode
+        token = _measured.set(module)
+        stack.callback(_measured.reset, token)
+        yield
+
+
+@contextmanager
+def _modes(module: nn.Module, training: bool) -> Iterator[None]:
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        if training and not module.training:
+            module.train()
+        elif not training:  # not by `module.eval()`: an override may do more (adapters merge their weights in it)
+            for part, _ in modes:
+                part.training = False
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 @contextmanager

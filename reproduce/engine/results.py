@@ -94,10 +94,10 @@ class RunFolder:
         return read_lines(self.path / "metrics.jsonl")
 
     def fraction(self) -> float:
-        """How far the run is, in [0, 1]."""
+        """How far the run is, in [0, 1]; 0 where that is not known."""
         try:
             return float(json.loads((self.path / "progress.json").read_text())["fraction"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return 0.0
 
     def claim(self) -> FileLock | None:

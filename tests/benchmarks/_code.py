@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
 _given = [Path(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+ROOT = next((folder for folder in _given if (folder / "callbacks").is_dir()), Path(__file__).resolve().parents[2])
 
-sys.path.insert(0, str(next((folder for folder in _given if (folder / "callbacks").is_dir()), ROOT)))
+sys.path.insert(0, str(ROOT))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import time
+import logging
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import _code  # noqa: F401
 import pytorch_lightning as pl
 import torch
+from _timing import now
 from pytorch_lightning.callbacks import Checkpoint
 
 from datamodules import PlannedLoader, plan_epoch
@@ -34,10 +36,10 @@ class LastEpoch(pl.Callback):
     seconds = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start = time.perf_counter()
+        self.start = now()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.seconds = (time.perf_counter() - self.start) / int(trainer.num_training_batches)
+        self.seconds = (now() - self.start) / int(trainer.num_training_batches)
 
 
 def random_data(shape: tuple[int, ...], steps: int) -> InMemory:
@@ -45,21 +47,40 @@ def random_data(shape: tuple[int, ...], steps: int) -> InMemory:
     return InMemory(torch.randn(steps * BATCH, *shape), torch.randint(0, 10, (steps * BATCH,)))
 
 
-def trainer_step(
-    make: Callable[[], pl.LightningModule], data: InMemory, *callbacks: pl.Callback, logger: Any = False
-) -> float:
-    """Returns the seconds of a step, in the second epoch of two, with these callbacks."""
-    clock = LastEpoch()
+def fit(
+    make: Callable[[], pl.LightningModule],
+    data: InMemory,
+    *callbacks: pl.Callback,
+    epochs: int = 2,
+    steps: int = -1,
+    logger: Any = False,
+) -> None:
+    """Trains a new module, at most `steps` steps if that is not -1, and shows nothing."""
     trainer = pl.Trainer(
         accelerator="cpu",
-        max_epochs=2,
+        max_epochs=epochs,
+        max_steps=steps,
         logger=logger,
         # Lightning refuses a callback that counts as one of its checkpoints where they are off, and adds none to it
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[*callbacks, clock],
+        callbacks=list(callbacks),
         limit_val_batches=0,
     )
     trainer.fit(make(), datamodule=data)
+
+
+def trainer_step(
+    make: Callable[[], pl.LightningModule], data: InMemory, *callbacks: pl.Callback, logger: Any = False
+) -> float:
+    """Returns the seconds of a step, in the second epoch of two, with these callbacks."""
+    clock = LastEpoch()
+    fit(make, data, *callbacks, clock, logger=logger)
     return clock.seconds
+
+
+def quiet() -> None:
+    """Keeps Lightning's lines and warnings out of the table."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")

@@ -8,6 +8,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+_clock = "wall"
+
+
+def now() -> float:
+    """Returns the seconds of the clock that is used."""
+    return CLOCKS[_clock]()
+
+
+def use_clock(name: str) -> None:
+    """Takes another clock: "cpu" counts the seconds that this process computes, on whatever number of threads."""
+    global _clock
+    _clock = name
+
 
 def positive(text: str) -> int:
     """Reads a whole number of at least 1."""
@@ -74,11 +88,22 @@ def interleaved(
 
 def clocked(run: Callable[[], object], count: int = 1) -> float:
     """Returns the seconds that a call takes, divided by `count`."""
-    start = time.perf_counter()
+    start = now()
     run()
-    return (time.perf_counter() - start) / count
+    return (now() - start) / count
+
+
+def ratios(times: dict[str, list[float]], ours: str, other: str) -> list[float]:
+    """Returns the ratio within each round."""
+    return [a / b for a, b in zip(times[ours], times[other])]
 
 
 def ratio(times: dict[str, list[float]], ours: str, other: str) -> float:
     """Returns the median over rounds of the ratios within a round."""
-    return statistics.median(a / b for a, b in zip(times[ours], times[other]))
+    return statistics.median(ratios(times, ours, other))
+
+
+def middle_half(values: list[float]) -> tuple[float, float]:
+    """Returns the quartiles: far apart where the machine was not quiet."""
+    low, _, high = statistics.quantiles(values * 2 if len(values) == 1 else values, n=4, method="inclusive")
+    return low, high

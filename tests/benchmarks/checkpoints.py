@@ -35,7 +35,7 @@ NETWORKS: dict[str, tuple[Network, str, int]] = {  # with their data, and epochs
 }
 SMALLEST: dict[str, tuple[Network, str, int]] = {
     "MLP 784-8-10": (MLPNetwork((8,)), "digits28", 1),
-    "ResNet8": (ResNet56Network(depth=8), "digits", 1),
+    "ResNet8": (ResNet56Network(depth=8, in_channels=1), "digits28", 1),
 }
 
 

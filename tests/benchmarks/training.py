@@ -11,10 +11,8 @@ Each round times every candidate once, in turn; the ratio is the median over rou
 from __future__ import annotations
 
 import json
-import logging
 import statistics
 import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +20,7 @@ import _code  # noqa: F401
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from _fits import BATCH, random_data, trainer_step
+from _fits import BATCH, quiet, random_data, trainer_step
 from _timing import clocked, command_line, interleaved, parsed, positive, ratio
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -99,8 +97,7 @@ def main() -> None:
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="default: torch's own")
     options = parsed(parser)
     torch.set_num_threads(options.threads)
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
+    quiet()
     wide = lambda: VGG11(width=1 / 8, lr=0.01).to(memory_format=torch.channels_last)  # noqa: E731
     found = {
         "loader": loaders(2 if options.smallest else 100, options.rounds),

@@ -1,0 +1,98 @@
+"""Loaders whose batch size is the schedule's: they are led from epoch to epoch, and their batches are not added up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
+
+from datamodules.batches import PlannedBatchSampler, holder_of_plan, plan_of
+from datamodules.handed import go_on, handed_loader, handed_sampler
+from datamodules.schedules import Schedule, as_schedule
+
+
+class ScheduledLoaders:
+    """Lends S to the data module of a training, and tells a batch sampler that was handed to `fit` its epoch.
+
+    With `overfit_batches` a batch sampler stays at its first epoch.
+    """
+
+    def __init__(self) -> None:
+        self._lent: tuple[Any, Any] | None = None
+
+    def begin(self, trainer: pl.Trainer, batch_size: Schedule) -> None:
+        """Prepares a fit.
+
+        Raises:
+            ValueError: gradients of planned batches would be added up; the data module has another batch size.
+        """
+        data: Any = getattr(trainer, "datamodule", None)
+        ours = data is not None and hasattr(data, "batch_size") and hasattr(data, "max_batch_size")
+        if ours or plan_of(handed_loader(trainer)) is not None:
+            refuse_accumulation(trainer)
+        _lead(handed_sampler(trainer), trainer.current_epoch)
+        if ours:
+            own: float | Schedule | None = data.batch_size
+            if own is not None and as_schedule(own) != batch_size:
+                raise ValueError(f"batch_size: the data module's {own!r} is not the schedule's {batch_size!r}")
+            self._lent, data.batch_size = (data, own), batch_size
+
+    def leave(self) -> None:
+        """Gives the data module back as it was, for another fit with another schedule."""
+        if self._lent is not None:
+            self._lent[0].batch_size = self._lent[1]
+            self._lent = None
+
+    def resume(self, trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
+        sampler = handed_sampler(trainer)
+        if sampler is not None and "loops" in checkpoint:
+            go_on(sampler, checkpoint, by_steps=trainer.max_steps != -1)
+            if hasattr(handed_loader(trainer), "load_state_dict"):  # it finds the batch itself
+                sampler.start = 0
+
+    def start(self, trainer: pl.Trainer) -> None:
+        """Has planned loaders made anew every epoch; others, and what they draw from, stay as they are."""
+        loaders: Any = trainer.train_dataloader
+        each = loaders.values() if isinstance(loaders, dict) else loaders if isinstance(loaders, list) else [loaders]
+        if any(plan_of(loader) is not None for loader in each):
+            trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
+        # after a checkpoint of an epoch's end Lightning has begun with that epoch's loader
+        sampler = handed_sampler(trainer)
+        if sampler is not None and sampler.plan.epoch != trainer.current_epoch:
+            sampler.set_epoch(trainer.current_epoch)
+
+    def start_epoch(self, trainer: pl.Trainer) -> None:
+        sampler = holder_of_plan(trainer.train_dataloader)
+        if trainer.overfit_batches and isinstance(sampler, PlannedBatchSampler):  # type: ignore[attr-defined]
+            sampler.set_epoch(0)
+
+    def end_epoch(self, trainer: pl.Trainer) -> None:
+        """Goes on before Lightning takes the next epoch's length."""
+        _lead(handed_sampler(trainer), 0 if trainer.overfit_batches else trainer.current_epoch + 1)  # type: ignore[attr-defined]
+
+
+def _lead(sampler: PlannedBatchSampler | None, epoch: int) -> None:
+    if sampler is not None:
+        sampler.set_epoch(epoch)
+
+
+def accumulating(trainer: pl.Trainer) -> GradientAccumulationScheduler | None:
+    """The callback that will change `accumulate_grad_batches`, if there is one."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, GradientAccumulationScheduler) and callback.going_to_accumulate_grad_batches():
+            return callback
+    return None
+
+
+def refuse_accumulation(trainer: pl.Trainer) -> None:
+    """Raises ValueError if gradients of several batches would make one step: planned batches are steps already."""
+    scheduler = accumulating(trainer)
+    if trainer.accumulate_grad_batches != 1:
+        raise accumulated(f"{trainer.accumulate_grad_batches}")
+    if scheduler is not None:
+        raise accumulated(f"GradientAccumulationScheduler({scheduler.scheduling})")
+
+
+def accumulated(what: str) -> ValueError:
+    return ValueError(f"accumulate_grad_batches: {what} multiplies S; raise the schedule's batch_size instead")
