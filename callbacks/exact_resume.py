@@ -14,6 +14,7 @@ import torch
 import torch.distributed
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+import datamodules.safe_globals  # noqa: F401  # schedules among a checkpoint's hyperparameters can be read
 from datamodules.resuming import put_right
 
 SHARE = 0.02  # of the training's time that checkpoints may take
@@ -104,6 +105,7 @@ class ExactResume(pl.Callback):
         if not 0 < share <= 1:
             raise ValueError(f"share: {share!r} is not in (0, 1]")
         self.path, self.every, self.share, self.leave_on = Path(path), every, share, leave_on
+        self._evaluates = False
         self._leave = False
         self.spent = 0.0
         self._before = self._cost = 0.0  # seconds of earlier parts; of the last checkpoint
@@ -121,7 +123,8 @@ class ExactResume(pl.Callback):
         return self._before + time.monotonic() - self._started
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage != "fit":
+        self._evaluates = stage != "fit"  # then a checkpoint's state is not this training's
+        if self._evaluates:
             return
         self._leave = self._between = False
         self.spent = self._before = self._cost = 0.0
@@ -215,5 +218,7 @@ class ExactResume(pl.Callback):
         return {"seconds": self.seconds, "spent": self.spent, "between": self._between}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self._evaluates:
+            return
         self._before, self.spent = state_dict["seconds"], state_dict["spent"]
         self._between = state_dict.get("between", False)

@@ -282,11 +282,11 @@ class GradientNoiseMonitor(Monitor):
             "states": [[asdict(state) for state in states] for states in self.states],
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._groups = [Series(len(state["table"]), **state) for state in state_dict["groups"]]
-        self.measurements = [GradientNoise.of_state(state) for state in state_dict.get("measurements", [])]
-        self.states = [[Stationarity(**state) for state in states] for states in state_dict.get("states", [])]
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self._groups = [Series(len(one["table"]), **one) for one in state["groups"]]
+        self.measurements = [GradientNoise.of_state(found) for found in state.get("measurements", [])]
+        self.states = [[Stationarity(**one) for one in states] for states in state.get("states", [])]
 
 
 def fits(size: int, common: int) -> bool:

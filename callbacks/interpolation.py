@@ -157,10 +157,10 @@ class InterpolationMonitor(SubsetMonitor):
         profiles = [asdict(profile) for profile in self.profiles]
         return super().state_dict() | {"initial": self._initial, "profiles": profiles}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._initial = state_dict["initial"]
-        self.profiles = [Interpolation(**profile) for profile in state_dict.get("profiles", [])]
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self._initial = state["initial"]
+        self.profiles = [Interpolation(**profile) for profile in state.get("profiles", [])]
 
 
 def _of_every_rank(batches: list[Any], batch_size: int) -> list[Any] | None:

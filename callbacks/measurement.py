@@ -82,7 +82,7 @@ class Monitor(pl.Callback):
         self.reduction, self.weights, self.on_error = reduction, weights, on_error
         self.params = None if params is None else list(params)
         self.prefix = name or self.kind
-        self._given = batches
+        self._given, self._evaluates = batches, False
         self._anew()
 
     def _anew(self) -> None:
@@ -102,7 +102,8 @@ class Monitor(pl.Callback):
     # -- hooks
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage != "fit":
+        self._evaluates = stage != "fit"  # then a checkpoint's state is not this training's
+        if self._evaluates:
             return
         self._anew()  # a checkpoint that is resumed brings back what it had
         others: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
@@ -149,7 +150,12 @@ class Monitor(pl.Callback):
         return {"history": [dict(row) for row in self.history]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history = [dict(row) for row in state_dict.get("history", [])]
+        if not self._evaluates:
+            self.restore(state_dict)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes over what a training had when its checkpoint was written."""
+        self.history = [dict(row) for row in state.get("history", [])]
 
     # -- what a monitor says of itself
 

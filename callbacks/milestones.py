@@ -62,6 +62,7 @@ class KeepWeights(pl.Callback):
         self.initial, self.best, self.end, self.best_of, self.loss_of = initial, best, end, best_of, loss_of
         self.mode, self.name = mode, name
         self.levels = {f"loss {level:g}": level for level in loss_levels}
+        self._evaluates = False
         self._begin()
 
     def _begin(self) -> None:
@@ -79,7 +80,8 @@ class KeepWeights(pl.Callback):
         return type(self).__qualname__ if self.name is None else self._generate_state_key(name=self.name)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage == "fit":
+        self._evaluates = stage != "fit"  # then a checkpoint's state is not this training's
+        if not self._evaluates:
             self._begin()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -153,6 +155,8 @@ class KeepWeights(pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self._evaluates:
+            return
         self.weights, self.reached = state_dict["weights"], state_dict["reached"]
         self._last, self._step = state_dict["last"], state_dict["step"]
         self._bits, self._known = state_dict.get("bits"), state_dict.get("known", [])

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch.optim import Optimizer
 
+import datamodules.safe_globals  # noqa: F401  # schedules among a checkpoint's hyperparameters can be read
 from callbacks.optimizer_steps import Rates, Rule, Steps, moved
 from callbacks.scheduled_loaders import ScheduledLoaders, accumulated
 from callbacks.step_window import StepWindow

@@ -7,8 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 
-from datamodules.batches import PlannedBatchSampler, holder_of_plan, plan_of
-from datamodules.handed import go_on, handed_loader, handed_sampler
+from callbacks.handed import Sampler, go_on, handed_loader, handed_sampler, holder_of_plan
 from datamodules.schedules import Schedule, as_schedule
 
 
@@ -29,7 +28,7 @@ class ScheduledLoaders:
         """
         data: Any = getattr(trainer, "datamodule", None)
         ours = data is not None and hasattr(data, "batch_size") and hasattr(data, "max_batch_size")
-        if ours or plan_of(handed_loader(trainer)) is not None:
+        if ours or holder_of_plan(handed_loader(trainer)) is not None:
             refuse_accumulation(trainer)
         _lead(handed_sampler(trainer), trainer.current_epoch)
         if ours:
@@ -55,7 +54,7 @@ class ScheduledLoaders:
         """Has planned loaders made anew every epoch; others, and what they draw from, stay as they are."""
         loaders: Any = trainer.train_dataloader
         each = loaders.values() if isinstance(loaders, dict) else loaders if isinstance(loaders, list) else [loaders]
-        if any(plan_of(loader) is not None for loader in each):
+        if any(holder_of_plan(loader) is not None for loader in each):
             trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
         # after a checkpoint of an epoch's end Lightning has begun with that epoch's loader
         sampler = handed_sampler(trainer)
@@ -64,7 +63,7 @@ class ScheduledLoaders:
 
     def start_epoch(self, trainer: pl.Trainer) -> None:
         sampler = holder_of_plan(trainer.train_dataloader)
-        if trainer.overfit_batches and isinstance(sampler, PlannedBatchSampler):  # type: ignore[attr-defined]
+        if trainer.overfit_batches and hasattr(sampler, "set_epoch"):  # type: ignore[attr-defined]
             sampler.set_epoch(0)
 
     def end_epoch(self, trainer: pl.Trainer) -> None:
@@ -72,7 +71,7 @@ class ScheduledLoaders:
         _lead(handed_sampler(trainer), 0 if trainer.overfit_batches else trainer.current_epoch + 1)  # type: ignore[attr-defined]
 
 
-def _lead(sampler: PlannedBatchSampler | None, epoch: int) -> None:
+def _lead(sampler: Sampler | None, epoch: int) -> None:
     if sampler is not None:
         sampler.set_epoch(epoch)
 

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler
 
+from callbacks.handed import BUILD, holder_of_plan
 from callbacks.scheduled_loaders import accumulating, refuse_accumulation
-from datamodules.batches import BUILD, holder_of_plan, plan_of
-from datamodules.plan import EpochPlan
 from datamodules.schedules import NoiseSchedule, as_schedule, known_bounds, round_batch_size
 
 Size = Callable[[Any], int]
@@ -50,13 +49,13 @@ class PlannedBatches:
             or a training goes on elsewhere than the loader has begun.
     """
 
-    def __init__(self, trainer: pl.Trainer, loader: Any, plan: EpochPlan, schedule: NoiseSchedule) -> None:
-        epoch = trainer.current_epoch
+    def __init__(self, trainer: pl.Trainer, loader: Any, schedule: NoiseSchedule) -> None:
+        holder, epoch = holder_of_plan(loader), trainer.current_epoch
+        plan: Any = holder.plan  # an EpochPlan
         # `overfit_batches` repeats one epoch; the schedule's S is not asked for then, and eta takes its part over
         self._follows = not trainer.overfit_batches  # type: ignore[attr-defined]
         if self._follows and plan.epoch != epoch:
             raise ValueError(f"epoch: the loader has the batches of epoch {plan.epoch} in epoch {epoch}; {BUILD}")
-        holder = holder_of_plan(loader)
         ranks = getattr(holder, "world_size", trainer.world_size)
         if ranks != trainer.world_size:
             raise ValueError(
@@ -220,12 +219,12 @@ def batches_of(
     loader: Any = trainer.train_dataloader
     while isinstance(loader, dict | list | tuple) and len(loader) == 1:
         loader = next(iter(loader.values() if isinstance(loader, dict) else loader))
-    plan = plan_of(loader)
-    if plan is None:
+    holder = holder_of_plan(loader)
+    if holder is None:
         return CountedBatches(trainer, loader, schedule, count, examples=examples, size=size)
-    if examples not in (None, plan.examples):
-        raise ValueError(f"examples: {examples} are not the {plan.examples} of the loader's plan")
-    return PlannedBatches(trainer, loader, plan, schedule)
+    if examples not in (None, holder.plan.examples):
+        raise ValueError(f"examples: {examples} are not the {holder.plan.examples} of the loader's plan")
+    return PlannedBatches(trainer, loader, schedule)
 
 
 def _first_length(batch: Any) -> int:

@@ -1,5 +1,6 @@
 """Data with dynamic batch sizes. Importing the package imports no torch; the names below load on first use."""
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -77,3 +78,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+if "torch" in sys.modules:  # else `datamodules.batches` and `callbacks` do it
+    import_module("datamodules.safe_globals")

@@ -12,6 +12,7 @@ import torch.distributed
 from torch import Tensor
 from torch.utils.data import Sampler
 
+import datamodules.safe_globals  # noqa: F401  # schedules among a checkpoint's hyperparameters can be read
 from datamodules.following import Ear, EpochNames
 from datamodules.plan import EpochPlan, Sampling, check_batch_size, contiguous_shard, plan_epoch
 from datamodules.resuming import put_right
@@ -221,17 +222,13 @@ def resumed_at(trainer: Any) -> int:
     return start
 
 
-def holder_of_plan(loader: object) -> Any:
-    """What holds the plan that a loader follows: a loader of ours, or a DataLoader's sampler; None without a plan."""
-    for holder in (loader, getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None)):
-        if isinstance(getattr(holder, "plan", None), EpochPlan):
-            return holder
-    return None
-
-
 def plan_of(loader: object) -> EpochPlan | None:
     """The plan that a loader follows (ours, or a DataLoader with a PlannedBatchSampler), else None."""
-    return getattr(holder_of_plan(loader), "plan", None)
+    for holder in (loader, getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None)):
+        plan = getattr(holder, "plan", None)
+        if isinstance(plan, EpochPlan):
+            return plan
+    return None
 
 
 class EvaluationLoader:

@@ -17,6 +17,7 @@ from datamodules.plan import EpochPlan, Sampling, check_batch_size, plan_epoch
 from datamodules.prepared import Prepared, prepare
 from datamodules.resuming import put_right
 from datamodules.schedules import Schedule, as_schedule
+from datamodules.search import Search
 from datamodules.subsets import split, stratified_subset
 
 # Per-channel mean and standard deviation of the training images, in [0, 1]; the usual published values.
@@ -54,6 +55,8 @@ class ImageDataModule(pl.LightningDataModule):
 
     The plan of every epoch is made anew, so the epoch's length follows the schedule: in `setup` the Trainer is
     told to reload its loaders every epoch. Under `overfit_batches` all epochs have the first one's batches.
+    `trainer.predict` gets the test images. Lightning's BatchSizeFinder and Tuner find a `batch_size` that is a number,
+    up to N.
     """
 
     augment_default: ClassVar[bool] = False
@@ -82,6 +85,7 @@ class ImageDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.dataset, self.data_dir, self.download = name, data_dir, download
+        self._search = Search()
         self.batch_size = None if batch_size is None else as_schedule(batch_size, "batch_size")
         self.validation, self.train, self.test = validation, train, test
         self.augment = self.augment_default if augment is None else augment
@@ -94,6 +98,15 @@ class ImageDataModule(pl.LightningDataModule):
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}
         self._chosen: dict[str, np.ndarray] = {}  # of the training examples, those with a right and with a wrong label
 
+    @property
+    def batch_size(self) -> int | Schedule | None:
+        return self._batch_size
+
+    @batch_size.setter
+    def batch_size(self, value: int | Schedule | None) -> None:
+        searched = self._search.running and isinstance(value, int)
+        self._batch_size = min(value, self._largest) if searched else value  # type: ignore[type-var]
+
     def prepare_data(self) -> None:
         if not isinstance(self.dataset, Prepared):
             prepare(self.dataset, self.data_dir, download=self.download)
@@ -102,9 +115,17 @@ class ImageDataModule(pl.LightningDataModule):
         if not self.splits:
             self._load()
         if self.trainer is not None:
+            self.batch_size = self._search.expect(self.trainer, stage, self.batch_size, self._largest)
             self.trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
             if self.batch_size is not None:  # else a NoiseScheduler may still bring one
                 self._check_batch_size()
+
+    @property
+    def _largest(self) -> int:
+        return min(self.examples, self.max_batch_size or self.examples)
+
+    def teardown(self, stage: str) -> None:
+        self._search.running = False
 
     def _load(self) -> None:
         source = (
@@ -180,6 +201,7 @@ class ImageDataModule(pl.LightningDataModule):
         repeats = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         start = 0
         if self.trainer is not None and self.trainer.training:
+            self._search.begin(self.trainer)
             put_right(self.trainer, lambda: len(self._plan(repeats=repeats)))
             start = resumed_at(self.trainer)
         plan = self._plan(repeats=repeats)
@@ -187,7 +209,7 @@ class ImageDataModule(pl.LightningDataModule):
         if self.augment:
             black = -self.mean / self.std
             transform = CropAndFlip(self.examples, black, seed=self.seed, epoch=plan.epoch, device=images.device)
-        return PlannedLoader(
+        loader = PlannedLoader(
             images,
             labels,
             plan,
@@ -197,6 +219,8 @@ class ImageDataModule(pl.LightningDataModule):
             start=start,
             repeats=repeats,
         )
+        self._search.limit(loader, at=self._largest)
+        return loader
 
     def _evaluation(self, part: str) -> EvaluationLoader:
         images, labels = self._on_device("train" if part.startswith("train") else part)
@@ -206,7 +230,9 @@ class ImageDataModule(pl.LightningDataModule):
             indices = torch.from_numpy(np.flatnonzero(self._chosen[part])[: self.subset]).to(labels.device)
             images, labels = images[indices], labels[indices]
         rank, world_size = self._place()
-        return EvaluationLoader(images, labels, self.eval_batch_size, rank=rank, world_size=world_size)
+        loader = EvaluationLoader(images, labels, self.eval_batch_size, rank=rank, world_size=world_size)
+        self._search.limit(loader, at=0)  # a finder that is left over from a fit finds nothing here
+        return loader
 
     def measurement_batches(self, examples: int, batch_size: int) -> list[tuple[Tensor, Tensor]]:
         """A fixed subset of the training set without augmentation, this rank's part of it, in batches."""
@@ -223,6 +249,10 @@ class ImageDataModule(pl.LightningDataModule):
         return [self._evaluation(part) for part in self.watch]
 
     def test_dataloader(self) -> EvaluationLoader:
+        return self._evaluation("test")
+
+    def predict_dataloader(self) -> EvaluationLoader:
+        """The test images, as in `test_dataloader`."""
         return self._evaluation("test")
 
 

@@ -189,5 +189,9 @@ class SGDClassifier(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_evaluations()
 
+    def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
+        """Returns the logits (B, classes) of a batch of images, with or without their labels."""
+        return self.network(batch if isinstance(batch, Tensor) else batch[0])
+
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +20,9 @@ from callbacks.functional.objective import Weights as BatchWeights
 from callbacks.functional.resumed import Resumed, about_path
 from callbacks.functional.shares import probes, shares
 from callbacks.functional.state import device_of, measuring, plain
+from callbacks.functional.weights import Weights, aligned, load_weights
 
 BatchNormPolicy = Literal["re-estimate", "interpolate", "batch"]
-Weights = Mapping[str, Tensor] | str | Path
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,8 @@ def interpolate(
 
     Args:
         loss, batch_loss, reduction, weights: as for HessianOperator.
-        start, end: state dictionaries, or checkpoint files (Lightning's or plain state dictionaries).
+        start, end: state dictionaries, or checkpoint files (Lightning's or plain state dictionaries), of which the
+            tensors alone are read; their keys may have another prefix.
         alphas: by default 61 points in [-1, 2] (the paper's Figures 2, 3, 10-12).
         batch_norm: "re-estimate": every layer gets the mean and the variance (E[x²] - E[x]²) of all that comes into
             it over `estimation` (by default `batches`); "interpolate": the two ends' statistics are interpolated;
@@ -187,7 +188,7 @@ class _Line:
         self, module: nn.Module, objective: Objective, start: Weights, end: Weights, policy: BatchNormPolicy
     ) -> None:
         self.module, self.objective, self.policy = module, objective, policy
-        self.one, self.two = (_aligned(_load(w), module, name) for w, name in ((start, "start"), (end, "end")))
+        self.one, self.two = (_state(w, module, name) for w, name in ((start, "start"), (end, "end")))
         self.half = any(t.is_floating_point() and t.itemsize < 4 for t in self.one.values())
         if self.half:
             self.one, self.two = ({n: _single(t) for n, t in state.items()} for state in (self.one, self.two))
@@ -316,28 +317,11 @@ def _both(one: Any, other: Any) -> Any:
         return None
 
 
-def _load(weights: Weights) -> Mapping[str, Tensor]:
-    if isinstance(weights, Mapping):
-        return weights
-    found = torch.load(weights, map_location="cpu", weights_only=True)
-    return found.get("state_dict", found)
-
-
-def _aligned(weights: Mapping[str, Tensor], module: nn.Module, name: str) -> dict[str, Tensor]:
-    """The state the module needs, on its device."""
-    aligned = {}
-    for key, own in (*module.named_parameters(), *_stored_buffers(module)):
-        if key not in weights:
-            raise ValueError(f"{name}: has no {key!r}")
-        if weights[key].shape != own.shape:
-            raise ValueError(f"{name}: {key!r} has shape {tuple(weights[key].shape)}, the module {tuple(own.shape)}")
-        aligned[key] = weights[key].detach().to(own)
-    return aligned
-
-
-def _stored_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
-    there = module.state_dict()
-    return [(name, buffer) for name, buffer in module.named_buffers() if name in there]
+def _state(weights: Weights, module: nn.Module, name: str) -> dict[str, Tensor]:
+    """The module's parameters, and the buffers that are stored, out of these weights; of tied ones the first name."""
+    found = aligned(load_weights(weights), module, name)
+    own = (*module.named_parameters(), *module.named_buffers())
+    return {key: found[key] for key, _ in own if key in found}
 
 
 def _summary(rows: list[tuple[float, float, int, float]]) -> tuple[float, float, float]:

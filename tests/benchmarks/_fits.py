@@ -60,6 +60,7 @@ def fit(
         accelerator="cpu",
         max_epochs=epochs,
         max_steps=steps,
+        reload_dataloaders_every_n_epochs=1,  # a plan is of one epoch
         logger=logger,
         # Lightning refuses a callback that counts as one of its checkpoints where they are off, and adds none to it
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),

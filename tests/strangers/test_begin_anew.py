@@ -15,7 +15,15 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from callbacks import NoiseOnPlateau, NoiseScheduler, ProgressFile
+from callbacks import (
+    GradientNoiseMonitor,
+    HessianMonitor,
+    InterpolationMonitor,
+    KeepWeights,
+    NoiseOnPlateau,
+    NoiseScheduler,
+    ProgressFile,
+)
 from datamodules import Cosine, NoiseSchedule, Triangle
 from tests.strangers.tiny import Net, loader, planned, trainer
 
@@ -30,12 +38,26 @@ def plateau(change):
     )
 
 
+def of_triples(module, batch):
+    return module.loss(module(batch[0]), batch[1])
+
+
 SUBJECTS: dict[str, Callable[[Path], pl.Callback]] = {
     "NoiseScheduler": lambda folder: NoiseScheduler(FALLING),
     "NoiseScheduler by groups": lambda folder: NoiseScheduler(FALLING, groups="proportional"),
     "NoiseOnPlateau in S": lambda folder: plateau("batch_size"),
     "NoiseOnPlateau in eta": lambda folder: plateau("lr"),
     "ProgressFile": lambda folder: ProgressFile(folder / "progress.json", interval=0),
+    "KeepWeights": lambda folder: KeepWeights(
+        initial=True, best=True, best_of="val/loss", mode="min", loss_levels=(0.9,), loss_of="val/loss"
+    ),
+    "HessianMonitor": lambda folder: HessianMonitor(
+        batch_loss=of_triples, measures=("top_eigenvalue",), examples=12, batch_size=6
+    ),
+    "GradientNoiseMonitor": lambda folder: GradientNoiseMonitor(batch_loss=of_triples, batches=5),
+    "InterpolationMonitor": lambda folder: InterpolationMonitor(
+        batch_loss=of_triples, alphas=[0, 1], examples=12, batch_size=6
+    ),
 }
 TRAININGS = ("fit", "fit wider", "fit longer", "resume an epoch", "resume within one", "broken fit")
 OTHERS = ("test", "test a checkpoint", "validate")
@@ -46,9 +68,10 @@ def held(callback: pl.Callback) -> dict[str, Any]:
     numbers = {
         name: value for name, value in vars(callback).items() if isinstance(value, Number) and not name.startswith("_")
     }
-    file = getattr(callback, "path", None)
+    file = getattr(callback, "path", Path())
+    text = file.read_text() if file.suffix == ".json" and file.exists() else None
     found = {"state": callback.state_dict(), "history": getattr(callback, "history", None), "numbers": numbers}
-    return without_seconds(found | {"file": file.read_text() if isinstance(file, Path) and file.exists() else None})
+    return without_seconds(found | {"file": text})
 
 
 def without_seconds(value: Any) -> Any:
@@ -56,7 +79,9 @@ def without_seconds(value: Any) -> Any:
         return {name: without_seconds(part) for name, part in value.items() if "seconds" not in str(name)}
     if isinstance(value, list | tuple):
         return [without_seconds(part) for part in value]
-    return value.tolist() if isinstance(value, torch.Tensor) else value
+    if isinstance(value, torch.Tensor):
+        return without_seconds(value.tolist())
+    return "nan" if value != value else value  # so that it equals itself
 
 
 class Broken(Exception):

@@ -1,0 +1,17 @@
+"""Lets torch read our schedules out of a checkpoint's hyperparameters: importing this module does it.
+
+`trainer.fit(ckpt_path=…)` and `load_from_checkpoint` read with `weights_only=True`, which refuses every class that is
+not known to do nothing when it is read. Ours are plain values. `datamodules.schedules` itself imports no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import is_dataclass
+
+import torch
+
+from datamodules import schedules
+from datamodules.label_noise import LabelNoise
+
+PLAIN = [value for value in vars(schedules).values() if isinstance(value, type) and is_dataclass(value)]
+torch.serialization.add_safe_globals([*PLAIN, schedules.Setting, LabelNoise])
