@@ -90,7 +90,7 @@ def resnet18(dropout: float) -> Project:
 def mobilenet_v3_small(dropout: float) -> Project:
     return ImageClassifier(
         torchvision.models.mobilenet_v3_small(num_classes=CLASSES, width_mult=0.25, reduced_tail=True, dropout=dropout),
-        32,
+        16,
     )
 
 

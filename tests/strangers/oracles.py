@@ -81,15 +81,26 @@ def _flat(pieces: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
 Times = Callable[[Tensor], Tensor]
 
 
+class HardSigmoid(nn.Module):
+    """nn.Hardsigmoid, written out: torch has no second derivative of its kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x / 6 + 0.5).clamp(0, 1)
+
+
 @dataclass
 class Curvature:
-    """The Hessian of a mean loss over batches, in eval mode, as products with vectors."""
+    """The Hessian of a mean loss over batches, in eval mode, as products with vectors. The module is its to change."""
 
     module: nn.Module
     loss: BatchLoss
     batches: list[Any]
 
     def __post_init__(self) -> None:
+        for part in list(self.module.modules()):
+            for name, child in part.named_children():
+                if isinstance(child, nn.Hardsigmoid):
+                    setattr(part, name, HardSigmoid())
         self.module.eval()
         self.parameters = free_parameters(self.module)
         self.dtype = self.parameters[0].dtype
