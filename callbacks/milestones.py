@@ -184,7 +184,7 @@ def _counts(trainer: pl.Trainer) -> bool:
 
 def _never_validates(trainer: pl.Trainer) -> str:
     """Why no validation will run, as far as it is known before the first step; else nothing."""
-    if trainer.limit_val_batches == 0:  # type: ignore[attr-defined]
+    if trainer.limit_val_batches == 0:
         return "no validation runs with limit_val_batches=0"
     if not trainer.enable_validation:
         return "no validation runs without a validation loader and a validation_step"

@@ -49,7 +49,7 @@ class ProgressFile(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tells what only the end shows where an epoch's length is not known."""
         if trainer.is_global_zero and math.isinf(trainer.num_training_batches):
-            self._write(trainer, float(trainer.fit_loop.epoch_progress.current.processed))
+            self._write(trainer, float(trainer.current_epoch))
         self._last = None
 
     def _write(self, trainer: pl.Trainer, epoch: float) -> None:
