@@ -6,6 +6,7 @@ in for MNIST and FashionMNIST (28 x 28 x 1) and for CIFAR-10 (32 x 32 x 3), and 
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ TRAIN, TEST = 10_000, 2_000
 
 def fonts() -> list[str]:
     """Matplotlib's text fonts (no symbol or maths fonts), sorted."""
-    from matplotlib import get_data_path
-
-    folder = Path(get_data_path()) / "fonts" / "ttf"
+    package = find_spec("matplotlib")  # not imported: that takes its time, and fails under a backend that is not there
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("the digits are drawn with the fonts of matplotlib, which is not installed")
+    folder = Path(package.origin).parent / "mpl-data" / "fonts" / "ttf"
     return sorted(str(p) for p in folder.glob("*.ttf") if p.name.startswith(("DejaVu", "cmr", "cmb", "cmss", "cmtt"))
                   and "Display" not in p.name)  # fmt: skip
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from reproduce.engine import surroundings
+
 Scale = Literal["smoke", "quick", "paper"]
 SCALES: tuple[Scale, ...] = ("smoke", "quick", "paper")
 EPOCHS = "epochs"  # the arm that keeps the paper's own protocol
@@ -107,7 +109,7 @@ HELP = {
     "gpus": "with --slurm: the devices are GPUs",
     "detach": "with --slurm: submit and return; the same command collects later",
     "jobs": "runs at a time (default: one a GPU, or one a CPU core)",
-    "wandb": "W&B mirror: offline (default), online or disabled",
+    "wandb": "W&B mirror: offline, online or disabled (default: what WANDB_MODE says, else offline)",
     "plot_only": "draw and judge what is there; train nothing",
     "run": "make the figures that are not there yet, shortest first",
     "dry_run": "print runs, steps and expected hours; train nothing",
@@ -138,6 +140,7 @@ def parse(
 
     arms: those that there are besides `epochs`.
     """
+    surroundings.spell_out()
     parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     for field in fields(kind):
         flag, text = "--" + field.name.replace("_", "-"), field.metadata.get("help") or HELP[field.name]
@@ -150,14 +153,29 @@ def parse(
         parser.add_argument(
             flag,
             type=convert,
-            default=field.default,
+            default=None if field.name == "wandb" else field.default,
             metavar=METAVARS.get(field.name, "K"),
             help=text,
         )
     try:
-        return kind(**vars(parser.parse_args(arguments)))
+        given = vars(parser.parse_args(arguments))
+        if "wandb" in given and given["wandb"] is None:
+            given["wandb"] = _mode()
+        return kind(**given)
     except InputError as error:
         refuse(error)
+
+
+def _mode() -> str:
+    """W&B's mode where no flag gives it."""
+    try:
+        asked = surroundings.wandb_mode()
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    usual = SimulationOptions.wandb
+    if asked not in (None, usual):
+        print(f"W&B: {asked}, as WANDB_MODE says (--wandb goes before it)", flush=True)
+    return asked or usual
 
 
 def refuse(error: Exception) -> NoReturn:

@@ -27,8 +27,8 @@ BITS = PACKAGES[:5]
 # What a run may pass through; figures and tests change none of its bits.
 FOLDERS = ("lightning_modules", "datamodules", "callbacks", "reproduce/theory")
 # Of reproduce/engine, what a worker imports: that of the figures' process changes no bits.
-ENGINE = ("files", "interpolate", "interrupts", "layout", "measure", "recorder", "results", "spec", "stored", "train",
-          "worker")  # fmt: skip
+ENGINE = ("files", "interpolate", "interrupts", "layout", "measure", "recorder", "results", "spec", "stored",
+          "surroundings", "train", "worker")  # fmt: skip
 
 
 def environment() -> dict[str, Any]:

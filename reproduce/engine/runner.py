@@ -220,7 +220,7 @@ class Runner:
         return None
 
     def _start(self, task: Task, attempt: int, claim: FileLock, slot: int) -> _Active:
-        with task.folder.log.open("a") as log:
+        with task.folder.log.open("a", encoding="utf-8") as log:
             log.write(f"--- attempt {attempt}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
         path = task.folder.path.absolute()
         process: Any
@@ -244,7 +244,7 @@ class Runner:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(self.gpus)))
             first = slot % max(1, self.gpus // self.devices) * self.devices
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible.split(",")[first : first + self.devices])
-        with (path / "log.txt").open("a") as log, interrupts.ignoring(*interrupts.SCHEDULERS):
+        with (path / "log.txt").open("a", encoding="utf-8") as log, interrupts.ignoring(*interrupts.SCHEDULERS):
             return subprocess.Popen(
                 command,
                 cwd=CHECKOUT,

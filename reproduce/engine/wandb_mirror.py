@@ -21,6 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from reproduce.engine import surroundings
 from reproduce.engine.files import lock, read_cache, write_json
 from reproduce.engine.options import InputError
 from reproduce.engine.results import MIRRORED, RunFolder, environment
@@ -76,6 +77,10 @@ class Mirror:
     say: Callable[[str], None]
     runs: dict[str, _Mirrored] = field(default_factory=dict)
     held: dict[str, FileLock] = field(default_factory=dict)  # for the runs above, each as long as it is there
+
+    def __post_init__(self) -> None:
+        if self.mode != "disabled":
+            surroundings.forget_run(self.say)
 
     def wanted(self, folder: RunFolder) -> bool:
         """Whether a finished run still has to be mirrored: never done, or only offline and online is asked for."""

@@ -170,7 +170,7 @@ def test_a_training_goes_on_from_a_checkpoint_of_any_moment(loader, schedule, ho
     if which:  # `batch start` is before the step
         last = "last" in which
         chosen = [w for w in chosen if (w[1] + (hook == "batch start") in ends) == last]
-    chosen = [w for w in chosen if w[1] < events.seen[-1][2]][:2]
+    chosen = [w for w in chosen if w[1] < events.seen[-1][2]][: 2 if how == "epochs" else 1]
     assert chosen, "the test needs a checkpoint of that moment"
     for _, _, seen, path in chosen:
         rest, again, _, _ = MAKE[loader](schedule, ckpt_path=path, **HOW[how])
@@ -195,7 +195,7 @@ def test_an_epoch_that_max_steps_has_cut_is_finished(loader, written_at, then, t
     assert torch.equal(again, weights)
 
 
-@pytest.mark.parametrize("loader", MAKE)
+@pytest.mark.parametrize("loader", ["batch sampler", "NoiseScheduler"])
 def test_a_training_may_be_resumed_again_and_again(loader, tmp_path):
     whole, weights, *_ = MAKE[loader](LONG_FIRST, max_epochs=2)
     seen, path, count = [], None, 0
@@ -285,8 +285,7 @@ class Late(Checkpoint):
 
 
 @pytest.mark.parametrize("options", [{"max_epochs": 3}, {"max_epochs": 9, "max_steps": 17}], ids=["epochs", "steps"])
-@pytest.mark.parametrize("exact_first", [True, False])
-@pytest.mark.parametrize("loader", ["plain", "ours"])
+@pytest.mark.parametrize(("loader", "exact_first"), [("plain", False), ("ours", True)])
 @pytest.mark.parametrize("stop_at", [7, 9])
 def test_every_hook_of_every_epoch_runs_once_over_the_parts_of_a_training(
     stop_at, loader, exact_first, options, tmp_path
