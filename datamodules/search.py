@@ -55,6 +55,7 @@ class Search:
         self._begun = True
 
     def limit(self, loader: Any, at: int) -> None:
-        """Makes the finder stop at `at` examples."""
+        """Makes the finder stop at `at` examples, and go through them as often as it likes."""
         if self.running:
             loader.dataset = range(at)
+            loader.repeats = True  # a trial of several epochs keeps its loader
