@@ -107,6 +107,14 @@ class GradientNoiseMonitor(Monitor):
         self._groups: list[Series] = []
         self._clipped = 0  # groups that are not followed
         self._gathered, self._stepped = 0, False  # examples since the last step, on this rank
+        self._trained: list[int] = []  # examples in the epoch's batches, on this rank, where others are measured on
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        if self.batches is not None and batch is not None and self.due(trainer.current_epoch):
+            self._trained = [*(self._trained if batch_idx else []), size_of(batch)]
 
     # -- the covariance
 
@@ -158,13 +166,21 @@ class GradientNoiseMonitor(Monitor):
             batches = share(batches, ranks, size)
             with measuring(module, training=True):
                 rows = self._gradients(module, batches, "batch_means")
-        found = self._found(rows, batches, self._noise_ratio(trainer, module, fitting))
+        found = self._found(rows, batches, self._noise_ratio(trainer, module, self._sizes(given is not None, fitting)))
         if not math.isfinite(found.value):
             self._tell(trainer, "gradients are not finite; what is undefined is nan")
         elif math.isnan(found.isotropy.value):
             self._tell(trainer, "gradients do not differ; what is undefined is nan")
         self.measurements.append(found)
         return self._summary(found)
+
+    def _sizes(self, given: bool, fitting: list[int]) -> list[int]:
+        """The sizes of the batches that training takes, over all ranks: those measured on, unless these were given."""
+        if not given:
+            return fitting
+        whole = [sum(parts) for parts in zip_longest(*of_all_ranks(self._trained), fillvalue=0)]
+        common = common_size(whole)
+        return [size for size in whole if fits(size, common)] or fitting
 
     def _noise_ratio(self, trainer: pl.Trainer, module: nn.Module, sizes: list[int]) -> float | None:
         """n, in the units of C: eta/S, or eta where a step descends the sum over its S examples."""
