@@ -29,10 +29,11 @@ def digits(batch_size=16, **options):
 
 class Steps(pl.Callback):
     def __init__(self):
-        self.sizes = []
+        self.sizes, self.labels = [], []
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         self.sizes.append(len(batch[1]))
+        self.labels.append(batch[1].tolist())
 
 
 def trainer(tmp_path, *callbacks, **options):
@@ -93,6 +94,9 @@ def test_a_batch_size_finder_ends_at_the_largest_batch_there_is(options, mode, f
     assert data.batch_size == found
     assert set(steps.sizes) == {found}
     assert fitter.global_step == 2 * (100 // found)
+    unsearched = Steps()
+    trainer(tmp_path, unsearched).fit(MLP(hidden=(4,)), digits(**options | {"batch_size": found}))
+    assert steps.labels == unsearched.labels
     data.batch_size = 1000  # the search is over: what is too large is refused again
     with pytest.raises(ValueError, match="batch_size: 1000 is larger than the training set of 100 examples"):
         trainer(tmp_path).fit(MLP(hidden=(4,)), data)
