@@ -57,5 +57,6 @@ def go_on(trainer: Any) -> None:
         return
     sampler.set_epoch(trainer.current_epoch)
     begins_itself = hasattr(loader, "load_state_dict")  # at the right batch
-    within = trainer.fit_loop.restarting and not begins_itself
-    sampler.start = trainer.fit_loop.epoch_loop.batch_progress.current.processed if within else 0
+    batches = trainer.fit_loop.epoch_loop.batch_progress
+    within = trainer.fit_loop.restarting and not begins_itself and not batches.is_last_batch
+    sampler.start = batches.current.processed if within else 0

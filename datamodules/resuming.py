@@ -57,9 +57,24 @@ def put_right(trainer: Any, length: Callable[[], int] | None = None) -> None:
         validation.reset()
         validation.increment_ready()
         validation.increment_started()
+    due = validates or _due(trainer, length)
     if made % trainer.accumulate_grad_batches == 0 or batches.is_last_batch:
         # Of the steps that loggers go by Lightning now counts one if batch `made` is one to validate after.
-        loop._batches_that_stepped += (not settled) - (validates or _due(trainer, length))
+        loop._batches_that_stepped += (not settled) - due
+    if batches.is_last_batch and not due:
+        _end(loop)
+
+
+def _end(loop: Any) -> None:
+    """Ends a resumed epoch without another batch: Lightning asks for one, and a loader that begins anew has it."""
+
+    def advance(data_fetcher: Any) -> None:
+        del loop.advance
+        if loop.restarting:
+            raise StopIteration
+        loop.advance(data_fetcher)  # of another fit, if this one has failed before it came here
+
+    loop.advance = advance
 
 
 def _whole(progress: Any) -> bool:

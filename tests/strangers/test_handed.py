@@ -43,6 +43,36 @@ def test_an_epoch_that_max_steps_has_cut_is_finished_with_a_handed_loader(batch_
     assert len(first.batches + rest.batches) == (12 if batch_size is VARYING else 9)
 
 
+@pytest.mark.parametrize("how", ["alone", "validated", "validated every second epoch", "no limit", "limited"])
+@pytest.mark.parametrize("make", [loader, planned], ids=["plain", "planned"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_after_an_epochs_last_batch_comes_the_next_epochs_first(how, make, workers, tmp_path):
+    """Also where no validation is due, after which Lightning would ask for one more batch of the epoch that is over."""
+    options = {
+        "validated every second epoch": {"check_val_every_n_epoch": 2},
+        "no limit": {"max_epochs": -1, "max_steps": 12},
+        "limited": {"limit_train_batches": 2},
+    }.get(how, {})
+    ends = {"max_epochs": 3} | options
+    last = 2 if how == "limited" else 3
+
+    def fit(*callbacks, **where):
+        net = Net()
+        validation = loader(16) if "validated" in how else None
+        trainer(noise_of(16), *callbacks, **ends).fit(net, make(16, num_workers=workers), validation, **where)
+        return net.batches
+
+    class Saves(pl.Callback):
+        def on_train_batch_end(self, run, module, outputs, batch, batch_idx):
+            if run.global_step == last:
+                run.save_checkpoint(tmp_path / "saved.ckpt")
+
+    whole = fit(Saves())
+    rest = fit(ckpt_path=tmp_path / "saved.ckpt")
+    assert rest == whole[last:]
+    assert [batch[:2] for batch in rest[:2]] == [(1, 0), (1, 1)]
+
+
 class Twice(torch.optim.SGD):
     def step(self, closure=None):
         return super().step(closure)
