@@ -231,6 +231,7 @@ class GradientNoiseMonitor(Monitor):
     # -- stationarity
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         self._clipped, self._gathered, self._stepped = 0, 0, False
         if not self.follow:
             return

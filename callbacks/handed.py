@@ -30,6 +30,7 @@ def handed_loader(trainer: Any) -> Any:
     """What was handed to `fit` in place of a module or data module, alone in a list or dictionary or by itself."""
     # Lightning has no public name for it before it has taken its length, which is too late.
     source = trainer.fit_loop._data_source.instance
+    source = getattr(source, "iterables", source)  # of a CombinedLoader
     while isinstance(source, dict | list | tuple) and len(source) == 1:
         source = next(iter(source.values() if isinstance(source, dict) else source))
     return source

@@ -15,6 +15,7 @@ from callbacks.functional.inputs import FailedElsewhere, alone, as_batches, fini
 from callbacks.functional.nests import cut, joined, mapped, size_of
 from callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction, Weights
 from callbacks.functional.state import device_of, measuring, plain
+from callbacks.readers import check_readers
 
 Batches = Iterable[Any] | Callable[[pl.Trainer], Iterable[Any]] | None
 OnError = Literal["warn", "raise"]
@@ -32,8 +33,8 @@ class Monitor(pl.Callback):
     These arguments mean the same in every monitor; callbacks/README.md says what they cost.
 
     Args:
-        every_n_epochs: measured at the ends of epochs whose number (from 1) it divides. A `ModelCheckpoint` that
-            monitors the value must be due at the same epochs.
+        every_n_epochs: measured at the ends of epochs whose number (from 1) it divides. What reads a
+            value at other times (a `ModelCheckpoint`, say) is refused.
         loss: loss(output, target), a scalar, with output = module(input) for batches (input, target), or
             module(inputs…) for (inputs…, target); by default the module's own `loss`.
         batch_loss: f(module, batch), in place of `loss`, for any other batch or output; `lambda module, batch:
@@ -115,6 +116,9 @@ class Monitor(pl.Callback):
                 f"strategy: {kind} keeps a part of the parameters on each device; monitors measure whole ones (ddp)"
             )
         self.objective(plain(pl_module))  # refused before the training, not after it
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        check_readers(trainer, self, self.prefix, self.every_n_epochs)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

@@ -16,7 +16,7 @@ import datamodules.safe_globals  # noqa: F401  # schedules among a checkpoint's 
 from callbacks.optimizer_steps import Rates, Rule, Steps, moved
 from callbacks.scheduled_loaders import ScheduledLoaders, accumulated
 from callbacks.step_window import StepWindow
-from callbacks.training_batches import Count, CountedBatches, PlannedBatches, Size, batches_of
+from callbacks.training_batches import Count, CountedBatches, PlannedBatches, Size, Taken, batches_of
 from datamodules.schedules import NoiseSchedule, as_schedule
 
 
@@ -81,7 +81,9 @@ class NoiseScheduler(pl.Callback):
         self._given: list[Optimizer] = []  # the Trainer's own list
         self._optimizers: list[Optimizer] = []
         self._checked = False
-        self._epoch = self._logged = -1
+        self._epoch = -1
+        self._taken: Taken | None = None  # of a checkpoint: what its epoch had used up
+        self._goes_on = False  # from it
         self._made = 0.0, 0, 0.0  # lr, batch_size and progress of the last step
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -110,7 +112,6 @@ class NoiseScheduler(pl.Callback):
             raise ValueError("training_step: with dataloader_iter it draws batches itself; take (batch, batch_idx)")
         if trainer.fit_loop.restarting or trainer.fit_loop._loaded_from_state_dict:
             self.steps = self.steps or trainer.global_step  # of a checkpoint that has not counted them
-        self._logged = self.steps
         self._take_over(trainer)
         self._loaders.start(trainer)
 
@@ -137,6 +138,8 @@ class NoiseScheduler(pl.Callback):
         self._hooks.leave()
         self._loaders.leave()
         self._rates.release()
+        if isinstance(self._batches, PlannedBatches):
+            self._taken = self._batches.taken()  # for a checkpoint that is written afterwards
         self._given, self._optimizers, self._batches, self._window = [], [], None, StepWindow()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -146,7 +149,17 @@ class NoiseScheduler(pl.Callback):
             self._rates.set(self.schedule.noise_ratio(progress) * size)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._end_epoch(trainer)
+
+    def _end_epoch(self, trainer: pl.Trainer) -> None:
+        if self._goes_on:  # and the loader has nothing left of the epoch
+            self._go_on(self._look(trainer))
         self._loaders.end_epoch(trainer)
+
+    def _go_on(self, batches: PlannedBatches | CountedBatches) -> None:
+        self._goes_on = False
+        if isinstance(batches, PlannedBatches):
+            batches.go_on(self._taken)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -160,6 +173,8 @@ class NoiseScheduler(pl.Callback):
         if not self._checked:
             self._check(trainer, batches)
             self._checked = True
+        if self._goes_on:
+            self._go_on(batches)
         self._hooks.new_batch()
         here = batches.next(trainer, batch, batch_idx)
         window, ahead = self._window, 0
@@ -205,7 +220,7 @@ class NoiseScheduler(pl.Callback):
             window.forget_thrown_away(optimizer)
         if isinstance(batches, PlannedBatches) and window.batches > 1:
             raise accumulated(f"a step over {window.batches} planned batches")
-        if window.examples != window.wanted and not (window.rest and window.examples < window.wanted):
+        if not window.fits:
             raise batches.refusal(window.examples, window.wanted, window.progress)
         self._use(window.examples)
 
@@ -241,11 +256,9 @@ class NoiseScheduler(pl.Callback):
             self.lr, self.batch_size, self.progress = self._made
             return
         self._window.end(added=False)
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and trainer.loggers and self.steps // every > self._logged // every:
-            for logger in trainer.loggers:
-                logger.log_metrics(self.state(), step=trainer.global_step or self.steps)
-            self._logged = self.steps
+        if trainer._logger_connector.should_update_logs:
+            for logger in trainer.loggers:  # beside what the module logs in this step
+                logger.log_metrics(self.state(), step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
     def state(self) -> dict[str, float]:
         """The step just taken, under the names it is logged by."""
@@ -264,6 +277,7 @@ class NoiseScheduler(pl.Callback):
             "steps": self.steps,
             "made": list(self._made),
             "count": self._count.state_dict(),
+            "taken": self._batches.taken() if isinstance(self._batches, PlannedBatches) else self._taken,
             "rates": {"own": self._rates.own, "largest": self._rates.largest},
         }
 
@@ -273,5 +287,6 @@ class NoiseScheduler(pl.Callback):
         self.t_eta, self.steps = state_dict["t_eta"], state_dict.get("steps", 0)
         self._made = self.lr, self.batch_size, self.progress = tuple(state_dict.get("made", (0.0, 0, 0.0)))
         self._count = Count(**state_dict.get("count", {}))
+        self._taken, self._goes_on = state_dict.get("taken"), True
         rates = state_dict.get("rates", {"own": [], "largest": 0.0})
         self._rates.own, self._rates.largest = rates["own"], rates["largest"]

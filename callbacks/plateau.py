@@ -91,14 +91,15 @@ class NoiseOnPlateau(NoiseScheduler):
             "cooldown": cooldown,
             "eps": 0.0,
         }
-        self._lr, self._batch_size = _Scaled(as_schedule(schedule.lr)), _Scaled(as_schedule(schedule.batch_size))
-        scaled = NoiseSchedule(self._lr, self._batch_size)
+        lr, batch_size = as_schedule(schedule.lr), as_schedule(schedule.batch_size)
+        self._changing = _Scaled(lr if change == "lr" else batch_size)
+        scaled = NoiseSchedule(self._changing, batch_size) if change == "lr" else NoiseSchedule(lr, self._changing)
         super().__init__(scaled, groups=groups, examples=examples, size=size)
 
     def _begin(self) -> None:
         super()._begin()
         self._after: str | None = None  # whether the metric comes with the validation or with the training epoch
-        self._first_epoch = 0
+        self._first_epoch = self._wait = 0  # epochs until a monitor of ours logs the metric
         self._old: Any = None  # the metric at the epoch's start; Lightning shows the same until it is logged again
         self._judged = self._late = False  # in this epoch; since the last one was judged
         # torch's own rule, on a stand-in whose learning rate is the share of the noise that is left
@@ -112,10 +113,7 @@ class NoiseOnPlateau(NoiseScheduler):
 
     def _apply(self, reduction: float) -> None:
         self.reduction = reduction
-        if self.change == "batch_size":
-            self._batch_size.factor = reduction
-        else:
-            self._lr.factor = 1 / reduction
+        self._changing.factor = 1 / reduction if self.change == "lr" else reduction
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -141,6 +139,9 @@ class NoiseOnPlateau(NoiseScheduler):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._first_epoch = trainer.current_epoch
+        monitors = [one for one in trainer.callbacks if hasattr(one, "every_n_epochs") and hasattr(one, "prefix")]  # type: ignore[attr-defined]
+        own = [one.every_n_epochs for one in monitors if self.monitor.startswith(f"{one.prefix}/")]
+        self._wait = max(own, default=0)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_epoch_start(trainer, pl_module)
@@ -166,11 +167,11 @@ class NoiseOnPlateau(NoiseScheduler):
                 self._after = "training"
                 if self._late or logged is not self._old:
                     self._judge(trainer)
-            elif trainer.current_epoch - self._first_epoch >= (trainer.check_val_every_n_epoch or 1):
+            elif trainer.current_epoch - self._first_epoch >= max(trainer.check_val_every_n_epoch or 1, self._wait):
                 others = ", ".join(sorted(trainer.callback_metrics)) or "nothing"  # every hook has had its turn
                 raise ValueError(f"monitor: {self.monitor!r} was not logged; {others} was")
         self._apply(self.pending)
-        self._loaders.end_epoch(trainer)
+        self._end_epoch(trainer)
 
     def _judge(self, trainer: pl.Trainer) -> None:
         value = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))  # one decision for all ranks

@@ -21,7 +21,8 @@ class ProgressFile(pl.Callback):
     `fraction` is in [0, 1]: of `max_epochs`, right also where epochs differ in length; of `max_steps`; or of
     `max_time`: the furthest of those that are set, None if none is. In an epoch of unknown length `epoch` counts those
     that are over. `loss` is None where the training step gives none, or one that is not finite. The file is replaced,
-    never rewritten, so a reader sees a whole one. Its folder is made when a fit begins.
+    never rewritten, so a reader sees a whole one. Its folder is made when a fit begins. With `fast_dev_run` nothing is
+    written.
     """
 
     def __init__(self, path: str | Path, interval: float = 0.25) -> None:
@@ -30,7 +31,7 @@ class ProgressFile(pl.Callback):
         self._last: Any = None  # what the latest training step gave
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage == "fit":
+        if stage == "fit" and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             make_folder_of(self.path)
             self._due = 0.0
 
@@ -38,7 +39,7 @@ class ProgressFile(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.monotonic()
-        if not trainer.is_global_zero:
+        if not self._writes(trainer):
             return
         self._last = outputs
         if now < self._due:
@@ -48,9 +49,12 @@ class ProgressFile(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tells what only the end shows where an epoch's length is not known."""
-        if trainer.is_global_zero and math.isinf(trainer.num_training_batches):
+        if self._writes(trainer) and math.isinf(trainer.num_training_batches):
             self._write(trainer, float(trainer.current_epoch))
         self._last = None
+
+    def _writes(self, trainer: pl.Trainer) -> bool:
+        return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
 
     def _write(self, trainer: pl.Trainer, epoch: float) -> None:
         outputs = self._last

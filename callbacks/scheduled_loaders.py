@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 
-from callbacks.handed import Sampler, go_on, handed_loader, handed_sampler, holder_of_plan
+from callbacks.handed import BUILD, Sampler, go_on, handed_loader, handed_sampler, holder_of_plan
 from datamodules.schedules import Schedule, as_schedule
 
 
@@ -31,6 +31,7 @@ class ScheduledLoaders:
         ours = data is not None and hasattr(data, "batch_size") and hasattr(data, "max_batch_size")
         if ours or holder_of_plan(handed_loader(trainer)) is not None:
             refuse_accumulation(trainer)
+        _refuse_among_others(trainer)
         _lead(handed_sampler(trainer), trainer.current_epoch)
         if ours:
             own: float | Schedule | None = data.batch_size
@@ -83,6 +84,15 @@ class ScheduledLoaders:
     def end_epoch(self, trainer: pl.Trainer) -> None:
         """Goes on before Lightning takes the next epoch's length."""
         _lead(handed_sampler(trainer), 0 if trainer.overfit_batches else trainer.current_epoch + 1)  # type: ignore[attr-defined]
+
+
+def _refuse_among_others(trainer: pl.Trainer) -> None:
+    """Raises ValueError if a planned sampler is one of several loaders that were handed to `fit`: which of them is to
+    be led, and which has the length of an epoch, is not known."""
+    several = handed_loader(trainer)
+    each = several.values() if isinstance(several, dict) else several if isinstance(several, list | tuple) else ()
+    if any(holder_of_plan(one) is not None for one in each):
+        raise ValueError(f"train_dataloaders: {len(each)}, one of them with an epoch plan; {BUILD}")
 
 
 def _lead(sampler: Sampler | None, epoch: int) -> None:

@@ -17,13 +17,15 @@ class StepWindow:
     Attributes:
         progress, wanted: t, and the S of the schedule, at its first batch.
         batches, examples: in it, with the one that is under way.
-        rest: whether it may end with fewer examples than wanted: at an epoch's end, or after a resume.
+        fits: whether a step may see these examples: as many as wanted; fewer at an epoch's end or after a resume; any
+            number where the loader has sizes of its own.
         closed: a step was taken, the next batch begins another.
     """
 
     def __init__(self) -> None:
         self.progress = self.wanted = 0.0
-        self.closed, self.rest = True, False
+        self.closed = True
+        self._rest = self._own = False
         self._batches = self._examples = 0  # before the batch that is under way
         self._now: Batch | None = None
         self._cut = False
@@ -37,13 +39,17 @@ class StepWindow:
     def examples(self) -> int:
         return self._examples + (0 if self._now is None else self._now.size)
 
+    @property
+    def fits(self) -> bool:
+        return self.examples == self.wanted or self._own or (self._rest and self.examples < self.wanted)
+
     def begin(self, batch: Batch, *, first: bool, cut: bool = False) -> None:
         """A batch begins. `first`: its gradient is added to no other's. `cut`: to some that a resume has lost."""
         if first or self.closed or not self._batches:
             self._restart(batch)
             self._cut = cut
         self._now, self.closed = batch, False
-        self.rest = batch.rest or self._cut
+        self._rest, self._own = batch.rest or self._cut, batch.own
 
     def _restart(self, batch: Batch) -> None:
         self.progress, self.wanted = batch.progress, batch.wanted

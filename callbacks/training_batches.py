@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, NamedTuple
@@ -17,16 +18,24 @@ from callbacks.scheduled_loaders import accumulating, refuse_accumulation
 from datamodules.schedules import NoiseSchedule, as_schedule, known_bounds, round_batch_size
 
 Size = Callable[[Any], int]
+Taken = dict[str, int]
 LOOKS = 1000
 
 
 class Batch(NamedTuple):
-    """A batch of all devices: t before it, its examples, those that the schedule wants, whether it may be smaller."""
+    """A batch of all devices.
+
+    Attributes:
+        progress: t before it. size: its examples. wanted: those of the schedule.
+        rest: whether it may be smaller, at an epoch's end.
+        own: whether it may be of any size: the loader's sizes are its own, and eta follows them.
+    """
 
     progress: float
     size: int
     wanted: float
-    rest: bool
+    rest: bool = False
+    own: bool = False
 
 
 @dataclass
@@ -71,6 +80,7 @@ class PlannedBatches:
         self._plan, self._epoch = plan, epoch
         self._holder = None if hasattr(loader, "load_state_dict") else holder  # to be asked where it began
         self._edges: list[int] = plan.edges.tolist()
+        self._came = 0
         self._size = as_schedule(schedule.batch_size)
 
     def check(self, trainer: pl.Trainer) -> None:
@@ -89,10 +99,29 @@ class PlannedBatches:
                 raise ValueError(f"start: the training goes on at batch {index}, the loader began at {began}; {BUILD}")
         if index + 1 >= len(edges):
             raise ValueError(f"epoch: {self._epoch} has {len(plan)} batches, and this is number {index + 1}")
+        self._came = index + 1
         progress = self._epoch + edges[index] / plan.examples
         size = edges[index + 1] - edges[index]
         wanted = round_batch_size(self._size(progress), plan.smallest, plan.largest) if self._follows else size
-        return Batch(progress, size, wanted, index + 2 == len(edges))
+        return Batch(progress, size, wanted, rest=index + 2 == len(edges))
+
+    def taken(self) -> Taken:
+        """What tells whether another plan has begun this epoch with the same batches."""
+        over = self._came == len(self._plan)
+        return {"epoch": self._epoch, "batches": self._came, "over": over, "sum": self._sum(self._came)}
+
+    def _sum(self, batches: int) -> int:
+        edges = self._plan.edges[: batches + 1]
+        return zlib.crc32(self._plan.indices[: edges[-1]].tobytes(), zlib.crc32(edges.tobytes()))
+
+    def go_on(self, taken: Taken | None) -> None:
+        """Raises ValueError if a training goes on within this epoch and another plan has begun it."""
+        if not taken or taken["over"] or taken["epoch"] != self._epoch or self._sum(taken["batches"]) == taken["sum"]:
+            return
+        raise ValueError(
+            f"ckpt_path: it is of the middle of epoch {self._epoch}, which the loader would have begun with other "
+            "batches (its examples, batch_size, seed or sampling have changed); resume from the end of an epoch"
+        )
 
     def refusal(self, size: int, wanted: float, progress: float) -> ValueError:
         return ValueError(
@@ -134,6 +163,9 @@ class CountedBatches:
         self._length = _length(loader)
         self._limit: int | None = None
         self._came = 0
+        bounds = known_bounds(self._schedule)
+        fixed = bounds is not None and bounds[0] == bounds[1]
+        self._own = fixed and (self._length is None or self._declared is None)
         self._progress = self._clock(trainer, loader, schedule, examples)
 
     def _clock(
@@ -180,9 +212,10 @@ class CountedBatches:
         self._count.consumed += size
         self._count.seen += size
         wanted = self._schedule(progress)
-        # workers that share a stream end with a smaller batch each; the first one is never such
-        rest = trainer.is_last_batch or (self._length is None and self._count.seen > size)
-        return Batch(progress, size, _whole(wanted), rest)
+        # The first tells whether the loader has the schedule's S. Buckets, or workers that share a stream and end with
+        # a smaller batch each, have others too.
+        own = self._own and self._count.seen > size
+        return Batch(progress, size, _whole(wanted), rest=trainer.is_last_batch, own=own)
 
     def end(self) -> None:
         """Raises ValueError if the epoch that is over was shorter than the limit that was taken for its length."""

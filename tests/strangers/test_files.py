@@ -47,6 +47,11 @@ def test_a_trial_leaves_the_checkpoint_of_a_real_training_alone(trial, tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["t.ckpt"]
 
 
+def test_a_trial_leaves_the_progress_of_a_real_training_alone(tmp_path):
+    fit(ProgressFile(tmp_path / "own" / "progress.json"), fast_dev_run=2)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_trial_that_is_asked_to_leave_says_that_nothing_is_saved(tmp_path):
     class Ask(pl.Callback):
         def on_train_batch_start(self, *rest):

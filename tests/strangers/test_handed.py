@@ -6,10 +6,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
 from callbacks import NoiseScheduler, ProgressFile
-from datamodules import Cosine, Cyclic, NoiseSchedule
+from datamodules import Cosine, Cyclic, NoiseSchedule, PlannedBatchSampler
 from tests.strangers.tiny import Net, Stream, loader, planned, really, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*not resumable.*", "ignore:.*seems.*already.*")
@@ -145,3 +146,41 @@ def test_one_scheduler_in_a_training_within_a_training_is_refused():
 
     with pytest.raises(ValueError, match="callbacks: a NoiseScheduler is in use by another Trainer; give each"):
         trainer(noise, Inner()).fit(Net(), loader(16))
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"examples": 40}, {"batch_size": 8}, {"batch_size": Cyclic(high=24, low=16, period=2)}, {}]
+)
+def test_an_epoch_is_finished_with_the_plan_that_it_was_begun_with(change, tmp_path):
+    """Else some examples are seen twice, others not at all, at another epoch progress than was said."""
+
+    class Saves(pl.Callback):
+        def on_train_batch_end(self, run, module, outputs, batch, batch_idx):
+            if run.global_step in (2, 3):
+                run.save_checkpoint(tmp_path / f"{run.global_step}.ckpt")
+
+    def fit(name=None, batch_size=16, examples=48, seed=0):
+        net, noise = Net(), noise_of(batch_size)
+        data = loader(1, examples).dataset
+        sampler = PlannedBatchSampler(examples, batch_size, seed=seed)
+        saved = {} if name is None else {"ckpt_path": tmp_path / name}
+        trainer(noise, Saves()).fit(net, DataLoader(data, batch_sampler=sampler), **saved)
+        return net.batches
+
+    whole = fit()
+    assert fit("3.ckpt", **change)  # between epochs anything may be changed
+    if not change:
+        assert fit("2.ckpt") == whole[2:]
+        return
+    with pytest.raises(
+        ValueError, match="ckpt_path: it is of the middle of epoch 0, which the loader would have begun"
+    ):
+        fit("2.ckpt", **change)
+
+
+@pytest.mark.parametrize("batch_size", [16, VARYING], ids=["constant", "varying"])
+@pytest.mark.parametrize("how", [list, lambda loaders: dict(zip("ab", loaders)), CombinedLoader])
+def test_a_planned_loader_among_others_is_refused_before_the_first_step(how, batch_size):
+    with really() as real, pytest.raises(ValueError, match=r"train_dataloaders: 2, .* build it in train_dataloader"):
+        trainer(noise_of(batch_size)).fit(Net(), how([planned(batch_size), loader(16)]))
+    assert not real.steps

@@ -1,5 +1,6 @@
 """A schedule in somebody's own project: S and t of any loader, what is logged, what is refused in one line."""
 
+import csv
 import pickle
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from callbacks import NoiseOnPlateau, NoiseScheduler
 from datamodules import Cosine, NoiseSchedule, PlannedBatchSampler, Steps
-from tests.strangers.tiny import Net, loader, planned, really, trainer
+from tests.strangers.tiny import Net, dataset, loader, planned, really, trainer
 
 FALLING = Cosine(0.1, 0.01, epochs=4)
 
@@ -183,3 +184,54 @@ def test_the_samplers_of_a_schedule_can_be_sent_to_other_processes():
         for one in (sampler, copy):
             one.set_epoch(epoch)
         assert list(copy) == list(sampler)
+
+
+class Buckets(torch.utils.data.Sampler):
+    """A stranger's batch sampler, whose batches are as long as its buckets."""
+
+    def __init__(self, sizes):
+        self.sizes = sizes
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def __iter__(self):
+        examples = iter(range(48))
+        return iter([[next(examples) for _ in range(size)] for size in self.sizes])
+
+
+def bucketed(*sizes):
+    return torch.utils.data.DataLoader(dataset(), batch_sampler=Buckets(sizes))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_where_a_batch_sampler_has_sizes_of_its_own_eta_follows_them(accumulate):
+    noise = NoiseScheduler(NoiseSchedule(0.1, 16 * accumulate))
+    with really() as real:
+        trainer(noise, max_epochs=1, accumulate_grad_batches=accumulate).fit(Net(), bucketed(16, 16, 12, 4))
+    seen = [16, 16, 12, 4] if accumulate == 1 else [32, 16]
+    assert real.rates == pytest.approx([0.1 / 16 / accumulate * size for size in seen], rel=1e-12)
+
+
+@pytest.mark.parametrize(("schedule", "sizes"), [(32, (16, 16, 16)), (Cosine(32, 16, epochs=1), (32, 8, 8))])
+def test_sizes_that_are_not_the_schedules_are_refused_at_the_first_batch_or_where_the_schedule_varies(schedule, sizes):
+    with really() as real, pytest.raises(ValueError, match="batch_size: the loader's (16|8) cannot follow"):
+        trainer(NoiseScheduler(NoiseSchedule(0.1, schedule)), max_epochs=1).fit(Net(), bucketed(*sizes))
+    assert len(real.steps) == (0 if schedule == 32 else 1)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_noise_is_logged_at_the_steps_of_what_the_module_logs(accumulate, tmp_path):
+    class Logs(Net):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            self.log("train/loss", loss)
+            return loss
+
+    logger = pl.loggers.CSVLogger(tmp_path, flush_logs_every_n_steps=1)
+    options = {"log_every_n_steps": 2, "max_epochs": 4, "accumulate_grad_batches": accumulate}
+    trainer(NoiseScheduler(NoiseSchedule(0.1, 16 * accumulate)), logger=logger, **options).fit(Logs(), loader(16))
+    with open(tmp_path / "lightning_logs" / "version_0" / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    steps = {name: [row["step"] for row in rows if row[name]] for name in ("train/loss", "noise/lr")}
+    assert steps["noise/lr"] == steps["train/loss"] != []
