@@ -163,7 +163,7 @@ class GradientNoiseMonitor(Monitor):
             )
             return self._undefined()
         if not alone:
-            batches = share(batches, ranks, size)
+            batches = share(batches, ranks, size, whole=self.reduction == "batch")
             with measuring(module, training=True):
                 rows = self._gradients(module, batches, "batch_means")
         found = self._found(rows, batches, self._noise_ratio(trainer, module, self._sizes(given is not None, fitting)))
@@ -322,17 +322,18 @@ def common_size(sizes: list[int]) -> int:
     return max(counts, key=lambda s: (sum(fits(other, s) for other in sizes), s))
 
 
-def share(batches: list[Any], ranks: list[list[int]], common: int) -> list[Any]:
+def share(batches: list[Any], ranks: list[list[int]], common: int, *, whole: bool = False) -> list[Any]:
     """This rank's parts of the batches of about the `common` size, cut so that over all ranks they have that size.
 
     `ranks`: the sizes of each rank's parts. The examples of a batch are in random order: a part is a smaller batch.
+    With `whole` batches stay as they are.
     """
     rank = torch.distributed.get_rank() if distributed() else 0
     found = []
     for batch, *parts in zip(batches, *(sizes + [0] * len(batches) for sizes in ranks)):
-        whole, before = sum(parts), sum(parts[:rank])
-        if fits(whole, common):
+        total, before = sum(parts), sum(parts[:rank])
+        if fits(total, common):
             upto = before + parts[rank]
-            own = upto * common // whole - before * common // whole
-            found.append(cut(batch, 0, own))
+            own = upto * common // total - before * common // total
+            found.append(batch if whole else cut(batch, 0, own))
     return found

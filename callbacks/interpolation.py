@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from callbacks.functional import Interpolation, interpolate
 from callbacks.functional.inputs import gathered, stored
-from callbacks.functional.nests import cut, joined, size_of
+from callbacks.functional.nests import Unjoinable, cut, joined, size_of
 from callbacks.functional.objective import BatchLoss, Loss, Reduction, Weights
 from callbacks.functional.paths import BatchNormPolicy
 from callbacks.functional.state import plain
@@ -111,7 +111,7 @@ class InterpolationMonitor(SubsetMonitor):
         return self._path(module, batches, reference, None, self.alphas)
 
     def tried(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
-        self._path(module, halves(batch), self._reference(), None, [1.0])
+        self._path(module, [batch] if self.reduction == "batch" else halves(batch), self._reference(), None, [1.0])
 
     def _reference(self) -> Any:
         return self._initial if self.reference == "initial" else self.reference
@@ -171,5 +171,9 @@ def _of_every_rank(batches: list[Any], batch_size: int) -> list[Any] | None:
     parts = gathered(lambda: [stored(batch, torch.device("cpu"), None) for batch in batches])
     if len(parts) == 1:
         return None
-    together = joined([batch for part in parts for batch in part])
+    everything = [batch for part in parts for batch in part]
+    try:
+        together = joined(everything)
+    except Unjoinable:
+        return everything
     return [cut(together, i, i + batch_size) for i in range(0, size_of(together), batch_size)]

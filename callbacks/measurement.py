@@ -40,8 +40,8 @@ class Monitor(pl.Callback):
         batch_loss: f(module, batch), in place of `loss`, for any other batch or output; `lambda module, batch:
             module.training_step(batch, 0)` will do (what it logs is not logged).
         reduction: what the loss does with the examples of a batch: "mean", "sum", or "batch" (it belongs to the batch
-            as a whole). It is tried: a loss that does something else is refused, one with weights of its own (class
-            weights, ignored targets) is followed.
+            as a whole, and batches are measured as training draws them). It is tried: a loss that does something else
+            is refused, one with weights of its own (class weights, ignored targets) is followed.
         weights: weights(batch), what a batch weighs in the mean, where that cannot be found by trying.
         batches: what to measure on, of this rank, or a function of the Trainer that gives it; read once. By default
             the first batches that training draws.
@@ -202,7 +202,8 @@ class Monitor(pl.Callback):
         error: Exception | None = None
         try:
             with alone():
-                self.tried(trainer, module, _few(batch))
+                # a loss that belongs to its batch as a whole may have no value for a part of it
+                self.tried(trainer, module, batch if self.reduction == "batch" else _few(batch))
         except Exception as failed:
             error = failed
         said = None if error is None else _line(error)
@@ -289,7 +290,9 @@ class SubsetMonitor(Monitor):
                 found = data.measurement_batches(self.examples, self.batch_size)
                 self.batches = [_as_trained(trainer, module, batch) for batch in found]
         elif self.batches is None:
-            self.batches, self._drawn = _resized(self._drawn or [], self.wanted(trainer), self.batch_size), None
+            drawn, self._drawn = self._drawn or [], None
+            whole = self.reduction == "batch"
+            self.batches = drawn if whole else _resized(drawn, self.wanted(trainer), self.batch_size)
         return self.given_batches(trainer, module) or []
 
 

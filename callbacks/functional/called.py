@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from callbacks.functional.checkpointing import without_checkpointing
 from callbacks.functional.equivalents import Equivalents
 from callbacks.functional.inputs import copied, detached
 
@@ -51,7 +52,7 @@ class Called:
     def __call__(self, f: Callable[..., Any], argument: Any, tensors: dict[str, Tensor]) -> Any:
         """f(module, argument) with these tensors, by name."""
         named = {f"module.{name}": tensor for name, tensor in tensors.items()}
-        with Equivalents():
+        with Equivalents(), without_checkpointing():
             return functional_call(self._carrier, named, (f, (argument,)), tie_weights=self._tied)
 
 

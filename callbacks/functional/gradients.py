@@ -22,7 +22,7 @@ from callbacks.functional.inputs import (
     of_all_ranks,
     stored,
 )
-from callbacks.functional.nests import Unjoinable, cut, joined, rebuilt, size_of, tensors_of
+from callbacks.functional.nests import Unjoinable, cut, joined, listed, rebuilt, size_of, tensors_of
 from callbacks.functional.objective import Objective
 from callbacks.functional.state import device_of, measuring
 
@@ -141,6 +141,8 @@ class Gradients:
                 expected = total if self.objective.reduction == "sum" else total / size
                 rounding = 300 * torch.finfo(self.dtype).eps * (abs(whole) + float(singles.abs().mean()))
                 if math.isfinite(whole) and not abs(whole - expected) <= rounding:
+                    if self.draws and self._draws():
+                        return "the loss, or the module, draws random numbers in eval mode too"
                     return (
                         f"the loss of a batch, {whole:.6g}, is not the {self.objective.reduction} of its examples' "
                         f"losses, {expected:.6g} (class weights, ignored targets, a loss over the batch?)"
@@ -196,7 +198,9 @@ class Gradients:
         return any(not torch.equal(a, b) for a, b in zip(before, _random_state(device)))
 
     def _small(self) -> Any:
-        """A few examples, two where there are, since batch norm takes no single one."""
+        """A few examples, two where there are, since batch norm takes no single one; all where they belong together."""
+        if self.objective.reduction == "batch":
+            return self.batches[0]
         try:
             return cut(self.batches[0], 0, 2)
         except ValueError:
@@ -269,7 +273,7 @@ class Gradients:
 def _check_lengths(batches: Sequence[Any], sizes: Sequence[int]) -> None:
     """Raises ValueError where it cannot be told how many examples a batch has, or which of its parts are theirs."""
     for batch, size in zip(batches, sizes):
-        lengths = {len(t) for t in tensors_of(batch) if t.dim()}
+        lengths = {len(t) for t in tensors_of(batch) if t.dim()} if listed(batch) is None else {size}
         if lengths != {size}:
             raise ValueError(
                 f"batches: tensors of {', '.join(map(str, sorted(lengths)))} entries in a batch; gradient noise needs "

@@ -7,7 +7,7 @@ by `autograd.grad`: no `.grad` is read or written, and no hook of a distributed 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,16 @@ from torch import Tensor, nn
 
 from callbacks.functional.attributes import attributes_kept
 from callbacks.functional.called import Called
-from callbacks.functional.differentiable import NoDerivative, check_differentiable, named_layer
+from callbacks.functional.differentiable import (
+    NoDerivative,
+    check_against_differences,
+    check_differentiable,
+    named_layer,
+    own_functions,
+    ways_out,
+)
 from callbacks.functional.inputs import (
+    alone,
     as_batches,
     chosen_parameters,
     copied,
@@ -29,8 +37,10 @@ from callbacks.functional.inputs import (
 )
 from callbacks.functional.nests import cut, size_of
 from callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction, Weights
-from callbacks.functional.shares import probes, shares
+from callbacks.functional.shares import check_parts, probes, shares
 from callbacks.functional.state import device_of, measuring, plain
+
+FEW = 4  # examples that second derivatives are compared on
 
 
 @dataclass(frozen=True)
@@ -128,10 +138,9 @@ class HessianOperator:
         self = cls.__new__(cls)
         size = size_of(batch)
         self._build(module, objective, [batch], [size], **{"params": None, "dtype": None} | options)
-        halves = (
-            self._batches if size < 2 else [cut(self._batches[0], a, b) for a, b in ((0, size // 2), (size // 2, size))]
-        )
-        self._weighed(halves, [size_of(half) for half in halves])
+        if size > 1 and objective.reduction != "batch":
+            halves = [cut(self._batches[0], a, b) for a, b in ((0, size // 2), (size // 2, size))]
+            self._weighed(halves, [size_of(half) for half in halves])
         return self
 
     def _build(
@@ -167,6 +176,7 @@ class HessianOperator:
         self._kept: _Kept | None = None
         self._differentiable = False  # whether that has been seen
         if sizes is None:
+            check_parts(objective, self._batches)
             self._shares = self._weighed(self._batches, self.sizes)
         else:
             self._shares = [n / self.examples if objective.reduction == "mean" else 1.0 for n in self.sizes]
@@ -264,10 +274,7 @@ class HessianOperator:
             layer = named_layer(self._called, self.objective, self._batches[index], error)
             if layer is None:
                 raise
-            raise NoDerivative(
-                f"module: {layer} has no second derivative in torch; GGNOperator, or curvature='gauss_newton' of the "
-                "monitor, does without it, as measures=('finite_difference',) does"
-            ) from error
+            raise NoDerivative(f"{layer} has no second derivative in torch; {ways_out(self.objective)}") from error
 
     def _gradient_graph(self, index: int) -> tuple[list[Tensor], list[Tensor | None]]:
         """Leaves and the gradient of one batch, differentiable.
@@ -286,9 +293,23 @@ class HessianOperator:
             if not self._differentiable:
                 check_differentiable([g for g in gradients if g is not None])
                 self._differentiable = True
+                if names := own_functions(loss):
+                    self._compare(index, names)
         if len(self._batches) == 1:
             self._kept = _Kept([t.detach().clone() for t in self._tensors()], leaves, gradients)
         return leaves, gradients
+
+    def _compare(self, index: int, names: list[str]) -> None:
+        """Raises NoDerivative where functions that are not torch's own have a wrong second derivative."""
+        batch = self._batches[index]
+        with suppress(Exception):  # a batch of any kind: then all of it
+            batch = cut(batch, 0, FEW)
+        twin = HessianOperator.__new__(HessianOperator)
+        with alone():
+            twin._build(self.module, self.objective, [batch], [1], list(self.parameters), torch.float64)
+            twin._differentiable = True
+            way_out = ways_out(self.objective)
+            check_against_differences(twin.matvec, twin.gradient, twin.weights(), names, way_out)
 
     def _tensors(self) -> list[Tensor]:
         return [*self.module.parameters(), *self.module.buffers()]

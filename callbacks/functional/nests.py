@@ -38,16 +38,54 @@ def rebuilt(batch: Any, tensors: Sequence[Tensor]) -> Any:
 
 
 def size_of(batch: Any) -> int:
-    """Examples in a batch: the length of the first tensor that has dimensions."""
+    """Examples in a batch: the length of the first tensor that has dimensions; or of a list in it that holds a
+    dictionary an example, as detection has its targets."""
+    length = listed(batch)
+    if length is not None:
+        return length
     for tensor in tensors_of(batch):
         if tensor.dim():
             return len(tensor)
     raise ValueError(f"batches: no tensor with examples in a {type(batch).__name__}; give `weights` (or `sizes`)")
 
 
+def part_sizes(batch: Any) -> tuple[int, ...]:
+    """The examples in each part of a batch that is made of batches, of several loaders; () for any other."""
+    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
+    parts = [value for value in values if isinstance(value, Mapping | list | tuple) and tensors_of(value)]
+    if len(parts) < 2 or listed(batch) is not None:
+        return ()
+    return tuple(size_of(part) for part in parts)
+
+
+def listed(batch: Any) -> int | None:
+    """The length of the first list in a batch whose entries are dictionaries; None if there is none."""
+    inside = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
+    for part in inside:
+        if isinstance(part, list | tuple) and part and all(isinstance(entry, Mapping) for entry in part):
+            return len(part)
+    return None
+
+
 def cut(batch: Any, start: int, stop: int) -> Any:
     """Examples `start` to `stop` of a batch: of every tensor, and every list, that has one entry an example."""
-    return _cut(batch, start, stop, size_of(batch))
+    if listed(batch) is None:
+        return _cut(batch, start, stop, size_of(batch))
+    return _cut_lists(batch, start, stop, size_of(batch))
+
+
+def _cut_lists(batch: Any, start: int, stop: int, size: int) -> Any:
+    """Of a batch in which lists hold the examples: a tensor in them is an example's own."""
+
+    def part(value: Any) -> Any:
+        if isinstance(value, list | tuple) and len(value) == size:
+            return type(value)(value[start:stop])
+        return _cut(value, start, stop, size) if isinstance(value, Tensor) else value
+
+    if isinstance(batch, Mapping):
+        return _like(batch, {key: part(value) for key, value in batch.items()})
+    values = [part(value) for value in batch]
+    return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
 
 
 def _cut(part: Any, start: int, stop: int, size: int) -> Any:
@@ -67,7 +105,29 @@ def _cut(part: Any, start: int, stop: int, size: int) -> Any:
 
 def joined(batches: Sequence[Any]) -> Any:
     """One batch of all the examples. Raises Unjoinable where their parts do not fit together."""
-    return batches[0] if len(batches) == 1 else _joined(batches, [size_of(batch) for batch in batches])
+    sizes = [size_of(batch) for batch in batches]
+    if len(batches) == 1:
+        return batches[0]
+    return _joined(batches, sizes) if listed(batches[0]) is None else _joined_lists(batches, sizes)
+
+
+def _joined_lists(batches: Sequence[Any], sizes: Sequence[int]) -> Any:
+    """Of batches as in `_cut_lists`."""
+    first = batches[0]
+    if any(type(batch) is not type(first) or len(batch) != len(first) for batch in batches):
+        raise Unjoinable("batches: lists of examples in different structures")
+
+    def part(values: Sequence[Any]) -> Any:
+        if all(isinstance(value, list | tuple) and len(value) == n for value, n in zip(values, sizes)):
+            return type(values[0])(entry for value in values for entry in value)
+        return _joined(values, sizes)
+
+    if isinstance(first, Mapping):
+        if any(batch.keys() != first.keys() for batch in batches):
+            raise Unjoinable("batches: dictionaries of different keys")
+        return _like(first, {key: part([batch[key] for batch in batches]) for key in first})
+    values = [part(entries) for entries in zip(*batches)]
+    return type(first)(*values) if hasattr(first, "_fields") else type(first)(values)
 
 
 def _joined(parts: Sequence[Any], sizes: Sequence[int]) -> Any:

@@ -19,7 +19,7 @@ from callbacks.functional.nests import Unjoinable, joined, size_of
 from callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction
 from callbacks.functional.objective import Weights as BatchWeights
 from callbacks.functional.resumed import Resumed, about_path
-from callbacks.functional.shares import probes, shares
+from callbacks.functional.shares import check_parts, probes, shares
 from callbacks.functional.state import device_of, measuring, plain
 from callbacks.functional.weights import Weights, aligned, load_weights
 
@@ -165,7 +165,7 @@ def interpolate(
             statistics = held if estimation is None else _held(estimation, device, "estimation", dtype)
         about = {} if resume is None else about_path(batch_norm, line.one, line.two, held, statistics)
         done = Resumed(resume, about)
-        if batch_norm == "batch" and line.layers:
+        if batch_norm == "batch" and line.layers and reduction != "batch":
             held = _joined(held)
         missing = [a for a in dict.fromkeys(points) if a not in done.points]
         inputs = _joined(statistics or [])
@@ -209,6 +209,7 @@ class _Line:
             there = {n: t for n, t in self.at(1.0).items() if n in self.parameters}
             return {n: t.requires_grad_() for n, t in there.items() if t.is_floating_point() or t.is_complex()}
 
+        check_parts(self.objective, held)
         ways = probes(self._called, self.objective, leaves)
         self._shares = shares(self.objective, ways, held, [size_of(batch) for batch in held])
 

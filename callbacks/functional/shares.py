@@ -8,6 +8,7 @@ depends on how the data are split into batches.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from torch import Tensor
 from callbacks.functional.attributes import attributes_kept
 from callbacks.functional.called import Called
 from callbacks.functional.inputs import distributed, gathered, of_all_ranks, stored
-from callbacks.functional.nests import cut, joined, rebuilt, size_of, tensors_of
+from callbacks.functional.nests import cut, joined, part_sizes, rebuilt, size_of, tensors_of
 from callbacks.functional.objective import Objective
 
 
@@ -128,6 +129,23 @@ class _Weight:
         return float(self.size) if plain else self.value
 
 
+def check_parts(objective: Objective, batches: Sequence[Any]) -> None:
+    """Raises WrongLoss where batches of several loaders mix them differently; every rank must come here.
+
+    No weight of a batch is then right for the means over all of its parts.
+    """
+    if objective.reduction != "mean" or objective.weights is not None:
+        return
+    found = sorted({sizes for of_rank in of_all_ranks([part_sizes(b) for b in batches]) for sizes in of_rank if sizes})
+    for one, other in itertools.pairwise(found):
+        if len(one) != len(other) or any(a * other[0] != b * one[0] for a, b in zip(one, other)):
+            raise WrongLoss(
+                f"batches: of several loaders, with {' + '.join(map(str, one))} examples and with "
+                f"{' + '.join(map(str, other))}: no weight is right for all parts; leave out the odd ones, give "
+                "weights=f(batch), or reduction='batch'"
+            )
+
+
 def _reference(ways: Sequence[Probe], batches: Sequence[Any]) -> tuple[tuple[int, int], Any]:
     """(rank, index) and the first batch with a finite loss and a gradient; (-1, -1) and None if there is none."""
 
@@ -198,6 +216,7 @@ def _weight(objective: Objective, ways: Sequence[Probe], reference: Any, batch: 
     first, second = sides.solved()
     if objective.reduction == "mean" and sides.mean(first, second):
         return _Weight(size, max(n * second / first, 0.0), False)
+    sides.refuse_if_random()
     raise WrongLoss(
         "loss: of two batches in one is neither the (weighted) mean nor the sum of theirs; if it belongs to a batch as "
         "a whole (contrastive, normalised over the batch), pass reduction='batch' and batches as training has them"
@@ -217,6 +236,7 @@ def _inside(objective: Objective, ways: Sequence[Probe], batch: Any, given: _Wei
     size = given.size
     sides = _sides(ways, *_halves(batch, size)) if objective.weights is None and size > 1 else None
     if sides is not None and sides.telling and not _as_said(objective, sides, size // 2, size - size // 2):
+        sides.refuse_if_random()
         raise WrongLoss(
             "loss: is no mean over the examples of a batch, and batches of different shapes cannot be compared; "
             "give weights=f(batch), what each batch weighs in the mean"
@@ -307,12 +327,22 @@ class _Sides:
         adds_up = abs(first + second - 1) <= tolerance
         return adds_up and first > 0 and second > -tolerance and self.joined_by(first, second, tolerance)
 
+    def refuse_if_random(self) -> None:
+        """Raises WrongLoss if the whole has another loss the second time."""
+        again, value = self._way.slope(joined(list(self._parts)))[0], self.values[2]
+        if abs(again - value) > 1e4 * torch.finfo(self.slopes[0].dtype).eps * abs(value):
+            raise WrongLoss(
+                "loss: is another one each time (it, or the module, draws random numbers in eval mode too); make it a "
+                "function of the batch, or have it draw from a generator that it seeds itself"
+            )
+
     @property
     def noise(self) -> float:
         """What rounding makes of the whole's gradient: near a minimum, where examples cancel, it is not small."""
         if self._way.by_example:
             return 0.0
         if self._noise is None:
+            self.refuse_if_random()
             one, other = self._parts
             _, slopes = self._way.slope(joined([other, one]))
             turned = torch.cat([g.reshape(-1) for g in slopes]) / self._scale

@@ -1,7 +1,6 @@
 """What goes by a monitor's values: a checkpoint, a stop, a learning-rate schedule, each seeing every value once."""
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
@@ -84,7 +83,7 @@ def test_as_it_is_told_to_a_checkpoint_sees_each_value_once(every, validated, tm
 )
 def test_a_stop_that_would_see_an_old_value_or_none_is_refused(every, last, options, way_out):
     stop, watch = EarlyStopping(VALUE, **options), hessian(every)
-    with really() as real, pytest.raises(ValueError, match=f"EarlyStopping: HessianMonitor logs .*{way_out}"):
+    with really() as real, pytest.raises(ValueError, match=rf"EarlyStopping: HessianMonitor logs .*{way_out}"):
         fit(*([watch, stop] if last else [stop, watch]), validated=True)
     assert not real.steps
     fit(hessian(), EarlyStopping(VALUE), validated=True, max_epochs=2)  # as it is told to
@@ -94,7 +93,7 @@ def test_a_stop_that_would_see_an_old_value_or_none_is_refused(every, last, opti
 def test_a_plateau_that_would_see_an_old_value_or_none_is_refused(config):
     with (
         really() as real,
-        pytest.raises(ValueError, match='ReduceLROnPlateau: .* give it "interval": "epoch" and "frequency": 2'),
+        pytest.raises(ValueError, match=r'ReduceLROnPlateau: .* give it "interval": "epoch" and "frequency": 2'),
     ):
         fit(hessian(2), module=Stepped(**config))
     assert not real.steps

@@ -215,7 +215,7 @@ def test_where_a_batch_sampler_has_sizes_of_its_own_eta_follows_them(accumulate)
 
 @pytest.mark.parametrize(("schedule", "sizes"), [(32, (16, 16, 16)), (Cosine(32, 16, epochs=1), (32, 8, 8))])
 def test_sizes_that_are_not_the_schedules_are_refused_at_the_first_batch_or_where_the_schedule_varies(schedule, sizes):
-    with really() as real, pytest.raises(ValueError, match="batch_size: the loader's (16|8) cannot follow"):
+    with really() as real, pytest.raises(ValueError, match=r"batch_size: the loader's (16|8) cannot follow"):
         trainer(NoiseScheduler(NoiseSchedule(0.1, schedule)), max_epochs=1).fit(Net(), bucketed(*sizes))
     assert len(real.steps) == (0 if schedule == 32 else 1)
 
