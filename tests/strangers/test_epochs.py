@@ -155,7 +155,7 @@ EPOCHS, STEPS = {"max_epochs": 4}, {"max_steps": 20}
     + [("built with workers", "within", STEPS), ("built with workers", "at the end", STEPS)],
 )
 def test_a_resumed_training_goes_on_with_the_batches_that_it_lacks(kind, where, limit, tmp_path):
-    options = {"num_workers": 2} if "workers" in kind else {}
+    options = {"num_workers": 1} if "workers" in kind else {}
 
     def fit(*callbacks, **how):
         pl.seed_everything(0)
@@ -267,10 +267,10 @@ def test_overfitting_repeats_the_first_epochs_batches(kind, tmp_path):
     with really() as real:
         if kind == "ours":
             module = Labels()
-            run.fit(module, images(tmp_path, augment=True))
+            run.fit(module, images(augment=True))
             epochs = [[tuple(x) for e, x in module.seen if e == epoch] for epoch in range(3)]
         else:
-            options = {"num_workers": 2} if "workers" in kind else {}
+            options = {"num_workers": 1} if "workers" in kind else {}
             module = Builds(schedule) if kind == "built" else Net()
             run.fit(module, None if kind == "built" else planned(schedule, **options))
             epochs = [[examples for e, _, examples in module.batches if e == epoch] for epoch in range(3)]

@@ -45,8 +45,7 @@ def test_an_epoch_that_max_steps_has_cut_is_finished_with_a_handed_loader(batch_
 
 
 @pytest.mark.parametrize("how", ["alone", "validated", "validated every second epoch", "no limit", "limited"])
-@pytest.mark.parametrize("make", [loader, planned], ids=["plain", "planned"])
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("make", "workers"), [(loader, 0), (planned, 0), (planned, 1)])
 def test_after_an_epochs_last_batch_comes_the_next_epochs_first(how, make, workers, tmp_path):
     """Also where no validation is due, after which Lightning would ask for one more batch of the epoch that is over."""
     options = {

@@ -182,7 +182,7 @@ def test_gradient_noise_of_a_sum_is_that_of_the_mean():
 
 @pytest.mark.parametrize("argument", [{"chunk": 3}, {"chunk": 17}, {"max_bytes": 20_000}, {"max_bytes": 1}])
 def test_gradient_noise_with_dropout_depends_on_no_memory_argument(argument):
-    module, (x, y) = network(lambda: nn.Linear(6, 5), lambda: nn.Dropout(0.5), lambda: nn.Linear(5, 3)), data(40)
+    module, (x, y) = network(lambda: nn.Linear(6, 5), lambda: nn.Dropout(0.5), lambda: nn.Linear(5, 3)), data(16)
     found = [gradient_noise(module.train(), F.cross_entropy, (x, y), **options).value for options in ({}, argument)]
     assert found[1] == pytest.approx(found[0], rel=1e-12)
 

@@ -158,6 +158,6 @@ def test_our_data_modules_follow_a_plateau(tmp_path):
 
     module = Flat()
     run = trainer(plateau("batch_size"), max_epochs=4, val_check_interval=0.5)
-    run.fit(module, images(tmp_path, max_batch_size=24))
+    run.fit(module, images(max_batch_size=24))
     sizes = [{len(labels) for at, _, labels in module.batches if at == epoch} for epoch in range(4)]
     assert sizes == [{6}, {12}, {24}, {24}]

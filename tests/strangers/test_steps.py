@@ -38,7 +38,7 @@ def test_a_scheduler_of_accumulation_is_refused_over_planned_batches(handed, tmp
     noise = noise_of(16)
     run = trainer(noise, GradientAccumulationScheduler({0: 4}))
     with pytest.raises(ValueError, match=r"accumulate_grad_batches: GradientAccumulationScheduler\({0: 4}\) multi"):
-        run.fit(Net(), planned(16)) if handed else run.fit(Net(), images(tmp_path))
+        run.fit(Net(), planned(16)) if handed else run.fit(Net(), images())
 
 
 def test_accumulated_batches_of_a_plain_loader_are_one_step():

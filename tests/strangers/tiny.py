@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytorch_lightning as pl
@@ -33,14 +36,23 @@ def planned(batch_size, examples=48, *, epoch=0, start=0, largest=None, sampler=
     return DataLoader(dataset(examples), batch_sampler=sampler, **options)
 
 
-def images(folder, **options):
-    """One of our data modules over 48 images of noise for training, 16 for validation, 16 to test."""
-    random = np.random.default_rng(0)
-    for part, count in (("train", 64), ("test", 16)):
-        np.save(folder / f"{part}_images.npy", random.integers(0, 255, (count, 1, 4, 4), dtype=np.uint8))
+FOLDERS = []  # removed when the tests are over
+
+
+@cache
+def _noise(train, test, size):
+    """Images of noise, in three classes in turn, as a data set that has been prepared."""
+    FOLDERS.append(TemporaryDirectory())
+    folder, random = Path(FOLDERS[-1].name), np.random.default_rng(0)
+    for part, count in (("train", train), ("test", test)):
+        np.save(folder / f"{part}_images.npy", random.integers(0, 255, (count, 1, size, size), dtype=np.uint8))
         np.save(folder / f"{part}_labels.npy", np.arange(count) % 3)
-    drawn = Prepared("noise", str(folder), "0", train=64, test=16, channels=1, size=4, classes=3, origin="drawn")
-    return ImageDataModule(drawn, **{"validation": 16, "eval_batch_size": 16} | options)
+    return Prepared("noise", str(folder), "0", train=train, test=test, channels=1, size=size, classes=3, origin="drawn")
+
+
+def images(*, train=64, test=16, size=4, **options):
+    """One of our data modules over images of noise: 16 of the `train` are for validation."""
+    return ImageDataModule(_noise(train, test, size), **{"validation": 16, "eval_batch_size": 16} | options)
 
 
 class Stream(IterableDataset):

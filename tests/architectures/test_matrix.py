@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from callbacks import GradientNoiseMonitor
-from tests.strangers import oracles
-from tests.strangers.architectures import ARCHITECTURES
-from tests.strangers.cells import CONDITIONS, MONITORS, Cell, cells
+from tests.architectures import oracles
+from tests.architectures.cells import CONDITIONS, MONITORS, Cell, cells
+from tests.architectures.networks import ARCHITECTURES
 
 NAMES = {
     "hessian": "HessianMonitor",

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
+from tests.architectures.cells import Cell
+from tests.architectures.networks import ARCHITECTURES
 from tests.ranks import on_ranks
-from tests.strangers.architectures import ARCHITECTURES
-from tests.strangers.cells import Cell
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

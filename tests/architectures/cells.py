@@ -20,8 +20,8 @@ from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch.utils.data import default_collate
 
 from callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
-from tests.strangers import oracles
-from tests.strangers.architectures import ARCHITECTURES, BATCH, Architecture, Project, freeze_all_but_the_head
+from tests.architectures import oracles
+from tests.architectures.networks import ARCHITECTURES, BATCH, Architecture, Project, freeze_all_but_the_head
 
 MONITORS = ("hessian", "gauss_newton", "gradient_noise", "interpolation")
 CONDITIONS = (

@@ -8,8 +8,9 @@ from pytorch_lightning.loggers import Logger
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import ExactResume, NoiseScheduler
-from datamodules import Cyclic, DigitsDataModule, NoiseSchedule, PlannedBatchSampler, resumed_at
+from datamodules import Cyclic, NoiseSchedule, PlannedBatchSampler, resumed_at
 from lightning_modules import MLP
+from tests.strangers.tiny import images
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*not resumable.*", "ignore:.*logging interval.*")
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
@@ -17,7 +18,7 @@ LONG_FIRST, SHORT_FIRST = Cyclic(high=24, low=8, period=2, phase=0.5), Cyclic(hi
 
 
 def ours(batch_size):
-    return DigitsDataModule(gray=True, train=48, validation=20, test=20, batch_size=batch_size)
+    return images(train=68, test=20, size=28, validation=20, eval_batch_size=500, batch_size=batch_size)
 
 
 class OwnLoader(pl.LightningDataModule):

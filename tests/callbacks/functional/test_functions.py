@@ -60,6 +60,20 @@ class Straight(torch.autograd.Function):
         return slope / torch.cosh(x) ** 2
 
 
+class Lopsided(torch.autograd.Function):
+    """x², whose derivative forgets that it depends on x."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    def backward(ctx, slope):
+        (x,) = ctx.saved_tensors
+        return slope * 2 * x.detach()
+
+
 def layer(function):
     return type(f"{function.__name__}Layer", (nn.Module,), {"forward": lambda self, x: function.apply(x)})
 
@@ -74,7 +88,7 @@ def hessian():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("function", [Thrifty, Straight])
+@pytest.mark.parametrize("function", [Thrifty, Straight, Lopsided])
 def test_a_second_derivative_that_is_not_the_gradients_ends_the_fit_at_its_start(function, dtype):
     module = project(function).to(dtype)
     module.pairs = TensorDataset(*data(dtype=dtype))
