@@ -23,13 +23,25 @@ def attributes_kept(module: nn.Module) -> Iterator[None]:
     Raises:
         ValueError: a forward pass wrote to a tensor attribute of more than `SMALL` values, which is not copied.
     """
-    kept = [(part, _Attributes(part)) for part in module.modules()]
+    kept = [(part, _Attributes(part)) for part in _parts(module)]
     try:
         yield
     finally:
-        written = [f"{name}" for part, attributes in kept for name in attributes.put_back(part)]
+        written = [name for part, attributes in kept for name in attributes.put_back(part)]
     if written:
         raise ValueError(f"module: its forward pass writes to {written[0]!r}, a large tensor; make it a buffer")
+
+
+def _parts(module: nn.Module) -> list[nn.Module]:
+    """The module and all in it, each once. Told apart as objects: a metric's hash is that of all its states."""
+    found: dict[int, nn.Module] = {}
+    left = [module]
+    while left:
+        part = left.pop()
+        if id(part) not in found:
+            found[id(part)] = part
+            left += [child for child in part._modules.values() if child is not None]
+    return list(found.values())
 
 
 class _Attributes:

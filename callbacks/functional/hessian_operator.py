@@ -37,7 +37,7 @@ from callbacks.functional.inputs import (
 )
 from callbacks.functional.nests import cut, size_of
 from callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction, Weights
-from callbacks.functional.shares import check_parts, probes, shares
+from callbacks.functional.shares import Probe, check_parts, probes, shares, try_on
 from callbacks.functional.state import device_of, measuring, plain
 
 FEW = 4  # examples that second derivatives are compared on
@@ -67,7 +67,7 @@ class HessianOperator:
         reduction: how the loss treats the examples of a batch. "mean": L is the mean over all examples of all batches
             and ranks; "sum": the sum; "batch": the mean over batches. It is compared with what the loss does: a mean
             with weights of its own (class weights, ignored targets) is recognised and L is that mean over all the
-            data, however they are split into batches; see `shares`.
+            data, however they are split into batches.
         weights: weights(batch), what a batch weighs in the mean, where that is to be said and not found.
         params: the rows of H: names or Parameters (a layer, say); by default every parameter that requires grad.
         dtype: of the arithmetic, e.g. torch.float64; the module keeps its own. By default the parameters'
@@ -136,11 +136,9 @@ class HessianOperator:
     def tried(cls, module: nn.Module, objective: Objective, batch: Any, **options: Any) -> HessianOperator:
         """The same for one small batch, for a trial: the loss is tried on its halves, as those of two batches."""
         self = cls.__new__(cls)
-        size = size_of(batch)
-        self._build(module, objective, [batch], [size], **{"params": None, "dtype": None} | options)
-        if size > 1 and objective.reduction != "batch":
-            halves = [cut(self._batches[0], a, b) for a, b in ((0, size // 2), (size // 2, size))]
-            self._weighed(halves, [size_of(half) for half in halves])
+        self._build(module, objective, [batch], [size_of(batch)], **{"params": None, "dtype": None} | options)
+        with measuring(self.module):
+            try_on(objective, self._ways(), self._batches[0])
         return self
 
     def _build(
@@ -188,8 +186,10 @@ class HessianOperator:
 
     def _weighed(self, batches: Sequence[Any], sizes: Sequence[int]) -> list[float]:
         with measuring(self.module):
-            ways = probes(self._called, self.objective, lambda: dict(zip(self.parameters, self._leaves())))
-            return shares(self.objective, ways, batches, sizes)
+            return shares(self.objective, self._ways(), batches, sizes)
+
+    def _ways(self) -> list[Probe]:
+        return probes(self._called, self.objective, lambda: dict(zip(self.parameters, self._leaves())))
 
     # -- products
 

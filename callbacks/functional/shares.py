@@ -95,7 +95,7 @@ def shares(objective: Objective, ways: Sequence[Probe], batches: Sequence[Any], 
     number = sum(of_all_ranks(len(batches)))
     if objective.reduction == "batch":
         return [1 / number] * len(batches)
-    if any(gathered(lambda: any(_meet(ways[0], batch) for batch in batches[:1] if ways[0].by_example))):
+    if number > 1 and any(gathered(lambda: any(_meet(ways[0], b) for b in batches[:1] if ways[0].by_example))):
         ways = ways[1:]  # outputs do not tell: they depend on the batch themselves
     place, reference = _reference(ways, batches) if number > 1 else ((-1, -1), None)
     rank = torch.distributed.get_rank() if distributed() else 0
@@ -115,6 +115,17 @@ def shares(objective: Objective, ways: Sequence[Probe], batches: Sequence[Any], 
     plain = all(weight.plain for of_rank in ranks for weight in of_rank)
     total = sum(weight.of(plain) for of_rank in ranks for weight in of_rank)
     return [weight.of(plain) / total if total else math.nan for weight in ranks[rank]]
+
+
+def try_on(objective: Objective, ways: Sequence[Probe], batch: Any) -> None:
+    """For a trial on one small batch: raises what `shares` of its halves would raise, in half of the passes."""
+    size = size_of(batch)
+    if objective.reduction == "batch" or size < 2:
+        return
+    one, other = _halves(batch, size)
+    sides = _sides(ways, one, other, batch)
+    if sides is not None:
+        _compared(objective, sides, one, other, size - size // 2)
 
 
 @dataclass(frozen=True)
@@ -169,12 +180,16 @@ def _meet(way: Probe, batch: Any) -> bool:
         return False
     try:
         few = min(size, 4)
-        together = way.item(cut(batch, 0, few))
-        apart = joined([way.item(cut(batch, 0, few // 2)), way.item(cut(batch, few // 2, few))])
-        pairs = zip(tensors_of(together[0]), tensors_of(apart[0]), strict=True)
-        return any(not _close(x, y) for x, y in pairs)
+        parts = way.item(cut(batch, 0, few // 2)), way.item(cut(batch, few // 2, few))
+        return not _like(way.item(cut(batch, 0, few)), parts)
     except Exception:  # what cannot be cut or joined here cannot be told by outputs
         return True
+
+
+def _like(whole: Any, parts: Sequence[Any]) -> bool:
+    """Whether the outputs of a whole batch are those of its parts."""
+    pairs = zip(tensors_of(whole[0]), tensors_of(joined(list(parts))[0]), strict=True)
+    return all(_close(x, y) for x, y in pairs)
 
 
 def _close(x: Tensor, y: Tensor) -> bool:
@@ -195,20 +210,30 @@ def _slope(ways: Sequence[Probe], batch: Any) -> tuple[float, list[Tensor]]:
 
 
 def _weight(objective: Objective, ways: Sequence[Probe], reference: Any, batch: Any, size: int) -> _Weight:
-    weight = float(size if objective.weights is None else objective.weights(batch))
-    given = _Weight(size, weight, objective.weights is None)
     if reference is None:  # it is the reference itself, or none has a finite loss with a gradient: nothing to compare
-        return given
+        return _given(objective, batch, size)
     one = stored(reference, tensors_of(batch)[0].device, None)
     sides = _sides(ways, one, batch)
     if sides is None:
-        return _inside(objective, ways, batch, given)
+        return _inside(objective, ways, batch, _given(objective, batch, size))
+    return _compared(objective, sides, one, batch, size)
+
+
+def _given(objective: Objective, batch: Any, size: int) -> _Weight:
+    """By what is said of it."""
+    weight = float(size if objective.weights is None else objective.weights(batch))
+    return _Weight(size, weight, objective.weights is None)
+
+
+def _compared(objective: Objective, sides: _Sides, one: Any, batch: Any, size: int) -> _Weight:
+    """What `batch` weighs beside `one`."""
+    given = _given(objective, batch, size)
     if not sides.telling:
         nothing_counts = not math.isfinite(sides.values[1]) and math.isfinite(sides.values[2])
         return _Weight(size, 0.0, False) if nothing_counts else given
     n = size_of(one)
     if objective.weights is not None:
-        if not sides.joined_by(*_normalised(objective.weights(one), weight)):
+        if not sides.joined_by(*_normalised(objective.weights(one), given.value)):
             raise WrongLoss("weights: the loss of two batches in one is not the mean of theirs with these weights")
         return given
     if _as_said(objective, sides, n, size):
@@ -225,7 +250,7 @@ def _weight(objective: Objective, ways: Sequence[Probe], reference: Any, batch: 
 
 def _single(objective: Objective, ways: Sequence[Probe], batch: Any, size: int) -> _Weight:
     """Of the only batch: the loss of all the data is its own, but the mean must be no sum, and the sum no mean."""
-    sides = _sides(ways, *_halves(batch, size)) if size > 1 else None
+    sides = _sides(ways, *_halves(batch, size), batch) if size > 1 else None
     if sides is not None and sides.telling:
         _as_said(objective, sides, size // 2, size - size // 2)
     return _Weight(size, float(size), True)
@@ -268,11 +293,18 @@ def _normalised(one: float, other: float) -> tuple[float, float]:
     return (one / total, other / total) if total else (0.5, 0.5)
 
 
-def _sides(ways: Sequence[Probe], one: Any, other: Any) -> _Sides | None:
-    """Both batches and the two in one, by the first way that can take them; None if they do not fit together."""
+def _sides(ways: Sequence[Probe], one: Any, other: Any, whole: Any = None) -> _Sides | None:
+    """Both batches and the two in one, by the first way that can take them; None if they do not fit together.
+
+    `whole`: the two in one, to see whether examples meet in the module.
+    """
+    last: Exception = RuntimeError()
     for way in ways:
         try:
-            return _Sides(way, way.item(one), way.item(other))
+            items = way.item(one), way.item(other)
+            if way.by_example and whole is not None and not _like(way.item(whole), items):
+                continue
+            return _Sides(way, *items)
         except WrongLoss:
             raise
         except Exception as error:  # outputs, or batches, of any kind that cannot be joined: the next way
