@@ -155,7 +155,7 @@ def subject(request, tmp_path_factory):
     return make, fresh, folder
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(uses=st.lists(st.sampled_from(TRAININGS + OTHERS), min_size=2, max_size=5))
 @example(uses=["fit longer", "fit", "test a checkpoint", "resume within one", "validate"])
 @example(uses=["broken fit", "resume an epoch", "fit wider"])

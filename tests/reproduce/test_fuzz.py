@@ -106,7 +106,7 @@ def made(data, run):
         return None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(asked())
 def test_a_spec_is_refused_in_one_line_or_round_trips_with_its_key(wanted):
     spec = made(*wanted)
@@ -129,7 +129,7 @@ def _shuffled(value):
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(wanted=asked())
 def test_a_spec_that_is_not_refused_runs(wanted, tmp_path_factory):
     spec = made(*wanted)
@@ -216,7 +216,7 @@ words = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(line=st.lists(words, max_size=5), kind=st.sampled_from([SimulationOptions, DataOptions, Options, ReportOptions]))
 def test_a_command_line_is_refused_in_one_line_with_status_2_or_understood(line, kind, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

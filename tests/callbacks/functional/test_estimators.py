@@ -285,3 +285,21 @@ def test_a_log_determinant_over_too_many_eigenvalues_says_so():
 def test_a_cut_that_is_not_positive_is_refused():
     with pytest.raises(ValueError, match="cut: 0 is not positive"):
         log_determinant(symmetric([1.0, 2]), cut=0)
+
+
+class Diagonal:
+    def __init__(self, values):
+        self.values, self.num_params, self.dtype, self.device = values, len(values), values.dtype, values.device
+
+    def matvec(self, vector):
+        return self.values * vector
+
+
+@pytest.mark.parametrize("seed", [251, 1021, 1322, 1426])
+def test_the_largest_eigenvalue_is_found_from_starts_that_hardly_have_its_direction(seed):
+    """From these starts the second, 9.5, has converged before the first has shown."""
+    bulk = torch.empty(500).exponential_(20, generator=torch.Generator().manual_seed(0))
+    spectrum = torch.cat([torch.tensor([10, 9.5, 9, 8, 3, 2, 1.5]), bulk]).double()
+    found = top_eigenvalues(Diagonal(spectrum), seed=seed)
+    assert found.converged
+    assert float(found.values[0]) == pytest.approx(10, rel=1e-3)

@@ -145,7 +145,7 @@ MEASURES = {
 FEW = symmetric([float(i % 14 - 3) for i in range(90)])  # 14 distinct eigenvalues: a run breaks down after 14 steps
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     spectrum=st.sampled_from(["indefinite", "low-rank", "multiple", "few"]),
     max_vectors=st.sampled_from([12, 15, 24, 64]),

@@ -22,7 +22,7 @@ temperatures = st.floats(0.01, 5)
 
 
 @each
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(t=temperatures)
 def test_the_density_is_normalised_and_ends_where_it_is_nothing(potential, t):
     x, p = gibbs.density(potential, t)
@@ -31,7 +31,7 @@ def test_the_density_is_normalised_and_ends_where_it_is_nothing(potential, t):
 
 
 @each
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(t=temperatures)
 def test_the_distribution_function_rises_from_0_to_1(potential, t):
     _, c = gibbs.cumulative(potential, t)
@@ -39,7 +39,7 @@ def test_the_distribution_function_rises_from_0_to_1(potential, t):
     assert (np.diff(c) >= 0).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(t=temperatures, h=st.floats(0.01, 100))
 def test_the_moments_of_a_quadratic_are_those_of_a_gaussian_of_variance_t_over_h(t, h):
     potential = Quadratic(((h,),))
@@ -50,7 +50,7 @@ def test_the_moments_of_a_quadratic_are_those_of_a_gaussian_of_variance_t_over_h
 
 
 @each
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(t=temperatures)
 def test_the_virial_theorem_holds(potential, t):
     """<x dU/dx> = T for the effective potential U, whatever it is."""
@@ -175,7 +175,7 @@ entries = st.lists(st.floats(-1, 1), min_size=9, max_size=9)
 spd = st.builds(lambda values: (m := np.reshape(values, (3, 3))) @ m.T + 0.2 * np.eye(3), entries)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(h=spd, c=spd, n=st.floats(1e-3, 1))
 def test_the_solution_of_lyapunovs_equation_solves_it(h, c, n):
     s = gibbs.lyapunov(h, c, n)
@@ -185,7 +185,7 @@ def test_the_solution_of_lyapunovs_equation_solves_it(h, c, n):
     np.testing.assert_allclose(q, -q.T, rtol=0, atol=1e-10)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(h=spd, c=spd, share=st.floats(0.01, 0.95), batch_size=st.integers(1, 64))
 def test_the_solution_of_the_discrete_equation_solves_it_and_is_stationary(h, c, share, batch_size):
     lr = 2 * share / np.linalg.eigvalsh(h).max()
@@ -196,7 +196,7 @@ def test_the_solution_of_the_discrete_equation_solves_it_and_is_stationary(h, c,
     np.testing.assert_allclose(step @ s @ step.T + lr**2 / batch_size * c, s, rtol=0, atol=1e-9 * max(1, scale))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(h=spd, n=st.floats(1e-3, 1), sigma=st.floats(0.1, 3))
 def test_isotropic_noise_gives_gibbs_and_no_current(h, n, sigma):
     c = sigma**2 * np.eye(3)
@@ -211,7 +211,7 @@ def test_a_current_flows_where_the_noise_does_not_commute_with_the_curvature():
     assert flow[0, 1] == pytest.approx(0.1 * c[0, 1] * (h[1, 1] - h[0, 0]) / (2 * (h[0, 0] + h[1, 1])))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     h=st.floats(0.1, 10), share=st.floats(0.01, 0.9), s=st.integers(1, 64), sigma=st.floats(0.1, 5),
     beta=st.floats(0, 0.95),

@@ -38,7 +38,7 @@ def in_torch(potential, theta):
 
 
 @each
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_the_gradient_is_autograds_of_the_loss(potential, data):
     theta = data.draw(points(potential.dim))
@@ -50,7 +50,7 @@ def test_the_gradient_is_autograds_of_the_loss(potential, data):
 
 
 @each
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_the_gradient_is_the_losss_finite_difference(potential, data):
     theta, step = data.draw(points(potential.dim)), 1e-5

@@ -280,7 +280,7 @@ def simulations(draw):
     )  # fmt: skip
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(simulations())
 def test_a_simulation_survives_json_with_its_key(spec):
     again = loads(dumps(spec))
