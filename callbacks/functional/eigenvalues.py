@@ -11,7 +11,6 @@ from torch import Tensor
 from callbacks.functional.lanczos import Lanczos, Operator, run_of
 from callbacks.functional.restarts import fewest_vectors
 
-
 CONFIRMING = 4  # steps at least
 
 
