@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from callbacks.functional import Interpolation, interpolate
 from callbacks.functional.inputs import gathered, stored
+from callbacks.functional.line import BatchNormPolicy
 from callbacks.functional.nests import Unjoinable, cut, joined, size_of
 from callbacks.functional.objective import BatchLoss, Loss, Reduction, Weights
-from callbacks.functional.paths import BatchNormPolicy
 from callbacks.functional.state import plain
 from callbacks.measurement import Batches, OnError, SubsetMonitor, halves
 

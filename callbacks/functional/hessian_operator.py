@@ -37,7 +37,8 @@ from callbacks.functional.inputs import (
 )
 from callbacks.functional.nests import cut, size_of
 from callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction, Weights
-from callbacks.functional.shares import Probe, check_parts, probes, shares, try_on
+from callbacks.functional.probes import Probe, probes
+from callbacks.functional.shares import check_parts, shares, try_on
 from callbacks.functional.state import device_of, measuring, plain
 
 FEW = 4  # examples that second derivatives are compared on
