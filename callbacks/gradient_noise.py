@@ -242,7 +242,7 @@ class GradientNoiseMonitor(Monitor):
         if optimizer is None or not plain_sgd:
             raise ValueError(
                 "stationarity: the relation is of one SGD optimizer without Nesterov's or dampened momentum; "
-                "pass stationarity=False"
+                "pass stationarity=False to GradientNoiseMonitor"
             )
         if (trainer.gradient_clip_val or 0) > 0 or is_overridden("configure_gradient_clipping", pl_module):
             rank_zero_warn("GradientNoiseMonitor: gradients are clipped, which the stationarity relation does not know")

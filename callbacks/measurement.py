@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
+import torch
+import torch.distributed
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
 from callbacks.functional.inputs import FailedElsewhere, alone, as_batches, finite, of_all_ranks, stored
-from callbacks.functional.nests import cut, joined, mapped, size_of
+from callbacks.functional.nests import cut, joined, mapped, size_of, storable
 from callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction, Weights
 from callbacks.functional.state import device_of, measuring, plain
 from callbacks.readers import check_readers
@@ -20,6 +22,8 @@ from callbacks.readers import check_readers
 Batches = Iterable[Any] | Callable[[pl.Trainer], Iterable[Any]] | None
 OnError = Literal["warn", "raise"]
 FEW = 4  # examples of the trial
+STORED = 64 * 2**20  # bytes of examples that go into a checkpoint
+UNLESS = "(they are not in the checkpoint: several ranks, over 64 MiB, or a class of their own); give batches="
 SHARDING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
 
@@ -94,6 +98,8 @@ class Monitor(pl.Callback):
         self._tried = False
         self._drawn: list[Any] | None = None  # clones of the epoch's batches; None where none are wanted
         self._kept, self._epoch = 0, -1
+        self._resumed: dict[str, Any] | None = None  # what a checkpoint has of the epoch that it was written in
+        self._lost = False  # whether a checkpoint lacks the examples that were measured on before it
 
     @property
     def state_key(self) -> str:
@@ -119,6 +125,8 @@ class Monitor(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         check_readers(trainer, self, self.prefix, self.every_n_epochs)
+        if self._lost:
+            self._tell(trainer, f"resumed, measures on other examples than before {UNLESS}")
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -131,7 +139,7 @@ class Monitor(pl.Callback):
         if trainer.current_epoch != self._epoch:  # not at the epoch's start: one that is resumed has none
             self._epoch, self._kept = trainer.current_epoch, 0
             keep = self.batches is None and self.due(self._epoch) and self.keeps(trainer)
-            self._drawn = [] if keep else None
+            self._drawn = self._begun(trainer, batch_idx) if keep else None
         if self._drawn is not None and self._kept < self.wanted(trainer):
             self._drawn.append(mapped(batch, lambda tensor: tensor.detach().clone()))  # training may write to its own
             self._kept += self.counted(batch)
@@ -139,6 +147,9 @@ class Monitor(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self.due(trainer.current_epoch):
             return
+        if self._epoch != trainer.current_epoch and self.batches is None and self.keeps(trainer):
+            self._epoch = trainer.current_epoch  # resumed after its last batch
+            self._drawn = self._begun(trainer)
         start = time.perf_counter()
         found = self._measured(trainer, pl_module)
         found[f"{self.prefix}/seconds"] = time.perf_counter() - start
@@ -146,12 +157,27 @@ class Monitor(pl.Callback):
         for name, value in found.items():
             pl_module.log(name, value, sync_dist=trainer.world_size > 1)
 
+    def _begun(self, trainer: pl.Trainer, batch_idx: int | None = None) -> list[Any]:
+        """What is kept already of an epoch that begins; or goes on, after a checkpoint."""
+        before, self._resumed = self._resumed, None
+        if before is None or batch_idx == 0:
+            return []
+        if before.get("epoch") != self._epoch:
+            self._tell(trainer, f"resumed within an epoch, measures on the examples that are left of it {UNLESS}")
+            return []
+        self._kept = before["kept"]
+        return list(before["batches"])
+
     def due(self, epoch: int) -> bool:
         """Whether epoch number `epoch` (from 0) ends with a measurement."""
         return (epoch + 1) % self.every_n_epochs == 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": [dict(row) for row in self.history]}
+        found: dict[str, Any] = {"history": [dict(row) for row in self.history]}
+        drawn = None if self._drawn is None else _stored(self._drawn)
+        if drawn is not None:
+            found["drawn"] = {"epoch": self._epoch, "kept": self._kept, "batches": drawn}
+        return found
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not self._evaluates:
@@ -160,6 +186,8 @@ class Monitor(pl.Callback):
     def restore(self, state: dict[str, Any]) -> None:
         """Takes over what a training had when its checkpoint was written."""
         self.history = [dict(row) for row in state.get("history", [])]
+        self._resumed = state.get("drawn", {})
+        self._epoch = -1
 
     # -- what a monitor says of itself
 
@@ -262,7 +290,8 @@ class SubsetMonitor(Monitor):
     Args:
         examples, batch_size: of the subset that is taken where no `batches` are given, over all ranks: from a data
             module with `measurement_batches(examples, batch_size)`, ours among them, without augmentation; else the
-            first examples that training draws, as it draws them (a fit that is resumed draws others). Fewer at a time
+            first examples that training draws, as it draws them; they are in the checkpoints, so that a fit that is
+            resumed goes on with them (up to 64 MiB, on one device; else it says that it takes others). Fewer at a time
             need less memory.
     """
 
@@ -273,6 +302,10 @@ class SubsetMonitor(Monitor):
                 raise ValueError(f"{name}: {value!r} is not positive")
         self.examples, self.batch_size = examples, batch_size
 
+    def _anew(self) -> None:
+        super()._anew()
+        self._taken = False  # whether `batches` are those that training drew
+
     def keeps(self, trainer: pl.Trainer) -> bool:
         return not hasattr(getattr(trainer, "datamodule", None), "measurement_batches")
 
@@ -281,6 +314,18 @@ class SubsetMonitor(Monitor):
 
     def counted(self, batch: Any) -> int:
         return size_of(batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        found = super().state_dict()
+        if self._taken:
+            found["subset"] = _stored(self.batches)
+        return found
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        if self._given is None and "subset" in state:
+            self.batches = state["subset"]
+            self._taken, self._lost = self.batches is not None, self.batches is None
 
     def subset(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[Any]:
         """This rank's batches, the same at every measurement of a fit."""
@@ -291,9 +336,18 @@ class SubsetMonitor(Monitor):
                 self.batches = [_as_trained(trainer, module, batch) for batch in found]
         elif self.batches is None:
             drawn, self._drawn = self._drawn or [], None
+            if not drawn:
+                raise ValueError("batches: there is none left of this epoch")
             whole = self.reduction == "batch"
             self.batches = drawn if whole else _resized(drawn, self.wanted(trainer), self.batch_size)
+            self._taken = True
         return self.given_batches(trainer, module) or []
+
+
+def _stored(batches: Any) -> list[Any] | None:
+    """Batches for a checkpoint, which one rank writes; None if they are not to be in it."""
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return None if several and torch.distributed.get_world_size() > 1 else storable(batches, STORED)
 
 
 def _unknown(output: Any, target: Any) -> Any:

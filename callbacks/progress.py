@@ -29,6 +29,7 @@ class ProgressFile(pl.Callback):
         self.path, self.interval = check_file(path), interval
         self._due = 0.0
         self._last: Any = None  # what the latest training step gave
+        self._epoch = 0.0  # after it
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit" and not trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -42,15 +43,17 @@ class ProgressFile(pl.Callback):
         if not self._writes(trainer):
             return
         self._last = outputs
+        self._epoch = trainer.current_epoch + min(1.0, (batch_idx + 1) / max(1, trainer.num_training_batches))
         if now < self._due:
             return
         self._due = now + self.interval
-        self._write(trainer, trainer.current_epoch + min(1.0, (batch_idx + 1) / max(1, trainer.num_training_batches)))
+        self._write(trainer, self._epoch)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Tells what only the end shows where an epoch's length is not known."""
-        if self._writes(trainer) and math.isinf(trainer.num_training_batches):
-            self._write(trainer, float(trainer.current_epoch))
+        """Tells what the last interval has kept back; and the number of epochs, where their length is not known."""
+        if self._writes(trainer):
+            unknown = math.isinf(trainer.num_training_batches)
+            self._write(trainer, float(trainer.current_epoch) if unknown else self._epoch)
         self._last = None
 
     def _writes(self, trainer: pl.Trainer) -> bool:

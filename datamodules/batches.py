@@ -18,7 +18,10 @@ from datamodules.plan import EpochPlan, Sampling, check_batch_size, contiguous_s
 from datamodules.resuming import put_right
 from datamodules.schedules import Schedule
 
-BUILD = "build it in train_dataloader with epoch=trainer.current_epoch, start=resumed_at(trainer)"
+BUILD = (
+    "build it in train_dataloader with epoch=trainer.current_epoch, start=resumed_at(trainer), for a Trainer with "
+    "reload_dataloaders_every_n_epochs=1"
+)
 
 
 class Transform(Protocol):

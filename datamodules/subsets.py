@@ -32,7 +32,7 @@ def stratified_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
 def split(labels: np.ndarray, validation: int, train: int | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Disjoint (train, validation) indices: a seeded permutation, then a stratified subset of what is left."""
     if validation >= len(labels):
-        raise ValueError(f"validation: {validation} examples leave none of {len(labels)} for training")
+        raise ValueError(f"validation: {validation} examples leave none of {len(labels)} for training; pass fewer")
     order = generator(seed, "split").permutation(len(labels)).astype(np.int64)
     held_out, rest = order[:validation], order[validation:]
     if train is None:

@@ -49,6 +49,24 @@ def size_of(batch: Any) -> int:
     raise ValueError(f"batches: no tensor with examples in a {type(batch).__name__}; give `weights` (or `sizes`)")
 
 
+def storable(batches: Sequence[Any], limit: int) -> list[Any] | None:
+    """Copies in the CPU's memory for a checkpoint that is read without running code.
+
+    None if they take more than `limit` bytes, or are of other classes than tuples, lists, dictionaries and tensors.
+    """
+    if not all(map(_simple, batches)) or sum(t.nbytes for b in batches for t in tensors_of(b)) > limit:
+        return None
+    return [mapped(batch, lambda t: t.detach().cpu().clone()) for batch in batches]
+
+
+def _simple(part: Any) -> bool:
+    if type(part) is dict:
+        return all(map(_simple, part.values()))
+    if type(part) in (list, tuple):
+        return all(map(_simple, part))
+    return type(part) is Tensor or part is None or isinstance(part, str | int | float)
+
+
 def part_sizes(batch: Any) -> tuple[int, ...]:
     """The examples in each part of a batch that is made of batches, of several loaders; () for any other."""
     values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
