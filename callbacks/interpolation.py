@@ -16,8 +16,9 @@ from callbacks.functional.inputs import gathered, stored
 from callbacks.functional.line import BatchNormPolicy
 from callbacks.functional.nests import Unjoinable, cut, joined, size_of
 from callbacks.functional.objective import BatchLoss, Loss, Reduction, Weights
+from callbacks.functional.paths import try_path
 from callbacks.functional.state import plain
-from callbacks.measurement import Batches, OnError, SubsetMonitor, halves
+from callbacks.measurement import Batches, OnError, SubsetMonitor
 
 
 class InterpolationMonitor(SubsetMonitor):
@@ -111,7 +112,8 @@ class InterpolationMonitor(SubsetMonitor):
         return self._path(module, batches, reference, None, self.alphas)
 
     def tried(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
-        self._path(module, [batch] if self.reduction == "batch" else halves(batch), self._reference(), None, [1.0])
+        own = plain(module)
+        try_path(own, self.objective(own), batch, self._reference(), self.batch_norm)
 
     def _reference(self) -> Any:
         return self._initial if self.reference == "initial" else self.reference

@@ -363,15 +363,6 @@ def _few(batch: Any) -> Any:
         return batch
 
 
-def halves(batch: Any) -> list[Any]:
-    """A batch in two, so that a trial sees what several batches need; in one where it cannot be cut."""
-    try:
-        size = size_of(batch)
-        return [cut(batch, 0, size // 2), cut(batch, size // 2, size)] if size > 1 else [batch]
-    except Exception:  # as above
-        return [batch]
-
-
 def _line(error: Exception) -> str:
     """An error in one line."""
     text = str(error).strip().splitlines()

@@ -15,8 +15,8 @@ from callbacks.functional.called import Called
 from callbacks.functional.inputs import gathered
 from callbacks.functional.nests import size_of
 from callbacks.functional.objective import Objective
-from callbacks.functional.probes import probes
-from callbacks.functional.shares import check_parts, shares
+from callbacks.functional.probes import Probe, probes
+from callbacks.functional.shares import check_parts, shares, try_on
 from callbacks.functional.weights import Weights, aligned, load_weights
 
 BatchNormPolicy = Literal["re-estimate", "interpolate", "batch"]
@@ -49,14 +49,20 @@ class Line:
 
     def weigh(self, held: list[Any]) -> None:
         """Finds how much each batch counts."""
+        check_parts(self.objective, held)
+        self._shares = shares(self.objective, self._ways(), held, [size_of(batch) for batch in held])
 
+    def try_on(self, batch: Any) -> None:
+        """For a trial: raises what `weigh` would raise of the batch's halves; then it is the only one."""
+        try_on(self.objective, self._ways(), batch)
+        self._shares = [1.0]
+
+    def _ways(self) -> list[Probe]:
         def leaves() -> dict[str, Tensor]:
             there = {n: t for n, t in self.at(1.0).items() if n in self.parameters}
             return {n: t.requires_grad_() for n, t in there.items() if t.is_floating_point() or t.is_complex()}
 
-        check_parts(self.objective, held)
-        ways = probes(self._called, self.objective, leaves)
-        self._shares = shares(self.objective, ways, held, [size_of(batch) for batch in held])
+        return probes(self._called, self.objective, leaves)
 
     def at(self, a: float) -> dict[str, Tensor]:
         """The state (1 - a) θ1 + a θ2; what is no real or complex number is the first end's."""

@@ -172,6 +172,18 @@ def interpolate(
     return Interpolation(points, values, accuracy, error, line.distance, line.norms, batch_norm)
 
 
+def try_path(
+    module: nn.Module, objective: Objective, batch: Any, start: Weights, batch_norm: BatchNormPolicy = "re-estimate"
+) -> None:
+    """For a trial on a small batch: raises what `interpolate` from `start` to the module's own weights would raise."""
+    own = plain(module)
+    with measuring(own):
+        line = Line(own, objective, start, own.state_dict(), batch_norm)
+        held = _held([batch], device_of(own), "batches", torch.float32 if line.half else None)
+        line.try_on(held[0])
+        line.evaluated(1.0, held, held)
+
+
 def _held(batches: Iterable[Any], device: torch.device, field: str, dtype: torch.dtype | None) -> list[Any]:
     """The batches that hold an example; if no rank has one, ValueError on every rank."""
     given = [stored(batch, device, dtype) for batch in as_batches(batches)]
