@@ -38,7 +38,8 @@ class Reads(ModelCheckpoint):
 
 
 def fit(*callbacks, module=None, validated=False, **options):
-    options = {"max_epochs": 4, "enable_checkpointing": True} | options
+    saves = any(isinstance(one, ModelCheckpoint) for one in callbacks)
+    options = {"max_epochs": 4, "enable_checkpointing": saves} | options
     trainer(*callbacks, **options).fit(module or Net(), loader(), loader() if validated else None)
 
 
