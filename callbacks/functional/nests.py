@@ -70,19 +70,21 @@ def _simple(part: Any) -> bool:
 def part_sizes(batch: Any) -> tuple[int, ...]:
     """The examples in each part of a batch that is made of batches, of several loaders; () for any other."""
     values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
-    parts = [value for value in values if isinstance(value, Mapping | list | tuple) and tensors_of(value)]
+    nests = [value for value in values if isinstance(value, Mapping | list | tuple)]
+    parts = [nest for nest in nests if any(tensor.dim() for tensor in tensors_of(nest))]
     if len(parts) < 2 or listed(batch) is not None:
         return ()
     return tuple(size_of(part) for part in parts)
 
 
 def listed(batch: Any) -> int | None:
-    """The length of the first list in a batch whose entries are dictionaries; None if there is none."""
-    inside = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
-    for part in inside:
-        if isinstance(part, list | tuple) and part and all(isinstance(entry, Mapping) for entry in part):
-            return len(part)
-    return None
+    """The length of the lists in a batch if they hold the examples: one of them a dictionary an example, all of them,
+    and the tensors beside them, equally many. None for any other batch."""
+    inside = list(batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ())
+    parts = [part for part in inside if isinstance(part, list | tuple) or (isinstance(part, Tensor) and part.dim())]
+    dictionaries = [p for p in parts if isinstance(p, list | tuple) and p and all(isinstance(e, Mapping) for e in p)]
+    lengths = {len(part) for part in parts}
+    return lengths.pop() if dictionaries and len(lengths) == 1 else None
 
 
 def cut(batch: Any, start: int, stop: int) -> Any:

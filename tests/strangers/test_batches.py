@@ -74,6 +74,19 @@ def test_lists_of_images_and_dictionaries_are_cut_by_examples(sizes):
     assert noise.value == pytest.approx(float(rows.var(0).sum()), rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("batch", "examples"),
+    [
+        ({"x": torch.ones(8, 2), "extras": [{"a": 1}, {"b": 2}]}, 8),
+        ({"x": torch.ones(8, 2), "extras": [{"a": i} for i in range(8)]}, 8),
+        (([torch.ones(3, 4, 4)] * 5, [{"label": torch.tensor(1)}] * 5), 5),
+        ([{"x": torch.ones(6, 2)}, {"x": torch.ones(4, 2)}], 6),  # of two loaders
+    ],
+)
+def test_a_list_of_dictionaries_tells_the_examples_only_where_all_parts_are_so_long(batch, examples):
+    assert size_of(batch) == examples
+
+
 def test_every_monitor_measures_a_detector():
     module = Detector()
     watching = monitors(batch_loss=lambda m, b: m.detection(b), on_error="raise")
