@@ -78,13 +78,25 @@ def part_sizes(batch: Any) -> tuple[int, ...]:
 
 
 def listed(batch: Any) -> int | None:
-    """The length of the lists in a batch if they hold the examples: one of them a dictionary an example, all of them,
-    and the tensors beside them, equally many. None for any other batch."""
+    """The length of the lists in a batch if they hold the examples; None for any other batch.
+
+    One of them has a dictionary an example, or has tensors that are not as long as it is, beside a tensor that is; and
+    all parts of the batch are equally long.
+    """
     inside = list(batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ())
-    parts = [part for part in inside if isinstance(part, list | tuple) or (isinstance(part, Tensor) and part.dim())]
-    dictionaries = [p for p in parts if isinstance(p, list | tuple) and p and all(isinstance(e, Mapping) for e in p)]
-    lengths = {len(part) for part in parts}
-    return lengths.pop() if dictionaries and len(lengths) == 1 else None
+    tensors = [part for part in inside if isinstance(part, Tensor) and part.dim()]
+    lists = [part for part in inside if isinstance(part, list | tuple) and part]
+    lengths = {len(part) for part in (*tensors, *lists)}
+    told = any(all(isinstance(entry, Mapping) for entry in part) for part in lists) or (
+        tensors and any(_longer_or_shorter(part) for part in lists)
+    )
+    return lengths.pop() if told and len(lengths) == 1 else None
+
+
+def _longer_or_shorter(part: Sequence[Any]) -> bool:
+    """Whether a list holds tensors, of which some are not as long as it is."""
+    tensors = all(isinstance(entry, Tensor) for entry in part)
+    return tensors and any(not entry.dim() or len(entry) != len(part) for entry in part)
 
 
 def cut(batch: Any, start: int, stop: int) -> Any:

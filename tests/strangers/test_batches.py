@@ -80,11 +80,45 @@ def test_lists_of_images_and_dictionaries_are_cut_by_examples(sizes):
         ({"x": torch.ones(8, 2), "extras": [{"a": 1}, {"b": 2}]}, 8),
         ({"x": torch.ones(8, 2), "extras": [{"a": i} for i in range(8)]}, 8),
         (([torch.ones(3, 4, 4)] * 5, [{"label": torch.tensor(1)}] * 5), 5),
+        (([torch.ones(5, 2), torch.ones(7, 2), torch.ones(3, 2)], torch.ones(3)), 3),  # sequences and their labels
+        (([torch.ones(3, 2), torch.ones(3, 2), torch.ones(3, 2)], torch.ones(3)), 3),  # three inputs, one target
+        (([torch.ones(8, 2), torch.ones(8, 3)], [torch.ones(8), torch.ones(8)]), 8),  # two inputs, two targets
         ([{"x": torch.ones(6, 2)}, {"x": torch.ones(4, 2)}], 6),  # of two loaders
     ],
 )
 def test_a_list_of_dictionaries_tells_the_examples_only_where_all_parts_are_so_long(batch, examples):
     assert size_of(batch) == examples
+
+
+class Sequences(Project):
+    """Sums of sequences of lengths of their own, in lists."""
+
+    def training_step(self, batch, batch_idx):
+        self.steps += 1
+        return self.summed(batch)
+
+    def summed(self, batch):
+        sequences, labels = batch
+        return self.loss(torch.stack([self.net(sequence).sum(0) for sequence in sequences]), labels)
+
+    def train_dataloader(self):
+        x, y = self.pairs.tensors
+        rows = [(x[i : i + 1 + i % 3], int(y[i])) for i in range(len(x) - 2)]
+        return DataLoader(
+            rows, 6, collate_fn=lambda rows: ([row[0] for row in rows], torch.tensor([r[1] for r in rows]))
+        )
+
+
+def test_every_monitor_measures_lists_of_sequences():
+    module = Sequences()
+    watching = monitors(batch_loss=lambda m, b: m.summed(b), on_error="raise")
+    trainer(*watching, precision="64-true").fit(module)
+    assert all(len(watch.history) == 1 for watch in watching)
+    whole = joined(list(module.train_dataloader()))
+    assert same(
+        HessianOperator(module, None, list(module.train_dataloader()), batch_loss=lambda m, b: m.summed(b)),
+        lambda: module.summed(whole),
+    )
 
 
 def test_every_monitor_measures_a_detector():
