@@ -25,7 +25,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: any(item.get_closest_marker(name) for name in LAST))
+    def place(item: pytest.Item) -> int:
+        if "PYTEST_XDIST_WORKER" in os.environ and item.get_closest_marker("slurm"):
+            return -1  # it is waiting for the most part, and nobody should wait for it alone
+        return int(any(item.get_closest_marker(name) for name in LAST))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)
