@@ -6,8 +6,6 @@ from typing import Any, Protocol
 
 from datamodules.resuming import put_right
 
-BUILD = "build it in train_dataloader with epoch=trainer.current_epoch, start=resumed_at(trainer)"
-
 
 class Sampler(Protocol):
     """What is asked of a `PlannedBatchSampler`."""

@@ -7,7 +7,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 
-from callbacks.handed import BUILD, Sampler, go_on, handed_loader, handed_sampler, holder_of_plan
+from callbacks.handed import Sampler, go_on, handed_loader, handed_sampler, holder_of_plan
+from datamodules.resuming import BUILD
 from datamodules.schedules import Schedule, as_schedule
 
 

@@ -15,13 +15,8 @@ from torch.utils.data import Sampler
 import datamodules.safe_globals  # noqa: F401  # schedules among a checkpoint's hyperparameters can be read
 from datamodules.following import Ear, EpochNames
 from datamodules.plan import EpochPlan, Sampling, check_batch_size, contiguous_shard, plan_epoch
-from datamodules.resuming import put_right
+from datamodules.resuming import BUILD, put_right
 from datamodules.schedules import Schedule
-
-BUILD = (
-    "build it in train_dataloader with epoch=trainer.current_epoch, start=resumed_at(trainer), for a Trainer with "
-    "reload_dataloaders_every_n_epochs=1"
-)
 
 
 class Transform(Protocol):

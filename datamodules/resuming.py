@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+BUILD = (
+    "build it in train_dataloader with epoch=trainer.current_epoch, start=resumed_at(trainer), for a Trainer with "
+    "reload_dataloaders_every_n_epochs=1"
+)
+
 
 def put_right(trainer: Any, length: Callable[[], int] | None = None) -> None:
     """Sets the counts of a resumed Trainer to the moment at which its checkpoint was written.
