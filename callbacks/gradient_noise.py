@@ -142,8 +142,8 @@ class GradientNoiseMonitor(Monitor):
 
     def _measured_noise(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, float]:
         given = self.given_batches(trainer, module)
-        batches = (self._drawn or []) if given is None else given
-        self._drawn = None
+        drawn = self._drawn.take()
+        batches = drawn if given is None else given
         # Decided from the sizes on all ranks: all of them measure, or none.
         ranks = gathered(lambda: [size_of(b) for b in batches])
         sizes = [sum(parts) for parts in zip_longest(*ranks, fillvalue=0)]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
-import torch
-import torch.distributed
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
+from callbacks.drawn import UNLESS, DrawnBatches, stored_in_checkpoint
 from callbacks.functional.inputs import FailedElsewhere, alone, as_batches, finite, of_all_ranks, stored
-from callbacks.functional.nests import cut, joined, mapped, size_of, storable
+from callbacks.functional.nests import cut, joined, size_of
 from callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction, Weights
 from callbacks.functional.state import device_of, measuring, plain
 from callbacks.readers import check_readers
@@ -22,12 +22,10 @@ from callbacks.readers import check_readers
 Batches = Iterable[Any] | Callable[[pl.Trainer], Iterable[Any]] | None
 OnError = Literal["warn", "raise"]
 FEW = 4  # examples of the trial
-STORED = 64 * 2**20  # bytes of examples that go into a checkpoint
-UNLESS = "(they are not in the checkpoint: several ranks, over 64 MiB, or a class of their own); give batches="
 SHARDING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
 
-class Monitor(pl.Callback):
+class Monitor(pl.Callback, ABC):
     """Measures at the end of every `every_n_epochs`-th training epoch, on all ranks, and logs from all ranks alike.
 
     Training goes on as if it had not measured: the same weights to the bit, and nothing is read from its loaders. A
@@ -96,9 +94,7 @@ class Monitor(pl.Callback):
         self.history: list[dict[str, float]] = []
         self._told: set[str] = set()
         self._tried = False
-        self._drawn: list[Any] | None = None  # clones of the epoch's batches; None where none are wanted
-        self._kept, self._epoch = 0, -1
-        self._resumed: dict[str, Any] | None = None  # what a checkpoint has of the epoch that it was written in
+        self._drawn = DrawnBatches()
         self._lost = False  # whether a checkpoint lacks the examples that were measured on before it
 
     @property
@@ -124,7 +120,7 @@ class Monitor(pl.Callback):
         self.objective(plain(pl_module))  # refused before the training, not after it
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        check_readers(trainer, self, self.prefix, self.every_n_epochs)
+        check_readers(trainer, self)
         if self._lost:
             self._tell(trainer, f"resumed, measures on other examples than before {UNLESS}")
 
@@ -136,20 +132,16 @@ class Monitor(pl.Callback):
         if not self._tried:
             self._tried = True
             self._try(trainer, pl_module, batch)
-        if trainer.current_epoch != self._epoch:  # not at the epoch's start: one that is resumed has none
-            self._epoch, self._kept = trainer.current_epoch, 0
-            keep = self.batches is None and self.due(self._epoch) and self.keeps(trainer)
-            self._drawn = self._begun(trainer, batch_idx) if keep else None
-        if self._drawn is not None and self._kept < self.wanted(trainer):
-            self._drawn.append(mapped(batch, lambda tensor: tensor.detach().clone()))  # training may write to its own
-            self._kept += self.counted(batch)
+        if trainer.current_epoch != self._drawn.epoch:  # not at the epoch's start: one that is resumed has none
+            self._begin_epoch(trainer, goes_on=batch_idx > 0)
+        if self._drawn.wants(self.wanted(trainer)):
+            self._drawn.add(batch, self.counted(batch))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self.due(trainer.current_epoch):
             return
-        if self._epoch != trainer.current_epoch and self.batches is None and self.keeps(trainer):
-            self._epoch = trainer.current_epoch  # resumed after its last batch
-            self._drawn = self._begun(trainer)
+        if trainer.current_epoch != self._drawn.epoch:  # resumed after its last batch
+            self._begin_epoch(trainer, goes_on=True)
         start = time.perf_counter()
         found = self._measured(trainer, pl_module)
         found[f"{self.prefix}/seconds"] = time.perf_counter() - start
@@ -157,16 +149,15 @@ class Monitor(pl.Callback):
         for name, value in found.items():
             pl_module.log(name, value, sync_dist=trainer.world_size > 1)
 
-    def _begun(self, trainer: pl.Trainer, batch_idx: int | None = None) -> list[Any]:
-        """What is kept already of an epoch that begins; or goes on, after a checkpoint."""
-        before, self._resumed = self._resumed, None
-        if before is None or batch_idx == 0:
-            return []
-        if before.get("epoch") != self._epoch:
+    def _begin_epoch(self, trainer: pl.Trainer, *, goes_on: bool) -> None:
+        epoch = trainer.current_epoch
+        keep = self.batches is None and self.due(epoch) and self.keeps(trainer)
+        if not self._drawn.begin(epoch, keep=keep, goes_on=goes_on):
             self._tell(trainer, f"resumed within an epoch, measures on the examples that are left of it {UNLESS}")
-            return []
-        self._kept = before["kept"]
-        return list(before["batches"])
+
+    def logs(self, name: str) -> bool:
+        """Whether the value of this name is one of this monitor's."""
+        return name.startswith(f"{self.prefix}/")
 
     def due(self, epoch: int) -> bool:
         """Whether epoch number `epoch` (from 0) ends with a measurement."""
@@ -174,10 +165,8 @@ class Monitor(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         found: dict[str, Any] = {"history": [dict(row) for row in self.history]}
-        drawn = None if self._drawn is None else _stored(self._drawn)
-        if drawn is not None:
-            found["drawn"] = {"epoch": self._epoch, "kept": self._kept, "batches": drawn}
-        return found
+        drawn = self._drawn.state()
+        return found if drawn is None else found | {"drawn": drawn}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not self._evaluates:
@@ -186,30 +175,29 @@ class Monitor(pl.Callback):
     def restore(self, state: dict[str, Any]) -> None:
         """Takes over what a training had when its checkpoint was written."""
         self.history = [dict(row) for row in state.get("history", [])]
-        self._resumed = state.get("drawn", {})
-        self._epoch = -1
+        self._drawn.restore(state.get("drawn"))
 
     # -- what a monitor says of itself
 
+    @abstractmethod
     def measured(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, float]:
         """Measures, on every rank; returns the values to log under their full names."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tried(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
         """Measures on a few examples, on this rank alone, and keeps nothing. Raises what measuring would raise."""
-        raise NotImplementedError
 
+    @abstractmethod
     def keeps(self, trainer: pl.Trainer) -> bool:
         """Whether batches that training draws are to be kept for a measurement."""
-        raise NotImplementedError
 
+    @abstractmethod
     def wanted(self, trainer: pl.Trainer) -> int:
         """How much of them, in units of `counted`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def counted(self, batch: Any) -> int:
         """What a batch is of what is wanted."""
-        raise NotImplementedError
 
     # -- measuring
 
@@ -271,7 +259,7 @@ class Monitor(pl.Callback):
 
     def _nothing(self) -> dict[str, float]:
         last = self.history[-1] if self.history else {}
-        return {name: math.nan for name in last if name.startswith(f"{self.prefix}/")}
+        return {name: math.nan for name in last if self.logs(name)}
 
     def given_batches(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[Any] | None:
         """What the user gave, read once and kept on the device; None if nothing was given."""
@@ -318,7 +306,8 @@ class SubsetMonitor(Monitor):
     def state_dict(self) -> dict[str, Any]:
         found = super().state_dict()
         if self._taken:
-            found["subset"] = _stored(self.batches)
+            assert isinstance(self.batches, list)
+            found["subset"] = stored_in_checkpoint(self.batches)
         return found
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -329,25 +318,19 @@ class SubsetMonitor(Monitor):
 
     def subset(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[Any]:
         """This rank's batches, the same at every measurement of a fit."""
-        if self.batches is None and self._drawn is None:
+        if self.batches is None and self._drawn.batches is None:
             data: Any = getattr(trainer, "datamodule", None)
             with measuring(module):
                 found = data.measurement_batches(self.examples, self.batch_size)
                 self.batches = [_as_trained(trainer, module, batch) for batch in found]
         elif self.batches is None:
-            drawn, self._drawn = self._drawn or [], None
+            drawn = self._drawn.take()
             if not drawn:
                 raise ValueError("batches: there is none left of this epoch")
             whole = self.reduction == "batch"
             self.batches = drawn if whole else _resized(drawn, self.wanted(trainer), self.batch_size)
             self._taken = True
         return self.given_batches(trainer, module) or []
-
-
-def _stored(batches: Any) -> list[Any] | None:
-    """Batches for a checkpoint, which one rank writes; None if they are not to be in it."""
-    several = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return None if several and torch.distributed.get_world_size() > 1 else storable(batches, STORED)
 
 
 def _unknown(output: Any, target: Any) -> Any:

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from callbacks.measurement import Monitor
 from callbacks.noise_schedule import NoiseScheduler
 from callbacks.optimizer_steps import Rule
 from callbacks.training_batches import CountedBatches, PlannedBatches, Size
@@ -139,9 +140,8 @@ class NoiseOnPlateau(NoiseScheduler):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._first_epoch = trainer.current_epoch
-        monitors = [one for one in trainer.callbacks if hasattr(one, "every_n_epochs") and hasattr(one, "prefix")]  # type: ignore[attr-defined]
-        own = [one.every_n_epochs for one in monitors if self.monitor.startswith(f"{one.prefix}/")]
-        self._wait = max(own, default=0)
+        monitors = [one for one in trainer.callbacks if isinstance(one, Monitor)]  # type: ignore[attr-defined]
+        self._wait = max((one.every_n_epochs for one in monitors if one.logs(self.monitor)), default=0)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_epoch_start(trainer, pl_module)

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+
+if TYPE_CHECKING:
+    from callbacks.measurement import Monitor
 
 
-def check_readers(trainer: pl.Trainer, monitor: Callback, prefix: str, every: int) -> None:
-    """For `on_train_start`: raises ValueError if something reads `prefix`/… when the monitor has not just logged it.
+def check_readers(trainer: pl.Trainer, monitor: Monitor) -> None:
+    """For `on_train_start`: raises ValueError if something reads a value when the monitor has not just logged it.
 
     Lightning keeps the last value logged: what reads it in between takes it for a new one, and what reads before there
     is a first one ends the training.
-
-    Args:
-        every: epochs from one measurement to the next.
     """
-    for reader, name, wrong in _wrong(trainer, monitor, every):
-        if isinstance(name, str) and name.startswith(f"{prefix}/"):
-            when = f"at the end of every {_ordinal(every)}training epoch"
+    for reader, name, wrong in _wrong(trainer, monitor):
+        if isinstance(name, str) and monitor.logs(name):
+            when = f"at the end of every {_ordinal(monitor.every_n_epochs)}training epoch"
             raise ValueError(f"{reader}: {type(monitor).__name__} logs {name!r} {when}{wrong}")
 
 
-def _wrong(trainer: pl.Trainer, monitor: Callback, every: int) -> Iterator[tuple[str, Any, str]]:
+def _wrong(trainer: pl.Trainer, monitor: Monitor) -> Iterator[tuple[str, Any, str]]:
     """Who reads a value (and which) when this monitor has none, and what to do about it."""
+    every = monitor.every_n_epochs
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     for reader in callbacks:
         who = type(reader).__name__, getattr(reader, "monitor", None)

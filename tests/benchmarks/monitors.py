@@ -1,14 +1,16 @@
 """What the monitors' trial before the first step costs, and what a step costs with every callback on.
 
-    python tests/benchmarks/monitors.py [--json FILE] [--rounds 15] [--against DIR] [--clock cpu --threads 1]
+    python tests/benchmarks/monitors.py [--json FILE] [--rounds 15] [--full-width] [--against DIR]
+                                        [--clock cpu --threads 1]
 
 Trials: the seconds of each monitor's hook at the first batch of a fit, as a share of 100 steps of a bare Trainer at
-S 128, for VGG-11 at 1/8 width (3x32x32) and for the 784-256-256-10 MLP; `first` is that of the first fit, which pays
-for what torch loads then and is not counted. Steps: of the MLP, in an epoch in which no monitor measures, with
-NoiseScheduler, HessianMonitor, GradientNoiseMonitor, InterpolationMonitor, ProgressFile, KeepWeights and a CSVLogger
-on, against a bare Trainer; with `--against DIR` also against the same step with the packages of the checkout DIR, each
-in a process of its own. Each round times every candidate once, in turn; shares and ratios are medians over rounds of
-those within a round.
+S 128, for VGG-11 at 1/8 width (3x32x32), for the 784-256-256-10 MLP, and with `--full-width` for the paper's VGG-11
+(some 3 minutes more): a trial makes a number of calls that depends on the layers alone, a step costs by its size.
+`first` is that of the first fit, which pays for what torch loads then and is not counted. Steps: of the MLP, in an
+epoch in which no monitor measures, with NoiseScheduler, HessianMonitor, GradientNoiseMonitor, InterpolationMonitor,
+ProgressFile, KeepWeights and a CSVLogger on, against a bare Trainer; with `--against DIR` also against the same step
+with the packages of the checkout DIR, each in a process of its own. Each round times every candidate once, in turn;
+shares and ratios are medians over rounds of those within a round.
 """
 
 from __future__ import annotations
@@ -49,8 +51,8 @@ PAUSE = 0.05  # seconds, in which the threads of the one before spin on
 Make = Callable[[], pl.LightningModule]
 
 
-def wide() -> pl.LightningModule:
-    return VGG11(width=1 / 8, lr=0.01).to(memory_format=torch.channels_last)
+def vgg(width: float) -> pl.LightningModule:
+    return VGG11(width=width, lr=0.01).to(memory_format=torch.channels_last)
 
 
 def mlp() -> pl.LightningModule:
@@ -127,6 +129,7 @@ def compared(times: dict[str, list[float]], ours: str, other: str, bound: float 
 
 def main() -> None:
     parser = command_line(__doc__, smallest="epochs of two steps", rounds=15, json=True)
+    parser.add_argument("--full-width", action="store_true", help="also the trials of VGG-11 at full width")
     parser.add_argument("--against", type=checkout, metavar="DIR", help="another checkout, to be compared with")
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="default: torch's own")
     parser.add_argument(
@@ -142,7 +145,10 @@ def main() -> None:
         serve(partial(everything_on, mlp, flat))
         return
     images = random_data((3, 32, 32), 2 if options.smallest else 12)
-    before = trials("VGG-11 1/8", wide, images, options.rounds) + trials("MLP", mlp, flat, options.rounds)
+    before = trials("VGG-11 1/8", partial(vgg, 1 / 8), images, options.rounds)
+    before += trials("MLP", mlp, flat, options.rounds)
+    if options.full_width:
+        before += trials("VGG-11", partial(vgg, 1.0), random_data((3, 32, 32), 2), options.rounds)
     print(f"{'network':<12}{'trial of':<22}{'ms':>9}{'first ms':>10}{f'{STEPS} steps ms':>14}{'share':>9}{'bound':>8}")
     for r in before:
         times = f"{r['ms']:>9.3f}{r['first ms']:>10.1f}{r['steps ms']:>14.1f}"

@@ -7,7 +7,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor, NoiseScheduler, measurement
+from callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor, NoiseScheduler, drawn
 from datamodules import NoiseSchedule
 from tests.strangers.tiny import Net, loader, planned, trainer
 
@@ -58,7 +58,7 @@ def test_it_measures_on_the_same_examples(kind, step, tmp_path):
     ("step", "said"), [(2, "measures on the examples that are left of it"), (6, "left of it"), (8, "other examples")]
 )
 def test_where_they_are_too_many_for_a_checkpoint_it_says_so(step, said, tmp_path, monkeypatch):
-    monkeypatch.setattr(measurement, "STORED", 100)
+    monkeypatch.setattr(drawn, "STORED", 100)
     path = tmp_path / "a.ckpt"
     fit("hessian", Saves(path, step))
     with pytest.warns(UserWarning, match=rf"HessianMonitor: .* resumed.*{said}.*give batches="):
