@@ -168,8 +168,8 @@ class HessianMonitor(SubsetMonitor):
     def _symmetric(self, operator: HessianOperator) -> None:
         """Raises ValueError where products are not those of a symmetric matrix."""
         signs = torch.randint(0, 2, (2, operator.num_params), generator=seeded(self.seed), dtype=torch.int8)
-        u, v = 2 * signs.to(operator.device, operator.dtype) - 1
-        hu, hv = operator.matmat(torch.stack([u, v], 1)).T
+        rows = signs.to(operator.device, operator.dtype).mul_(2).sub_(1)
+        (u, v), (hu, hv) = rows, operator.matmat(rows.T).T
         apart, size = float(v @ hu - u @ hv), float(hu.norm() * v.norm() + hv.norm() * u.norm())
         if abs(apart) > math.sqrt(torch.finfo(operator.dtype).eps) * size:
             raise ValueError(

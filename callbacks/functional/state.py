@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,9 +30,8 @@ def plain(module: nn.Module) -> nn.Module:
 
 def device_of(module: nn.Module) -> torch.device:
     """Where the module's first parameter or buffer lives; the CPU if it has none."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        return tensor.device
-    return torch.device("cpu")
+    tensor = next(itertools.chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device
 
 
 @contextmanager
