@@ -26,6 +26,12 @@ SHARE = 0.02  # of the training's time that checkpoints may take
 AGREE = 16  # steps between the moments at which several ranks agree whether to save
 
 
+TRUST = (
+    "reading that runs its code: where(trusted=True) does, for a file of your own; or name the class in "
+    "torch.serialization.add_safe_globals"
+)
+
+
 class Preempted(Exception):
     """Raised out of `trainer.fit` once a training that was asked to leave has saved itself."""
 
@@ -44,6 +50,14 @@ class _Replacing(TorchCheckpointIO):
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)  # of a full disk it is the largest part
+
+
+def _unknown(path: Path) -> str:
+    """A class in a checkpoint that `weights_only=True` refuses, found without reading it; "" if there is none."""
+    try:
+        return next(iter(sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))), "")
+    except Exception:  # a damaged file: reading it says so
+        return ""
 
 
 def _others(trainer: Any, *these: pl.Callback) -> list[pl.Callback]:
@@ -141,9 +155,20 @@ class ExactResume(pl.Callback):
         self._between = False  # two epochs: where a checkpoint is being written, or was
         self._front = _Front(self)
 
-    def where(self) -> dict[str, Any]:
-        """What `trainer.fit` needs to go on from the checkpoint; nothing if there is none."""
-        return {"ckpt_path": self.path, "weights_only": False} if self.path.is_file() else {}
+    def where(self, *, trusted: bool = False) -> dict[str, Any]:
+        """Returns what `trainer.fit` needs to go on from the checkpoint; nothing if there is none.
+
+        Args:
+            trusted: lets reading the file build objects of any class, and so run code that somebody has put into it.
+
+        Raises:
+            ValueError: it holds an object of a class that torch does not know to be harmless, and is not trusted.
+        """
+        if not self.path.is_file():
+            return {}
+        if not trusted and (unknown := _unknown(self.path)):
+            raise ValueError(f"resume: {str(self.path)!r} holds an object of {unknown}, and {TRUST}")
+        return {"ckpt_path": self.path, "weights_only": not trusted}
 
     @property
     def seconds(self) -> float:
@@ -248,6 +273,8 @@ class ExactResume(pl.Callback):
         finally:
             trainer.strategy.checkpoint_io = usual
         self._saved = time.monotonic()
+        if self._cost == 0 and trainer.is_global_zero and (unknown := _unknown(self.path)):
+            rank_zero_warn(f"ExactResume: the checkpoint holds an object of {unknown}, and {TRUST}")
         self._cost = self._saved - start
         self.spent += self._cost
 

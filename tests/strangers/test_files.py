@@ -137,3 +137,49 @@ def test_a_planned_sampler_that_was_handed_to_fit_begins_in_mid_epoch_with_a_noi
     exact = Saved(tmp_path / "t.ckpt", every=0)
     fit(*([NoiseScheduler(NoiseSchedule(0.1, 16))] if scheduled else []), exact, data=planned(16))
     assert exact.at == saved
+
+
+class Mine:
+    """A class that torch does not know."""
+
+
+class WithMine(Net):
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["hyper_parameters"] = {"mine": Mine()}
+
+
+def trained(module, *callbacks, epochs, **options):
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        callbacks=list(callbacks),
+        max_epochs=epochs,
+    )
+    trainer.fit(module, loader(), **options)
+    return trainer.global_step
+
+
+def test_a_checkpoint_with_a_class_of_its_own_is_told_when_it_is_written_and_refused_when_it_is_read(tmp_path):
+    exact = ExactResume(tmp_path / "t.ckpt", every=0)
+    with pytest.warns(UserWarning, match=r"holds an object of .*test_files\.Mine, and .*trusted=True"):
+        trained(WithMine(), exact, epochs=3)
+    with pytest.raises(ValueError, match=r"^resume: .*t\.ckpt' holds an object of .*Mine, and .*where\(trusted=True\)"):
+        exact.where()
+    assert trained(WithMine(), epochs=4, **exact.where(trusted=True)) == 4 * len(loader())
+    with torch.serialization.safe_globals([Mine]):
+        assert trained(WithMine(), epochs=4, **exact.where()) == 4 * len(loader())
+
+
+def test_a_checkpoint_that_would_run_something_runs_nothing(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "made"),)
+
+    exact = ExactResume(tmp_path / "t.ckpt", every=0)
+    fit(exact)
+    torch.save(torch.load(exact.path, weights_only=True) | {"more": Hostile()}, exact.path)
+    with pytest.raises(ValueError, match=r"holds an object of posix\.mkdir"):
+        exact.where()
+    assert not (tmp_path / "made").exists()
