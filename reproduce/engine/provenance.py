@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import platform
 import subprocess
@@ -24,11 +25,25 @@ PACKAGES = (
     "wandb",
 )
 BITS = PACKAGES[:5]
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 # What a run may pass through; figures and tests change none of its bits.
 FOLDERS = ("lightning_modules", "datamodules", "callbacks", "reproduce/theory")
 # Of reproduce/engine, what a worker imports: that of the figures' process changes no bits.
-ENGINE = ("files", "interpolate", "interrupts", "layout", "measure", "recorder", "results", "spec", "stored",
-          "surroundings", "train", "worker")  # fmt: skip
+ENGINE = (
+    "files",
+    "interpolate",
+    "interrupts",
+    "layout",
+    "measure",
+    "names",
+    "recorder",
+    "results",
+    "spec",
+    "stored",
+    "surroundings",
+    "train",
+    "worker",
+)
 
 
 def environment() -> dict[str, Any]:
@@ -61,12 +76,34 @@ def judging() -> str:
 
 
 def _hash(*places: str) -> str:
-    """Of the sources in files and folders, with or without git."""
+    """Returns 12 hexadecimal digits for what the sources in files and folders do, with or without git."""
     digest = hashlib.sha256()
     for place in (CHECKOUT / place for place in places):
         for file in sorted(place.rglob("[!.]*.py")) if place.is_dir() else [place]:
-            digest.update(f"{file.relative_to(CHECKOUT)}\0".encode() + file.read_bytes() + b"\0")
+            digest.update(f"{file.relative_to(CHECKOUT)}\0{meaning(file.read_bytes())}\0".encode())
     return digest.hexdigest()[:12]
+
+
+def meaning(source: bytes) -> str:
+    """Returns the syntax tree of a module as text: comments, docstrings and line breaks are not in it."""
+    words: list[str] = []
+    _write(ast.parse(source), words)
+    return "\0".join(words)
+
+
+def _write(node: ast.AST, words: list[str]) -> None:
+    words.append(type(node).__name__)
+    for name in node._fields:
+        value = getattr(node, name, None)
+        entries = value if isinstance(value, list) else [value]
+        if name == "body" and isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            entries = entries[1:]
+        words.append(f"{name} {len(entries)}")
+        for entry in entries:
+            if isinstance(entry, ast.AST):
+                _write(entry, words)
+            else:
+                words.append(repr(entry))
 
 
 def _git(*arguments: str) -> str | None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from reproduce.engine import interrupts
+from reproduce.engine import interrupts, names
 from reproduce.engine.files import CHECKOUT
 from reproduce.engine.results import RunFolder, Spec
 from reproduce.engine.server import Server
@@ -232,8 +232,11 @@ class Runner:
 
     def _start_command(self, path: Path, slot: int, threads: int) -> subprocess.Popen[bytes]:
         environment = os.environ | {"THREE_FACTORS_WATCH_STDIN": "1", "MASTER_PORT": str(_free_port())}
-        environment["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *filter(None, [environment.get("PYTHONPATH")])])
+        modules = names.registered_modules()
+        places = sys.path if modules else [environment.get("PYTHONPATH")]
+        environment["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *filter(None, places)])
         command = [sys.executable, "-m", "reproduce.engine.worker", str(path)]
+        command += [word for module in modules for word in ("--import", module)]
         if self.num_nodes > 1:  # on the nodes of the allocation that we are in, beside the step that we may be
             ranks = [
                 f"--nodes={self.num_nodes}", f"--ntasks={self.num_nodes * self.devices}",

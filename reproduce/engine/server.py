@@ -7,13 +7,14 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 from datamodules.prepared import Prepared
 from datamodules.sources import DataError
-from reproduce.engine import interrupts
+from reproduce.engine import interrupts, names
 from reproduce.engine.files import CHECKOUT
 
 
@@ -44,7 +45,7 @@ class Server:
     def start(self, function: str, *arguments: Any) -> Any:
         """Starts `reproduce.engine.worker.<function>` in a forked process."""
         with self.running() as context:
-            process = context.Process(target=_call_worker, args=(function, arguments))
+            process = context.Process(target=_call_worker, args=(function, arguments, names.registered_modules()))
             process.start()
         return process
 
@@ -89,7 +90,9 @@ class Server:
             process.join()
 
 
-def _call_worker(function: str, arguments: tuple[Any, ...]) -> None:
+def _call_worker(function: str, arguments: tuple[Any, ...], modules: list[str]) -> None:
     from reproduce.engine import worker
 
+    for module in modules:  # sys.path is that of the figure's process
+        import_module(module)
     getattr(worker, function)(*arguments)

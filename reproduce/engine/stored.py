@@ -6,9 +6,10 @@ import hashlib
 import json
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
-from importlib import import_module
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from reproduce.engine.names import class_of, name_of
 
 
 @dataclass(frozen=True)
@@ -54,47 +55,54 @@ def _words(hint: Any) -> str:
 
 
 def short_hash(value: Any) -> str:
-    """16 hexadecimal digits of a dataclass's canonical JSON."""
+    """Returns 16 hexadecimal digits of a dataclass's canonical JSON."""
     return hashlib.sha256(dumps(value).encode()).hexdigest()[:16]
 
 
 def dumps(value: Any, indent: int | None = None) -> str:
-    """Canonical JSON of a dataclass: equal values give equal text, in every process and Python version."""
+    """Returns the canonical JSON of a dataclass: equal values give equal text, in every process and Python version."""
     return json.dumps(encode(value), sort_keys=True, indent=indent, allow_nan=False)
 
 
 def loads(text: str) -> Any:
-    """The dataclass that `dumps` wrote. Raises ValueError if the text is not one."""
+    """Returns the dataclass that `dumps` wrote. Raises ValueError if the text is not one."""
     return decode(json.loads(text))
 
 
 def encode(value: Any, annotation: str = "") -> Any:
-    """JSON data for a dataclass; numbers in fields that are annotated as floats are written as floats."""
+    """Returns JSON data for a dataclass; numbers in fields that are annotated as floats are written as floats.
+
+    A field that came later than its class declares what its absence means, `field(default=…, metadata={"absent": …})`,
+    and is left out where it has that value: so the keys of what is there stay. The default may change, that may not.
+    """
     if is_dataclass(value) and not isinstance(value, type):
-        kind = type(value)
-        if import_module(kind.__module__).__dict__.get(kind.__qualname__) is not kind:
-            raise ValueError(f"{kind.__qualname__}: only a dataclass at the top of a module can be stored")
-        items = {f.name: encode(getattr(value, f.name), str(f.type)) for f in fields(value)}
-        return {"type": f"{kind.__module__}:{kind.__qualname__}"} | items
+        items = {"type": name_of(type(value))}
+        for field in fields(value):
+            written = encode(getattr(value, field.name), str(field.type))
+            if "absent" not in field.metadata or written != encode(field.metadata["absent"], str(field.type)):
+                items[field.name] = written
+        return items
     if isinstance(value, tuple | list):
         return [encode(item, annotation) for item in value]
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return value
     if isinstance(value, int | float):
         return float(value) if "float" in annotation else value
-    raise ValueError(f"{value!r} cannot be stored in a spec; use a frozen dataclass with an importable name")
+    raise ValueError(f"{value!r} cannot be stored in a spec; use a frozen dataclass that is registered (`register`)")
 
 
 def decode(value: Any) -> Any:
+    """Returns what `encode` wrote. Raises ValueError for anything else; nothing that it names is imported or called."""
     if isinstance(value, list):
         return tuple(decode(item) for item in value)
     if not isinstance(value, dict):
         return value
     try:
-        module, _, name = value["type"].partition(":")
-        kind = getattr(import_module(module), name)
-        if not (isinstance(kind, type) and is_dataclass(kind)):
-            raise TypeError(f"{name} is not a dataclass")
-        return kind(**{key: decode(item) for key, item in value.items() if key != "type"})
-    except (KeyError, AttributeError, TypeError, ImportError) as error:
+        kind = class_of(value["type"])
+        absent = {field.name: field.metadata["absent"] for field in fields(kind) if "absent" in field.metadata}
+        written = absent | {key: decode(item) for key, item in value.items() if key != "type"}
+        if lacking := [field.name for field in fields(kind) if field.name not in written]:
+            raise ValueError(f"spec: a {kind.__name__} without {lacking[0]!r}")
+        return kind(**written)
+    except (KeyError, TypeError) as error:
         raise ValueError(f"spec: cannot be read ({error})") from error

@@ -6,6 +6,7 @@ by srun as `python -m reproduce.engine.worker RUN_DIR`. It ends when the figure'
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import logging
@@ -18,6 +19,7 @@ import time
 import warnings
 from contextlib import nullcontext
 from dataclasses import asdict
+from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NoReturn
@@ -95,7 +97,7 @@ def _readable(checkpoint: Path, *, say: bool) -> bool:
     if not checkpoint.exists():
         return False
     try:
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=False)
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
         counted, there = saved["callbacks"]["Recorder"]["rows"], len(read_lines(checkpoint.parent / "metrics.jsonl"))
         if there < counted:
             raise ValueError(f"it counts {counted} rows of metrics.jsonl, where {there} are")
@@ -216,23 +218,32 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # torchmetrics and we have reduced them already
 
 
+def _run_folder(text: str) -> Path:
+    if not (Path(text) / "spec.json").is_file():
+        raise argparse.ArgumentTypeError(f"{text} is no folder with spec.json and job.json")
+    return Path(text)
+
+
 def main() -> None:
-    if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "spec.json").is_file():
-        print(
-            "usage: python -m reproduce.engine.worker RUN_DIR (a folder with spec.json and job.json)",
-            file=sys.stderr,
-        )
-        raise SystemExit(2)
+    parser = argparse.ArgumentParser(prog="python -m reproduce.engine.worker", description="Does the run of a folder.")
+    parser.add_argument("folder", type=_run_folder, metavar="RUN_DIR", help="a folder with spec.json and job.json")
+    parser.add_argument(
+        "--import", action="append", default=[], dest="modules", metavar="MODULE",
+        help="a module that registers a class which the spec holds: a folder alone makes nothing be imported",
+    )  # fmt: skip
+    options = parser.parse_args()
+    for module in options.modules:
+        import_module(module)
     if os.environ.get(CUT_OFF):
         _end_with(_until_stdin_ends)
     _quiet()
     try:
-        run_or_leave(Path(sys.argv[1]).absolute())
+        run_or_leave(options.folder.absolute())
     except Refused as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except Timeout:
-        print(f"error: another process is at {sys.argv[1]}", file=sys.stderr)
+        print(f"error: another process is at {options.folder}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

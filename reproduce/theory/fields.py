@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields, is_dataclass
 from numbers import Real
 from typing import Any
 
@@ -26,6 +27,21 @@ def _floats(value: Any) -> Any:
     if not (isinstance(value, Real) and math.isfinite(value)):
         raise ValueError
     return float(value)
+
+
+def as_text(value: Any) -> str:
+    """Returns a dataclass's repr, from which simulations have their keys, without what its fields' absence means.
+
+    A field that came later than its class has `metadata={"absent": …}`, as in `stored.encode`.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        there = {field.name: getattr(value, field.name) for field in fields(value)}
+        absent = {field.name: field.metadata["absent"] for field in fields(value) if "absent" in field.metadata}
+        written = {name: item for name, item in there.items() if name not in absent or item != absent[name]}
+        return f"{type(value).__qualname__}({', '.join(f'{name}={as_text(item)}' for name, item in written.items())})"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(as_text, value))}{',' if len(value) == 1 else ''})"
+    return repr(value)
 
 
 def check_positive_definite(name: str, matrix: tuple[tuple[float, ...], ...]) -> None:

@@ -16,7 +16,7 @@ from scipy.special import ndtri
 
 from reproduce.theory import gibbs
 from reproduce.theory.classifier import Classifier, SoftmaxRegression
-from reproduce.theory.fields import as_floats, check_positive_definite
+from reproduce.theory.fields import as_floats, as_text, check_positive_definite
 from reproduce.theory.potentials import DoubleWell, Potential, Quadratic, Quartic
 
 # Values that are advanced together, chains x those of one (`_wide`): they stay in the processor's cache, and
@@ -173,7 +173,7 @@ class Simulation:
     @property
     def key(self) -> str:
         """16 hexadecimal digits of a hash over all fields."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+        return hashlib.sha256(as_text(self).encode()).hexdigest()[:16]
 
     @property
     def n(self) -> float:

@@ -116,8 +116,8 @@ def test_bad_fields_are_refused_by_name_and_value(change, words):
         replace(SPEC, **change)
 
 
-def test_a_schedule_without_an_importable_name_cannot_be_stored():
-    with pytest.raises(ValueError, match="importable name"):
+def test_a_schedule_that_is_no_dataclass_cannot_be_stored():
+    with pytest.raises(ValueError, match="use a frozen dataclass that is registered"):
         encode(NoiseSchedule(lambda t: 0.1, 32))
 
 
