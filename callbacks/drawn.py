@@ -7,7 +7,7 @@ from typing import Any
 
 import torch.distributed
 
-from callbacks.functional.nests import mapped, storable
+from three_factors.callbacks.functional.nests import mapped, storable
 
 STORED = 64 * 2**20  # bytes of examples that go into a checkpoint
 UNLESS = "(they are not in the checkpoint: several ranks, over 64 MiB, or a class of their own); give batches="

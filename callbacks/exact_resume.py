@@ -16,11 +16,11 @@ import torch.distributed
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_warn
 
-import datamodules.safe_globals  # noqa: F401  # schedules among a checkpoint's hyperparameters can be read
-from callbacks.handed import handed_loader, handed_sampler
-from callbacks.noise_schedule import NoiseScheduler
-from callbacks.written_file import check_file, make_folder_of
-from datamodules.resuming import put_right
+import three_factors.datamodules.safe_globals  # noqa: F401  # schedules among a checkpoint's hyperparameters can be read
+from three_factors.callbacks.handed import handed_loader, handed_sampler
+from three_factors.callbacks.noise_schedule import NoiseScheduler
+from three_factors.callbacks.written_file import check_file, make_folder_of
+from three_factors.datamodules.resuming import put_right
 
 SHARE = 0.02  # of the training's time that checkpoints may take
 AGREE = 16  # steps between the moments at which several ranks agree whether to save

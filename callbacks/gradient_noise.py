@@ -16,16 +16,16 @@ from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 
-from callbacks.functional import GradientNoise, HessianOperator
-from callbacks.functional.fluctuation import Stationarity
-from callbacks.functional.gradients import ESTIMATORS, Estimator, Gradients
-from callbacks.functional.inputs import distributed, gathered, of_all_ranks
-from callbacks.functional.nests import cut, size_of
-from callbacks.functional.noise import FEWEST, noise_of
-from callbacks.functional.objective import BatchLoss, Loss, Reduction
-from callbacks.functional.state import measuring, plain
-from callbacks.measurement import Batches, Monitor, OnError, rates
-from callbacks.series import Series
+from three_factors.callbacks.functional import GradientNoise, HessianOperator
+from three_factors.callbacks.functional.fluctuation import Stationarity
+from three_factors.callbacks.functional.gradients import ESTIMATORS, Estimator, Gradients
+from three_factors.callbacks.functional.inputs import distributed, gathered, of_all_ranks
+from three_factors.callbacks.functional.nests import cut, size_of
+from three_factors.callbacks.functional.noise import FEWEST, noise_of
+from three_factors.callbacks.functional.objective import BatchLoss, Loss, Reduction
+from three_factors.callbacks.functional.state import measuring, plain
+from three_factors.callbacks.measurement import Batches, Monitor, OnError, rates
+from three_factors.callbacks.series import Series
 
 CHUNK = 32  # examples that vmap takes at a time
 ALWAYS = ("trace", "mean_square", "isotropy", "temperature", "kurtosis")  # logged at every measurement

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from datamodules.resuming import put_right
+from three_factors.datamodules.resuming import put_right
 
 
 class Sampler(Protocol):

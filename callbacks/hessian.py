@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from callbacks.functional import (
+from three_factors.callbacks.functional import (
     GGNOperator,
     HessianOperator,
     Lanczos,
@@ -21,12 +21,12 @@ from callbacks.functional import (
     top_eigenvalues,
     trace,
 )
-from callbacks.functional.lanczos import seeded
-from callbacks.functional.memory import fitting_vectors, needed
-from callbacks.functional.objective import BatchLoss, Loss, Reduction, Weights
-from callbacks.functional.restarts import fewest_vectors
-from callbacks.functional.state import measuring, plain
-from callbacks.measurement import Batches, OnError, SubsetMonitor, rates
+from three_factors.callbacks.functional.lanczos import seeded
+from three_factors.callbacks.functional.memory import fitting_vectors, needed
+from three_factors.callbacks.functional.objective import BatchLoss, Loss, Reduction, Weights
+from three_factors.callbacks.functional.restarts import fewest_vectors
+from three_factors.callbacks.functional.state import measuring, plain
+from three_factors.callbacks.measurement import Batches, OnError, SubsetMonitor, rates
 
 Measure = Literal[
     "top_eigenvalue",
@@ -251,7 +251,7 @@ class HessianMonitor(SubsetMonitor):
         self._put(found, "batch_sharpness", ratio.value, ratio.error)
 
     def _by_pyhessian(self, operator: HessianOperator, found: dict[str, float]) -> None:
-        from callbacks.pyhessian_backend import PyHessian
+        from three_factors.callbacks.pyhessian_backend import PyHessian
 
         backend = PyHessian(operator, seed=self.seed)
         if "top_eigenvalue" in self.measures:

@@ -11,14 +11,14 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from callbacks.functional import Interpolation, interpolate
-from callbacks.functional.inputs import gathered, stored
-from callbacks.functional.line import BatchNormPolicy
-from callbacks.functional.nests import Unjoinable, cut, joined, size_of
-from callbacks.functional.objective import BatchLoss, Loss, Reduction, Weights
-from callbacks.functional.paths import try_path
-from callbacks.functional.state import plain
-from callbacks.measurement import Batches, OnError, SubsetMonitor
+from three_factors.callbacks.functional import Interpolation, interpolate
+from three_factors.callbacks.functional.inputs import gathered, stored
+from three_factors.callbacks.functional.line import BatchNormPolicy
+from three_factors.callbacks.functional.nests import Unjoinable, cut, joined, size_of
+from three_factors.callbacks.functional.objective import BatchLoss, Loss, Reduction, Weights
+from three_factors.callbacks.functional.paths import try_path
+from three_factors.callbacks.functional.state import plain
+from three_factors.callbacks.measurement import Batches, OnError, SubsetMonitor
 
 
 class InterpolationMonitor(SubsetMonitor):

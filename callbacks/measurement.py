@@ -12,12 +12,12 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
-from callbacks.drawn import UNLESS, DrawnBatches, stored_in_checkpoint
-from callbacks.functional.inputs import FailedElsewhere, alone, as_batches, finite, of_all_ranks, stored
-from callbacks.functional.nests import cut, joined, size_of
-from callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction, Weights
-from callbacks.functional.state import device_of, measuring, plain
-from callbacks.readers import check_readers
+from three_factors.callbacks.drawn import UNLESS, DrawnBatches, stored_in_checkpoint
+from three_factors.callbacks.functional.inputs import FailedElsewhere, alone, as_batches, finite, of_all_ranks, stored
+from three_factors.callbacks.functional.nests import cut, joined, size_of
+from three_factors.callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction, Weights
+from three_factors.callbacks.functional.state import device_of, measuring, plain
+from three_factors.callbacks.readers import check_readers
 
 Batches = Iterable[Any] | Callable[[pl.Trainer], Iterable[Any]] | None
 OnError = Literal["warn", "raise"]

@@ -12,12 +12,12 @@ import pytorch_lightning as pl
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch.optim import Optimizer
 
-import datamodules.safe_globals  # noqa: F401  # schedules among a checkpoint's hyperparameters can be read
-from callbacks.optimizer_steps import Rates, Rule, Steps, moved
-from callbacks.scheduled_loaders import ScheduledLoaders, accumulated
-from callbacks.step_window import StepWindow
-from callbacks.training_batches import Count, CountedBatches, PlannedBatches, Size, Taken, batches_of
-from datamodules.schedules import NoiseSchedule, as_schedule
+import three_factors.datamodules.safe_globals  # noqa: F401  # schedules among a checkpoint's hyperparameters can be read
+from three_factors.callbacks.optimizer_steps import Rates, Rule, Steps, moved
+from three_factors.callbacks.scheduled_loaders import ScheduledLoaders, accumulated
+from three_factors.callbacks.step_window import StepWindow
+from three_factors.callbacks.training_batches import Count, CountedBatches, PlannedBatches, Size, Taken, batches_of
+from three_factors.datamodules.schedules import NoiseSchedule, as_schedule
 
 
 class NoiseScheduler(pl.Callback):

@@ -9,11 +9,11 @@ import pytorch_lightning as pl
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from callbacks.measurement import Monitor
-from callbacks.noise_schedule import NoiseScheduler
-from callbacks.optimizer_steps import Rule
-from callbacks.training_batches import CountedBatches, PlannedBatches, Size
-from datamodules.schedules import NoiseSchedule, Schedule, as_schedule
+from three_factors.callbacks.measurement import Monitor
+from three_factors.callbacks.noise_schedule import NoiseScheduler
+from three_factors.callbacks.optimizer_steps import Rule
+from three_factors.callbacks.training_batches import CountedBatches, PlannedBatches, Size
+from three_factors.datamodules.schedules import NoiseSchedule, Schedule, as_schedule
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Timer
 
-from callbacks.written_file import check_file, make_folder_of
+from three_factors.callbacks.written_file import check_file, make_folder_of
 
 
 class ProgressFile(pl.Callback):

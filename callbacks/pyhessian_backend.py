@@ -14,7 +14,7 @@ import torch
 from pyhessian import hessian as _PyHessian
 from torch import Tensor
 
-from callbacks.functional.hessian_operator import HessianOperator
+from three_factors.callbacks.functional.hessian_operator import HessianOperator
 
 
 class _NoGradients:

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
 if TYPE_CHECKING:
-    from callbacks.measurement import Monitor
+    from three_factors.callbacks.measurement import Monitor
 
 
 def check_readers(trainer: pl.Trainer, monitor: Monitor) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 
-from callbacks.handed import Sampler, go_on, handed_loader, handed_sampler, holder_of_plan
-from datamodules.resuming import BUILD
-from datamodules.schedules import Schedule, as_schedule
+from three_factors.callbacks.handed import Sampler, go_on, handed_loader, handed_sampler, holder_of_plan
+from three_factors.datamodules.resuming import BUILD
+from three_factors.datamodules.schedules import Schedule, as_schedule
 
 
 class ScheduledLoaders:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.functional import stationarity
-from callbacks.functional.fluctuation import Stationarity
+from three_factors.callbacks.functional import stationarity
+from three_factors.callbacks.functional.fluctuation import Stationarity
 
 SCALE_INVARIANT = 1e-3  # mean |θ·g| / |θ||g| below this: the loss does not depend on the norm of θ (Euler)
 

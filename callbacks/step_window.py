@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from torch import Tensor
 from torch.optim import Optimizer
 
-from callbacks.optimizer_steps import smallest_gradient
-from callbacks.training_batches import Batch
+from three_factors.callbacks.optimizer_steps import smallest_gradient
+from three_factors.callbacks.training_batches import Batch
 
 
 class StepWindow:

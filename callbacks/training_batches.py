@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, IterableDataset
 
-from callbacks.handed import holder_of_plan
-from callbacks.scheduled_loaders import accumulating, refuse_accumulation
-from datamodules.resuming import BUILD
-from datamodules.schedules import NoiseSchedule, as_schedule, known_bounds, round_batch_size
+from three_factors.callbacks.handed import holder_of_plan
+from three_factors.callbacks.scheduled_loaders import accumulating, refuse_accumulation
+from three_factors.datamodules.resuming import BUILD
+from three_factors.datamodules.schedules import NoiseSchedule, as_schedule, known_bounds, round_batch_size
 
 Size = Callable[[Any], int]
 Taken = dict[str, int]

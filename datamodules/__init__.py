@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
-    "datamodules.schedules": (
+    ".schedules": (
         "Chain",
         "Constant",
         "Cosine",
@@ -22,10 +22,10 @@ _HOMES = {
         "WarmRestarts",
         "exchange",
     ),
-    "datamodules.batches": ("PlannedBatchSampler", "PlannedLoader", "plan_of", "resumed_at"),
-    "datamodules.label_noise": ("LabelNoise",),
-    "datamodules.plan": ("EpochPlan", "plan_epoch"),
-    "datamodules.vision": (
+    ".batches": ("PlannedBatchSampler", "PlannedLoader", "plan_of", "resumed_at"),
+    ".label_noise": ("LabelNoise",),
+    ".plan": ("EpochPlan", "plan_epoch"),
+    ".vision": (
         "CIFAR10DataModule",
         "DigitsDataModule",
         "FashionMNISTDataModule",
@@ -33,16 +33,16 @@ _HOMES = {
         "ImageFolderDataModule",
         "MNISTDataModule",
     ),
-    "datamodules.subsets": ("stratified_subset",),
+    ".subsets": ("stratified_subset",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
-    from datamodules.batches import PlannedBatchSampler, PlannedLoader, plan_of, resumed_at
-    from datamodules.label_noise import LabelNoise
-    from datamodules.plan import EpochPlan, plan_epoch
-    from datamodules.schedules import (
+    from three_factors.datamodules.batches import PlannedBatchSampler, PlannedLoader, plan_of, resumed_at
+    from three_factors.datamodules.label_noise import LabelNoise
+    from three_factors.datamodules.plan import EpochPlan, plan_epoch
+    from three_factors.datamodules.schedules import (
         Chain,
         Constant,
         Cosine,
@@ -59,8 +59,8 @@ if TYPE_CHECKING:
         WarmRestarts,
         exchange,
     )
-    from datamodules.subsets import stratified_subset
-    from datamodules.vision import (
+    from three_factors.datamodules.subsets import stratified_subset
+    from three_factors.datamodules.vision import (
         CIFAR10DataModule,
         DigitsDataModule,
         FashionMNISTDataModule,
@@ -73,12 +73,22 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    try:
+        return getattr(import_module(_HOME[name], __name__), name)
+    except ModuleNotFoundError as error:
+        if error.name in ("platformdirs", "filelock"):  # that images are cached with
+            raise ImportError(f"{name}: needs {error.name}; pip install 'three-factors[reproduce]'") from error
+        raise
 
 
 def __dir__() -> list[str]:
     return __all__
 
 
-if "torch" in sys.modules:  # else `datamodules.batches` and `callbacks` do it
-    import_module("datamodules.safe_globals")
+if __name__ == "datamodules":  # its short name, in a checkout: the same modules under both
+    from runpy import run_path
+
+    run_path(f"{__path__[0]}/../reproduce/_checkout.py")
+    import_module("three_factors").alias(__name__, __path__[0])
+elif "torch" in sys.modules:  # else `datamodules.batches` and `callbacks` do it
+    import_module(".safe_globals", __name__)

@@ -12,11 +12,11 @@ import torch.distributed
 from torch import Tensor
 from torch.utils.data import Sampler
 
-import datamodules.safe_globals  # noqa: F401  # schedules among a checkpoint's hyperparameters can be read
-from datamodules.following import Ear, EpochNames
-from datamodules.plan import EpochPlan, Sampling, check_batch_size, contiguous_shard, plan_epoch
-from datamodules.resuming import BUILD, put_right
-from datamodules.schedules import Schedule
+import three_factors.datamodules.safe_globals  # noqa: F401  # schedules among a checkpoint's hyperparameters can be read
+from three_factors.datamodules.following import Ear, EpochNames
+from three_factors.datamodules.plan import EpochPlan, Sampling, check_batch_size, contiguous_shard, plan_epoch
+from three_factors.datamodules.resuming import BUILD, put_right
+from three_factors.datamodules.schedules import Schedule
 
 
 class Transform(Protocol):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from datamodules.streams import generator
+from three_factors.datamodules.streams import generator
 
 GLYPH = 48  # pixels a glyph is drawn at, before one affine map takes it to its final size
 TRAIN, TEST = 10_000, 2_000

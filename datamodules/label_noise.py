@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.streams import generator
+from three_factors.datamodules.streams import generator
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.schedules import Inverse, Ratio, Schedule, as_schedule, known_bounds, round_batch_size
-from datamodules.streams import generator
+from three_factors.datamodules.schedules import Inverse, Ratio, Schedule, as_schedule, known_bounds, round_batch_size
+from three_factors.datamodules.streams import generator
 
 Sampling = Literal["shuffle", "replacement"]
 

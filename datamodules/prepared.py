@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 
-from datamodules import sources
-from datamodules.sources import ARRAYS, FORMAT, Arrays, DamagedData, DataError, Source, alone, one_line
+from three_factors.datamodules import sources
+from three_factors.datamodules.sources import ARRAYS, FORMAT, Arrays, DamagedData, DataError, Source, alone, one_line
 
 
 @dataclass(frozen=True)

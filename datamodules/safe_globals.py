@@ -10,8 +10,10 @@ from dataclasses import is_dataclass
 
 import torch
 
-from datamodules import schedules
-from datamodules.label_noise import LabelNoise
+from three_factors.datamodules import schedules
+from three_factors.datamodules.label_noise import LabelNoise
 
 PLAIN = [value for value in vars(schedules).values() if isinstance(value, type) and is_dataclass(value)]
-torch.serialization.add_safe_globals([*PLAIN, schedules.Setting, LabelNoise])
+OURS = [*PLAIN, schedules.Setting, LabelNoise]
+FIRST = [(kind, f"{kind.__module__.removeprefix('three_factors.')}.{kind.__qualname__}") for kind in OURS]
+torch.serialization.add_safe_globals([*OURS, *FIRST])  # also under the names that they had in the first edition

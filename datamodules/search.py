@@ -6,7 +6,7 @@ from typing import Any
 
 from pytorch_lightning.callbacks import BatchSizeFinder
 
-from datamodules.schedules import Constant, NoiseSchedule, Schedule
+from three_factors.datamodules.schedules import Constant, NoiseSchedule, Schedule
 
 
 class Search:

@@ -92,7 +92,7 @@ def _filled(folder: Path) -> bool:
 
 
 def _draw(name: str) -> Arrays:
-    from datamodules import digits
+    from three_factors.datamodules import digits
 
     size, channels = (28, 1) if name == "digits28" else (32, 3)
     train, train_labels = digits.draw(digits.TRAIN, size=size, channels=channels, seed=0)

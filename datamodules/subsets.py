@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from datamodules.streams import generator
+from three_factors.datamodules.streams import generator
 
 
 def stratified_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:

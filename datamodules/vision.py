@@ -10,15 +10,15 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from datamodules.augment import CropAndFlip
-from datamodules.batches import EvaluationLoader, PlannedLoader, resumed_at
-from datamodules.label_noise import LabelNoise
-from datamodules.plan import EpochPlan, Sampling, check_batch_size, plan_epoch
-from datamodules.prepared import Prepared, prepare
-from datamodules.resuming import put_right
-from datamodules.schedules import Schedule, as_schedule
-from datamodules.search import Search
-from datamodules.subsets import split, stratified_subset
+from three_factors.datamodules.augment import CropAndFlip
+from three_factors.datamodules.batches import EvaluationLoader, PlannedLoader, resumed_at
+from three_factors.datamodules.label_noise import LabelNoise
+from three_factors.datamodules.plan import EpochPlan, Sampling, check_batch_size, plan_epoch
+from three_factors.datamodules.prepared import Prepared, prepare
+from three_factors.datamodules.resuming import put_right
+from three_factors.datamodules.schedules import Schedule, as_schedule
+from three_factors.datamodules.search import Search
+from three_factors.datamodules.subsets import split, stratified_subset
 
 # Per-channel mean and standard deviation of the training images, in [0, 1]; the usual published values.
 STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {

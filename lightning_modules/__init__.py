@@ -4,32 +4,39 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _HOME = {
-    "GaussianOfItsShape": "lightning_modules.gradient_noise",
-    "HalfBatch": "lightning_modules.gradient_noise",
-    "Isotropic": "lightning_modules.gradient_noise",
-    "MLP": "lightning_modules.mlp",
-    "MLPNet": "lightning_modules.mlp",
-    "ResNet56": "lightning_modules.resnet",
-    "ResNet56Net": "lightning_modules.resnet",
-    "SGDClassifier": "lightning_modules.classifier",
-    "VGG11": "lightning_modules.vgg",
-    "VGG11Net": "lightning_modules.vgg",
+    "GaussianOfItsShape": ".gradient_noise",
+    "HalfBatch": ".gradient_noise",
+    "Isotropic": ".gradient_noise",
+    "MLP": ".mlp",
+    "MLPNet": ".mlp",
+    "ResNet56": ".resnet",
+    "ResNet56Net": ".resnet",
+    "SGDClassifier": ".classifier",
+    "VGG11": ".vgg",
+    "VGG11Net": ".vgg",
 }
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
-    from lightning_modules.classifier import SGDClassifier
-    from lightning_modules.gradient_noise import GaussianOfItsShape, HalfBatch, Isotropic
-    from lightning_modules.mlp import MLP, MLPNet
-    from lightning_modules.resnet import ResNet56, ResNet56Net
-    from lightning_modules.vgg import VGG11, VGG11Net
+    from three_factors.lightning_modules.classifier import SGDClassifier
+    from three_factors.lightning_modules.gradient_noise import GaussianOfItsShape, HalfBatch, Isotropic
+    from three_factors.lightning_modules.mlp import MLP, MLPNet
+    from three_factors.lightning_modules.resnet import ResNet56, ResNet56Net
+    from three_factors.lightning_modules.vgg import VGG11, VGG11Net
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(_HOME[name], __name__), name)
 
 
 def __dir__() -> list[str]:
     return __all__
+
+
+if __name__ == "lightning_modules":  # its short name, in a checkout: the same modules under both
+    from runpy import run_path
+
+    run_path(f"{__path__[0]}/../reproduce/_checkout.py")
+    import_module("three_factors").alias(__name__, __path__[0])

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lightning_modules.classifier import SGDClassifier
-from lightning_modules.normalization import BatchNorm1d
+from three_factors.lightning_modules.classifier import SGDClassifier
+from three_factors.lightning_modules.normalization import BatchNorm1d
 
 
 class MLPNet(nn.Module):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_modules.classifier import SGDClassifier
-from lightning_modules.normalization import BatchNorm2d
+from three_factors.lightning_modules.classifier import SGDClassifier
+from three_factors.lightning_modules.normalization import BatchNorm2d
 
 Form = Literal["preactivation", "original"]
 FILTERS = (16, 32, 64)  # of the three stages, each at half the resolution of the one before

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lightning_modules.classifier import SGDClassifier
-from lightning_modules.normalization import BatchNorm2d
+from three_factors.lightning_modules.classifier import SGDClassifier
+from three_factors.lightning_modules.normalization import BatchNorm2d
 
 LAYOUT = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 

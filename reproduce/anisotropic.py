@@ -12,10 +12,10 @@ One start will do: on a quadratic it is forgotten at a known rate, and chains ar
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from reproduce.engine.simulated import Theory, main
-from reproduce.theory import gibbs
-from reproduce.theory.potentials import Quadratic
-from reproduce.theory.simulate import Gaussian, Simulation
+from three_factors.reproduce.engine.simulated import Theory, main
+from three_factors.reproduce.theory import gibbs
+from three_factors.reproduce.theory.potentials import Quadratic
+from three_factors.reproduce.theory.simulate import Gaussian, Simulation
 
 HESSIAN = ((1.0, 0.0), (0.0, 3.0))
 COVARIANCES = {"H and C do not commute": ((2.0, 1.2), (1.2, 1.0)), "H and C commute": ((2.0, 0.0), (0.0, 1.0))}
@@ -56,7 +56,7 @@ def currents(samples, lr):
 def check(chains):
     import numpy as np
 
-    from reproduce.engine import chainwise
+    from three_factors.reproduce.engine import chainwise
 
     h, found = np.array(HESSIAN), []
 
@@ -104,7 +104,7 @@ def check(chains):
 def draw(chains, axes):
     import numpy as np
 
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     h, angle = np.array(HESSIAN), np.linspace(0, 2 * np.pi, 200)
     circle = np.stack([np.cos(angle), np.sin(angle)])

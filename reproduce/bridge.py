@@ -16,10 +16,10 @@ from functools import cache, partial
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from reproduce.engine.simulated import Theory, main
-from reproduce.theory import gibbs
-from reproduce.theory.classifier import SoftmaxRegression
-from reproduce.theory.simulate import Isotropic, Minibatches, Simulation
+from three_factors.reproduce.engine.simulated import Theory, main
+from three_factors.reproduce.theory import gibbs
+from three_factors.reproduce.theory.classifier import SoftmaxRegression
+from three_factors.reproduce.theory.simulate import Isotropic, Minibatches, Simulation
 
 # The settings are chosen by time and by what the theory supposes, before any chain was run. The classes are the first
 # three. With 256 examples of 11 numbers a full gradient, which the isotropic noise needs, costs 5 µs a chain. With this
@@ -198,7 +198,7 @@ def slope(both):
 
 
 def check(chains):
-    from reproduce.engine import chainwise
+    from three_factors.reproduce.engine import chainwise
 
     found = []
     for size in sizes(chains):
@@ -255,7 +255,7 @@ def check(chains):
 
 def if_mixed(claims, chains, noise, size, i):
     """The claims, not judged unless chains from both starts agree in the i-th of `moments`."""
-    from reproduce.engine import chainwise
+    from three_factors.reproduce.engine import chainwise
 
     starts = {start: values[i] for start, values in moments(chains, noise, size).items()}
     return chainwise.unless_mixed(claims, starts, MIXED[i])
@@ -298,7 +298,7 @@ def where(chains, noise, size, start):
 def draw(chains, axes):
     import numpy as np
 
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     a, b, c = axes(1, 3)
     styles = {"replacement": (plots.BLUE, "o"), "isotropic": (plots.RED, "s"), "shuffle": (plots.GREY, "^")}

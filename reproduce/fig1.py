@@ -13,8 +13,8 @@ also trained further.
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from reproduce.engine.figure import Figure, main
-from reproduce.experiments.noise_grid import ACCURACY, BATCH_NORM_MLP, NORM, draw, draw_beside
+from three_factors.reproduce.engine.figure import Figure, main
+from three_factors.reproduce.experiments.noise_grid import ACCURACY, BATCH_NORM_MLP, NORM, draw, draw_beside
 
 
 def check(table):

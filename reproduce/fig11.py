@@ -13,8 +13,8 @@ random initialisation. Claim: beyond its end the loss of the baseline, at higher
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from reproduce.engine.figure import Figure, main
-from reproduce.experiments.valleys import DECAYED, draw_seeds
+from three_factors.reproduce.engine.figure import Figure, main
+from three_factors.reproduce.experiments.valleys import DECAYED, draw_seeds
 
 LINE = "small eta to baseline"
 

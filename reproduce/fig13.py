@@ -11,8 +11,8 @@ in proportion to 1/S, because fewer examples make a noisier mean: five times the
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from reproduce.engine.figure import Figure, main
-from reproduce.experiments import cycles
+from three_factors.reproduce.engine.figure import Figure, main
+from three_factors.reproduce.experiments import cycles
 
 PAIRS = {"cyclic": (cycles.CYCLIC_S, cycles.CYCLIC_ETA), "constant": (cycles.SMALL_S, cycles.LARGE_S)}
 NAMES = {
@@ -24,7 +24,7 @@ NAMES = {
 
 
 def check(table):
-    from reproduce.engine import claims, seedwise
+    from three_factors.reproduce.engine import claims, seedwise
 
     noise = claims.NoiseContrast((cycles.SMALL_S, cycles.LARGE_S), cycles.NOISE_CONTROL, on="test/accuracy")
     found = []
@@ -48,7 +48,7 @@ def check(table):
 
 
 def draw(table, axes):
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     colours = dict(zip(NAMES, (plots.BLUE, plots.ORANGE, plots.GREEN, plots.RED)))
     by_step, *by_epoch, sizes, rates, ratios = axes(4, 2)

@@ -12,9 +12,9 @@ the best validation epoch.
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from reproduce.engine.figure import Figure, main
-from reproduce.experiments import memorisation
-from reproduce.experiments.memorisation import CLEAN, NOISY, PLACE, select
+from three_factors.reproduce.engine.figure import Figure, main
+from three_factors.reproduce.experiments import memorisation
+from three_factors.reproduce.experiments.memorisation import CLEAN, NOISY, PLACE, select
 
 
 def check(table):
@@ -23,7 +23,7 @@ def check(table):
 
 
 def draw(table, axes):
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     fractions = sorted({PLACE[label].fraction for label in table.labels})
     panels = axes(1, len(fractions), sharey=True)

@@ -11,15 +11,15 @@ momentum 0 (left) and 0.9 (right), and the two clouds fall on one curve against 
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from reproduce.engine.figure import Figure, main
-from reproduce.experiments import equal_loss, memorisation
-from reproduce.experiments.memorisation import BEST_LOSS, MOMENTA, NORM, PLACE, select
+from three_factors.reproduce.engine.figure import Figure, main
+from three_factors.reproduce.experiments import equal_loss, memorisation
+from three_factors.reproduce.experiments.memorisation import BEST_LOSS, MOMENTA, NORM, PLACE, select
 
 
 def check(table):
     import numpy as np
 
-    from reproduce.engine import seedwise, statistics
+    from three_factors.reproduce.engine import seedwise, statistics
 
     def falls(rho, claim, statistic="Spearman's rho with log eta/S, a seed", **options):
         rule = seedwise.Direction(-1, smallest=0.3)
@@ -65,7 +65,7 @@ def draw(table, axes):
 
 
 def draw_beside(table, axes):
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     columns = len(MOMENTA)
     panels = axes(len(plots.WORDS), columns, sharey="row")
@@ -74,7 +74,7 @@ def draw_beside(table, axes):
 
 
 def draw_metric(table, panels, metric, words):
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     fractions = sorted({PLACE[label].fraction for label in table.labels})
     for panel, momentum in zip(panels, sorted(MOMENTA)):

@@ -13,12 +13,12 @@ tension: that discrete S ends much wider than discrete eta (Table 1's caption), 
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from reproduce.engine.figure import Figure, main
-from reproduce.experiments import cyclical
+from three_factors.reproduce.engine.figure import Figure, main
+from three_factors.reproduce.experiments import cyclical
 
 
 def check(table):
-    from reproduce.engine import seedwise
+    from three_factors.reproduce.engine import seedwise
 
     found = []
     for label in cyclical.CYCLICAL:
@@ -42,7 +42,7 @@ def check(table):
 
 
 def draw(table, axes):
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     *panels, spare = axes(2, 3)
     spare.remove()
@@ -56,7 +56,7 @@ def draw(table, axes):
 
 
 def draw_beside(table, axes):
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     panels = axes(len(cyclical.ARMS), len(plots.WORDS), sharey="col")
     for panel, (label, metric) in zip(panels, [(label, metric) for label in cyclical.ARMS for metric in plots.WORDS]):

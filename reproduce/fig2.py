@@ -12,8 +12,8 @@ and two runs at about the same eta/S end in minima of equal width and depth (rig
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from reproduce.engine.figure import Figure, main
-from reproduce.experiments.valleys import CONSTANT, LINES, draw
+from three_factors.reproduce.engine.figure import Figure, main
+from three_factors.reproduce.experiments.valleys import CONSTANT, LINES, draw
 
 
 def check(table):

@@ -11,8 +11,8 @@ Claims: the minima at both ends are equally wide and equally deep.
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from reproduce.engine.figure import Figure, main
-from reproduce.experiments.valleys import SCALED, draw
+from three_factors.reproduce.engine.figure import Figure, main
+from three_factors.reproduce.experiments.valleys import SCALED, draw
 
 
 def check(table):

@@ -14,8 +14,8 @@ if __package__ in (None, ""):
 
 from dataclasses import dataclass
 
-from reproduce.engine.figure import Figure, main
-from reproduce.experiments import cycles
+from three_factors.reproduce.engine.figure import Figure, main
+from three_factors.reproduce.experiments import cycles
 
 PAIRS = {
     "cyclic": (cycles.CYCLIC_S, cycles.CYCLIC_ETA, (0.8939, 0.8924)),
@@ -24,7 +24,7 @@ PAIRS = {
 
 
 def check(table):
-    from reproduce.engine import claims
+    from three_factors.reproduce.engine import claims
 
     # The constant pair has the control's eta, steps and t_eta: what noise does is measured there, for both pairs.
     noise = claims.NoiseContrast((cycles.SMALL_S, cycles.LARGE_S), cycles.NOISE_CONTROL, on="test/accuracy")
@@ -92,7 +92,7 @@ class Line:
 
 def panels(table):
     """Title of a panel -> the arms in it; the third where the paper scale's controls are there."""
-    from reproduce.engine.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, RED
+    from three_factors.reproduce.engine.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, RED
 
     shown = {
         "A cyclic schedule, in S or in η": {
@@ -116,7 +116,7 @@ def panels(table):
 
 
 def draw(table, axes):
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     shown = panels(table)
     for panel, (title, lines) in zip(axes(1, len(shown), sharex=True, sharey=True), shown.items()):

@@ -12,15 +12,15 @@ eta/S. And memorisation begins after the best validation epoch.
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from reproduce.engine.figure import Figure, main
-from reproduce.experiments import memorisation
-from reproduce.experiments.memorisation import CLEAN, LEVELS, MOMENTA, NOISY, PLACE, at_level, select
+from three_factors.reproduce.engine.figure import Figure, main
+from three_factors.reproduce.experiments import memorisation
+from three_factors.reproduce.experiments.memorisation import CLEAN, LEVELS, MOMENTA, NOISY, PLACE, at_level, select
 
 
 def check(table):
     import numpy as np
 
-    from reproduce.engine import seedwise, statistics
+    from three_factors.reproduce.engine import seedwise, statistics
 
     def rising(labels):
         """Spearman's rho of log n and validation accuracy at equal memorisation, its mean over levels; (seeds,)."""
@@ -49,7 +49,7 @@ def check(table):
 
 
 def draw(table, axes):
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     fractions = sorted({PLACE[label].fraction for label in table.labels})
     panels = axes(len(fractions), len(MOMENTA), sharex="col", sharey="row")

@@ -12,9 +12,9 @@ noise, as if a learning rate too high were the reason.
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from reproduce.engine.figure import Figure, main
-from reproduce.experiments import breaking_point
-from reproduce.experiments.breaking_point import DATA_SIZES
+from three_factors.reproduce.engine.figure import Figure, main
+from three_factors.reproduce.experiments import breaking_point
+from three_factors.reproduce.experiments.breaking_point import DATA_SIZES
 
 PANELS = [panel.name for panel in breaking_point.VGG_PAPER.panels]
 
@@ -22,7 +22,7 @@ PANELS = [panel.name for panel in breaking_point.VGG_PAPER.panels]
 def check(table):
     import numpy as np
 
-    from reproduce.engine import seedwise
+    from three_factors.reproduce.engine import seedwise
 
     a, b, c, d = (DATA_SIZES.stars(table, panel) for panel in PANELS)
     found = [
@@ -55,7 +55,7 @@ def check(table):
 
 
 def draw(table, axes):
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     for panel, name in zip(axes(2, 2, sharey=True), PANELS):
         labels = [label for label in table.labels if DATA_SIZES.place[label].panel == name]
@@ -70,7 +70,7 @@ def draw_beside(table, axes):
     """eta·lambda_max at the end against b, a line a seed, and b* of every seed."""
     import numpy as np
 
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     (panel,) = axes(1, 1)
     labels = [label for label in table.labels if DATA_SIZES.place[label].panel == DATA_SIZES.stability]

@@ -11,13 +11,13 @@ factor of about 5 and degrades beyond.
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from reproduce.engine.figure import Figure, main
-from reproduce.experiments import breaking_point
-from reproduce.experiments.breaking_point import RESNET
+from three_factors.reproduce.engine.figure import Figure, main
+from three_factors.reproduce.experiments import breaking_point
+from three_factors.reproduce.experiments.breaking_point import RESNET
 
 
 def check(table):
-    from reproduce.engine import seedwise
+    from three_factors.reproduce.engine import seedwise
 
     return [
         seedwise.located(
@@ -28,7 +28,7 @@ def check(table):
 
 
 def draw(table, axes):
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     (panel,) = axes(1, 1)
     for label, colour in plots.shades(table.labels).items():

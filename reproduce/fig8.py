@@ -11,12 +11,12 @@ ResNet56 on CIFAR-10 at 12 values of eta/S, each by two pairs. Claim: accuracy h
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from reproduce.engine.figure import Figure, main
-from reproduce.experiments.breaking_point import ACCURACY, RESNET_RATIOS
+from three_factors.reproduce.engine.figure import Figure, main
+from three_factors.reproduce.experiments.breaking_point import ACCURACY, RESNET_RATIOS
 
 
 def check(table):
-    from reproduce.engine import seedwise
+    from three_factors.reproduce.engine import seedwise
 
     return [
         seedwise.located(
@@ -28,7 +28,7 @@ def check(table):
 
 
 def draw(table, axes):
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     (panel,) = axes(1, 1)
     sizes = sorted({int(label.rsplit(" ", 1)[1]) for label in table.labels})

@@ -13,8 +13,17 @@ reading of the text, which names 9a and 9c with the good and 9b with the bad ini
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from reproduce.engine.figure import Figure, main
-from reproduce.experiments.noise_grid import ACCURACY, BAD, DEEP_MLP, GOOD, NORM, REFERENCE, draw, draw_beside
+from three_factors.reproduce.engine.figure import Figure, main
+from three_factors.reproduce.experiments.noise_grid import (
+    ACCURACY,
+    BAD,
+    DEEP_MLP,
+    GOOD,
+    NORM,
+    REFERENCE,
+    draw,
+    draw_beside,
+)
 
 
 def check(table):

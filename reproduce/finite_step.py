@@ -11,10 +11,10 @@ One start will do: on a quadratic it is forgotten at a known rate, and chains ar
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from reproduce.engine.simulated import Theory, main
-from reproduce.theory import gibbs
-from reproduce.theory.potentials import Quadratic
-from reproduce.theory.simulate import Gaussian, Simulation
+from three_factors.reproduce.engine.simulated import Theory, main
+from three_factors.reproduce.theory import gibbs
+from three_factors.reproduce.theory.potentials import Quadratic
+from three_factors.reproduce.theory.simulate import Gaussian, Simulation
 
 H, SIGMA, S = 1.0, 1.0, 4
 STEPS = {0.0: (0.1, 0.5, 1.0, 1.5, 1.9), 0.9: (0.1, 1.0, 2.0, 3.0, 3.6)}  # beta -> eta h
@@ -43,7 +43,7 @@ def simulations(scale):
 def check(chains):
     import numpy as np
 
-    from reproduce.engine import chainwise
+    from three_factors.reproduce.engine import chainwise
 
     found = []
     for beta, etas in STEPS.items():
@@ -72,7 +72,7 @@ def check(chains):
 def draw(chains, axes):
     import numpy as np
 
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     for panel, (beta, etas) in zip(axes(1, len(STEPS)), STEPS.items()):
         edge = 2 * (1 + beta)

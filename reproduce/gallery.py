@@ -10,7 +10,7 @@ page with every claim) and the table between the README's markers. Run the figur
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from reproduce.engine.gallery import main
+from three_factors.reproduce.engine.gallery import main
 
 if __name__ == "__main__":
     main(__doc__)

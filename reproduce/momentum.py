@@ -13,10 +13,10 @@ from typing import Literal
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from reproduce.engine.simulated import Theory, main
-from reproduce.theory import gibbs
-from reproduce.theory.potentials import Quadratic, Quartic
-from reproduce.theory.simulate import Gaussian, Simulation
+from three_factors.reproduce.engine.simulated import Theory, main
+from three_factors.reproduce.theory import gibbs
+from three_factors.reproduce.theory.potentials import Quadratic, Quartic
+from three_factors.reproduce.theory.simulate import Gaussian, Simulation
 
 ANHARMONIC, H, SIGMA = Quartic(stiffness=1.0, quartic=1.0), 1.0, 45.0
 BETAS, LR, S = (0.5, 0.9, 0.97), 0.002, 4  # eta so small that its own bias is below a percent
@@ -57,7 +57,7 @@ def squares(chains, kind, beta, theory):
 def check(chains):
     import numpy as np
 
-    from reproduce.engine import chainwise
+    from three_factors.reproduce.engine import chainwise
 
     found = []
     for beta in BETAS:
@@ -93,7 +93,7 @@ def check(chains):
 def draw(chains, axes):
     import numpy as np
 
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     for panel, beta in zip(axes(1, len(BETAS), sharey=True), BETAS):
         labels = [name("anharmonic", beta, start) for start in STARTS]

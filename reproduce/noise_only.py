@@ -15,8 +15,8 @@ noise ends at a lower test accuracy in a sharper minimum, and given back it ends
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from reproduce.engine.figure import Figure, main
-from reproduce.experiments import equal_loss, noise_dial
+from three_factors.reproduce.engine.figure import Figure, main
+from three_factors.reproduce.experiments import equal_loss, noise_dial
 
 NAMES = {
     noise_dial.SGD: "S",
@@ -28,7 +28,7 @@ NAMES = {
 
 
 def check(table):
-    from reproduce.engine import claims, seedwise
+    from three_factors.reproduce.engine import claims, seedwise
 
     sgd, quiet, accuracy = noise_dial.SGD, noise_dial.QUIET, noise_dial.ACCURACY
 
@@ -82,14 +82,14 @@ def check(table):
 
 
 def colours():
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     return dict(zip(NAMES, (plots.RED, plots.BLUE, plots.ORANGE, plots.PURPLE, plots.GREEN)))
 
 
 def draw_ends(table, panel, metric):
     """A metric where the runs end, a point a way of making noise."""
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     for place, (label, name) in enumerate(NAMES.items()):
         values = table.grid([label], metric) * (100 if metric == noise_dial.ACCURACY else 1)
@@ -98,7 +98,7 @@ def draw_ends(table, panel, metric):
 
 
 def draw_beside(table, axes):
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     for panel, (metric, words) in zip(axes(1, len(plots.WORDS)), plots.WORDS.items()):
         draw_ends(table, panel, f"end {metric}")
@@ -110,7 +110,7 @@ def draw_beside(table, axes):
 
 
 def draw(table, axes):
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     curves, accuracy, loss, norm = axes(2, 2)
     for label, name in NAMES.items():

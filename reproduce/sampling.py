@@ -14,10 +14,10 @@ from itertools import pairwise
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from reproduce.engine.simulated import Theory, main
-from reproduce.theory import gibbs
-from reproduce.theory.potentials import Quadratic
-from reproduce.theory.simulate import Examples, Sampling, Simulation
+from three_factors.reproduce.engine.simulated import Theory, main
+from three_factors.reproduce.theory import gibbs
+from three_factors.reproduce.theory.potentials import Quadratic
+from three_factors.reproduce.theory.simulate import Examples, Sampling, Simulation
 
 H, SIGMA, K = 1.0, 1.0, 32  # batches of one example an epoch
 LRS = {"smoke": (0.01, 0.3), "quick": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), "paper": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)}
@@ -64,7 +64,7 @@ def rises(chains):
 
 
 def check(chains):
-    from reproduce.engine import chainwise
+    from three_factors.reproduce.engine import chainwise
 
     found = []
     for lr in lrs(chains):
@@ -96,7 +96,7 @@ def check(chains):
 
 
 def draw(chains, axes):
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     (panel,) = axes(1, 1)
     for kind, colour in zip(KINDS, (plots.BLUE, plots.RED)):

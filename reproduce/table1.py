@@ -15,13 +15,13 @@ from dataclasses import replace
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from reproduce.engine.figure import Figure, main
-from reproduce.experiments import cyclical, tuning
-from reproduce.experiments.tuning import BASELINE, TEST
+from three_factors.reproduce.engine.figure import Figure, main
+from three_factors.reproduce.experiments import cyclical, tuning
+from three_factors.reproduce.experiments.tuning import BASELINE, TEST
 
 
 def check(table):
-    from reproduce.engine import claims
+    from three_factors.reproduce.engine import claims
 
     eta, s, triangle = cyclical.DISCRETE_ETA, cyclical.DISCRETE_S, cyclical.TRIANGLE_ETA
     found = [
@@ -50,14 +50,14 @@ def check(table):
 
 
 def draw(table, axes):
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     ours = (f"{name}\n(paper)" for name in tuning.COLUMNS.values())
     plots.written(axes(1, 3), ["schedule", "tuned to", *ours, *tuning.BESIDE.values()], tuning.written(table))
 
 
 def draw_tuning(table, axes):
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     found = tuning.known(table)
     for panel, arm in zip(axes(1, len(tuning.ARMS), sharey=True), tuning.ARMS):

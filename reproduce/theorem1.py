@@ -13,10 +13,10 @@ from typing import Literal
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from reproduce.engine.simulated import Theory, main
-from reproduce.theory import gibbs
-from reproduce.theory.potentials import Quartic
-from reproduce.theory.simulate import Gaussian, Simulation
+from three_factors.reproduce.engine.simulated import Theory, main
+from three_factors.reproduce.theory import gibbs
+from three_factors.reproduce.theory.potentials import Quartic
+from three_factors.reproduce.theory.simulate import Gaussian, Simulation
 
 # T = n sigma^2/2 = 0.5; the largest eta is stable as far out as chains come in 34 T of loss.
 POTENTIAL, N, SIGMA = Quartic(stiffness=1.0, quartic=0.3), 0.01, 10.0
@@ -91,7 +91,7 @@ def deviations(theta):
 def check(chains):
     import numpy as np
 
-    from reproduce.engine import chainwise
+    from three_factors.reproduce.engine import chainwise
 
     found, etas, of_chains = [], N * np.array(sizes_of(chains)), deviations(pooled(chains))
     for words, text in {
@@ -118,7 +118,7 @@ def check(chains):
 def draw(chains, axes):
     import numpy as np
 
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     a, b = axes(1, 2)
     x, p = gibbs.density(POTENTIAL, N * SIGMA**2 / 2)

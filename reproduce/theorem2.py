@@ -14,10 +14,10 @@ from functools import partial
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from reproduce.engine.simulated import Theory, main
-from reproduce.theory import gibbs
-from reproduce.theory.potentials import DoubleWell
-from reproduce.theory.simulate import Gaussian, Simulation
+from three_factors.reproduce.engine.simulated import Theory, main
+from three_factors.reproduce.theory import gibbs
+from three_factors.reproduce.theory.potentials import DoubleWell
+from three_factors.reproduce.theory.simulate import Gaussian, Simulation
 
 BARRIER, TILT, SIGMA, LR = 0.45, -0.1, 14.0, 0.02
 RATIO = 16.0  # det H_B/det H_A of the transverse directions, in every number of dimensions
@@ -90,7 +90,7 @@ def crossover(n, shares_in_a):
 def check(chains):
     import numpy as np
 
-    from reproduce.engine import chainwise
+    from three_factors.reproduce.engine import chainwise
 
     found = []
     for dim in WELLS:
@@ -143,7 +143,7 @@ def check(chains):
 def draw(chains, axes):
     import numpy as np
 
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     a, b = axes(1, 2)
     potential, sizes = WELLS[2], sizes_of(chains, 2)

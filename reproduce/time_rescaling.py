@@ -12,9 +12,9 @@ from itertools import pairwise
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from reproduce.engine.simulated import Theory, main
-from reproduce.theory.potentials import Quartic
-from reproduce.theory.simulate import Gaussian, Simulation
+from three_factors.reproduce.engine.simulated import Theory, main
+from three_factors.reproduce.theory.potentials import Quartic
+from three_factors.reproduce.theory.simulate import Gaussian, Simulation
 
 POTENTIAL, N, SIGMA, START = Quartic(stiffness=1.0, quartic=0.2), 0.01, 4.0, 2.0
 BATCH_SIZES = {"smoke": (1, 8), "quick": (1, 2, 4, 8), "paper": (1, 2, 4, 8, 16)}
@@ -81,7 +81,7 @@ STEP, TIME = 0, 1
 def check(chains):
     import numpy as np
 
-    from reproduce.engine import chainwise
+    from three_factors.reproduce.engine import chainwise
 
     labels = chains.labels
     count = chains.samples[labels[0]].shape[1]
@@ -123,7 +123,7 @@ def check(chains):
 
 
 def draw(chains, axes):
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     panels = axes(1, 2, sharey=True)
     for (label, curve), colour in zip(curves(chains).items(), plots.shades(chains.labels).values()):

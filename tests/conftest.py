@@ -11,6 +11,8 @@ from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "reproduce" / "_name"))  # `three_factors` is this checkout, whatever is installed
+os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:1], *filter(None, [os.environ.get("PYTHONPATH")])])
 # The networks of the tests are too small for two threads, which wait for each other where other work runs beside them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 LAST = ("slow", "ddp", "slurm")

@@ -9,20 +9,27 @@ import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
 
-from callbacks import NoiseScheduler
-from callbacks.functional import HessianOperator, frobenius_norm, gradient_noise, interpolate, top_eigenvalues, trace
-from datamodules import Cyclic, DigitsDataModule, NoiseSchedule
-from lightning_modules import MLP, VGG11
-from lightning_modules.gradient_noise import HalfBatch
-from lightning_modules.normalization import BatchNorm2d
-from reproduce.engine.server import Server
-from reproduce.engine.spec import MLPNetwork, ResNet56Network
 from tests.callbacks.functional.dense import batches, network
 from tests.reproduce.figures import SCRIPTS, figure
 from tests.reproduce.killing import job
 from tests.reproduce.script import run
 from tests.reproduce.soak import Soak
 from tests.reproduce.specs import MEASURED, SOAK
+from three_factors.callbacks import NoiseScheduler
+from three_factors.callbacks.functional import (
+    HessianOperator,
+    frobenius_norm,
+    gradient_noise,
+    interpolate,
+    top_eigenvalues,
+    trace,
+)
+from three_factors.datamodules import Cyclic, DigitsDataModule, NoiseSchedule
+from three_factors.lightning_modules import MLP, VGG11
+from three_factors.lightning_modules.gradient_noise import HalfBatch
+from three_factors.lightning_modules.normalization import BatchNorm2d
+from three_factors.reproduce.engine.server import Server
+from three_factors.reproduce.engine.spec import MLPNetwork, ResNet56Network
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

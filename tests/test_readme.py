@@ -11,9 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 
-import callbacks
-import datamodules
-import lightning_modules
+from three_factors import callbacks, datamodules, lightning_modules
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -30,23 +30,28 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
-    from callbacks.functional.eigenvalues import Eigenvalues, top_eigenvalues
-    from callbacks.functional.estimates import Estimate
-    from callbacks.functional.fluctuation import stationarity
-    from callbacks.functional.ggn import GGNOperator
-    from callbacks.functional.hessian_operator import HessianOperator
-    from callbacks.functional.hutchinson import frobenius_norm, trace
-    from callbacks.functional.lanczos import Lanczos
-    from callbacks.functional.noise import GradientNoise, gradient_noise
-    from callbacks.functional.paths import Interpolation, interpolate
-    from callbacks.functional.sharpness import (
+    from three_factors.callbacks.functional.eigenvalues import Eigenvalues, top_eigenvalues
+    from three_factors.callbacks.functional.estimates import Estimate
+    from three_factors.callbacks.functional.fluctuation import stationarity
+    from three_factors.callbacks.functional.ggn import GGNOperator
+    from three_factors.callbacks.functional.hessian_operator import HessianOperator
+    from three_factors.callbacks.functional.hutchinson import frobenius_norm, trace
+    from three_factors.callbacks.functional.lanczos import Lanczos
+    from three_factors.callbacks.functional.noise import GradientNoise, gradient_noise
+    from three_factors.callbacks.functional.paths import Interpolation, interpolate
+    from three_factors.callbacks.functional.sharpness import (
         FiniteDifference,
         RescaledHessian,
         batch_sharpness,
         finite_difference_norm,
     )
-    from callbacks.functional.spectrum import LogDeterminant, SpectralDensity, log_determinant, spectral_density
-    from callbacks.functional.state import measuring
+    from three_factors.callbacks.functional.spectrum import (
+        LogDeterminant,
+        SpectralDensity,
+        log_determinant,
+        spectral_density,
+    )
+    from three_factors.callbacks.functional.state import measuring
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from callbacks.functional.inputs import distributed
+from three_factors.callbacks.functional.inputs import distributed
 
 
 def batch_norms(module: nn.Module) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from callbacks.functional.checkpointing import without_checkpointing
-from callbacks.functional.equivalents import Equivalents
-from callbacks.functional.inputs import copied, detached
+from three_factors.callbacks.functional.checkpointing import without_checkpointing
+from three_factors.callbacks.functional.equivalents import Equivalents
+from three_factors.callbacks.functional.inputs import copied, detached
 
 
 class _Carrier(nn.Module):

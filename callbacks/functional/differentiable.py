@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 
-from callbacks.functional.called import Called
-from callbacks.functional.nests import mapped, rebuilt, tensors_of
-from callbacks.functional.objective import Objective
+from three_factors.callbacks.functional.called import Called
+from three_factors.callbacks.functional.nests import mapped, rebuilt, tensors_of
+from three_factors.callbacks.functional.objective import Objective
 
 NAMED = re.compile(r"derivative for '?([\w:]+)'? is not implemented|trying to differentiate twice")
 ONCE = "trying to differentiate twice"

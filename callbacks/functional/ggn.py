@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from callbacks.functional.differentiable import check_differentiable
-from callbacks.functional.hessian_operator import HessianOperator
-from callbacks.functional.inputs import as_batches, flat
-from callbacks.functional.nests import rebuilt, tensors_of
-from callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction, Weights
+from three_factors.callbacks.functional.differentiable import check_differentiable
+from three_factors.callbacks.functional.hessian_operator import HessianOperator
+from three_factors.callbacks.functional.inputs import as_batches, flat
+from three_factors.callbacks.functional.nests import rebuilt, tensors_of
+from three_factors.callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction, Weights
 
 
 class GGNOperator(HessianOperator):

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
-from callbacks.functional.attributes import attributes_kept
-from callbacks.functional.called import Called
-from callbacks.functional.inputs import (
+from three_factors.callbacks.functional.attributes import attributes_kept
+from three_factors.callbacks.functional.called import Called
+from three_factors.callbacks.functional.inputs import (
     as_batches,
     chosen_parameters,
     copied,
@@ -22,9 +22,9 @@ from callbacks.functional.inputs import (
     of_all_ranks,
     stored,
 )
-from callbacks.functional.nests import Unjoinable, cut, joined, listed, rebuilt, size_of, tensors_of
-from callbacks.functional.objective import Objective
-from callbacks.functional.state import device_of, measuring
+from three_factors.callbacks.functional.nests import Unjoinable, cut, joined, listed, rebuilt, size_of, tensors_of
+from three_factors.callbacks.functional.objective import Objective
+from three_factors.callbacks.functional.state import device_of, measuring
 
 Estimator = Literal["per_example", "loop", "batch_means"]
 ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from callbacks.functional.attributes import attributes_kept
-from callbacks.functional.called import Called
-from callbacks.functional.differentiable import (
+from three_factors.callbacks.functional.attributes import attributes_kept
+from three_factors.callbacks.functional.called import Called
+from three_factors.callbacks.functional.differentiable import (
     NoDerivative,
     check_against_differences,
     check_differentiable,
@@ -24,7 +24,7 @@ from callbacks.functional.differentiable import (
     own_functions,
     ways_out,
 )
-from callbacks.functional.inputs import (
+from three_factors.callbacks.functional.inputs import (
     alone,
     as_batches,
     chosen_parameters,
@@ -35,11 +35,11 @@ from callbacks.functional.inputs import (
     stored,
     summed,
 )
-from callbacks.functional.nests import cut, size_of
-from callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction, Weights
-from callbacks.functional.probes import Probe, probes
-from callbacks.functional.shares import check_parts, shares, try_on
-from callbacks.functional.state import device_of, measuring, plain
+from three_factors.callbacks.functional.nests import cut, size_of
+from three_factors.callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction, Weights
+from three_factors.callbacks.functional.probes import Probe, probes
+from three_factors.callbacks.functional.shares import check_parts, shares, try_on
+from three_factors.callbacks.functional.state import device_of, measuring, plain
 
 FEW = 4  # examples that second derivatives are compared on
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from callbacks.functional.estimates import Estimate, two_stage
-from callbacks.functional.lanczos import Lanczos, Operator, run_of
+from three_factors.callbacks.functional.estimates import Estimate, two_stage
+from three_factors.callbacks.functional.lanczos import Lanczos, Operator, run_of
 
 PILOT = 16  # samples; fewer make the t quantile large and the interval sensitive to skewness
 

@@ -12,7 +12,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from callbacks.functional.nests import mapped
+from three_factors.callbacks.functional.nests import mapped
 
 T = TypeVar("T")
 _alone: ContextVar[bool] = ContextVar("alone", default=False)

@@ -21,7 +21,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from callbacks.functional.restarts import Cycle, both_ends, fewest_vectors, first_cycle
+from three_factors.callbacks.functional.restarts import Cycle, both_ends, fewest_vectors, first_cycle
 
 FIRST = 24  # rows that a bounded basis has on a GPU before it gets all that it may have: most measurements end there
 

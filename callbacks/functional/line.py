@@ -9,15 +9,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from callbacks.functional.attributes import attributes_kept
-from callbacks.functional.batch_statistics import batch_norms, own_statistics, re_estimated
-from callbacks.functional.called import Called
-from callbacks.functional.inputs import gathered
-from callbacks.functional.nests import size_of
-from callbacks.functional.objective import Objective
-from callbacks.functional.probes import Probe, probes
-from callbacks.functional.shares import check_parts, shares, try_on
-from callbacks.functional.weights import Weights, aligned, load_weights
+from three_factors.callbacks.functional.attributes import attributes_kept
+from three_factors.callbacks.functional.batch_statistics import batch_norms, own_statistics, re_estimated
+from three_factors.callbacks.functional.called import Called
+from three_factors.callbacks.functional.inputs import gathered
+from three_factors.callbacks.functional.nests import size_of
+from three_factors.callbacks.functional.objective import Objective
+from three_factors.callbacks.functional.probes import Probe, probes
+from three_factors.callbacks.functional.shares import check_parts, shares, try_on
+from three_factors.callbacks.functional.weights import Weights, aligned, load_weights
 
 BatchNormPolicy = Literal["re-estimate", "interpolate", "batch"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from callbacks.functional.lanczos import FIRST
-from callbacks.functional.restarts import fewest_vectors
+from three_factors.callbacks.functional.lanczos import FIRST
+from three_factors.callbacks.functional.restarts import fewest_vectors
 
 # Vectors of q values for a product of HessianOperator: its result, and the derivative's pieces where they are added up
 # (three where one layer has most weights) and put in a row. What a step needs beside it is less: two vectors, or a

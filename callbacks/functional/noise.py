@@ -14,13 +14,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from callbacks.functional.estimates import Estimate, t_quantile
-from callbacks.functional.gradients import Estimator, Gradients
-from callbacks.functional.hessian_operator import HessianOperator
-from callbacks.functional.hutchinson import frobenius_norm, trace
-from callbacks.functional.lanczos import Lanczos, seeded
-from callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction
-from callbacks.functional.state import measuring, plain
+from three_factors.callbacks.functional.estimates import Estimate, t_quantile
+from three_factors.callbacks.functional.gradients import Estimator, Gradients
+from three_factors.callbacks.functional.hessian_operator import HessianOperator
+from three_factors.callbacks.functional.hutchinson import frobenius_norm, trace
+from three_factors.callbacks.functional.lanczos import Lanczos, seeded
+from three_factors.callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction
+from three_factors.callbacks.functional.state import measuring, plain
 
 FEWEST = 5  # gradients: with one left out, for the intervals, tr C² and the kurtosis still have the 4 they need
 GROUPS = 20  # of the jackknife

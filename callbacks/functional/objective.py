@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from callbacks.functional.inputs import scalar
+from three_factors.callbacks.functional.inputs import scalar
 
 Reduction = Literal["mean", "sum", "batch"]
 Loss = Callable[[Any, Any], Tensor]

@@ -11,14 +11,14 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from callbacks.functional.inputs import as_batches, of_all_ranks, stored
-from callbacks.functional.line import BatchNormPolicy, Line
-from callbacks.functional.nests import Unjoinable, joined, size_of
-from callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction
-from callbacks.functional.objective import Weights as BatchWeights
-from callbacks.functional.resumed import Resumed, about_path
-from callbacks.functional.state import device_of, measuring, plain
-from callbacks.functional.weights import Weights
+from three_factors.callbacks.functional.inputs import as_batches, of_all_ranks, stored
+from three_factors.callbacks.functional.line import BatchNormPolicy, Line
+from three_factors.callbacks.functional.nests import Unjoinable, joined, size_of
+from three_factors.callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction
+from three_factors.callbacks.functional.objective import Weights as BatchWeights
+from three_factors.callbacks.functional.resumed import Resumed, about_path
+from three_factors.callbacks.functional.state import device_of, measuring, plain
+from three_factors.callbacks.functional.weights import Weights
 
 
 @dataclass(frozen=True)

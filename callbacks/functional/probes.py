@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.functional.attributes import attributes_kept
-from callbacks.functional.called import Called
-from callbacks.functional.nests import rebuilt, tensors_of
-from callbacks.functional.objective import Objective
+from three_factors.callbacks.functional.attributes import attributes_kept
+from three_factors.callbacks.functional.called import Called
+from three_factors.callbacks.functional.nests import rebuilt, tensors_of
+from three_factors.callbacks.functional.objective import Objective
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from callbacks.functional.inputs import distributed, of_all_ranks
+from three_factors.callbacks.functional.inputs import distributed, of_all_ranks
 
 
 def about_path(policy: str, one: Any, two: Any, batches: list[Any], estimation: list[Any] | None) -> dict[str, Any]:

@@ -18,11 +18,11 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from callbacks.functional.inputs import distributed, gathered, of_all_ranks, stored
-from callbacks.functional.nests import cut, part_sizes, size_of, tensors_of
-from callbacks.functional.objective import Objective
-from callbacks.functional.probes import Probe
-from callbacks.functional.sides import Sides, WrongLoss, alike, sides_of
+from three_factors.callbacks.functional.inputs import distributed, gathered, of_all_ranks, stored
+from three_factors.callbacks.functional.nests import cut, part_sizes, size_of, tensors_of
+from three_factors.callbacks.functional.objective import Objective
+from three_factors.callbacks.functional.probes import Probe
+from three_factors.callbacks.functional.sides import Sides, WrongLoss, alike, sides_of
 
 
 def shares(objective: Objective, ways: Sequence[Probe], batches: Sequence[Any], sizes: Sequence[int]) -> list[float]:

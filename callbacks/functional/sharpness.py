@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from callbacks.functional.estimates import t_quantile
-from callbacks.functional.hessian_operator import HessianOperator
-from callbacks.functional.inputs import of_all_ranks
+from three_factors.callbacks.functional.estimates import t_quantile
+from three_factors.callbacks.functional.hessian_operator import HessianOperator
+from three_factors.callbacks.functional.inputs import of_all_ranks
 
 Scale = Literal["filter", "tensor", "adaptive"]
 

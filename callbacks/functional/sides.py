@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.functional.nests import joined, tensors_of
-from callbacks.functional.probes import Probe
+from three_factors.callbacks.functional.nests import joined, tensors_of
+from three_factors.callbacks.functional.probes import Probe
 
 
 class WrongLoss(ValueError):

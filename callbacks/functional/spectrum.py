@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from callbacks.functional.estimates import Estimate, t_quantile
-from callbacks.functional.lanczos import Lanczos, Operator, seeded
+from three_factors.callbacks.functional.estimates import Estimate, t_quantile
+from three_factors.callbacks.functional.lanczos import Lanczos, Operator, seeded
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from callbacks.functional.attributes import attributes_kept, logging_nothing
+from three_factors.callbacks.functional.attributes import attributes_kept, logging_nothing
 
 
 def plain(module: nn.Module) -> nn.Module:

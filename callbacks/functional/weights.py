@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from callbacks.functional import tensors_only
+from three_factors.callbacks.functional import tensors_only
 
 Weights = Mapping[str, Tensor] | str | Path
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.schedules import Constant, NoiseSchedule, as_schedule
-from reproduce.engine.claims import EVERY, Claim
-from reproduce.engine.definition import Arm, Figure, Specs
-from reproduce.engine.options import EPOCHS, InputError, Options
-from reproduce.engine.seedwise import LOG, Range, over_seeds
-from reproduce.engine.spec import HalfBatchNoise, RunSpec
-from reproduce.engine.table import Evidence, Table
+from three_factors.datamodules.schedules import Constant, NoiseSchedule, as_schedule
+from three_factors.reproduce.engine.claims import EVERY, Claim
+from three_factors.reproduce.engine.definition import Arm, Figure, Specs
+from three_factors.reproduce.engine.options import EPOCHS, InputError, Options
+from three_factors.reproduce.engine.seedwise import LOG, Range, over_seeds
+from three_factors.reproduce.engine.spec import HalfBatchNoise, RunSpec
+from three_factors.reproduce.engine.table import Evidence, Table
 
 CAP = 5.0  # a run gets at most this many times its figure's epochs, and at least one CAP-th
 STOP = 0.1  # training loss at which the arm `loss` ends a run
@@ -152,7 +152,7 @@ def _grid(table: Evidence, level: int, metric: str) -> np.ndarray:
 
 def draw_levels(table: Table, axes: Any) -> None:
     """Each cell's mean at l = 2 and 4 against its mean at l = 1."""
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     metrics = [metric for metric in MEASURED if metric in table.frame]
     for panel, metric in zip(axes(1, len(metrics)), metrics):

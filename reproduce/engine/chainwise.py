@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import special
 
-from reproduce.engine.claims import ALPHA, Claim, Verdict
+from three_factors.reproduce.engine.claims import ALPHA, Claim, Verdict
 
 Z = float(special.ndtri(1 - ALPHA))  # two-sided 90 %
 GROUPS = 20  # of chains, for the jackknife

@@ -16,8 +16,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from scipy import special
 
-from reproduce.engine.statistics import Ratio, t_above
-from reproduce.engine.table import Evidence
+from three_factors.reproduce.engine.statistics import Ratio, t_above
+from three_factors.reproduce.engine.table import Evidence
 
 Verdict = Literal["supported", "not supported", "inconclusive", "not judged"]
 ALPHA = 0.05

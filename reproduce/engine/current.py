@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from datamodules.prepared import Prepared, cached
-from datamodules.sources import DataError
-from reproduce.engine.arms import ARMS
-from reproduce.engine.definition import Figure
-from reproduce.engine.files import read_cache
-from reproduce.engine.options import Options, Scale
-from reproduce.engine.planning import Plan, measured
-from reproduce.engine.simulated import Theory
-from reproduce.engine.table import Table
+from three_factors.datamodules.prepared import Prepared, cached
+from three_factors.datamodules.sources import DataError
+from three_factors.reproduce.engine.arms import ARMS
+from three_factors.reproduce.engine.definition import Figure
+from three_factors.reproduce.engine.files import read_cache
+from three_factors.reproduce.engine.options import Options, Scale
+from three_factors.reproduce.engine.planning import Plan, measured
+from three_factors.reproduce.engine.simulated import Theory
+from three_factors.reproduce.engine.table import Table
 
 
 def is_current(definition: Figure | Theory, folder: Path, scale: Scale, data_dir: Path) -> bool:

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from reproduce.engine import interrupts, wandb_mirror
-from reproduce.engine.options import InputError, parse, refuse
-from reproduce.engine.wandb_mirror import ACCURACIES, CURVATURE, LOSSES, NOISE, PICTURE, STEP_LOSS, TABLES
+from three_factors.reproduce.engine import interrupts, wandb_mirror
+from three_factors.reproduce.engine.options import InputError, parse, refuse
+from three_factors.reproduce.engine.wandb_mirror import ACCURACIES, CURVATURE, LOSSES, NOISE, PICTURE, STEP_LOSS, TABLES
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import LinePlot

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datamodules.label_noise import LabelNoise
-from datamodules.prepared import Prepared
-from reproduce.engine.options import InputError, Scale
-from reproduce.engine.spec import Data
+from three_factors.datamodules.label_noise import LabelNoise
+from three_factors.datamodules.prepared import Prepared
+from three_factors.reproduce.engine.options import InputError, Scale
+from three_factors.reproduce.engine.spec import Data
 
 NO_MIRROR = ("digits", "digits28", "mnist")  # a mirrored digit is no digit
 

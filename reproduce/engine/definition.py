@@ -6,16 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from reproduce.engine.options import EPOCHS, Options, Scale
+from three_factors.reproduce.engine.options import EPOCHS, Options, Scale
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from datamodules.prepared import Prepared
-    from reproduce.engine.claims import Claim
-    from reproduce.engine.spec import Measurement, PathSpec, RunSpec
-    from reproduce.engine.table import Evidence, Table
+    from three_factors.datamodules.prepared import Prepared
+    from three_factors.reproduce.engine.claims import Claim
+    from three_factors.reproduce.engine.spec import Measurement, PathSpec, RunSpec
+    from three_factors.reproduce.engine.table import Evidence, Table
 
 
 class Experiment(Protocol):

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from reproduce.engine.options import InputError
+from three_factors.reproduce.engine.options import InputError
 
 
 @dataclass(frozen=True)

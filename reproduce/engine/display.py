@@ -11,8 +11,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.status import Status
 from rich.text import Text
 
-from reproduce.engine.runner import Task, Watcher
-from reproduce.engine.wandb_mirror import Mirror
+from three_factors.reproduce.engine.runner import Task, Watcher
+from three_factors.reproduce.engine.wandb_mirror import Mirror
 
 console = Console(highlight=False, soft_wrap=True)
 

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from reproduce.engine.interrupts import PREEMPTED, Submitted, Terminated
-from reproduce.engine.options import InputError, refuse
+from three_factors.reproduce.engine.interrupts import PREEMPTED, Submitted, Terminated
+from three_factors.reproduce.engine.options import InputError, refuse
 
 # The disk is full or not to be written to; every file on it is whole, because each was written beside and renamed.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
@@ -34,7 +34,7 @@ def end_with(work: Callable[[], int]) -> NoReturn:
         where = f"{error.filename}: " if error.filename else ""
         status = _say(1, f"error: {where}{error.strerror}; what is finished is kept, and the next call goes on")
     except Exception as error:
-        from datamodules.sources import DataError
+        from three_factors.datamodules.sources import DataError
 
         if isinstance(error, InputError | DataError):
             refuse(error)

@@ -8,17 +8,17 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from reproduce.engine import interrupts
-from reproduce.engine.definition import Context, Figure, PlannedPath, PlannedRun
-from reproduce.engine.ending import end_with
-from reproduce.engine.options import EPOCHS, Options, parse
+from three_factors.reproduce.engine import interrupts
+from three_factors.reproduce.engine.definition import Context, Figure, PlannedPath, PlannedRun
+from three_factors.reproduce.engine.ending import end_with
+from three_factors.reproduce.engine.options import EPOCHS, Options, parse
 
 if TYPE_CHECKING:
-    from datamodules.prepared import Prepared
-    from reproduce.engine.planning import Plan
-    from reproduce.engine.runner import Runner
-    from reproduce.engine.slurm import SlurmRunner
-    from reproduce.engine.spec import RunSpec
+    from three_factors.datamodules.prepared import Prepared
+    from three_factors.reproduce.engine.planning import Plan
+    from three_factors.reproduce.engine.runner import Runner
+    from three_factors.reproduce.engine.slurm import SlurmRunner
+    from three_factors.reproduce.engine.spec import RunSpec
 
 __all__ = ["Figure", "main"]  # all that a figure's script needs
 START_UP = 8  # seconds: torch and Lightning are imported once, and the figure is drawn
@@ -49,12 +49,12 @@ class _Session:
     plan: Plan
 
     def __init__(self, figure: Figure, options: Options, started: float) -> None:
-        from datamodules.prepared import cache_folder
-        from reproduce.engine import devices, slurm, wandb_mirror
-        from reproduce.engine.display import say
-        from reproduce.engine.forecast import Forecast
-        from reproduce.engine.results import Results
-        from reproduce.engine.server import Server
+        from three_factors.datamodules.prepared import cache_folder
+        from three_factors.reproduce.engine import devices, slurm, wandb_mirror
+        from three_factors.reproduce.engine.display import say
+        from three_factors.reproduce.engine.forecast import Forecast
+        from three_factors.reproduce.engine.results import Results
+        from three_factors.reproduce.engine.server import Server
 
         self.figure, self.options, self.started, self.say = figure, options, started, say
         self.here = self.hardware = devices.detect()
@@ -73,9 +73,9 @@ class _Session:
         self.forecast = Forecast(cache_folder() / "timings.json", self.here, self.time_steps)
 
     def run(self) -> int:
-        from reproduce.engine import outputs, power
-        from reproduce.engine.arms import chosen
-        from reproduce.engine.planning import Plan, resolve
+        from three_factors.reproduce.engine import outputs, power
+        from three_factors.reproduce.engine.arms import chosen
+        from three_factors.reproduce.engine.planning import Plan, resolve
 
         arm = chosen(self.options, self.figure)  # refused before anything is read
         self.source = resolve(self.figure.own, self.figure.substitute, self.options, self.server, self.say)
@@ -131,8 +131,8 @@ class _Session:
 
         Returns how many runs are there already.
         """
-        from reproduce.engine.display import duration
-        from reproduce.engine.forecast import steps_of, wall_time
+        from three_factors.reproduce.engine.display import duration
+        from three_factors.reproduce.engine.forecast import steps_of, wall_time
 
         options = self.options
         what = "array task" if options.slurm else "run"
@@ -170,7 +170,7 @@ class _Session:
 
     def time_steps(self, spec: RunSpec) -> tuple[float, float]:
         """Seconds a step and seconds an example of a run's network on this machine."""
-        from reproduce.engine.display import waiting
+        from three_factors.reproduce.engine.display import waiting
 
         with waiting("timing steps of the network, for the forecast: once, then they are kept"):
             return self.server.time_steps(spec.network, self.job(threads=1) | {"accelerator": self.here.accelerator})
@@ -183,7 +183,7 @@ class _Session:
 
     def seconds_between(self, lines: list[PlannedPath]) -> float:
         """Of evaluating lines between runs, each on one device."""
-        from reproduce.engine.forecast import wall_time
+        from three_factors.reproduce.engine.forecast import wall_time
 
         known: dict[str, float] = {}  # those of a label differ in their seed alone
         for line in lines:
@@ -193,8 +193,8 @@ class _Session:
 
     def paper_command(self) -> None:
         """The paper-scale command, and its hours on this machine from timed steps of the full network."""
-        from reproduce.engine.display import duration
-        from reproduce.engine.forecast import wall_time
+        from three_factors.reproduce.engine.display import duration
+        from three_factors.reproduce.engine.forecast import wall_time
 
         if self.options.scale == "paper":
             return
@@ -215,7 +215,7 @@ class _Session:
         self, planned: list[PlannedRun], paths: list[PlannedPath], plans: list[Any], *, trained: bool
     ) -> list[str]:
         """Draws, judges and writes what is there. Returns the runs that are missing."""
-        from reproduce.engine import outputs
+        from three_factors.reproduce.engine import outputs
 
         table, missing = outputs.collect(self.figure, planned, self.results, self.say, paths)
         if missing:
@@ -232,8 +232,8 @@ class _Session:
     # -- running
 
     def job(self, threads: int | None = None) -> dict[str, Any]:
-        from reproduce.engine import provenance
-        from reproduce.engine.results import job_data
+        from three_factors.reproduce.engine import provenance
+        from three_factors.reproduce.engine.results import job_data
 
         spare = max(1, self.hardware.count // (self.jobs * self.options.devices))
         if self.hardware.accelerator == "cuda":
@@ -245,8 +245,8 @@ class _Session:
 
     def runner(self, weights: dict[str, float], devices: int, num_nodes: int) -> Runner | SlurmRunner:
         """What does the runs: here, or on a cluster."""
-        from reproduce.engine.runner import Runner
-        from reproduce.engine.slurm import Allocation, SlurmRunner
+        from three_factors.reproduce.engine.runner import Runner
+        from three_factors.reproduce.engine.slurm import Allocation, SlurmRunner
 
         o = self.options
         if not o.slurm:
@@ -255,7 +255,7 @@ class _Session:
         return SlurmRunner(o.out, allocation, weights, self.jobs, detach=o.detach)
 
     def open_mirror(self) -> Any:
-        from reproduce.engine.wandb_mirror import Mirror
+        from three_factors.reproduce.engine.wandb_mirror import Mirror
 
         options = self.options
         group, tags = f"{self.figure.name}-{self.context.folder}", [self.figure.name, options.scale, self.source.name]
@@ -264,7 +264,7 @@ class _Session:
 
     def config(self, run: PlannedRun) -> dict[str, Any]:
         """What W&B shows of a run: its spec, and where it belongs."""
-        from reproduce.engine.stored import encode
+        from three_factors.reproduce.engine.stored import encode
 
         place = {
             "figure": self.figure.name,
@@ -277,8 +277,8 @@ class _Session:
 
     def train(self, todo: list[PlannedRun]) -> None:
         """Trains what is missing; what fails twice is said, and missing afterwards."""
-        from reproduce.engine.display import Display
-        from reproduce.engine.runner import Task
+        from three_factors.reproduce.engine.display import Display
+        from three_factors.reproduce.engine.runner import Task
 
         job = self.job()
         by_name = {run.name: run for run in todo}
@@ -289,9 +289,9 @@ class _Session:
 
     def follow(self, paths: list[PlannedPath]) -> bool:
         """Evaluates the lines between runs that are missing, each on one device. Returns whether there were any."""
-        from reproduce.engine.display import Display
-        from reproduce.engine.runner import Task
-        from reproduce.engine.wandb_mirror import Mirror
+        from three_factors.reproduce.engine.display import Display
+        from three_factors.reproduce.engine.runner import Task
+        from three_factors.reproduce.engine.wandb_mirror import Mirror
 
         todo = [path for path in paths if self.results.finished(path.spec, (), self.say) is None]
         if not todo or self.options.plot_only:

@@ -9,7 +9,10 @@ from typing import Any
 
 from filelock import FileLock
 
+import three_factors
+
 CHECKOUT = Path(__file__).resolve().parents[2]  # the repository
+IMPORTABLE = Path(three_factors.__file__).resolve().parents[1]  # where `three_factors` is found
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from datamodules.plan import epoch_edges
-from datamodules.schedules import Constant, as_schedule
-from reproduce.engine.devices import Hardware
-from reproduce.engine.files import read_cache, write_json
-from reproduce.engine.spec import Curvature, Measurement, PathSpec, RunSpec
-from reproduce.engine.stored import dumps
+from three_factors.datamodules.plan import epoch_edges
+from three_factors.datamodules.schedules import Constant, as_schedule
+from three_factors.reproduce.engine.devices import Hardware
+from three_factors.reproduce.engine.files import read_cache, write_json
+from three_factors.reproduce.engine.spec import Curvature, Measurement, PathSpec, RunSpec
+from three_factors.reproduce.engine.stored import dumps
 
 EVALUATION = 1 / 3  # the cost of an example that is only evaluated, in examples trained on
 OVERHEAD = 1.15  # augmentation, and the other core's work

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from reproduce.engine.claims import interval, own, tally
-from reproduce.engine.current import is_current
-from reproduce.engine.definition import BESIDE
-from reproduce.engine.display import duration
-from reproduce.engine.files import CHECKOUT, write_bytes, write_text
-from reproduce.engine.options import InputError, parse, refuse
-from reproduce.engine.page import SCRIPTS_IN_ORDER, SIMULATION, definition
+from three_factors.reproduce.engine.claims import interval, own, tally
+from three_factors.reproduce.engine.current import is_current
+from three_factors.reproduce.engine.definition import BESIDE
+from three_factors.reproduce.engine.display import duration
+from three_factors.reproduce.engine.files import CHECKOUT, write_bytes, write_text
+from three_factors.reproduce.engine.options import InputError, parse, refuse
+from three_factors.reproduce.engine.page import SCRIPTS_IN_ORDER, SIMULATION, definition
 
 GALLERY, README = CHECKOUT / "reproduce" / "gallery", CHECKOUT / "README.md"
 PAPER_SCALE = GALLERY / "paper_scale.json"

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from callbacks.functional import Interpolation, interpolate
-from callbacks.functional.paths import Width
-from callbacks.functional.resumed import NotResumed
-from reproduce.engine.files import write_json
-from reproduce.engine.results import PathFolder, RunFolder
-from reproduce.engine.spec import RISES, PathSpec
-from reproduce.engine.train import Job, LostWeights, build_data, build_module, read_weights, settle
+from three_factors.callbacks.functional import Interpolation, interpolate
+from three_factors.callbacks.functional.paths import Width
+from three_factors.callbacks.functional.resumed import NotResumed
+from three_factors.reproduce.engine.files import write_json
+from three_factors.reproduce.engine.results import PathFolder, RunFolder
+from three_factors.reproduce.engine.spec import RISES, PathSpec
+from three_factors.reproduce.engine.train import Job, LostWeights, build_data, build_module, read_weights, settle
 
 
 def follow(spec: PathSpec, job: Job, folder: PathFolder) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from reproduce.engine.recorder import finite_only
-from reproduce.engine.results import RunFolder
-from reproduce.engine.spec import Measurement, RunSpec
-from reproduce.engine.train import Job, build_data, build_module, hessian_monitor, read_weights, settle
+from three_factors.reproduce.engine.recorder import finite_only
+from three_factors.reproduce.engine.results import RunFolder
+from three_factors.reproduce.engine.spec import Measurement, RunSpec
+from three_factors.reproduce.engine.train import Job, build_data, build_module, hessian_monitor, read_weights, settle
 
 
 def measure(spec: RunSpec, measurement: Measurement, job: Job, folder: RunFolder) -> dict[str, dict[str, float | None]]:

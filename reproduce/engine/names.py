@@ -14,9 +14,9 @@ Kind = TypeVar("Kind", bound=type)
 
 # first home: {where they stand now: classes}
 HOMES: dict[str, dict[str, tuple[str, ...]]] = {
-    "datamodules.label_noise": {"datamodules.label_noise": ("LabelNoise",)},
+    "datamodules.label_noise": {"three_factors.datamodules.label_noise": ("LabelNoise",)},
     "datamodules.schedules": {
-        "datamodules.schedules": (
+        "three_factors.datamodules.schedules": (
             "Chain",
             "Constant",
             "Cosine",
@@ -34,7 +34,7 @@ HOMES: dict[str, dict[str, tuple[str, ...]]] = {
         )
     },
     "reproduce.engine.spec": {
-        "reproduce.engine.spec": (
+        "three_factors.reproduce.engine.spec": (
             "Curvature",
             "Data",
             "GaussianNoise",
@@ -49,10 +49,12 @@ HOMES: dict[str, dict[str, tuple[str, ...]]] = {
             "Watch",
         )
     },
-    "reproduce.theory.classifier": {"reproduce.theory.classifier": ("SoftmaxRegression",)},
-    "reproduce.theory.potentials": {"reproduce.theory.potentials": ("DoubleWell", "Quadratic", "Quartic")},
+    "reproduce.theory.classifier": {"three_factors.reproduce.theory.classifier": ("SoftmaxRegression",)},
+    "reproduce.theory.potentials": {
+        "three_factors.reproduce.theory.potentials": ("DoubleWell", "Quadratic", "Quartic")
+    },
     "reproduce.theory.simulate": {
-        "reproduce.theory.simulate": ("Examples", "Gaussian", "Isotropic", "Minibatches", "Simulation")
+        "three_factors.reproduce.theory.simulate": ("Examples", "Gaussian", "Isotropic", "Minibatches", "Simulation")
     },
 }
 _OURS = {

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reproduce.engine import claims as judging
-from reproduce.engine import plots, provenance
-from reproduce.engine.definition import BESIDE, Context, Figure, PlannedPath, PlannedRun
-from reproduce.engine.display import console
-from reproduce.engine.files import lock, read_cache, write_json, write_text
-from reproduce.engine.options import EPOCHS
-from reproduce.engine.planning import described, measured
-from reproduce.engine.power import Planned
-from reproduce.engine.results import Results
-from reproduce.engine.table import EIGENVALUE, NOISE, STABILITY, STEP_VARIANCE, Table
+from three_factors.reproduce.engine import claims as judging
+from three_factors.reproduce.engine import plots, provenance
+from three_factors.reproduce.engine.definition import BESIDE, Context, Figure, PlannedPath, PlannedRun
+from three_factors.reproduce.engine.display import console
+from three_factors.reproduce.engine.files import lock, read_cache, write_json, write_text
+from three_factors.reproduce.engine.options import EPOCHS
+from three_factors.reproduce.engine.planning import described, measured
+from three_factors.reproduce.engine.power import Planned
+from three_factors.reproduce.engine.results import Results
+from three_factors.reproduce.engine.table import EIGENVALUE, NOISE, STABILITY, STEP_VARIANCE, Table
 
 FILES = ("table.csv", "claims.json", "provenance.json")
 COLOURS = {

@@ -13,14 +13,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from reproduce.engine import interrupts
-from reproduce.engine.arms import ARMS
-from reproduce.engine.claims import controls, interval, own, tally
-from reproduce.engine.current import is_current
-from reproduce.engine.definition import BESIDE
-from reproduce.engine.ending import end_with
-from reproduce.engine.files import CHECKOUT, write_text
-from reproduce.engine.options import EPOCHS, InputError, Options, parse
+from three_factors.reproduce.engine import interrupts
+from three_factors.reproduce.engine.arms import ARMS
+from three_factors.reproduce.engine.claims import controls, interval, own, tally
+from three_factors.reproduce.engine.current import is_current
+from three_factors.reproduce.engine.definition import BESIDE
+from three_factors.reproduce.engine.ending import end_with
+from three_factors.reproduce.engine.files import CHECKOUT, write_text
+from three_factors.reproduce.engine.options import EPOCHS, InputError, Options, parse
 
 SCRIPTS = CHECKOUT / "reproduce"
 # In the order of the page.
@@ -145,7 +145,7 @@ def _complete(name: str, folder: Path, told: dict[str, Any], options: ReportOpti
 
 def definition(name: str) -> Any:
     """The `Figure` or `Theory` of a script."""
-    module = import_module(f"reproduce.{name}")
+    module = import_module(f"three_factors.reproduce.{name}")
     return module.THEORY if name in THEORY else module.FIGURE
 
 

@@ -6,23 +6,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from reproduce.engine.definition import Arm, Experiment, Figure, PlannedPath, PlannedRun, Specs
-from reproduce.engine.options import DataOptions, InputError, Options
+from three_factors.reproduce.engine.definition import Arm, Experiment, Figure, PlannedPath, PlannedRun, Specs
+from three_factors.reproduce.engine.options import DataOptions, InputError, Options
 
 if TYPE_CHECKING:
-    from datamodules.prepared import Prepared
-    from reproduce.engine.results import Results
-    from reproduce.engine.spec import RunSpec
-    from reproduce.engine.table import Table
+    from three_factors.datamodules.prepared import Prepared
+    from three_factors.reproduce.engine.results import Results
+    from three_factors.reproduce.engine.spec import RunSpec
+    from three_factors.reproduce.engine.table import Table
 
 
 def resolve(
     own: tuple[str, ...], substitute: str, options: DataOptions, server: Any, say: Callable[..., None]
 ) -> Prepared:
     """The data set, by default the first of a script's own; the substitute, said loudly, if that is nowhere."""
-    from datamodules.prepared import cached
-    from datamodules.sources import DamagedData, DataError, find
-    from reproduce.engine.display import waiting
+    from three_factors.datamodules.prepared import cached
+    from three_factors.datamodules.sources import DamagedData, DataError, find
+    from three_factors.reproduce.engine.display import waiting
 
     name, data_dir = options.data or own[0], options.data_dir
 
@@ -147,6 +147,6 @@ class Plan:
 
 def _work(spec: RunSpec) -> float:
     """A cheap guess at a run's cost, to order by: examples, and steps at the first batch size."""
-    from datamodules.schedules import as_schedule
+    from three_factors.datamodules.schedules import as_schedule
 
     return spec.epochs * spec.data.train * (1 + 100 / as_schedule(spec.schedule.batch_size)(0.0))

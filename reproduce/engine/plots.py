@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from reproduce.engine.files import write_bytes
-from reproduce.engine.table import NORMALISED, STABILITY, WEIGHT_NORM, Table
+from three_factors.reproduce.engine.files import write_bytes
+from three_factors.reproduce.engine.table import NORMALISED, STABILITY, WEIGHT_NORM, Table
 
 # S, eta, and controls: told apart also without colour vision
 BLUE, RED, GREY = "#1f5fa8", "#c23b31", "#7a7a7a"

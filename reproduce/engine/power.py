@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from reproduce.engine import provenance
-from reproduce.engine.claims import Claim, holm
-from reproduce.engine.definition import Context
-from reproduce.engine.files import read_cache, write_json
-from reproduce.engine.table import Evidence
+from three_factors.reproduce.engine import provenance
+from three_factors.reproduce.engine.claims import Claim, holm
+from three_factors.reproduce.engine.definition import Context
+from three_factors.reproduce.engine.files import read_cache, write_json
+from three_factors.reproduce.engine.table import Evidence
 
 WEAK = 0.6  # below this power a claim is seldom confirmed where it holds
 SEEDS_DRAWN = 3_000  # in all experiments of a size: a share of 40 experiments is known to 8 %

@@ -11,7 +11,7 @@ import time
 from importlib.metadata import version
 from typing import Any
 
-from reproduce.engine.files import CHECKOUT
+from three_factors.reproduce.engine.files import CHECKOUT
 
 PACKAGES = (
     "torch",

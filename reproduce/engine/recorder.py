@@ -14,8 +14,8 @@ import torch.distributed
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
-from callbacks import HessianMonitor, NoiseScheduler
-from reproduce.engine.files import read_lines, write_text
+from three_factors.callbacks import HessianMonitor, NoiseScheduler
+from three_factors.reproduce.engine.files import read_lines, write_text
 
 HIGHER = 1.01  # than the loss of the first step: diverged
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from datamodules.prepared import Prepared
-from reproduce.engine.files import lock, read_cache, read_lines, write_json, write_text
-from reproduce.engine.spec import Measurement, PathSpec, RunSpec
-from reproduce.engine.stored import dumps
-from reproduce.theory.simulate import Simulation
+from three_factors.datamodules.prepared import Prepared
+from three_factors.reproduce.engine.files import lock, read_cache, read_lines, write_json, write_text
+from three_factors.reproduce.engine.spec import Measurement, PathSpec, RunSpec
+from three_factors.reproduce.engine.stored import dumps
+from three_factors.reproduce.theory.simulate import Simulation
 
 Spec = RunSpec | PathSpec | Simulation
 PATIENCE = 20.0  # seconds

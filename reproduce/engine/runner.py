@@ -1,6 +1,6 @@
 """Runs specs, each in a process of its own, several at a time; retries a crashed one once.
 
-One-device runs are forked from the server. Runs on several devices are started as `python -m reproduce.engine.worker`,
+One-device runs are forked from the server. Runs on several devices are started as `python reproduce/worker.py RUN_DIR`,
 because Lightning's DDP starts that command again for every rank.
 """
 
@@ -22,11 +22,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from reproduce.engine import interrupts, names
-from reproduce.engine.files import CHECKOUT
-from reproduce.engine.results import RunFolder, Spec
-from reproduce.engine.server import Server
-from reproduce.engine.spec import Measurement
+from three_factors.reproduce.engine import interrupts, names
+from three_factors.reproduce.engine.files import CHECKOUT
+from three_factors.reproduce.engine.results import RunFolder, Spec
+from three_factors.reproduce.engine.server import Server
+from three_factors.reproduce.engine.spec import Measurement
 
 ATTEMPTS = 2
 ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")  # a traceback's last line
@@ -233,9 +233,9 @@ class Runner:
     def _start_command(self, path: Path, slot: int, threads: int) -> subprocess.Popen[bytes]:
         environment = os.environ | {"THREE_FACTORS_WATCH_STDIN": "1", "MASTER_PORT": str(_free_port())}
         modules = names.registered_modules()
-        places = sys.path if modules else [environment.get("PYTHONPATH")]
-        environment["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *filter(None, places)])
-        command = [sys.executable, "-m", "reproduce.engine.worker", str(path)]
+        if modules:
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        command = [sys.executable, str(CHECKOUT / "reproduce" / "worker.py"), str(path)]
         command += [word for module in modules for word in ("--import", module)]
         if self.num_nodes > 1:  # on the nodes of the allocation that we are in, beside the step that we may be
             ranks = [

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from reproduce.engine.claims import ALPHA, Claim, Verdict, unjudged
-from reproduce.engine.statistics import Ratio, jonckheere, t_above
+from three_factors.reproduce.engine.claims import ALPHA, Claim, Verdict, unjudged
+from three_factors.reproduce.engine.statistics import Ratio, jonckheere, t_above
 
 
 @dataclass(frozen=True)

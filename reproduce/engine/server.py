@@ -12,10 +12,10 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-from datamodules.prepared import Prepared
-from datamodules.sources import DataError
-from reproduce.engine import interrupts, names
-from reproduce.engine.files import CHECKOUT
+from three_factors.datamodules.prepared import Prepared
+from three_factors.datamodules.sources import DataError
+from three_factors.reproduce.engine import interrupts, names
+from three_factors.reproduce.engine.files import IMPORTABLE
 
 
 class Server:
@@ -27,13 +27,13 @@ class Server:
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["reproduce.engine.worker"])
+        self._context.set_forkserver_preload(["three_factors.reproduce.engine.worker"])
 
     @contextmanager
     def _importable(self) -> Iterator[None]:
         """sys.path does not reach the server; PYTHONPATH does. Only what is set before its start counts."""
         before = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *([before] if before else [])])
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(IMPORTABLE), *([before] if before else [])])
         try:
             yield
         finally:
@@ -43,7 +43,7 @@ class Server:
                 os.environ["PYTHONPATH"] = before
 
     def start(self, function: str, *arguments: Any) -> Any:
-        """Starts `reproduce.engine.worker.<function>` in a forked process."""
+        """Starts `engine.worker.<function>` in a forked process."""
         with self.running() as context:
             process = context.Process(target=_call_worker, args=(function, arguments, names.registered_modules()))
             process.start()
@@ -91,7 +91,7 @@ class Server:
 
 
 def _call_worker(function: str, arguments: tuple[Any, ...], modules: list[str]) -> None:
-    from reproduce.engine import worker
+    from three_factors.reproduce.engine import worker
 
     for module in modules:  # sys.path is that of the figure's process
         import_module(module)

@@ -12,19 +12,19 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from reproduce.engine import interrupts
-from reproduce.engine.ending import end_with
-from reproduce.engine.options import DataOptions, InputError, Scale, SimulationOptions, parse
+from three_factors.reproduce.engine import interrupts
+from three_factors.reproduce.engine.ending import end_with
+from three_factors.reproduce.engine.options import DataOptions, InputError, Scale, SimulationOptions, parse
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from datamodules.prepared import Prepared
-    from reproduce.engine.claims import Claim
-    from reproduce.engine.results import Results
-    from reproduce.engine.server import Server
-    from reproduce.theory.simulate import Simulation
+    from three_factors.datamodules.prepared import Prepared
+    from three_factors.reproduce.engine.claims import Claim
+    from three_factors.reproduce.engine.results import Results
+    from three_factors.reproduce.engine.server import Server
+    from three_factors.reproduce.theory.simulate import Simulation
 
 __all__ = ["Chains", "Theory", "main"]
 DATA = "simulation"  # what stands for a data set where there is none
@@ -104,11 +104,11 @@ def main(theory: Theory, arguments: list[str] | None = None) -> NoReturn:
 
 
 def _run(theory: Theory, options: SimulationOptions, started: float) -> int:
-    from reproduce.engine import devices, outputs, planning, wandb_mirror
-    from reproduce.engine.claims import holm
-    from reproduce.engine.display import say
-    from reproduce.engine.results import Results
-    from reproduce.engine.server import Server
+    from three_factors.reproduce.engine import devices, outputs, planning, wandb_mirror
+    from three_factors.reproduce.engine.claims import holm
+    from three_factors.reproduce.engine.display import say
+    from three_factors.reproduce.engine.results import Results
+    from three_factors.reproduce.engine.server import Server
 
     hardware, server = devices.cpu(), Server()
     wandb_mirror.check(options.wandb)
@@ -170,8 +170,8 @@ def _run(theory: Theory, options: SimulationOptions, started: float) -> int:
 def _source(theory: Theory, options: SimulationOptions, server: Server) -> Prepared | None:
     if theory.data is None:
         return None
-    from reproduce.engine.display import say
-    from reproduce.engine.planning import resolve
+    from three_factors.reproduce.engine.display import say
+    from three_factors.reproduce.engine.planning import resolve
 
     assert isinstance(options, DataOptions)
     return resolve((theory.data,), theory.substitute, options, server, say)
@@ -198,10 +198,10 @@ def work(spec: Simulation) -> float:
 def _simulate(
     todo: dict[str, Simulation], source: Prepared | None, results: Results, server: Server, jobs: int
 ) -> None:
-    from reproduce.engine.display import Display, say
-    from reproduce.engine.results import job_data
-    from reproduce.engine.runner import Runner, Task
-    from reproduce.engine.wandb_mirror import Mirror
+    from three_factors.reproduce.engine.display import Display, say
+    from three_factors.reproduce.engine.results import job_data
+    from three_factors.reproduce.engine.runner import Runner, Task
+    from three_factors.reproduce.engine.wandb_mirror import Mirror
 
     job = {} if source is None else job_data(source, "cpu", devices=1, threads=1)
     longest_first = sorted(todo.items(), key=lambda item: -work(item[1]))
@@ -217,8 +217,8 @@ def _collect(
 ) -> tuple[Chains, list[str]]:
     import numpy as np
 
-    from reproduce.engine.display import say
-    from reproduce.engine.results import SimulationFolder
+    from three_factors.reproduce.engine.display import say
+    from three_factors.reproduce.engine.results import SimulationFolder
 
     missing: list[str] = []
     parts: dict[str, list[np.ndarray]] = {label: [] for label in specs}

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reproduce.engine import interrupts
-from reproduce.engine.files import CHECKOUT, lock, read_cache, write_json
-from reproduce.engine.options import InputError
-from reproduce.engine.results import RunFolder
-from reproduce.engine.runner import Runner, Task, Watcher
-from reproduce.engine.server import Server
+from three_factors.reproduce.engine import interrupts
+from three_factors.reproduce.engine.files import IMPORTABLE, lock, read_cache, write_json
+from three_factors.reproduce.engine.options import InputError
+from three_factors.reproduce.engine.results import RunFolder
+from three_factors.reproduce.engine.runner import Runner, Task, Watcher
+from three_factors.reproduce.engine.server import Server
 
 POLL = 2.0  # seconds between looks at the results folder and the queue
 LINGER = 90.0  # seconds that a network's file system may need to show what an ended task has written
@@ -65,7 +65,7 @@ class Runs:
 
     def __call__(self) -> list[str]:
         """Labels of the runs that failed."""
-        from reproduce.engine import devices, provenance
+        from three_factors.reproduce.engine import devices, provenance
 
         hardware = devices.detect()
         if self.gpus and hardware.accelerator != "cuda":
@@ -186,7 +186,7 @@ class SlurmRunner:
             job_name="three-factors", time=a.minutes, nodes=a.num_nodes, ntasks_per_node=1,
             cpus_per_task=max(1, threads * a.devices), array_parallelism=self.at_once,
             signal_delay_s=LEAVE, stderr_to_stdout=True,
-            setup=[f"export PYTHONPATH={shlex.quote(str(CHECKOUT))}${{PYTHONPATH:+:$PYTHONPATH}}"],
+            setup=[f"export PYTHONPATH={shlex.quote(str(IMPORTABLE))}${{PYTHONPATH:+:$PYTHONPATH}}"],
             # The first node alone runs the array task; runs over several nodes are its own steps.
             srun_args=["--nodes=1", "--ntasks=1"],
             additional_parameters={"requeue": True},

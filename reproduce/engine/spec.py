@@ -10,10 +10,10 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from datamodules.label_noise import LabelNoise
-from datamodules.plan import check_batch_size
-from datamodules.schedules import NoiseSchedule, as_schedule, known_bounds, round_batch_size
-from reproduce.engine.stored import Typed, short_hash
+from three_factors.datamodules.label_noise import LabelNoise
+from three_factors.datamodules.plan import check_batch_size
+from three_factors.datamodules.schedules import NoiseSchedule, as_schedule, known_bounds, round_batch_size
+from three_factors.reproduce.engine.stored import Typed, short_hash
 
 PROTOCOL = 1  # of training and measurement; raise it when the same spec would give another result
 PATH_PROTOCOL = 2  # the same of lines

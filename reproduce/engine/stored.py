@@ -9,7 +9,7 @@ from functools import cache
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from reproduce.engine.names import class_of, name_of
+from three_factors.reproduce.engine.names import class_of, name_of
 
 
 @dataclass(frozen=True)

@@ -21,18 +21,18 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import ParallelStrategy
 from torch import Tensor
 
-import lightning_modules
-from callbacks import ExactResume, HessianMonitor, KeepWeights, NoiseScheduler, ProgressFile
-from datamodules.prepared import Prepared
-from datamodules.schedules import as_schedule
-from datamodules.streams import integer_seed
-from datamodules.vision import WATCHED, WITH_LABEL_NOISE, ImageDataModule
-from lightning_modules.gradient_noise import GaussianOfItsShape, GradientNoise, HalfBatch, Isotropic
-from reproduce.engine.files import write_bytes
-from reproduce.engine.layout import cluster
-from reproduce.engine.recorder import Recorder, finite_only
-from reproduce.engine.results import RunFolder
-from reproduce.engine.spec import PRECISIONS, Curvature, HalfBatchNoise, Keep, Network, RunSpec
+from three_factors import lightning_modules
+from three_factors.callbacks import ExactResume, HessianMonitor, KeepWeights, NoiseScheduler, ProgressFile
+from three_factors.datamodules.prepared import Prepared
+from three_factors.datamodules.schedules import as_schedule
+from three_factors.datamodules.streams import integer_seed
+from three_factors.datamodules.vision import WATCHED, WITH_LABEL_NOISE, ImageDataModule
+from three_factors.lightning_modules.gradient_noise import GaussianOfItsShape, GradientNoise, HalfBatch, Isotropic
+from three_factors.reproduce.engine.files import write_bytes
+from three_factors.reproduce.engine.layout import cluster
+from three_factors.reproduce.engine.recorder import Recorder, finite_only
+from three_factors.reproduce.engine.results import RunFolder
+from three_factors.reproduce.engine.spec import PRECISIONS, Curvature, HalfBatchNoise, Keep, Network, RunSpec
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from reproduce.engine import surroundings
-from reproduce.engine.files import lock, read_cache, write_json
-from reproduce.engine.options import InputError
-from reproduce.engine.results import MIRRORED, RunFolder, environment
+from three_factors.reproduce.engine import surroundings
+from three_factors.reproduce.engine.files import lock, read_cache, write_json
+from three_factors.reproduce.engine.options import InputError
+from three_factors.reproduce.engine.results import MIRRORED, RunFolder, environment
 
 PROJECT = "three-factors"
 AXES = ("epoch", "t_eta", "step")

@@ -1,7 +1,7 @@
 """The process a run lives in: trains the spec of one folder and leaves result.json there.
 
 Forked from a server that has torch and Lightning loaded (`serve`), or started for several devices, by torchrun or
-by srun as `python -m reproduce.engine.worker RUN_DIR`. It ends when the figure's process ends, however that dies.
+by srun as `python reproduce/worker.py RUN_DIR`. It ends when the figure's process ends, however that dies.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ import numpy as np
 import torch.distributed
 from filelock import Timeout
 
-from callbacks.exact_resume import Preempted
-from datamodules.prepared import Prepared, prepare
-from datamodules.sources import DataError
-from reproduce.engine import interpolate as interpolating
-from reproduce.engine import layout
-from reproduce.engine import measure as measuring
-from reproduce.engine import train as training
-from reproduce.engine.files import read_lines, write_bytes, write_json
-from reproduce.engine.interrupts import PREEMPTED, SCHEDULERS
-from reproduce.engine.results import PathFolder, RunFolder, SimulationFolder, Spec
-from reproduce.engine.spec import Network, PathSpec
-from reproduce.engine.stored import loads
-from reproduce.theory.classifier import SoftmaxRegression
-from reproduce.theory.simulate import Simulation, simulate
+from three_factors.callbacks.exact_resume import Preempted
+from three_factors.datamodules.prepared import Prepared, prepare
+from three_factors.datamodules.sources import DataError
+from three_factors.reproduce.engine import interpolate as interpolating
+from three_factors.reproduce.engine import layout
+from three_factors.reproduce.engine import measure as measuring
+from three_factors.reproduce.engine import train as training
+from three_factors.reproduce.engine.files import read_lines, write_bytes, write_json
+from three_factors.reproduce.engine.interrupts import PREEMPTED, SCHEDULERS
+from three_factors.reproduce.engine.results import PathFolder, RunFolder, SimulationFolder, Spec
+from three_factors.reproduce.engine.spec import Network, PathSpec
+from three_factors.reproduce.engine.stored import loads
+from three_factors.reproduce.theory.classifier import SoftmaxRegression
+from three_factors.reproduce.theory.simulate import Simulation, simulate
 
 CUT_OFF = "THREE_FACTORS_WATCH_STDIN"  # set for a worker that shall end when its standard input does
 
@@ -225,7 +225,7 @@ def _run_folder(text: str) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m reproduce.engine.worker", description="Does the run of a folder.")
+    parser = argparse.ArgumentParser(description="Does the run of a folder.")
     parser.add_argument("folder", type=_run_folder, metavar="RUN_DIR", help="a folder with spec.json and job.json")
     parser.add_argument(
         "--import", action="append", default=[], dest="modules", metavar="MODULE",
@@ -245,7 +245,3 @@ def main() -> None:
     except Timeout:
         print(f"error: another process is at {options.folder}", file=sys.stderr)
         raise SystemExit(1) from None
-
-
-if __name__ == "__main__":
-    main()

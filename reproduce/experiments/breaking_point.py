@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from datamodules.prepared import Prepared
-from datamodules.schedules import NoiseSchedule
-from reproduce.engine.data import image_size, subset
-from reproduce.engine.options import Scale
-from reproduce.engine.spec import (
+from three_factors.datamodules.prepared import Prepared
+from three_factors.datamodules.schedules import NoiseSchedule
+from three_factors.reproduce.engine.data import image_size, subset
+from three_factors.reproduce.engine.options import Scale
+from three_factors.reproduce.engine.spec import (
     Curvature,
     Keep,
     Measurement,
@@ -21,8 +21,8 @@ from reproduce.engine.spec import (
     RunSpec,
     VGG11Network,
 )
-from reproduce.engine.statistics import breaking_point, crossing, mean_of_those_there, peak
-from reproduce.engine.table import STABILITY, Evidence, Imagined
+from three_factors.reproduce.engine.statistics import breaking_point, crossing, mean_of_those_there, peak
+from three_factors.reproduce.engine.table import STABILITY, Evidence, Imagined
 
 ACCURACY, BEST = "val/accuracy", "highest val/accuracy"
 END_STABILITY = f"end {STABILITY}"

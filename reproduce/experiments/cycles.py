@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from datamodules.prepared import Prepared
-from datamodules.schedules import Cyclic, NoiseSchedule, exchange
-from reproduce.engine.data import image_size, subset
-from reproduce.engine.options import Scale
-from reproduce.engine.spec import RunSpec, VGG11Network
-from reproduce.engine.table import STEP_VARIANCE, Evidence, Imagined
+from three_factors.datamodules.prepared import Prepared
+from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, exchange
+from three_factors.reproduce.engine.data import image_size, subset
+from three_factors.reproduce.engine.options import Scale
+from three_factors.reproduce.engine.spec import RunSpec, VGG11Network
+from three_factors.reproduce.engine.table import STEP_VARIANCE, Evidence, Imagined
 
 CYCLIC_S, CYCLIC_ETA = "cyclic S", "cyclic eta"
 SMALL_S, LARGE_S = "constant, small S", "constant, large S"

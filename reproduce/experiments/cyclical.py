@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from datamodules.prepared import Prepared
-from datamodules.schedules import Cyclic, NoiseSchedule, Triangle, exchange
-from reproduce.engine.claims import Claim
-from reproduce.engine.data import image_size, subset
-from reproduce.engine.options import Scale
-from reproduce.engine.seedwise import LOG, Direction, Range, over_seeds
-from reproduce.engine.spec import Curvature, Keep, Measurement, RunSpec, VGG11Network, Watch
-from reproduce.engine.table import NOISE, Evidence, Imagined
-from reproduce.experiments.cycles import SMALLER
+from three_factors.datamodules.prepared import Prepared
+from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, Triangle, exchange
+from three_factors.reproduce.engine.claims import Claim
+from three_factors.reproduce.engine.data import image_size, subset
+from three_factors.reproduce.engine.options import Scale
+from three_factors.reproduce.engine.seedwise import LOG, Direction, Range, over_seeds
+from three_factors.reproduce.engine.spec import Curvature, Keep, Measurement, RunSpec, VGG11Network, Watch
+from three_factors.reproduce.engine.table import NOISE, Evidence, Imagined
+from three_factors.reproduce.experiments.cycles import SMALLER
 
 DISCRETE_S, DISCRETE_ETA, TRIANGLE_ETA = "discrete S", "discrete eta", "triangle eta"
 LOW_ETA, HIGH_ETA = "constant, low eta", "constant, high eta"

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from reproduce.engine.spec import Curvature, Measurement
-from reproduce.engine.statistics import partial_spearman
-from reproduce.engine.table import Evidence, Table
+from three_factors.reproduce.engine.spec import Curvature, Measurement
+from three_factors.reproduce.engine.statistics import partial_spearman
+from three_factors.reproduce.engine.table import Evidence, Table
 
 LEVELS = (0.3, 0.1, 0.03, 0.01)  # of the loss on the training subset, evaluated in eval mode without augmentation
 FROBENIUS, LOSS = "hessian/frobenius", "train_subset/loss"

@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from datamodules.label_noise import LabelNoise
-from datamodules.prepared import Prepared
-from datamodules.schedules import NoiseSchedule
-from reproduce.engine.claims import Claim
-from reproduce.engine.data import subset
-from reproduce.engine.options import Scale
-from reproduce.engine.seedwise import Direction, over_seeds
-from reproduce.engine.spec import Curvature, Keep, Measurement, MLPNetwork, RunSpec
-from reproduce.engine.statistics import mean_of_those_there
-from reproduce.engine.table import Evidence, Imagined
-from reproduce.experiments import equal_loss
+from three_factors.datamodules.label_noise import LabelNoise
+from three_factors.datamodules.prepared import Prepared
+from three_factors.datamodules.schedules import NoiseSchedule
+from three_factors.reproduce.engine.claims import Claim
+from three_factors.reproduce.engine.data import subset
+from three_factors.reproduce.engine.options import Scale
+from three_factors.reproduce.engine.seedwise import Direction, over_seeds
+from three_factors.reproduce.engine.spec import Curvature, Keep, Measurement, MLPNetwork, RunSpec
+from three_factors.reproduce.engine.statistics import mean_of_those_there
+from three_factors.reproduce.engine.table import Evidence, Imagined
+from three_factors.reproduce.experiments import equal_loss
 
 NORM, BEST_LOSS = "best hessian/frobenius", "best train_subset/loss"
 NOISY, CLEAN, WRONG = "train_subset/accuracy", "val/accuracy", "train_wrong/accuracy"

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from datamodules.prepared import Prepared
-from datamodules.schedules import NoiseSchedule
-from reproduce.engine.data import image_size, subset
-from reproduce.engine.options import Scale
-from reproduce.engine.spec import (
+from three_factors.datamodules.prepared import Prepared
+from three_factors.datamodules.schedules import NoiseSchedule
+from three_factors.reproduce.engine.data import image_size, subset
+from three_factors.reproduce.engine.options import Scale
+from three_factors.reproduce.engine.spec import (
     Curvature,
     GaussianNoise,
     HalfBatchNoise,
@@ -23,9 +23,9 @@ from reproduce.engine.spec import (
     RunSpec,
     VGG11Network,
 )
-from reproduce.engine.table import Evidence, Imagined
-from reproduce.experiments import equal_loss
-from reproduce.experiments.noise_grid import SHALLOW
+from three_factors.reproduce.engine.table import Evidence, Imagined
+from three_factors.reproduce.experiments import equal_loss
+from three_factors.reproduce.experiments.noise_grid import SHALLOW
 
 SGD, QUIET = "S", "4 S"
 HALVES = "4 S, noise doubled by half batches"

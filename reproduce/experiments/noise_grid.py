@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.prepared import Prepared
-from datamodules.schedules import NoiseSchedule
-from reproduce.engine import plots
-from reproduce.engine.claims import Claim, unjudged
-from reproduce.engine.data import subset
-from reproduce.engine.options import Scale
-from reproduce.engine.seedwise import FISHER, Direction, Range, over_seeds, ratio_over_seeds
-from reproduce.engine.spec import Curvature, Keep, Measurement, MLPNetwork, RunSpec
-from reproduce.engine.statistics import exponents, leave_one_out, partial_spearman, spearman
-from reproduce.engine.table import NORMALISED, STABILITY, WEIGHT_NORM, Evidence, Imagined, Table
-from reproduce.experiments import equal_loss
+from three_factors.datamodules.prepared import Prepared
+from three_factors.datamodules.schedules import NoiseSchedule
+from three_factors.reproduce.engine import plots
+from three_factors.reproduce.engine.claims import Claim, unjudged
+from three_factors.reproduce.engine.data import subset
+from three_factors.reproduce.engine.options import Scale
+from three_factors.reproduce.engine.seedwise import FISHER, Direction, Range, over_seeds, ratio_over_seeds
+from three_factors.reproduce.engine.spec import Curvature, Keep, Measurement, MLPNetwork, RunSpec
+from three_factors.reproduce.engine.statistics import exponents, leave_one_out, partial_spearman, spearman
+from three_factors.reproduce.engine.table import NORMALISED, STABILITY, WEIGHT_NORM, Evidence, Imagined, Table
+from three_factors.reproduce.experiments import equal_loss
 
 NORM, ACCURACY, LOSS = "end hessian/frobenius", "val/accuracy", "train_subset/loss"
 TRAINED = 0.1  # a run counts as trained if its loss on clean training images ends at most here: PAPER's "≈ 100 %"

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.prepared import Prepared
-from datamodules.schedules import NoiseSchedule
-from reproduce.engine.definition import Specs, Tuning
-from reproduce.engine.options import Scale
-from reproduce.engine.spec import Measurement
-from reproduce.engine.table import NORMALISED, STABILITY, WEIGHT_NORM, Evidence, Imagined, Table
-from reproduce.experiments import cyclical
-from reproduce.experiments.cyclical import CYCLICAL, DIFFERENCES, LOSS, NORM, TRACE
+from three_factors.datamodules.prepared import Prepared
+from three_factors.datamodules.schedules import NoiseSchedule
+from three_factors.reproduce.engine.definition import Specs, Tuning
+from three_factors.reproduce.engine.options import Scale
+from three_factors.reproduce.engine.spec import Measurement
+from three_factors.reproduce.engine.table import NORMALISED, STABILITY, WEIGHT_NORM, Evidence, Imagined, Table
+from three_factors.reproduce.experiments import cyclical
+from three_factors.reproduce.experiments.cyclical import CYCLICAL, DIFFERENCES, LOSS, NORM, TRACE
 
 BASELINE = "constant eta"
 ARMS = (*CYCLICAL, BASELINE)

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.prepared import Prepared
-from datamodules.schedules import NoiseSchedule, Steps
-from reproduce.engine.claims import Claim
-from reproduce.engine.data import image_size, subset
-from reproduce.engine.definition import Specs
-from reproduce.engine.options import Scale
-from reproduce.engine.seedwise import LOG, Direction, Range, over_seeds
-from reproduce.engine.spec import RISES, Keep, Network, PathSpec, ResNet56Network, RunSpec, VGG11Network
-from reproduce.engine.table import Evidence, Imagined, Table
+from three_factors.datamodules.prepared import Prepared
+from three_factors.datamodules.schedules import NoiseSchedule, Steps
+from three_factors.reproduce.engine.claims import Claim
+from three_factors.reproduce.engine.data import image_size, subset
+from three_factors.reproduce.engine.definition import Specs
+from three_factors.reproduce.engine.options import Scale
+from three_factors.reproduce.engine.seedwise import LOG, Direction, Range, over_seeds
+from three_factors.reproduce.engine.spec import RISES, Keep, Network, PathSpec, ResNet56Network, RunSpec, VGG11Network
+from three_factors.reproduce.engine.table import Evidence, Imagined, Table
 
 END_LOSS = "train_subset/loss"
 KINDS = {"width": "", "relative width": ", in units of |θ|", "random width": ", in random directions"}
@@ -207,7 +207,7 @@ def draw_seeds(table: Table, axes: Any, label: str) -> None:
 
 def _draw(table: Table, axes: Any, panels: list[tuple[str, int | None, str]]) -> None:
     """Loss (left axis; train solid, test dashed) and accuracy (right axis, red) along a line."""
-    from reproduce.engine import plots
+    from three_factors.reproduce.engine import plots
 
     others = plots.twins(axes, "loss", plots.BLUE, "accuracy (%)", plots.RED)
     for panel, other, (label, seed, title) in zip(axes, others, panels):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy import trapezoid
 
-from reproduce.theory.potentials import DoubleWell, Quadratic, Quartic
+from three_factors.reproduce.theory.potentials import DoubleWell, Quadratic, Quartic
 
 POINTS, REACH = 20_001, 30.0  # of the quadrature; how many T above its minimum the potential is followed
 JUMPS = 1_000  # between points of the grid on which rates are found

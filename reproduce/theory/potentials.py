@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from reproduce.theory.fields import as_floats, check_positive_definite
+from three_factors.reproduce.theory.fields import as_floats, check_positive_definite
 
 SWITCH = 0.15  # over which x the transverse stiffness of `DoubleWell` goes from one well's to the other's
 

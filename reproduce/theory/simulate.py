@@ -14,10 +14,10 @@ from typing import Literal
 import numpy as np
 from scipy.special import ndtri
 
-from reproduce.theory import gibbs
-from reproduce.theory.classifier import Classifier, SoftmaxRegression
-from reproduce.theory.fields import as_floats, as_text, check_positive_definite
-from reproduce.theory.potentials import DoubleWell, Potential, Quadratic, Quartic
+from three_factors.reproduce.theory import gibbs
+from three_factors.reproduce.theory.classifier import Classifier, SoftmaxRegression
+from three_factors.reproduce.theory.fields import as_floats, as_text, check_positive_definite
+from three_factors.reproduce.theory.potentials import DoubleWell, Potential, Quadratic, Quartic
 
 # Values that are advanced together, chains x those of one (`_wide`): they stay in the processor's cache, and
 # products of matrices of that size are not worth a second thread to BLAS, whatever it has.

@@ -19,9 +19,9 @@ import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch.utils.data import default_collate
 
-from callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
 from tests.architectures import oracles
 from tests.architectures.networks import ARCHITECTURES, BATCH, Architecture, Project, freeze_all_but_the_head
+from three_factors.callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
 
 MONITORS = ("hessian", "gauss_newton", "gradient_noise", "interpolation")
 CONDITIONS = (

@@ -10,10 +10,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
 from tests.architectures.cells import Cell
 from tests.architectures.networks import ARCHITECTURES
 from tests.ranks import on_ranks
+from three_factors.callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from callbacks import GradientNoiseMonitor
 from tests.architectures import oracles
 from tests.architectures.cells import CONDITIONS, MONITORS, Cell, cells
 from tests.architectures.networks import ARCHITECTURES
+from three_factors.callbacks import GradientNoiseMonitor
 
 NAMES = {
     "hessian": "HessianMonitor",

@@ -13,7 +13,7 @@ import torch
 from _timing import now
 from pytorch_lightning.callbacks import Checkpoint
 
-from datamodules import PlannedLoader, plan_epoch
+from three_factors.datamodules import PlannedLoader, plan_epoch
 
 BATCH = 128
 

@@ -19,12 +19,12 @@ from _timing import command_line, parsed
 from rich.console import Console
 from rich.table import Table
 
-from callbacks import ExactResume
-from datamodules.prepared import prepare
-from datamodules.schedules import NoiseSchedule
-from reproduce.engine import train as training
-from reproduce.engine.results import RunFolder
-from reproduce.engine.spec import Data, MLPNetwork, Network, ResNet56Network, RunSpec, VGG11Network
+from three_factors.callbacks import ExactResume
+from three_factors.datamodules.prepared import prepare
+from three_factors.datamodules.schedules import NoiseSchedule
+from three_factors.reproduce.engine import train as training
+from three_factors.reproduce.engine.results import RunFolder
+from three_factors.reproduce.engine.spec import Data, MLPNetwork, Network, ResNet56Network, RunSpec, VGG11Network
 
 BOUND = 0.03
 NETWORKS: dict[str, tuple[Network, str, int]] = {  # with their data, and epochs of the run

@@ -54,11 +54,11 @@ from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from callbacks.functional import HessianOperator, top_eigenvalues
-from callbacks.functional.estimates import two_stage
-from callbacks.functional.hutchinson import PILOT
-from callbacks.functional.lanczos import Lanczos
-from datamodules.prepared import prepare
+from three_factors.callbacks.functional import HessianOperator, top_eigenvalues
+from three_factors.callbacks.functional.estimates import two_stage
+from three_factors.callbacks.functional.hutchinson import PILOT
+from three_factors.callbacks.functional.lanczos import Lanczos
+from three_factors.datamodules.prepared import prepare
 
 SEEDS, RECORDED, DEFLATED, LIMIT = 20, 128, 16, 0.03
 PAUSE = 0.05  # seconds, in which the threads of the last one's linear algebra spin on

@@ -20,8 +20,8 @@ from _timing import clocked, command_line, interleaved, parsed
 from rich.console import Console
 from rich.table import Table
 
-from reproduce.engine.spec import MLPNetwork, Network, ResNet56Network, VGG11Network
-from reproduce.engine.train import build_module
+from three_factors.reproduce.engine.spec import MLPNetwork, Network, ResNet56Network, VGG11Network
+from three_factors.reproduce.engine.train import build_module
 
 NETWORKS: dict[str, Network] = {
     "MLP, 4 x 512, batch norm": MLPNetwork((512,) * 4, in_features=3072, batch_norm=True),

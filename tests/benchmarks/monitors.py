@@ -32,7 +32,7 @@ from _elsewhere import Elsewhere, checkout, serve
 from _fits import BATCH, InMemory, fit, quiet, random_data, trainer_step
 from _timing import CLOCKS, clocked, command_line, interleaved, middle_half, parsed, positive, ratio, ratios, use_clock
 
-from callbacks import (
+from three_factors.callbacks import (
     GradientNoiseMonitor,
     HessianMonitor,
     InterpolationMonitor,
@@ -40,8 +40,8 @@ from callbacks import (
     NoiseScheduler,
     ProgressFile,
 )
-from datamodules import NoiseSchedule
-from lightning_modules import MLP, VGG11
+from three_factors.datamodules import NoiseSchedule
+from three_factors.lightning_modules import MLP, VGG11
 
 MONITORS = (HessianMonitor, GradientNoiseMonitor, InterpolationMonitor)
 NEVER = 1_000_000  # epochs between two measurements

@@ -25,10 +25,10 @@ from _timing import clocked, command_line, interleaved, parsed, positive, ratio
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks import NoiseScheduler, ProgressFile
-from datamodules import NoiseSchedule, PlannedLoader, plan_epoch
-from lightning_modules import MLP, VGG11
-from reproduce.engine.recorder import Recorder
+from three_factors.callbacks import NoiseScheduler, ProgressFile
+from three_factors.datamodules import NoiseSchedule, PlannedLoader, plan_epoch
+from three_factors.lightning_modules import MLP, VGG11
+from three_factors.reproduce.engine.recorder import Recorder
 
 PAIRS = (
     ("loader", "our loader", "plain gather", 1.15),

@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
-from datamodules import DigitsDataModule
-from lightning_modules import MLP, VGG11
+from three_factors.callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
+from three_factors.datamodules import DigitsDataModule
+from three_factors.lightning_modules import MLP, VGG11
 
 EVERY = ("top_eigenvalue", "trace", "frobenius", "finite_difference", "normalized_sharpness", "adaptive_sharpness",
          "batch_sharpness")  # fmt: skip

@@ -15,7 +15,8 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from callbacks import (
+from tests.strangers.tiny import Net, loader, planned, trainer
+from three_factors.callbacks import (
     GradientNoiseMonitor,
     HessianMonitor,
     InterpolationMonitor,
@@ -24,8 +25,7 @@ from callbacks import (
     NoiseScheduler,
     ProgressFile,
 )
-from datamodules import Cosine, NoiseSchedule, Triangle
-from tests.strangers.tiny import Net, loader, planned, trainer
+from three_factors.datamodules import Cosine, NoiseSchedule, Triangle
 
 FALLING = NoiseSchedule(Cosine(0.2, 0.01, epochs=3), Triangle(high=12, low=6, period=4))
 CONSTANT = NoiseSchedule(0.2, 8)

@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
-from callbacks.functional import HessianOperator, gradient_noise, interpolate
 from tests.strangers.projects import Project, batches, data, network, trainer
+from three_factors.callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
+from three_factors.callbacks.functional import HessianOperator, gradient_noise, interpolate
 
 
 def root(output, target):

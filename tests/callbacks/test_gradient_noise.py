@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks import GradientNoiseMonitor
-from callbacks.functional.noise import FEWEST
-from callbacks.gradient_noise import common_size, share
-from callbacks.series import Series
-from datamodules import DigitsDataModule, Triangle
-from lightning_modules import MLP
 from tests.callbacks.fits import Own, trainer
 from tests.ranks import on_ranks
+from three_factors.callbacks import GradientNoiseMonitor
+from three_factors.callbacks.functional.noise import FEWEST
+from three_factors.callbacks.gradient_noise import common_size, share
+from three_factors.callbacks.series import Series
+from three_factors.datamodules import DigitsDataModule, Triangle
+from three_factors.lightning_modules import MLP
 
 ALWAYS = {"top_eigenvalue"} | {
     name + end for name in ("trace", "mean_square", "isotropy", "temperature", "kurtosis") for end in ("", "_error")
@@ -104,7 +104,7 @@ def test_the_common_size_is_the_most_frequent_or_what_most_can_be_cut_to(sizes, 
 def test_the_parts_of_a_batch_are_cut_to_the_common_size_over_all_ranks(monkeypatch):
     ranks = [[10, 9, 10, 8], [9, 9, 10]]
     found = []
-    monkeypatch.setattr("callbacks.gradient_noise.distributed", lambda: True)
+    monkeypatch.setattr("three_factors.callbacks.gradient_noise.distributed", lambda: True)
     for rank, sizes in enumerate(ranks):
         monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
         found.append([len(b[0]) for b in share([(torch.zeros(s), torch.zeros(s)) for s in sizes], ranks, 18)])

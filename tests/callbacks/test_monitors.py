@@ -8,11 +8,11 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
-from callbacks.functional import HessianOperator, top_eigenvalues, trace
-from datamodules import PlannedBatchSampler
 from tests.callbacks.fits import Own, fit, fit_on_rank, monitor, trainer
 from tests.ranks import on_ranks
+from three_factors.callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
+from three_factors.callbacks.functional import HessianOperator, top_eigenvalues, trace
+from three_factors.datamodules import PlannedBatchSampler
 
 OF_THE_BATCHES = {  # two ranks have other batches than one
     "hessian/batch_sharpness",

@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks import NoiseScheduler
-from datamodules import (
+from three_factors.callbacks import NoiseScheduler
+from three_factors.datamodules import (
     Constant,
     Cosine,
     Cyclic,
@@ -17,7 +17,7 @@ from datamodules import (
     Triangle,
     exchange,
 )
-from lightning_modules import VGG11
+from three_factors.lightning_modules import VGG11
 
 
 class Watch(pl.Callback):

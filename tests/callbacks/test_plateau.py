@@ -5,9 +5,9 @@ import pytorch_lightning as pl
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from callbacks.plateau import NoiseOnPlateau
-from datamodules import DigitsDataModule, NoiseSchedule
-from lightning_modules import MLP
+from three_factors.callbacks.plateau import NoiseOnPlateau
+from three_factors.datamodules import DigitsDataModule, NoiseSchedule
+from three_factors.lightning_modules import MLP
 
 LOSSES = [1.0, 0.9, 0.95, 0.93, 0.92, 0.5, 0.6, 0.7, 0.8, 0.9]
 

@@ -7,9 +7,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor, NoiseScheduler, drawn
-from datamodules import NoiseSchedule
 from tests.strangers.tiny import Net, loader, planned, trainer
+from three_factors.callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor, NoiseScheduler, drawn
+from three_factors.datamodules import NoiseSchedule
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*not resumable.*", "ignore:.*fewer than.*", "ignore:.*batch norm.*")
 

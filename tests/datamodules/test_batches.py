@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
-from datamodules.batches import (
+from three_factors.datamodules.batches import (
     EvaluationLoader,
     PlannedBatchSampler,
     PlannedLoader,
     plan_of,
 )
-from datamodules.plan import check_batch_size, plan_epoch
-from datamodules.schedules import Constant, Cosine, Cyclic, NoiseSchedule, Triangle, exchange
+from three_factors.datamodules.plan import check_batch_size, plan_epoch
+from three_factors.datamodules.schedules import Constant, Cosine, Cyclic, NoiseSchedule, Triangle, exchange
 
 sizes = st.integers(1, 200)
 schedules = st.one_of(

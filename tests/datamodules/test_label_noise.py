@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules import DigitsDataModule, LabelNoise
-from lightning_modules import MLP
 from tests.callbacks.fits import trainer
+from three_factors.datamodules import DigitsDataModule, LabelNoise
+from three_factors.lightning_modules import MLP
 
 
 @given(

@@ -5,9 +5,9 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks import NoiseScheduler
-from datamodules import Cyclic, DigitsDataModule, NoiseSchedule, PlannedBatchSampler, Triangle, resumed_at
-from lightning_modules import MLP
+from three_factors.callbacks import NoiseScheduler
+from three_factors.datamodules import Cyclic, DigitsDataModule, NoiseSchedule, PlannedBatchSampler, Triangle, resumed_at
+from three_factors.lightning_modules import MLP
 
 
 class Trace(pl.Callback):

@@ -7,10 +7,10 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers import Logger
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks import ExactResume, NoiseScheduler
-from datamodules import Cyclic, NoiseSchedule, PlannedBatchSampler, resumed_at
-from lightning_modules import MLP
 from tests.strangers.tiny import images
+from three_factors.callbacks import ExactResume, NoiseScheduler
+from three_factors.datamodules import Cyclic, NoiseSchedule, PlannedBatchSampler, resumed_at
+from three_factors.lightning_modules import MLP
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*not resumable.*", "ignore:.*logging interval.*")
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False}

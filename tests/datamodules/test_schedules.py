@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.schedules import (
+from three_factors.datamodules.schedules import (
     Chain,
     Constant,
     Cosine,

@@ -10,7 +10,8 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 
-from datamodules import (
+from tests.images import image_folder
+from three_factors.datamodules import (
     CIFAR10DataModule,
     DigitsDataModule,
     ImageFolderDataModule,
@@ -18,11 +19,10 @@ from datamodules import (
     sources,
     stratified_subset,
 )
-from datamodules.augment import CropAndFlip, crop_and_flip
-from datamodules.prepared import cached, prepare
-from datamodules.sources import DamagedData, DataError
-from datamodules.subsets import split
-from tests.images import image_folder
+from three_factors.datamodules.augment import CropAndFlip, crop_and_flip
+from three_factors.datamodules.prepared import cached, prepare
+from three_factors.datamodules.sources import DamagedData, DataError
+from three_factors.datamodules.subsets import split
 
 
 def test_the_digits_are_balanced_deterministic_and_no_two_alike():
@@ -32,7 +32,7 @@ def test_the_digits_are_balanced_deterministic_and_no_two_alike():
     assert np.bincount(arrays["train_labels"]).tolist() == [1000] * 10
     assert len(np.unique(arrays["train_images"].reshape(10_000, -1), axis=0)) == 10_000
     assert cached("digits", "data") == source
-    from datamodules import digits
+    from three_factors.datamodules import digits
 
     again, _ = digits.draw(20, size=32, channels=3, seed=0)
     twice, _ = digits.draw(20, size=32, channels=3, seed=0)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_modules import MLP, GaussianOfItsShape, HalfBatch, Isotropic
+from three_factors.lightning_modules import MLP, GaussianOfItsShape, HalfBatch, Isotropic
 
 
 def seeds(seed):

@@ -7,8 +7,8 @@ import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
 
-from datamodules import DigitsDataModule
-from lightning_modules import MLP, VGG11, MLPNet, ResNet56Net, VGG11Net
+from three_factors.datamodules import DigitsDataModule
+from three_factors.lightning_modules import MLP, VGG11, MLPNet, ResNet56Net, VGG11Net
 
 
 def parameters(module):

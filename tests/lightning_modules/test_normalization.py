@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.normalization import BatchNorm1d, BatchNorm2d
 from tests.ranks import on_ranks
+from three_factors.lightning_modules.normalization import BatchNorm1d, BatchNorm2d
 
 
 def forward_backward(norm, inputs, weights):

@@ -2,14 +2,14 @@
 
 from importlib import import_module
 
-from datamodules.prepared import Prepared
 from tests.reproduce.script import ROOT
+from three_factors.datamodules.prepared import Prepared
 
 SCRIPTS = sorted(p.stem for p in (ROOT / "reproduce").glob("*.py") if p.stem.startswith(("fig", "table", "noise")))
 
 
 def figure(name):
-    return import_module(f"reproduce.{name}").FIGURE
+    return import_module(f"three_factors.reproduce.{name}").FIGURE
 
 
 def source(name):

@@ -5,8 +5,8 @@ import pkgutil
 import signal
 import socket
 
-from datamodules.prepared import prepare
-from reproduce.engine.results import job_data
+from three_factors.datamodules.prepared import prepare
+from three_factors.reproduce.engine.results import job_data
 
 
 def job(data, devices=1, every=0.0, accelerator="cpu", **options):
@@ -22,7 +22,7 @@ def begin(server, folder, spec, job, measurements=(), gpu=None):
 
 def die_at(folder, name, number, when):
     """`worker.serve_run` that dies before or after the `number`-th call of the function `name`; in a forked process."""
-    from reproduce.engine import worker
+    from three_factors.reproduce.engine import worker
 
     place, _, attribute = name.rpartition(".")
     owner, calls = pkgutil.resolve_name(place), [0]
@@ -43,7 +43,7 @@ def die_at(folder, name, number, when):
 
 def serve_rank(folder, rank, ranks, port):
     """`worker.serve_run` as one of several ranks, as torchrun starts them; in a forked process."""
-    from reproduce.engine import worker
+    from three_factors.reproduce.engine import worker
 
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),

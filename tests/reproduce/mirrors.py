@@ -2,8 +2,8 @@
 
 import json
 
-from reproduce.engine.results import RunFolder
-from reproduce.engine.wandb_mirror import Mirror
+from three_factors.reproduce.engine.results import RunFolder
+from three_factors.reproduce.engine.wandb_mirror import Mirror
 
 ROW = {
     "epoch": 1, "step": 2, "t_eta": 0.2, "train/loss": 2.0, "test/accuracy": 0.5,

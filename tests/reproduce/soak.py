@@ -5,9 +5,9 @@ import random
 import signal
 import time
 
-from reproduce.engine.results import RunFolder
 from tests.reproduce.killing import begin
 from tests.reproduce.leavings import assert_same
+from three_factors.reproduce.engine.results import RunFolder
 
 
 class Soak:

@@ -2,9 +2,18 @@
 
 from dataclasses import replace
 
-from datamodules.label_noise import LabelNoise
-from datamodules.schedules import Cyclic, NoiseSchedule, Triangle, exchange
-from reproduce.engine.spec import Curvature, Data, Keep, Measurement, MLPNetwork, RunSpec, VGG11Network, Watch
+from three_factors.datamodules.label_noise import LabelNoise
+from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, Triangle, exchange
+from three_factors.reproduce.engine.spec import (
+    Curvature,
+    Data,
+    Keep,
+    Measurement,
+    MLPNetwork,
+    RunSpec,
+    VGG11Network,
+    Watch,
+)
 
 # Like a figure's, for what trains nothing.
 SPEC = RunSpec(

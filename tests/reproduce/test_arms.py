@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from datamodules.schedules import Cyclic, NoiseSchedule
-from reproduce.engine import arms
-from reproduce.engine.arms import ARMS, CAP, chosen
-from reproduce.engine.definition import Figure
-from reproduce.engine.options import InputError, Options
-from reproduce.engine.spec import Data, MLPNetwork, RunSpec, VGG11Network
-from reproduce.engine.table import Imagined
 from tests.reproduce.script import run
+from three_factors.datamodules.schedules import Cyclic, NoiseSchedule
+from three_factors.reproduce.engine import arms
+from three_factors.reproduce.engine.arms import ARMS, CAP, chosen
+from three_factors.reproduce.engine.definition import Figure
+from three_factors.reproduce.engine.options import InputError, Options
+from three_factors.reproduce.engine.spec import Data, MLPNetwork, RunSpec, VGG11Network
+from three_factors.reproduce.engine.table import Imagined
 
 SPEC = RunSpec(
     VGG11Network(width=1 / 32), Data("digits", "-", train=480, validation=50, test=100), NoiseSchedule(0.1, 24),

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from reproduce.engine.statistics import breaking_point, crossing, peak
+from three_factors.reproduce.engine.statistics import breaking_point, crossing, peak
 
 BETAS = np.array([2 ** (k / 2) for k in range(10)])
 NONE = np.zeros(10, dtype=bool)  # diverged

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from reproduce.engine import claims
-from reproduce.engine.claims import Claim, NoiseContrast, holm
-from reproduce.engine.table import Table
+from three_factors.reproduce.engine import claims
+from three_factors.reproduce.engine.claims import Claim, NoiseContrast, holm
+from three_factors.reproduce.engine.table import Table
 
 
 def table(arms, curves=None):

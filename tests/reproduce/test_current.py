@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datamodules.prepared import prepare
-from reproduce.engine.arms import ARMS
-from reproduce.engine.current import is_current
-from reproduce.engine.options import Options
-from reproduce.engine.planning import Plan, described, measured
-from reproduce.engine.table import Table
-from reproduce.experiments import memorisation
 from tests.reproduce.figures import figure as named
 from tests.reproduce.figures import source
+from three_factors.datamodules.prepared import prepare
+from three_factors.reproduce.engine.arms import ARMS
+from three_factors.reproduce.engine.current import is_current
+from three_factors.reproduce.engine.options import Options
+from three_factors.reproduce.engine.planning import Plan, described, measured
+from three_factors.reproduce.engine.table import Table
+from three_factors.reproduce.experiments import memorisation
 
 MNIST, CIFAR = source("mnist"), source("cifar10")
 
@@ -83,7 +83,7 @@ def test_of_a_tuned_figure_the_runs_that_its_table_chooses_count_too(tmp_path):
 
 @pytest.mark.parametrize("name", ["theorem2", "sampling"])
 def test_of_a_theory_script_every_simulation_counts(tmp_path, name):
-    theory = import_module(f"reproduce.{name}").THEORY
+    theory = import_module(f"three_factors.reproduce.{name}").THEORY
     runs = {
         f"{label}, seed {seed}": replace(spec, seed=seed).key
         for seed in range(2)
@@ -96,7 +96,7 @@ def test_of_a_theory_script_every_simulation_counts(tmp_path, name):
 
 
 def test_of_a_theory_on_data_the_data_themselves_count(tmp_path, monkeypatch):
-    theory = import_module("reproduce.bridge").THEORY
+    theory = import_module("three_factors.reproduce.bridge").THEORY
     source = prepare("digits28")
     specs = theory.simulations("smoke", source)
     runs = {f"{label}, seed {seed}": replace(spec, seed=seed).key for seed in range(2) for label, spec in specs.items()}
@@ -105,5 +105,5 @@ def test_of_a_theory_on_data_the_data_themselves_count(tmp_path, monkeypatch):
     written(tmp_path, told | {"source": told["source"] | {"fingerprint": "other"}})
     assert not is_current(theory, tmp_path, "smoke", tmp_path)
     written(tmp_path, told)
-    monkeypatch.setattr("reproduce.engine.current.cached", lambda *_: None)
+    monkeypatch.setattr("three_factors.reproduce.engine.current.cached", lambda *_: None)
     assert not is_current(theory, tmp_path, "smoke", tmp_path)

@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from reproduce.engine import dashboard, wandb_mirror
 from tests.reproduce.script import PATIENCE, ROOT
 from tests.reproduce.wandb_stub import ENTITY, KEY, serving
+from three_factors.reproduce.engine import dashboard, wandb_mirror
 
 DASHBOARD = [sys.executable, str(ROOT / "reproduce" / "dashboard.py")]
 

@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.prepared import prepare
-from datamodules.schedules import Cyclic, NoiseSchedule, Triangle
-from reproduce.engine import train as training
-from reproduce.engine.results import RunFolder, job_data
-from reproduce.engine.runner import Runner, Task, Watcher
-from reproduce.engine.server import Server
-from reproduce.engine.spec import (
+from tests.ranks import on_ranks
+from tests.reproduce.leavings import left
+from tests.reproduce.script import PATIENCE, ROOT
+from three_factors.datamodules.prepared import prepare
+from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, Triangle
+from three_factors.reproduce.engine import train as training
+from three_factors.reproduce.engine.results import RunFolder, job_data
+from three_factors.reproduce.engine.runner import Runner, Task, Watcher
+from three_factors.reproduce.engine.server import Server
+from three_factors.reproduce.engine.spec import (
     Curvature,
     Data,
     GaussianNoise,
@@ -29,9 +32,6 @@ from reproduce.engine.spec import (
     VGG11Network,
     Watch,
 )
-from tests.ranks import on_ranks
-from tests.reproduce.leavings import left
-from tests.reproduce.script import PATIENCE, ROOT
 
 pytestmark = pytest.mark.ddp
 CYCLE = NoiseSchedule(0.02, Cyclic(high=81, low=22, period=2, phase=0.5))  # neither is divisible by 2 and by 3
@@ -136,7 +136,7 @@ def free_port():
 
 def torchrun(task, devices, *flags):
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={devices}", *flags]
-    return subprocess.Popen([*command, "-m", "reproduce.engine.worker", str(task.folder.path)], cwd=ROOT,
+    return subprocess.Popen([*command, "reproduce/worker.py", str(task.folder.path)], cwd=ROOT,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
 
 
@@ -171,7 +171,7 @@ def test_a_run_on_one_device_does_not_adopt_the_layout_of_the_allocation_around_
         "SLURM_PROCID": "3", "SLURM_LOCALID": "3", "SLURM_NODEID": "0", "SLURM_STEP_NUM_TASKS": "4",
     }  # fmt: skip
     folder = prepared(MLP, tmp_path, 1).folder
-    command = [sys.executable, "-m", "reproduce.engine.worker", str(folder.path)]
+    command = [sys.executable, "reproduce/worker.py", str(folder.path)]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | around, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert folder.result()["status"] == "ok"

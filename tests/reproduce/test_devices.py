@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from reproduce.engine import devices
-from reproduce.engine.options import InputError
+from three_factors.reproduce.engine import devices
+from three_factors.reproduce.engine.options import InputError
 
 
 @pytest.fixture

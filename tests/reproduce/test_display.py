@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from datamodules.sources import DataError
-from reproduce.engine import display
-from reproduce.engine.display import describe
-from reproduce.engine.options import DataOptions
-from reproduce.engine.planning import resolve
 from tests.images import image_folder
+from three_factors.datamodules.sources import DataError
+from three_factors.reproduce.engine import display
+from three_factors.reproduce.engine.display import describe
+from three_factors.reproduce.engine.options import DataOptions
+from three_factors.reproduce.engine.planning import resolve
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_download_leaves_the_terminal_to_torchvision(tmp_path, monkeypatch):
         assert said == [f"downloading mnist to {tmp_path}"]
         raise DataError("no network")
 
-    monkeypatch.setattr("datamodules.sources.check_reachable", lambda *_: None)
+    monkeypatch.setattr("three_factors.datamodules.sources.check_reachable", lambda *_: None)
     monkeypatch.setattr(display, "waiting", lambda _: pytest.fail("it would draw over the download's bar"))
     options = DataOptions(data="mnist", data_dir=tmp_path, out=tmp_path / "out")
     with pytest.raises(DataError, match="no network"):

@@ -7,15 +7,15 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks import ExactResume
-from datamodules.prepared import prepare
-from datamodules.schedules import NoiseSchedule
-from reproduce.engine import train as training
-from reproduce.engine.results import PathFolder, RunFolder
-from reproduce.engine.spec import GaussianNoise, HalfBatchNoise, Keep, PathSpec, Watch
 from tests.reproduce.killing import job
 from tests.reproduce.leavings import assert_equal, left, repeated
 from tests.reproduce.specs import EVERYTHING, MLP, SMALL
+from three_factors.callbacks import ExactResume
+from three_factors.datamodules.prepared import prepare
+from three_factors.datamodules.schedules import NoiseSchedule
+from three_factors.reproduce.engine import train as training
+from three_factors.reproduce.engine.results import PathFolder, RunFolder
+from three_factors.reproduce.engine.spec import GaussianNoise, HalfBatchNoise, Keep, PathSpec, Watch
 
 SPECS = {
     "cyclic": MLP,

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from datamodules.schedules import Constant, Cyclic
-from reproduce.engine.claims import controls, own
-from reproduce.engine.options import InputError
-from reproduce.engine.spec import MLPNetwork, ResNet56Network, VGG11Network
 from tests.reproduce.figures import SCRIPTS, figure, source
 from tests.reproduce.script import run
+from three_factors.datamodules.schedules import Constant, Cyclic
+from three_factors.reproduce.engine.claims import controls, own
+from three_factors.reproduce.engine.options import InputError
+from three_factors.reproduce.engine.spec import MLPNetwork, ResNet56Network, VGG11Network
 
 FILES = {"png", "svg", "csv", "json"}
 
@@ -265,7 +265,7 @@ def test_table_1_at_paper_scale_tunes_what_the_paper_tunes_and_shares_figure_16s
 @pytest.mark.parametrize("data", ["fashionmnist", "cifar10"])
 @pytest.mark.parametrize("scale", ["smoke", "quick", "paper"])
 def test_the_noise_dial_changes_the_noise_alone(data, scale):
-    from reproduce.experiments import noise_dial
+    from three_factors.reproduce.experiments import noise_dial
 
     specs = figure("noise_only").experiment.runs(scale, source(data))
     eta, s = next(iter(settings([specs[noise_dial.SGD]])))

@@ -14,14 +14,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datamodules.label_noise import LabelNoise
-from datamodules.prepared import prepare
-from datamodules.schedules import Cosine, Cyclic, NoiseSchedule, Steps, Triangle, exchange
-from reproduce.engine import train as training
-from reproduce.engine.options import DataOptions, Options, SimulationOptions, parse
-from reproduce.engine.page import ReportOptions
-from reproduce.engine.results import RunFolder
-from reproduce.engine.spec import (
+from tests.reproduce.script import ROOT
+from three_factors.datamodules.label_noise import LabelNoise
+from three_factors.datamodules.prepared import prepare
+from three_factors.datamodules.schedules import Cosine, Cyclic, NoiseSchedule, Steps, Triangle, exchange
+from three_factors.reproduce.engine import train as training
+from three_factors.reproduce.engine.options import DataOptions, Options, SimulationOptions, parse
+from three_factors.reproduce.engine.page import ReportOptions
+from three_factors.reproduce.engine.results import RunFolder
+from three_factors.reproduce.engine.spec import (
     Curvature,
     Data,
     GaussianNoise,
@@ -33,8 +34,7 @@ from reproduce.engine.spec import (
     VGG11Network,
     Watch,
 )
-from reproduce.engine.stored import dumps, loads
-from tests.reproduce.script import ROOT
+from three_factors.reproduce.engine.stored import dumps, loads
 
 # -- specs
 
@@ -150,7 +150,7 @@ KEYS = {  # of specs that stand for all: a change of these numbers orphans every
 
 
 def test_keys_are_the_same_in_other_processes_and_under_other_hash_seeds():
-    code = "import sys; from reproduce.engine.stored import loads; print(loads(sys.stdin.read()).key)"
+    code = "import sys; from three_factors.reproduce.engine.stored import loads; print(loads(sys.stdin.read()).key)"
     for spec in KEYS.values():
         for seed in ("0", "1", "77"):
             answer = subprocess.run(
@@ -195,7 +195,7 @@ def test_keys_are_the_same_in_other_versions_of_python():
     # A specification needs numpy only where it is carried out; the other Python may lack it.
     code = (
         "import sys, types; sys.modules['numpy'] = types.ModuleType('numpy')\n"
-        "from reproduce.engine.stored import loads\n"
+        "from three_factors.reproduce.engine.stored import loads\n"
         "for line in sys.stdin: print(loads(line).key)"
     )
     for version, python in pythons.items():

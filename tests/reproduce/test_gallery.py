@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from reproduce.engine import gallery
-from reproduce.engine.options import InputError
+from three_factors.reproduce.engine import gallery
+from three_factors.reproduce.engine.options import InputError
 
 CLAIM = {"claim": "a | b", "value": 0.012, "low": 0.0, "high": 0.02, "n": 4, "paper": None, "verdict": "supported",
          "note": "", "unit": "share", "control_of": ""}  # fmt: skip

@@ -13,10 +13,10 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from datamodules.label_noise import LabelNoise
-from datamodules.schedules import Constant, Cyclic, NoiseSchedule, Triangle
-from reproduce.engine.names import class_of, name_of, register
-from reproduce.engine.spec import (
+from three_factors.datamodules.label_noise import LabelNoise
+from three_factors.datamodules.schedules import Constant, Cyclic, NoiseSchedule, Triangle
+from three_factors.reproduce.engine.names import class_of, name_of, register
+from three_factors.reproduce.engine.spec import (
     Curvature,
     Data,
     GaussianNoise,
@@ -30,11 +30,11 @@ from reproduce.engine.spec import (
     VGG11Network,
     Watch,
 )
-from reproduce.engine.stored import decode, encode, loads
-from reproduce.theory.classifier import SoftmaxRegression
-from reproduce.theory.fields import as_text
-from reproduce.theory.potentials import DoubleWell, Quadratic
-from reproduce.theory.simulate import Gaussian, Minibatches, Simulation
+from three_factors.reproduce.engine.stored import decode, encode, loads
+from three_factors.reproduce.theory.classifier import SoftmaxRegression
+from three_factors.reproduce.theory.fields import as_text
+from three_factors.reproduce.theory.potentials import DoubleWell, Quadratic
+from three_factors.reproduce.theory.simulate import Gaussian, Minibatches, Simulation
 
 DATA = Data("digits", "0123456789abcdef", train=8_000, validation=1_000, test=2_000, subset=1_000)
 VGG = RunSpec(
@@ -147,7 +147,7 @@ def test_every_class_that_a_spec_may_hold_has_a_name_that_is_looked_up(kind):
 
 
 def test_every_schedule_has_a_name_that_is_looked_up():
-    from datamodules import schedules
+    from three_factors.datamodules import schedules
 
     kinds = [
         k for k in vars(schedules).values() if isinstance(k, type) and is_dataclass(k) and not issubclass(k, tuple)

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.prepared import prepare
-from datamodules.schedules import NoiseSchedule
-from reproduce.engine.results import RunFolder, job_data
-from reproduce.engine.stored import decode, dumps, encode
-from reproduce.engine.train import LostWeights
-from reproduce.engine.worker import run_folder
 from tests.reproduce.script import PATIENCE, ROOT
 from tests.reproduce.specs import MEASURED, MLP, SPEC
+from three_factors.datamodules.prepared import prepare
+from three_factors.datamodules.schedules import NoiseSchedule
+from three_factors.reproduce.engine.results import RunFolder, job_data
+from three_factors.reproduce.engine.stored import decode, dumps, encode
+from three_factors.reproduce.engine.train import LostWeights
+from three_factors.reproduce.engine.worker import run_folder
 
 HARMLESS = replace(MLP, epochs=2)
 
@@ -47,7 +47,7 @@ class Mine:
 def module(folder: Path, register: bool = False) -> Path:
     """Writes a module `own_schedules` whose import leaves a marker; returns the marker."""
     marker = folder / "imported"
-    line = "from reproduce.engine.names import register\n@register" if register else ""
+    line = "from three_factors.reproduce.engine.names import register\n@register" if register else ""
     (folder / "own_schedules.py").write_text(OWN.format(marker=str(marker), register=line))
     return marker
 
@@ -70,7 +70,7 @@ def test_a_worker_refuses_a_folder_that_names_a_class_of_its_own(inside, tmp_pat
     spec[inside] = {"type": "own_schedules:Mine", "value": 1.0}
     (folder / "spec.json").write_text(json.dumps(spec))
     (folder / "job.json").write_text("{}")
-    command = [sys.executable, "-m", "reproduce.engine.worker", str(folder)]
+    command = [sys.executable, "reproduce/worker.py", str(folder)]
     answer = subprocess.run(
         command, cwd=ROOT, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=120
     )
@@ -82,7 +82,10 @@ def test_a_worker_refuses_a_folder_that_names_a_class_of_its_own(inside, tmp_pat
 @pytest.mark.parametrize("known", [True, False])
 def test_a_call_may_name_a_module_whose_classes_a_spec_may_hold(known, tmp_path):
     module(tmp_path, register=True)
-    code = "import sys; from reproduce.engine.stored import loads; print(loads(sys.stdin.read()).schedule.lr(0))"
+    code = (
+        "import sys; from three_factors.reproduce.engine.stored import loads; "
+        "print(loads(sys.stdin.read()).schedule.lr(0))"
+    )
     text = dumps(replace(SPEC, schedule=NoiseSchedule(0.25, 32))).replace(
         '"lr": {"type": "datamodules.schedules:Constant", "value": 0.25}',
         '"lr": {"type": "own_schedules:Mine", "value": 0.25}',
@@ -104,11 +107,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from datamodules.schedules import NoiseSchedule
+from three_factors.datamodules.schedules import NoiseSchedule
 from own_schedules import Mine
-from reproduce.engine.results import RunFolder, job_data
-from reproduce.engine.runner import Runner, Task, Watcher
-from reproduce.engine.server import Server
+from three_factors.reproduce.engine.results import RunFolder, job_data
+from three_factors.reproduce.engine.runner import Runner, Task, Watcher
+from three_factors.reproduce.engine.server import Server
 from tests.reproduce.specs import MLP
 
 if __name__ == "__main__":

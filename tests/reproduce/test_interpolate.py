@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from datamodules.prepared import prepare
-from datamodules.schedules import NoiseSchedule
-from reproduce.engine.interpolate import _direction, follow
-from reproduce.engine.results import PathFolder, RunFolder
-from reproduce.engine.spec import Data, Keep, MLPNetwork, PathSpec, RunSpec
-from reproduce.engine.train import Job, train
+from three_factors.datamodules.prepared import prepare
+from three_factors.datamodules.schedules import NoiseSchedule
+from three_factors.reproduce.engine.interpolate import _direction, follow
+from three_factors.reproduce.engine.results import PathFolder, RunFolder
+from three_factors.reproduce.engine.spec import Data, Keep, MLPNetwork, PathSpec, RunSpec
+from three_factors.reproduce.engine.train import Job, train
 
 SPEC = RunSpec(
     MLPNetwork(hidden=(16,), batch_norm=True),

@@ -7,11 +7,11 @@ from contextlib import suppress
 
 import pytest
 
-from reproduce.engine import interrupts
-from reproduce.engine.results import RunFolder
-from reproduce.engine.runner import Runner, Task, Watcher
-from reproduce.theory.potentials import Quadratic
-from reproduce.theory.simulate import Gaussian, Simulation
+from three_factors.reproduce.engine import interrupts
+from three_factors.reproduce.engine.results import RunFolder
+from three_factors.reproduce.engine.runner import Runner, Task, Watcher
+from three_factors.reproduce.theory.potentials import Quadratic
+from three_factors.reproduce.theory.simulate import Gaussian, Simulation
 
 
 @pytest.fixture

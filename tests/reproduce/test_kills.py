@@ -7,35 +7,35 @@ from dataclasses import replace
 
 import pytest
 
-from reproduce.engine import interrupts
-from reproduce.engine.results import PathFolder, RunFolder
-from reproduce.engine.runner import Server
-from reproduce.engine.spec import Keep, PathSpec
 from tests.reproduce.killing import begin, job, killed
 from tests.reproduce.leavings import assert_same, left, repeated
 from tests.reproduce.script import until
 from tests.reproduce.soak import Soak
 from tests.reproduce.specs import EVERYTHING, MEASURED, MLP, SOAK
+from three_factors.reproduce.engine import interrupts
+from three_factors.reproduce.engine.results import PathFolder, RunFolder
+from three_factors.reproduce.engine.runner import Server
+from three_factors.reproduce.engine.spec import Keep, PathSpec
 
 pytestmark = pytest.mark.slow
-STEP = "lightning_modules.classifier.SGDClassifier.training_step"
-RESULT = "reproduce.engine.worker.write_json"  # the run's result, then what is measured
+STEP = "three_factors.lightning_modules.classifier.SGDClassifier.training_step"
+RESULT = "three_factors.reproduce.engine.worker.write_json"  # the run's result, then what is measured
 MOMENTS = {
     "in a training step": (STEP, 8, "before"),
     "in an epoch's last step": (STEP, None, "before"),
     "after an epoch's last step": (STEP, None, "after"),
-    "in the validation": ("lightning_modules.classifier.SGDClassifier.validation_step", 4, "before"),
-    "while curvature is watched": ("callbacks.hessian.HessianMonitor.measure", 2, "before"),
-    "before a row is written": ("reproduce.engine.recorder.Recorder._write", 2, "before"),
-    "after a row is written": ("reproduce.engine.recorder.Recorder._write", 2, "after"),
-    "after the last row": ("reproduce.engine.recorder.Recorder.on_train_end", 1, "before"),
-    "in a checkpoint's writing": ("callbacks.exact_resume.torch.save", 7, "before"),
-    "between a checkpoint's writing and its renaming": ("callbacks.exact_resume.torch.save", 7, "after"),
+    "in the validation": ("three_factors.lightning_modules.classifier.SGDClassifier.validation_step", 4, "before"),
+    "while curvature is watched": ("three_factors.callbacks.hessian.HessianMonitor.measure", 2, "before"),
+    "before a row is written": ("three_factors.reproduce.engine.recorder.Recorder._write", 2, "before"),
+    "after a row is written": ("three_factors.reproduce.engine.recorder.Recorder._write", 2, "after"),
+    "after the last row": ("three_factors.reproduce.engine.recorder.Recorder.on_train_end", 1, "before"),
+    "in a checkpoint's writing": ("three_factors.callbacks.exact_resume.torch.save", 7, "before"),
+    "between a checkpoint's writing and its renaming": ("three_factors.callbacks.exact_resume.torch.save", 7, "after"),
     "between a file's writing and its renaming": ("pathlib.Path.replace", 19, "before"),
     "after a file's renaming": ("pathlib.Path.replace", 19, "after"),
     "before the result": (RESULT, 1, "before"),
     "between the result and the end of the checkpoint": (RESULT, 1, "after"),
-    "in the measurement of the trained": ("reproduce.engine.measure.measure", 1, "before"),
+    "in the measurement of the trained": ("three_factors.reproduce.engine.measure.measure", 1, "before"),
     "before what is measured is written": (RESULT, 2, "before"),
 }
 
@@ -87,7 +87,7 @@ def test_a_line_killed_between_its_points_ends_as_the_uninterrupted_one(server, 
         begin(server, folder, spec, job("digits28")).join()
     line = PathFolder(tmp_path / "paths" / path.key)
     line.prepare(path, job("digits28"))
-    killed(server, line, "callbacks.functional.resumed.Resumed.add", 3)
+    killed(server, line, "three_factors.callbacks.functional.resumed.Resumed.add", 3)
     assert len(line.points("train").read_text().splitlines()) == 3  # with the header
     begin(server, line, path, job("digits28")).join()
     found = line.result()
@@ -119,7 +119,7 @@ def test_lost_weights_are_told_and_made_again(server, measured, tmp_path):
 def test_rows_that_are_lost_are_told_and_the_run_starts_again(server, measured, tmp_path):
     folder = RunFolder(tmp_path / EVERYTHING.key)
     folder.prepare(EVERYTHING, job("digits"), (MEASURED,))
-    killed(server, folder, "reproduce.engine.recorder.Recorder._write", 3)
+    killed(server, folder, "three_factors.reproduce.engine.recorder.Recorder._write", 3)
     rows = (folder.path / "metrics.jsonl").read_text().splitlines(keepends=True)
     assert len(rows) == 2
     (folder.path / "metrics.jsonl").write_text(rows[0])

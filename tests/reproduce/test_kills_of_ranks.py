@@ -10,13 +10,13 @@ from contextlib import suppress
 
 import pytest
 
-from reproduce.engine import interrupts
-from reproduce.engine.results import RunFolder
-from reproduce.engine.runner import Server
 from tests.reproduce.killing import job, on_ranks
 from tests.reproduce.leavings import assert_same
 from tests.reproduce.script import PATIENCE, ROOT, descendants, until
 from tests.reproduce.specs import MEASURED, SOAK
+from three_factors.reproduce.engine import interrupts
+from three_factors.reproduce.engine.results import RunFolder
+from three_factors.reproduce.engine.runner import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.ddp]
 
@@ -33,7 +33,7 @@ def complete(folder):
 def by_lightning(folder, every=0.0):
     """Starts SOAK on two ranks, or goes on with it, as the figures do."""
     folder.prepare(SOAK, job("digits", 2, every), (MEASURED,))
-    command = [sys.executable, "-m", "reproduce.engine.worker", str(folder.path)]
+    command = [sys.executable, "reproduce/worker.py", str(folder.path)]
     with folder.log.open("a") as log:
         return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
 
@@ -97,7 +97,7 @@ def test_two_ranks_asked_to_leave_save_themselves_and_go_on_after_one_was_killed
     process = by_lightning(folder)
     before = written(folder.checkpoint)
     until(lambda: written(folder.checkpoint) != before)
-    (other,) = [p for p in descendants(process.pid) if "reproduce.engine.worker" in " ".join(p.cmdline())]
+    (other,) = [p for p in descendants(process.pid) if "reproduce/worker.py" in " ".join(p.cmdline())]
     other.kill()
     assert process.wait(timeout=PATIENCE) != 0
     with suppress(ProcessLookupError):

@@ -10,17 +10,17 @@ import pandas as pd
 import pytest
 from filelock import Timeout
 
-from reproduce.engine import outputs, plots
-from reproduce.engine.arms import ARMS
-from reproduce.engine.definition import Context, PlannedRun
-from reproduce.engine.figure import _Session
-from reproduce.engine.files import lock, write_json
-from reproduce.engine.options import Options
-from reproduce.engine.results import Results
-from reproduce.engine.table import Imagined
-from reproduce.fig4 import FIGURE, panels
 from tests.reproduce.figures import source
 from tests.reproduce.specs import SPEC
+from three_factors.reproduce.engine import outputs, plots
+from three_factors.reproduce.engine.arms import ARMS
+from three_factors.reproduce.engine.definition import Context, PlannedRun
+from three_factors.reproduce.engine.figure import _Session
+from three_factors.reproduce.engine.files import lock, write_json
+from three_factors.reproduce.engine.options import Options
+from three_factors.reproduce.engine.results import Results
+from three_factors.reproduce.engine.table import Imagined
+from three_factors.reproduce.fig4 import FIGURE, panels
 
 CIFAR10 = source("cifar10")
 CONTEXT = Context(FIGURE, Options(), CIFAR10, 4, "", ARMS["epochs"])

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from reproduce.engine.options import parse
-from reproduce.engine.page import SCRIPTS_IN_ORDER, TO_RUN, ReportOptions, _complete, _run_missing, write
 from tests.reproduce.script import ROOT
+from three_factors.reproduce.engine.options import parse
+from three_factors.reproduce.engine.page import SCRIPTS_IN_ORDER, TO_RUN, ReportOptions, _complete, _run_missing, write
 
 CLAIM = {
     "claim": "higher is <wider>", "statistic": "rho", "value": 0.5, "low": 0.2, "high": 0.8, "n": 4, "power": 0.9,
@@ -39,7 +39,7 @@ def results(out, name, *claims, scale="quick"):
 
 def current(monkeypatch):
     """Results as if of the settings that the code has."""
-    monkeypatch.setattr("reproduce.engine.page.is_current", lambda *_: True)
+    monkeypatch.setattr("three_factors.reproduce.engine.page.is_current", lambda *_: True)
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_figures_that_are_incomplete_outdated_or_have_too_few_seeds_are_made_aga
 
 def test_a_script_with_several_data_sets_is_run_on_and_shown_for_each(tmp_path, monkeypatch):
     commands = []
-    monkeypatch.setattr("reproduce.engine.page._run", lambda command: commands.append(command) or 0)
+    monkeypatch.setattr("three_factors.reproduce.engine.page._run", lambda command: commands.append(command) or 0)
     current(monkeypatch)
     results(tmp_path, "noise_only", CLAIM | {"data": "fashionmnist"})
     _run_missing(ReportOptions(out=tmp_path))

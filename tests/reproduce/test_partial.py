@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from reproduce.engine import outputs, plots
-from reproduce.engine.definition import PlannedRun
-from reproduce.engine.results import Results
 from tests.reproduce.figures import SCRIPTS, figure, source
+from three_factors.reproduce.engine import outputs, plots
+from three_factors.reproduce.engine.definition import PlannedRun
+from three_factors.reproduce.engine.results import Results
 
 METRICS = [
     f"{part}/{what}"

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from reproduce.engine import claims, power
-from reproduce.engine.arms import ARMS
-from reproduce.engine.definition import Context
-from reproduce.engine.options import Options
-from reproduce.experiments import cycles
-from reproduce.fig4 import FIGURE
 from tests.reproduce.figures import source
+from three_factors.reproduce.engine import claims, power
+from three_factors.reproduce.engine.arms import ARMS
+from three_factors.reproduce.engine.definition import Context
+from three_factors.reproduce.engine.options import Options
+from three_factors.reproduce.experiments import cycles
+from three_factors.reproduce.fig4 import FIGURE
 
 
 def test_power_grows_with_seeds():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reproduce.engine import provenance
+from three_factors.reproduce.engine import provenance
 
 SOURCE = b'''"""A module."""
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from reproduce.engine.seedwise import (
+from three_factors.reproduce.engine.seedwise import (
     FISHER,
     LOG,
     PLAIN,
@@ -20,10 +20,10 @@ from reproduce.engine.seedwise import (
     ratio_over_seeds,
     rising,
 )
-from reproduce.engine.spec import RISES
-from reproduce.engine.statistics import exponents, jonckheere, leave_one_out, partial_spearman, spearman
-from reproduce.engine.table import Imagined
-from reproduce.experiments import valleys
+from three_factors.reproduce.engine.spec import RISES
+from three_factors.reproduce.engine.statistics import exponents, jonckheere, leave_one_out, partial_spearman, spearman
+from three_factors.reproduce.engine.table import Imagined
+from three_factors.reproduce.experiments import valleys
 
 TEXT = {"claim": "c", "statistic": "s"}
 

@@ -9,19 +9,19 @@ from dataclasses import replace
 
 import pytest
 
-from datamodules.prepared import prepare
-from datamodules.schedules import NoiseSchedule, Triangle
-from reproduce.engine import provenance, slurm
-from reproduce.engine.options import InputError, Options
-from reproduce.engine.results import Results
-from reproduce.engine.runner import Task, Watcher
-from reproduce.engine.server import Server
-from reproduce.engine.slurm import Allocation, SlurmRunner
-from reproduce.engine.spec import Data, Keep, MLPNetwork, RunSpec
 from tests.reproduce.killing import job, on_ranks
 from tests.reproduce.leavings import assert_equal, left
 from tests.reproduce.script import PATIENCE, ROOT, command, run, until
 from tests.slurm_cluster import Cluster, why_not
+from three_factors.datamodules.prepared import prepare
+from three_factors.datamodules.schedules import NoiseSchedule, Triangle
+from three_factors.reproduce.engine import provenance, slurm
+from three_factors.reproduce.engine.options import InputError, Options
+from three_factors.reproduce.engine.results import Results
+from three_factors.reproduce.engine.runner import Task, Watcher
+from three_factors.reproduce.engine.server import Server
+from three_factors.reproduce.engine.slurm import Allocation, SlurmRunner
+from three_factors.reproduce.engine.spec import Data, Keep, MLPNetwork, RunSpec
 
 pytestmark = pytest.mark.slurm
 REQUIRED = os.environ.get("THREE_FACTORS_SLURM") == "required"  # in CI a skip is a failure
@@ -121,7 +121,7 @@ def _local_file_system(monkeypatch):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The long run, uninterrupted and on this machine: what it leaves."""
-    from reproduce.engine import train as training
+    from three_factors.reproduce.engine import train as training
 
     (task,) = tasks(tmp_path_factory.mktemp("whole"), long=LONG)
     task.prepare(print)
@@ -233,7 +233,7 @@ def test_ranks_that_srun_has_started_train_together(cluster, tmp_path):
     task = replace(task, job=task.job | {"devices": 2})
     task.prepare(print)
     log = tmp_path / "log.txt"
-    worker = f"{sys.executable} -m reproduce.engine.worker {task.folder.path}"
+    worker = f"{sys.executable} {ROOT}/reproduce/worker.py {task.folder.path}"
     done = subprocess.run(
         ["sbatch", "--wait", "--ntasks=2", "--ntasks-per-node=2", f"--output={log}", f"--wrap=srun {worker}"],
         capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=ROOT,

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.label_noise import LabelNoise
-from datamodules.schedules import Cosine, NoiseSchedule, Triangle, exchange
-from reproduce.engine.spec import (
+from tests.reproduce.specs import SPEC
+from three_factors.datamodules.label_noise import LabelNoise
+from three_factors.datamodules.schedules import Cosine, NoiseSchedule, Triangle, exchange
+from three_factors.reproduce.engine.spec import (
     Curvature,
     Data,
     Keep,
@@ -22,8 +23,7 @@ from reproduce.engine.spec import (
     VGG11Network,
     Watch,
 )
-from reproduce.engine.stored import dumps, encode, loads
-from tests.reproduce.specs import SPEC
+from three_factors.reproduce.engine.stored import dumps, encode, loads
 
 ROOT = Path(__file__).resolve().parents[2]
 positive = st.floats(1e-3, 10)
@@ -62,7 +62,7 @@ def test_a_spec_survives_json_with_its_hash(spec):
 
 
 def test_the_hash_is_the_same_in_another_process():
-    code = "import sys; from reproduce.engine.stored import loads; print(loads(sys.stdin.read()).key)"
+    code = "import sys; from three_factors.reproduce.engine.stored import loads; print(loads(sys.stdin.read()).key)"
     answer = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, input=dumps(SPEC), capture_output=True, text=True, check=True,
         env={"PYTHONHASHSEED": "77"},

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from reproduce.engine import surroundings
-from reproduce.engine.options import Options, parse
-from reproduce.engine.wandb_mirror import Mirror
+from three_factors.reproduce.engine import surroundings
+from three_factors.reproduce.engine.options import Options, parse
+from three_factors.reproduce.engine.wandb_mirror import Mirror
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -140,9 +140,9 @@ def test_scripts_and_their_runs_start_in_a_notebooks_environment_on_an_ascii_ter
         "WANDB_MODE": "disabled",
     }
     code = (
-        "from reproduce.engine import display, options\n"
+        "from three_factors.reproduce.engine import display, options\n"
         "options.parse('', [], options.Options)\n"
-        "import reproduce.engine.worker, matplotlib.figure, torchmetrics\n"
+        "import three_factors.reproduce.engine.worker, matplotlib.figure, torchmetrics\n"
         "display.say('\\u03b7/S \\u2264 2')"
     )
     done = subprocess.run(

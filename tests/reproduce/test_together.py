@@ -10,17 +10,17 @@ from dataclasses import replace
 
 import pytest
 
-from datamodules.prepared import prepare
-from datamodules.schedules import NoiseSchedule
-from reproduce.engine.ending import end_with
-from reproduce.engine.interrupts import Submitted, Terminated
-from reproduce.engine.options import InputError
-from reproduce.engine.results import Results, job_data
-from reproduce.engine.runner import Runner, Task, Watcher
-from reproduce.engine.server import Server
-from reproduce.engine.spec import Data, MLPNetwork, RunSpec
-from reproduce.engine.worker import run_folder
 from tests.reproduce.script import PATIENCE, kill, run, start, until, workers
+from three_factors.datamodules.prepared import prepare
+from three_factors.datamodules.schedules import NoiseSchedule
+from three_factors.reproduce.engine.ending import end_with
+from three_factors.reproduce.engine.interrupts import Submitted, Terminated
+from three_factors.reproduce.engine.options import InputError
+from three_factors.reproduce.engine.results import Results, job_data
+from three_factors.reproduce.engine.runner import Runner, Task, Watcher
+from three_factors.reproduce.engine.server import Server
+from three_factors.reproduce.engine.spec import Data, MLPNetwork, RunSpec
+from three_factors.reproduce.engine.worker import run_folder
 
 FLAGS = ("--seeds", "2", "--wandb", "disabled")
 
@@ -171,7 +171,7 @@ def test_a_read_only_folder_is_refused_before_anything_is_done(tmp_path, monkeyp
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(tmp_path))
 
     monkeypatch.setattr("tempfile.TemporaryFile", refused)
-    from reproduce.engine.options import Options
+    from three_factors.reproduce.engine.options import Options
 
     with pytest.raises(InputError, match=r"--out: '.*' cannot be written to \(Read-only file system\)"):
         Options(out=tmp_path / "results")

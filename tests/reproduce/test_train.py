@@ -6,14 +6,23 @@ from dataclasses import replace
 import pytest
 import torch
 
-from datamodules.prepared import prepare
-from datamodules.schedules import Cyclic, NoiseSchedule, Triangle
-from reproduce.engine.files import write_json
-from reproduce.engine.measure import measure
-from reproduce.engine.results import RunFolder
-from reproduce.engine.spec import Curvature, Data, Keep, Measurement, MLPNetwork, RunSpec, VGG11Network, Watch
-from reproduce.engine.train import Job, LostWeights
-from reproduce.engine.train import train as train_in
+from three_factors.datamodules.prepared import prepare
+from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, Triangle
+from three_factors.reproduce.engine.files import write_json
+from three_factors.reproduce.engine.measure import measure
+from three_factors.reproduce.engine.results import RunFolder
+from three_factors.reproduce.engine.spec import (
+    Curvature,
+    Data,
+    Keep,
+    Measurement,
+    MLPNetwork,
+    RunSpec,
+    VGG11Network,
+    Watch,
+)
+from three_factors.reproduce.engine.train import Job, LostWeights
+from three_factors.reproduce.engine.train import train as train_in
 
 DATA = Data("digits28", "-", train=320, validation=50, test=100)
 SPEC = RunSpec(

@@ -12,13 +12,13 @@ import torch
 import wandb
 from PIL import Image
 
-from callbacks.hessian import ALL, HessianMonitor
-from datamodules.vision import WITH_LABEL_NOISE
-from reproduce.engine import wandb_mirror
-from reproduce.engine.files import write_json, write_text
-from reproduce.engine.options import InputError
-from reproduce.engine.results import RunFolder, environment
 from tests.reproduce.mirrors import ROW, folder, mirror
+from three_factors.callbacks.hessian import ALL, HessianMonitor
+from three_factors.datamodules.vision import WITH_LABEL_NOISE
+from three_factors.reproduce.engine import wandb_mirror
+from three_factors.reproduce.engine.files import write_json, write_text
+from three_factors.reproduce.engine.options import InputError
+from three_factors.reproduce.engine.results import RunFolder, environment
 
 
 class Logged:

@@ -12,10 +12,10 @@ import pytest
 import wandb
 from PIL import Image
 
-from reproduce.engine import wandb_mirror
-from reproduce.engine.files import write_json
 from tests.reproduce.mirrors import folder, mirror
 from tests.reproduce.wandb_stub import KEY, serving
+from three_factors.reproduce.engine import wandb_mirror
+from three_factors.reproduce.engine.files import write_json
 
 CLAIM = {"claim": "higher is wider", "value": 0.5, "low": 0.2, "high": 0.8, "n": 4, "power": None, "paper": 1.0,
          "verdict": "supported"}  # fmt: skip

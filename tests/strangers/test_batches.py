@@ -7,10 +7,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
-from callbacks.functional import HessianOperator, gradient_noise
-from callbacks.functional.nests import cut, joined, size_of
 from tests.strangers.projects import Project, data, dense_hessian, network, trainer
+from three_factors.callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
+from three_factors.callbacks.functional import HessianOperator, gradient_noise
+from three_factors.callbacks.functional.nests import cut, joined, size_of
 
 SMALL = {"examples": 12, "batch_size": 6}
 

@@ -20,9 +20,9 @@ from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks.functional.weights import aligned, load_weights
-from datamodules import Chain, Constant, Cyclic, LabelNoise, NoiseSchedule, Steps, exchange
-from lightning_modules import MLP
+from three_factors.callbacks.functional.weights import aligned, load_weights
+from three_factors.datamodules import Chain, Constant, Cyclic, LabelNoise, NoiseSchedule, Steps, exchange
+from three_factors.lightning_modules import MLP
 
 
 class Kind(enum.Enum):

@@ -7,10 +7,10 @@ from pytorch_lightning.callbacks import BatchSizeFinder
 from pytorch_lightning.tuner import Tuner
 from torch.utils.data import DataLoader
 
-from callbacks import NoiseScheduler
-from datamodules import Cyclic, NoiseSchedule
-from lightning_modules import MLP, VGG11, ResNet56
 from tests.strangers.tiny import images
+from three_factors.callbacks import NoiseScheduler
+from three_factors.datamodules import Cyclic, NoiseSchedule
+from three_factors.lightning_modules import MLP, VGG11, ResNet56
 
 
 def noise(batch_size=16, **options):

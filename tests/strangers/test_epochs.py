@@ -6,8 +6,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from callbacks import NoiseScheduler
-from datamodules import (
+from tests.ranks import on_ranks
+from tests.strangers.tiny import Net, dataset, images, loader, planned, really, trainer
+from three_factors.callbacks import NoiseScheduler
+from three_factors.datamodules import (
     Cyclic,
     NoiseSchedule,
     PlannedBatchSampler,
@@ -16,8 +18,6 @@ from datamodules import (
     plan_epoch,
     resumed_at,
 )
-from tests.ranks import on_ranks
-from tests.strangers.tiny import Net, dataset, images, loader, planned, really, trainer
 
 VARYING = Cyclic(high=16, low=6, period=2)  # epochs of 3 and of 8 batches
 WORKERS = {

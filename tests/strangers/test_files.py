@@ -10,10 +10,10 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from callbacks import ExactResume, NoiseScheduler, ProgressFile
-from callbacks.exact_resume import Preempted
-from datamodules import NoiseSchedule
 from tests.strangers.tiny import Net, dataset, loader, planned
+from three_factors.callbacks import ExactResume, NoiseScheduler, ProgressFile
+from three_factors.callbacks.exact_resume import Preempted
+from three_factors.datamodules import NoiseSchedule
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*not resumable.*")
 

@@ -5,9 +5,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import BaseFinetuning
 
-from callbacks import NoiseScheduler
-from datamodules import Cosine, NoiseSchedule
 from tests.strangers.tiny import Net, loader, really, trainer
+from three_factors.callbacks import NoiseScheduler
+from three_factors.datamodules import Cosine, NoiseSchedule
 
 FALLING = Cosine(0.2, 0.0, epochs=2)
 ETAS = [FALLING(i / 3) for i in range(6)]

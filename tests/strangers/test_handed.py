@@ -9,9 +9,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
-from callbacks import NoiseScheduler, ProgressFile
-from datamodules import Cosine, Cyclic, NoiseSchedule, PlannedBatchSampler
 from tests.strangers.tiny import Net, Stream, loader, planned, really, trainer
+from three_factors.callbacks import NoiseScheduler, ProgressFile
+from three_factors.datamodules import Cosine, Cyclic, NoiseSchedule, PlannedBatchSampler
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*not resumable.*", "ignore:.*seems.*already.*")
 VARYING, LR = Cyclic(high=16, low=8, period=2), Cosine(0.1, 0.01, epochs=3)  # epochs of 3, 6 and 3 batches

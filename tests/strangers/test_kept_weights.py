@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import EMAWeightAveraging, StochasticWeightAver
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks import KeepWeights
+from three_factors.callbacks import KeepWeights
 
 INPUTS = torch.randn(24, 4, generator=torch.Generator().manual_seed(0))
 TARGETS = (INPUTS[:, 0] + INPUTS[:, 1] > 0).long()

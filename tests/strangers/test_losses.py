@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
-from callbacks.functional import GGNOperator, HessianOperator, gradient_noise, interpolate
 from tests.strangers.projects import batches, data, dense_hessian, gradient, network
+from three_factors.callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
+from three_factors.callbacks.functional import GGNOperator, HessianOperator, gradient_noise, interpolate
 
 WEIGHTS = torch.tensor([0.2, 1.0, 5.0], dtype=torch.float64)
 SPLITS = [(24,), (12, 12), (5, 9, 10), (1, 20, 3)]

@@ -12,11 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
-from callbacks.functional import GGNOperator, HessianOperator, gradient_noise, interpolate
-from callbacks.functional.equivalents import EQUIVALENTS
 from tests.ranks import on_ranks
 from tests.strangers.projects import Project, batches, data, dense_hessian, gradient, network, trainer
+from three_factors.callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
+from three_factors.callbacks.functional import GGNOperator, HessianOperator, gradient_noise, interpolate
+from three_factors.callbacks.functional.equivalents import EQUIVALENTS
 
 SMALL = {"examples": 24, "batch_size": 12}
 

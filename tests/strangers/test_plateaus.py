@@ -4,9 +4,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from callbacks import NoiseOnPlateau
-from datamodules import NoiseSchedule
 from tests.strangers.tiny import Net, images, loader, planned, really, trainer
+from three_factors.callbacks import NoiseOnPlateau
+from three_factors.datamodules import NoiseSchedule
 
 LOSSES = [1.0, 2.0, 3.0, 0.5, 2.0, 2.0, 2.0, 2.0]  # of the validations, two an epoch
 

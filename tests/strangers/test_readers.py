@@ -4,9 +4,9 @@ import pytest
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
-from callbacks import HessianMonitor, NoiseOnPlateau
-from datamodules import NoiseSchedule
 from tests.strangers.tiny import Net, loader, really, trainer
+from three_factors.callbacks import HessianMonitor, NoiseOnPlateau
+from three_factors.datamodules import NoiseSchedule
 
 VALUE = "hessian/trace"
 

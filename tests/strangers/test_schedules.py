@@ -7,9 +7,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from callbacks import NoiseOnPlateau, NoiseScheduler
-from datamodules import Cosine, NoiseSchedule, PlannedBatchSampler, Steps
 from tests.strangers.tiny import Net, dataset, loader, planned, really, trainer
+from three_factors.callbacks import NoiseOnPlateau, NoiseScheduler
+from three_factors.datamodules import Cosine, NoiseSchedule, PlannedBatchSampler, Steps
 
 FALLING = Cosine(0.1, 0.01, epochs=4)
 

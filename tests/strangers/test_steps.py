@@ -5,10 +5,10 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 
-from callbacks import NoiseScheduler
-from datamodules import Cosine, NoiseSchedule, Steps
 from tests.strangers.test_steps_by_hand import AddsUp
 from tests.strangers.tiny import Net, images, loader, planned, really, trainer
+from three_factors.callbacks import NoiseScheduler
+from three_factors.datamodules import Cosine, NoiseSchedule, Steps
 
 FALLING = Cosine(0.1, 0.01, epochs=4)
 

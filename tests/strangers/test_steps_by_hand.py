@@ -4,9 +4,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from callbacks import NoiseScheduler
-from datamodules import Cosine, NoiseSchedule
 from tests.strangers.tiny import Net, loader, planned, really, trainer
+from three_factors.callbacks import NoiseScheduler
+from three_factors.datamodules import Cosine, NoiseSchedule
 
 FALLING = Cosine(0.1, 0.01, epochs=4)
 

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from datamodules import PlannedBatchSampler
-from datamodules.prepared import Prepared
-from datamodules.vision import ImageDataModule
+from three_factors.datamodules import PlannedBatchSampler
+from three_factors.datamodules.prepared import Prepared
+from three_factors.datamodules.vision import ImageDataModule
 
 
 def dataset(examples=48, seed=0):

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from callbacks.functional import (
+from tests.callbacks.functional.dense import KINDS, data, hessian, network
+from tests.callbacks.functional.matrices import Matrix, symmetric
+from three_factors.callbacks.functional import (
     HessianOperator,
     Lanczos,
     frobenius_norm,
@@ -16,8 +18,6 @@ from callbacks.functional import (
     top_eigenvalues,
     trace,
 )
-from tests.callbacks.functional.dense import KINDS, data, hessian, network
-from tests.callbacks.functional.matrices import Matrix, symmetric
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -9,11 +9,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import TensorDataset
 
-from callbacks import HessianMonitor
-from callbacks.functional import GGNOperator, HessianOperator, gradient_noise, trace
-from callbacks.functional.inputs import FailedElsewhere
 from tests.ranks import on_ranks
 from tests.strangers.projects import Project, data, dense_hessian, network, trainer
+from three_factors.callbacks import HessianMonitor
+from three_factors.callbacks.functional import GGNOperator, HessianOperator, gradient_noise, trace
+from three_factors.callbacks.functional.inputs import FailedElsewhere
 
 
 class Thrifty(torch.autograd.Function):

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks.functional import HessianOperator, frobenius_norm, top_eigenvalues, trace
 from tests.callbacks.functional.dense import KINDS, batches, data, hessian, network
+from three_factors.callbacks.functional import HessianOperator, frobenius_norm, top_eigenvalues, trace
 
 
 def error(operator, dense):

@@ -9,10 +9,10 @@ from torch import nn
 from torch.func import functional_call, jacrev
 from torch.nn import functional as F
 
-from callbacks.functional import GGNOperator, HessianOperator, gradient_noise
-from callbacks.functional.fluctuation import autocorrelation_time, stationarity
-from callbacks.functional.noise import _Sums
 from tests.callbacks.functional.dense import batches, data, hessian, network
+from three_factors.callbacks.functional import GGNOperator, HessianOperator, gradient_noise
+from three_factors.callbacks.functional.fluctuation import autocorrelation_time, stationarity
+from three_factors.callbacks.functional.noise import _Sums
 
 
 def rows(module, inputs, targets):

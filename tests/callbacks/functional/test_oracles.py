@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from callbacks.functional import HessianOperator, top_eigenvalues
-from callbacks.pyhessian_backend import PyHessian
 from tests.callbacks.functional.dense import KINDS, batches, hessian, network
+from three_factors.callbacks.functional import HessianOperator, top_eigenvalues
+from three_factors.callbacks.pyhessian_backend import PyHessian
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from callbacks.functional import Interpolation, interpolate
-from lightning_modules.normalization import BatchNorm2d
 from tests.callbacks.functional.dense import batches, data, network
+from three_factors.callbacks.functional import Interpolation, interpolate
+from three_factors.lightning_modules.normalization import BatchNorm2d
 
 
 @pytest.fixture(params=["relu", "batch norm"])

@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from callbacks import InterpolationMonitor
-from callbacks.functional import (
+from tests.callbacks import fits
+from tests.callbacks.functional.dense import batches, data, network
+from tests.ranks import on_ranks
+from three_factors.callbacks import InterpolationMonitor
+from three_factors.callbacks.functional import (
     HessianOperator,
     batch_sharpness,
     finite_difference_norm,
@@ -17,10 +20,7 @@ from callbacks.functional import (
     top_eigenvalues,
     trace,
 )
-from lightning_modules.normalization import BatchNorm1d
-from tests.callbacks import fits
-from tests.callbacks.functional.dense import batches, data, network
-from tests.ranks import on_ranks
+from three_factors.lightning_modules.normalization import BatchNorm1d
 
 SHARDS = {1: [(0, 40)], 2: [(0, 29), (29, 40)], 3: [(0, 7), (7, 30), (30, 40)]}
 

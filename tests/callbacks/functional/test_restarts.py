@@ -12,7 +12,9 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from callbacks.functional import (
+from tests.callbacks.functional.dense import hessian
+from tests.callbacks.functional.matrices import Matrix, symmetric
+from three_factors.callbacks.functional import (
     HessianOperator,
     Lanczos,
     frobenius_norm,
@@ -21,10 +23,8 @@ from callbacks.functional import (
     top_eigenvalues,
     trace,
 )
-from callbacks.functional.lanczos import seeded
-from callbacks.functional.memory import fitting_vectors, needed
-from tests.callbacks.functional.dense import hessian
-from tests.callbacks.functional.matrices import Matrix, symmetric
+from three_factors.callbacks.functional.lanczos import seeded
+from three_factors.callbacks.functional.memory import fitting_vectors, needed
 
 
 def bulk(n, power=-1.5):

@@ -8,7 +8,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from callbacks.functional import (
+from tests.callbacks.functional.dense import KINDS, batches, data, hessian, network
+from three_factors.callbacks.functional import (
     GGNOperator,
     HessianOperator,
     RescaledHessian,
@@ -18,7 +19,6 @@ from callbacks.functional import (
     top_eigenvalues,
     trace,
 )
-from tests.callbacks.functional.dense import KINDS, batches, data, hessian, network
 
 
 def largest(module, scale=None):

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reproduce.engine.claims import holm
-from reproduce.engine.seedwise import Direction, over_seeds
-from reproduce.engine.table import NOISE, STEP_VARIANCE, Imagined, Table
-from reproduce.experiments import cycles, cyclical, equal_loss, memorisation, noise_grid, tuning, valleys
-from reproduce.experiments.breaking_point import BEST, DATA_SIZES
+from three_factors.reproduce.engine.claims import holm
+from three_factors.reproduce.engine.seedwise import Direction, over_seeds
+from three_factors.reproduce.engine.table import NOISE, STEP_VARIANCE, Imagined, Table
+from three_factors.reproduce.experiments import cycles, cyclical, equal_loss, memorisation, noise_grid, tuning, valleys
+from three_factors.reproduce.experiments.breaking_point import BEST, DATA_SIZES
 
 
 def table(rows, curves=None):

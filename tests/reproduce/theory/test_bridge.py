@@ -8,14 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from reproduce import bridge
-from reproduce.engine.stored import dumps, loads
-from reproduce.theory import gibbs
-from reproduce.theory import simulate as simulator
-from reproduce.theory.classifier import Classifier, SoftmaxRegression
-from reproduce.theory.potentials import Quadratic
-from reproduce.theory.simulate import CHUNK, Examples, Gaussian, Isotropic, Minibatches, Simulation, _batches, simulate
 from tests.reproduce import script
+from three_factors.reproduce import bridge
+from three_factors.reproduce.engine.stored import dumps, loads
+from three_factors.reproduce.theory import gibbs
+from three_factors.reproduce.theory import simulate as simulator
+from three_factors.reproduce.theory.classifier import Classifier, SoftmaxRegression
+from three_factors.reproduce.theory.potentials import Quadratic
+from three_factors.reproduce.theory.simulate import (
+    CHUNK,
+    Examples,
+    Gaussian,
+    Isotropic,
+    Minibatches,
+    Simulation,
+    _batches,
+    simulate,
+)
 
 N, D, CLASSES, L2 = 24, 4, 3, 0.1
 POTENTIAL = SoftmaxRegression("0123", (0, 2, 5), N, D - 1, L2)

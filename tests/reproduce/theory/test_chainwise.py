@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reproduce.engine import chainwise
+from three_factors.reproduce.engine import chainwise
 
 MIXED = 0.05
 REPETITIONS = 400

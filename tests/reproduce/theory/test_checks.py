@@ -6,11 +6,20 @@ import numpy as np
 import pytest
 from scipy.special import ndtri
 
-from reproduce import anisotropic, bridge, finite_step, momentum, sampling, theorem1, theorem2, time_rescaling
-from reproduce.engine.claims import holm
-from reproduce.engine.simulated import Chains
-from reproduce.theory import gibbs
-from reproduce.theory.potentials import Quadratic
+from three_factors.reproduce import (
+    anisotropic,
+    bridge,
+    finite_step,
+    momentum,
+    sampling,
+    theorem1,
+    theorem2,
+    time_rescaling,
+)
+from three_factors.reproduce.engine.claims import holm
+from three_factors.reproduce.engine.simulated import Chains
+from three_factors.reproduce.theory import gibbs
+from three_factors.reproduce.theory.potentials import Quadratic
 
 CHAINS = {
     theorem1: 20_000, theorem2: 1_000, momentum: 10_000, finite_step: 10_000, anisotropic: 20_000, sampling: 2_000,

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from numpy import trapezoid
 from scipy.optimize import brentq
 
-from reproduce import theorem2
-from reproduce.theory import gibbs
-from reproduce.theory.potentials import DoubleWell, Quadratic, Quartic
+from three_factors.reproduce import theorem2
+from three_factors.reproduce.theory import gibbs
+from three_factors.reproduce.theory.potentials import DoubleWell, Quadratic, Quartic
 
 QUADRATIC = Quadratic(((2.5,),))
 WELL = DoubleWell(0.45, -0.1, (0.5, 0.7), (2.0, 1.8))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from reproduce.theory.potentials import SWITCH, DoubleWell, Quadratic, Quartic
+from three_factors.reproduce.theory.potentials import SWITCH, DoubleWell, Quadratic, Quartic
 
 POTENTIALS = {
     "quadratic, q = 1": Quadratic(((2.5,),)),

@@ -6,10 +6,10 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from reproduce import finite_step
-from reproduce.engine.simulated import Chains
-from reproduce.theory.simulate import Simulation, simulate
 from tests.reproduce.script import PATIENCE, ROOT, alive, descendants, kill, run, start, until
+from three_factors.reproduce import finite_step
+from three_factors.reproduce.engine.simulated import Chains
+from three_factors.reproduce.theory.simulate import Simulation, simulate
 
 SCRIPTS = ("anisotropic", "finite_step", "momentum", "sampling", "theorem1", "theorem2", "time_rescaling")
 FLAGS = ("--jobs", "1", "--wandb", "disabled")
@@ -33,7 +33,7 @@ def test_these_are_all_the_scripts_that_simulate():
 @pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.parametrize("scale", ["smoke", "quick", "paper"])
 def test_every_setting_is_a_simulation_of_its_own(name, scale):
-    theory = import_module(f"reproduce.{name}").THEORY
+    theory = import_module(f"three_factors.reproduce.{name}").THEORY
     assert theory.name == name
     specs = theory.simulations(scale)
     assert all(isinstance(spec, Simulation) and spec.seed == 0 for spec in specs.values())

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reproduce.engine.stored import dumps, loads
-from reproduce.theory import gibbs
-from reproduce.theory import simulate as simulator
-from reproduce.theory.potentials import DoubleWell, Quadratic, Quartic
-from reproduce.theory.simulate import CHUNK, DIVERGED, Examples, Gaussian, Simulation, simulate
+from three_factors.reproduce.engine.stored import dumps, loads
+from three_factors.reproduce.theory import gibbs
+from three_factors.reproduce.theory import simulate as simulator
+from three_factors.reproduce.theory.potentials import DoubleWell, Quadratic, Quartic
+from three_factors.reproduce.theory.simulate import CHUNK, DIVERGED, Examples, Gaussian, Simulation, simulate
 
 H, SIGMA, S = 2.0, 3.0, 4
 LINE = Quadratic(((H,),))

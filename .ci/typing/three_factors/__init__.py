@@ -1,0 +1,1 @@
+../../../reproduce/_name/three_factors/__init__.py
