@@ -77,7 +77,7 @@ def fit(project, callbacks, ranks=1, precision="32-true", epochs=2):
         module = MLP(hidden=(16, 16), batch_norm=True, lr=0.05)
         data = DigitsDataModule(gray=True, train=192, batch_size=33)
     else:
-        module, data = VGG11(width=1 / 64, lr=0.05), DigitsDataModule(train=48, batch_size=16)
+        module, data = VGG11(width=1 / 64, lr=0.05), DigitsDataModule(train=60, batch_size=10)
     if precision == "64-true" and data is not None:
         data.dtype = torch.float64
     fitted = trainer(callbacks, ranks, epochs, precision=precision, use_distributed_sampler=project == "own")
