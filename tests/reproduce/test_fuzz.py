@@ -201,7 +201,7 @@ def test_keys_are_the_same_in_other_versions_of_python():
     for version, python in pythons.items():
         answer = subprocess.run(
             [python, "-B", "-c", code], cwd=ROOT, input="\n".join(map(dumps, specs)), capture_output=True, text=True,
-            env={"PYTHONHASHSEED": "5"},
+            env={"PYTHONHASHSEED": "5", "PYTHONPATH": str(ROOT / "reproduce" / "_name")},
         )  # fmt: skip
         assert answer.stdout.split() == [spec.key for spec in specs], (version, answer.stderr)
 

@@ -65,7 +65,7 @@ def test_the_hash_is_the_same_in_another_process():
     code = "import sys; from three_factors.reproduce.engine.stored import loads; print(loads(sys.stdin.read()).key)"
     answer = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, input=dumps(SPEC), capture_output=True, text=True, check=True,
-        env={"PYTHONHASHSEED": "77"},
+        env={"PYTHONHASHSEED": "77", "PYTHONPATH": str(ROOT / "reproduce" / "_name")},
     )  # fmt: skip
     assert answer.stdout.strip() == SPEC.key
 
