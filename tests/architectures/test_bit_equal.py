@@ -15,7 +15,7 @@ from tests.architectures.networks import ARCHITECTURES
 from tests.ranks import on_ranks
 from three_factors.callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 def monitors(name: str) -> list[Any]:

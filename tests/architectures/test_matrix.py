@@ -18,6 +18,8 @@ from tests.architectures.cells import CONDITIONS, MONITORS, Cell, cells
 from tests.architectures.networks import ARCHITECTURES
 from three_factors.callbacks import GradientNoiseMonitor
 
+pytestmark = pytest.mark.slow
+
 NAMES = {
     "hessian": "HessianMonitor",
     "gauss_newton": 'HessianMonitor(curvature="gauss_newton")',

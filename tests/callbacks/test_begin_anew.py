@@ -27,6 +27,8 @@ from three_factors.callbacks import (
 )
 from three_factors.datamodules import Cosine, NoiseSchedule, Triangle
 
+pytestmark = pytest.mark.slow
+
 FALLING = NoiseSchedule(Cosine(0.2, 0.01, epochs=3), Triangle(high=12, low=6, period=4))
 CONSTANT = NoiseSchedule(0.2, 8)
 

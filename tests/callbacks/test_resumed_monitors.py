@@ -11,7 +11,10 @@ from tests.strangers.tiny import Net, loader, planned, trainer
 from three_factors.callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor, NoiseScheduler, drawn
 from three_factors.datamodules import NoiseSchedule
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*not resumable.*", "ignore:.*fewer than.*", "ignore:.*batch norm.*")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*not resumable.*", "ignore:.*fewer than.*", "ignore:.*batch norm.*"),
+]
 
 
 def of_triples(module, batch):

@@ -61,6 +61,7 @@ def test_a_class_that_only_a_file_names_is_neither_imported_nor_made(name, tmp_p
     assert not marker.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inside", ["schedule", "network"])
 def test_a_worker_refuses_a_folder_that_names_a_class_of_its_own(inside, tmp_path):
     marker = module(tmp_path)
