@@ -12,7 +12,12 @@ One start will do: on a quadratic it is forgotten at a known rate, and chains ar
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from three_factors.reproduce.engine.simulated import Theory, main
+from typing import Any
+
+import numpy as np
+
+from three_factors.reproduce.engine import Chains, Theory, chainwise, claims, main, plots
+from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.theory import gibbs
 from three_factors.reproduce.theory.potentials import Quadratic
 from three_factors.reproduce.theory.simulate import Gaussian, Simulation
@@ -20,16 +25,17 @@ from three_factors.reproduce.theory.simulate import Gaussian, Simulation
 HESSIAN = ((1.0, 0.0), (0.0, 3.0))
 COVARIANCES = {"H and C do not commute": ((2.0, 1.2), (1.2, 1.0)), "H and C commute": ((2.0, 0.0), (0.0, 1.0))}
 LRS = {"small step": 0.01, "large step": 0.3}
+IDS = {"H and C do not commute": "apart", "H and C commute": "commuting", "small step": "small", "large step": "large"}
 S = 4
 CHAINS = {"smoke": 200, "quick": 10_000, "paper": 100_000}
 BURN_IN, APART, PAIRS = 6.0, 3.0, 8  # in t_eta; pairs of successive steps
 
 
-def name(covariance, step):
+def name(covariance: str, step: str) -> str:
     return f"{covariance}, {step}"
 
 
-def simulations(scale):
+def simulations(scale: Scale) -> dict[str, Simulation]:
     found = {}
     for covariance, matrix in COVARIANCES.items():
         for step, lr in LRS.items():
@@ -41,71 +47,58 @@ def simulations(scale):
     return found
 
 
-def covariance_of(samples):
-    """<θθ'>, (2, 2): the mean is 0."""
+def covariance_of(samples: np.ndarray) -> np.ndarray:
+    """Returns <θθ'>, (2, 2): the mean is 0."""
     flat = samples.reshape(-1, 2)
     return flat.T @ flat / len(flat)
 
 
-def currents(samples, lr):
-    """Q_12 of every chain, (chains,): <θ1' θ2 - θ2' θ1>/(2 eta) over successive steps θ, θ'."""
+def currents(samples: np.ndarray, lr: float) -> np.ndarray:
+    """Returns Q_12 of every chain, (chains,): <θ1' θ2 - θ2' θ1>/(2 eta) over successive steps θ, θ'."""
     before, after = samples[0::2], samples[1::2]
     return ((after[..., 0] * before[..., 1] - after[..., 1] * before[..., 0]) / (2 * lr)).mean(axis=0)
 
 
-def check(chains):
-    import numpy as np
+def check(chains: Chains) -> list[claims.Claim]:
+    h, found = np.array(HESSIAN), list[claims.Claim]()
+    near, far = chainwise.Range(-1.0, 0.02), chainwise.Direction(1, smallest=0.05, null=0.1)
 
-    from three_factors.reproduce.engine import chainwise
+    def error_of(
+        key: str, text: str, samples: np.ndarray, reference: np.ndarray, rule: chainwise.Range | chainwise.Direction
+    ) -> None:
+        """Judges |Σ - reference|/|reference|, with its jackknife standard error."""
 
-    h, found = np.array(HESSIAN), []
-
-    def error_against(samples, reference):
-        """|Σ - reference|/|reference| and its jackknife standard error."""
-
-        def error(used):
+        def error(used: np.ndarray) -> float:
             return float(np.linalg.norm(covariance_of(samples[:, used]) - reference) / np.linalg.norm(reference))
 
-        return chainwise.jackknife(error, samples.shape[1])
+        value, spread = chainwise.jackknife(error, samples.shape[1])
+        about = claims.Statement(key, text, "relative error of the covariance")
+        found.append(chainwise.over_chains(about, value, spread, rule, samples.shape[1]))
 
     for covariance, matrix in COVARIANCES.items():
-        c = np.array(matrix)
+        c, key = np.array(matrix), IDS[covariance]
         for step, lr in LRS.items():
-            samples = chains.samples[name(covariance, step)]
-            count = samples.shape[1]
-            value, spread = error_against(samples, gibbs.discrete_lyapunov(h, c, lr, S))
-            found.append(
-                chainwise.between(value, spread, -1.0, 0.02, count, statistic="relative error of the covariance",
-                                  claim=f"the discrete Lyapunov equation holds; {covariance}, {step}")
-            )  # fmt: skip
+            text = f"the discrete Lyapunov equation holds; {covariance}, {step}"
+            exact = gibbs.discrete_lyapunov(h, c, lr, S)
+            error_of(f"discrete.{key}.{IDS[step]}", text, chains.samples[name(covariance, step)], exact, near)
         samples, lr = chains.samples[name(covariance, "small step")], LRS["small step"]
-        value, spread = error_against(samples, gibbs.lyapunov(h, c, lr / S))
-        found.append(
-            chainwise.between(value, spread, -1.0, 0.02, count, statistic="relative error of the covariance",
-                              claim=f"at a small step the continuous one does; {covariance}")
-        )  # fmt: skip
-        value, spread = error_against(samples, gibbs.gibbs_covariance(h, c, lr / S))
-        found.append(
-            chainwise.above(value, spread, 0.1, count, smallest=0.05, statistic="relative error of the covariance",
-                            claim=f"Gibbs at n tr(C)/2q does not; {covariance}")
-        )  # fmt: skip
+        continuous = f"at a small step the continuous one does; {covariance}"
+        error_of(f"continuous.{key}", continuous, samples, gibbs.lyapunov(h, c, lr / S), near)
+        at_gibbs = f"Gibbs at n tr(C)/2q does not; {covariance}"
+        error_of(f"not_gibbs.{key}", at_gibbs, samples, gibbs.gibbs_covariance(h, c, lr / S), far)
         flow, expected = currents(samples, lr), gibbs.current(h, c, lr / S)[0, 1]
-        scale = np.abs(h @ gibbs.lyapunov(h, c, lr / S)).max()
-        words = f"the probability current is as expected, {expected / scale:.2f} of H Σ; {covariance}"
-        found.append(
-            chainwise.between(
-                float(flow.mean() - expected) / scale, float(flow.std(ddof=1)) / scale / count**0.5, -0.05, 0.05, count,
-                claim=words, statistic="Q_12 less its theory, over the largest element of H Σ",
-            )
-        )  # fmt: skip
+        scale, count = np.abs(h @ gibbs.lyapunov(h, c, lr / S)).max(), samples.shape[1]
+        current = claims.Statement(
+            f"current.{key}",
+            f"the probability current is as expected, {expected / scale:.2f} of H Σ; {covariance}",
+            "Q_12 less its theory, over the largest element of H Σ",
+        )
+        value, spread = float(flow.mean() - expected) / scale, float(flow.std(ddof=1)) / scale / count**0.5
+        found.append(chainwise.over_chains(current, value, spread, chainwise.Range(-0.05, 0.05), count))
     return found
 
 
-def draw(chains, axes):
-    import numpy as np
-
-    from three_factors.reproduce.engine import plots
-
+def draw(chains: Chains, axes: Any) -> None:
     h, angle = np.array(HESSIAN), np.linspace(0, 2 * np.pi, 200)
     circle = np.stack([np.cos(angle), np.sin(angle)])
     for panel, (covariance, matrix) in zip(axes(1, 2), COVARIANCES.items()):

@@ -11,15 +11,26 @@ control: the theory is of batches that are drawn with replacement.
     python reproduce/bridge.py --data digits28
 """
 
-from functools import cache, partial
+from __future__ import annotations
 
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from three_factors.reproduce.engine.simulated import Theory, main
+from collections.abc import Iterable
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from three_factors.datamodules.prepared import Prepared
+from three_factors.reproduce.engine import Chains, Theory, chainwise, claims, main, plots
+from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.theory import gibbs
-from three_factors.reproduce.theory.classifier import SoftmaxRegression
+from three_factors.reproduce.theory.classifier import Classifier, SoftmaxRegression
 from three_factors.reproduce.theory.simulate import Isotropic, Minibatches, Simulation
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # The settings are chosen by time and by what the theory supposes, before any chain was run. The classes are the first
 # three. With 256 examples of 11 numbers a full gradient, which the isotropic noise needs, costs 5 µs a chain. With this
@@ -61,11 +72,11 @@ SMALLEST = 0.1  # effect of interest, of the noise's shape and of shuffling: wha
 CONSTANT = 0.1  # of |d log tr C/d log L|
 
 
-def name(noise, size, start):
+def name(noise: str, size: int, start: str) -> str:
     return f"{noise}, S {size}, from {start}"
 
 
-def simulations(scale, source):
+def simulations(scale: Scale, source: Prepared) -> dict[str, Simulation]:
     potential = SoftmaxRegression(source.fingerprint, CLASSES, EXAMPLES, FEATURES, L2)
     loss = potential.on(source.arrays())
     slowest, fastest = spectrum(loss)
@@ -83,58 +94,59 @@ def simulations(scale, source):
             for start in STARTS:
                 followed = (kind, size, start) == ("replacement", TRAJECTORY, FAR)
                 record = (*on_the_way, *stationary) if followed else stationary
+                first_point: tuple[float, ...] | Literal["minimum"] = "minimum"
+                if start == FAR:
+                    first_point = (0.0,) * potential.dim
                 found[name(kind, size, start)] = Simulation(
-                    potential, lr, size, noise, record[-1], record,
-                    (0.0,) * potential.dim if start == FAR else "minimum", CHAINS[scale][kind],
-                )  # fmt: skip
+                    potential, lr, size, noise, record[-1], record, first_point, CHAINS[scale][kind]
+                )
     return found
 
 
-def spectrum(loss):
-    """The smallest and the largest eigenvalue of the Hessian at the minimum."""
-    import numpy as np
-
+def spectrum(loss: Classifier) -> tuple[float, float]:
+    """Returns the smallest and the largest eigenvalue of the Hessian at the minimum."""
     values = np.linalg.eigvalsh(loss.hessian(loss.minimum))
-    return values[0], values[-1]
+    return float(values[0]), float(values[-1])
 
 
 @cache
-def loss_of(chains):
-    return next(iter(chains.specs.values())).potential.on(chains.source.arrays())
+def loss_of(chains: Chains) -> Classifier:
+    potential = next(iter(chains.specs.values())).potential
+    assert isinstance(potential, SoftmaxRegression)
+    assert chains.source is not None
+    return potential.on(chains.source.arrays())
 
 
 @cache
-def losses(chains, label):
-    """L of every record and chain, (records, chains)."""
+def losses(chains: Chains, label: str) -> np.ndarray:
+    """Returns L of every record and chain, (records, chains)."""
     samples = chains.samples[label]
     return loss_of(chains).loss(samples.reshape(-1, samples.shape[2])).reshape(samples.shape[:2])
 
 
 @cache
-def traces(chains, label):
-    """tr C of every record and chain, (records, chains)."""
+def traces(chains: Chains, label: str) -> np.ndarray:
+    """Returns tr C of every record and chain, (records, chains)."""
     samples = chains.samples[label]
     return loss_of(chains).noise_trace(samples.reshape(-1, samples.shape[2])).reshape(samples.shape[:2])
 
 
-def stationary(values):
-    """The last records (RECORDS, chains)."""
+def stationary(values: np.ndarray) -> np.ndarray:
+    """Returns the last records (RECORDS, chains)."""
     return values[-RECORDS:]
 
 
-def sizes(chains):
+def sizes(chains: Chains) -> list[int]:
     return sorted({spec.batch_size for spec in chains.specs.values()})
 
 
-def lr_of(chains):
+def lr_of(chains: Chains) -> float:
     return next(iter(chains.specs.values())).lr
 
 
 @cache
-def theory(chains, noise, size):
-    """(tr C at the minimum, the excess loss, Var L) by theory; the latter q T^2/2 for isotropic noise."""
-    import numpy as np
-
+def theory(chains: Chains, noise: str, size: int) -> tuple[float, float, float]:
+    """Returns (tr C at the minimum, the excess loss, Var L) by theory; the latter q T^2/2 for isotropic noise."""
     loss, lr = loss_of(chains), lr_of(chains)
     h, c = loss.hessian(loss.minimum), loss.covariance(loss.minimum)
     trace, q = float(np.trace(c)), loss.dim
@@ -146,13 +158,11 @@ def theory(chains, noise, size):
     return trace, gibbs.excess_loss(h, sigma), gibbs.loss_variance(h, sigma)
 
 
-def moments(chains, noise, size):
-    """start -> (excess loss, squared deviation of the loss) of every chain, (chains,): means over the records.
+def moments(chains: Chains, noise: str, size: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns start -> (excess loss, squared deviation of the loss) of every chain, (chains,): means over the records.
 
     Deviations are from the mean over both starts. Both are over their theory.
     """
-    import numpy as np
-
     loss, (_, excess, variance) = loss_of(chains), theory(chains, noise, size)
     lowest = loss.loss(loss.minimum[None])[0]
     found = {start: stationary(losses(chains, name(noise, size, start))) for start in STARTS}
@@ -163,113 +173,117 @@ def moments(chains, noise, size):
     }
 
 
-def pooled(chains, noise, size):
-    """The same of all chains."""
-    import numpy as np
+def pooled(chains: Chains, noise: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the same of all chains."""
+    excess, squares = (np.concatenate(parts) for parts in zip(*moments(chains, noise, size).values()))
+    return excess, squares
 
-    return tuple(np.concatenate(parts) for parts in zip(*moments(chains, noise, size).values()))
+
+Pooled = dict[str, tuple[np.ndarray, np.ndarray]]  # noise -> `pooled`
 
 
-def error(values):
+def error(values: np.ndarray) -> float:
     return float(values.std(ddof=1)) / len(values) ** 0.5
 
 
-def slope_at_stationarity(chains, used):
-    """d log <tr C>/d log <L> over n."""
+def slope_at_stationarity(chains: Chains, used: np.ndarray) -> float:
+    """Returns d log <tr C>/d log <L> over n."""
     return slope(
-        [[stationary(of(chains, name("replacement", size, start)))[:, used].mean() for start in STARTS]
-         for size in sizes(chains)]
+        [
+            [stationary(of(chains, name("replacement", size, start)))[:, used].mean() for start in STARTS]
+            for size in sizes(chains)
+        ]
         for of in (losses, traces)
-    )  # fmt: skip
+    )
 
 
-def slope_on_the_way(chains, used):
-    """The same along the way from zero weights to the minimum, over steps 0, 1, 2, 4, ..."""
+def slope_on_the_way(chains: Chains, used: np.ndarray) -> float:
+    """Returns the same along the way from zero weights to the minimum, over steps 0, 1, 2, 4, ..."""
     label = name("replacement", TRAJECTORY, FAR)
     return slope([[row[used].mean()] for row in of(chains, label)[:-RECORDS]] for of in (losses, traces))
 
 
-def slope(both):
-    """Of log mean tr C on log mean L; a row a point, its members averaged."""
-    import numpy as np
-
+def slope(both: Iterable[Any]) -> float:
+    """Returns the slope of log mean tr C on log mean L; a row a point, its members averaged."""
     x, y = (np.log(np.mean(rows, axis=1)) for rows in both)
     return float(np.polyfit(x, y, 1)[0])
 
 
-def check(chains):
-    from three_factors.reproduce.engine import chainwise
-
-    found = []
+def check(chains: Chains) -> list[claims.Claim]:
+    found: list[claims.Claim] = []
     for size in sizes(chains):
-        n = f"n {lr_of(chains) / size:.2g} (S = {size})"
-        of = {}
+        n, of = f"n {lr_of(chains) / size:.2g} (S = {size})", {}
         for noise in THEORETICAL:
             excess, squares = of[noise] = pooled(chains, noise, size)
             law = "Lyapunov's" if noise == "replacement" else "q T²/2"
-            claims = [
-                chainwise.equal(
-                    excess, 1.0, MARGIN, statistic="<L> - L* with the step's correction",
-                    claim=f"the mean loss lies n tr(C)/4 above the minimum; {WORDS[noise]}, {n}",
-                ),
-                chainwise.equal(
-                    squares, 1.0, MARGIN, statistic="Var L", claim=f"the variance of L is {law}; {WORDS[noise]}, {n}"
-                ),
-            ]  # fmt: skip
-            for i in range(len(MIXED)):
-                found += if_mixed([claims[i]], chains, noise, size, i)
-        ratio, spread = variance_ratio(chains, size, of)
-        shape = chainwise.above(
-            ratio, spread, 1.0, len(of["isotropic"][0]), smallest=SMALLEST,
-            statistic="Var L, minibatches over isotropic",
-            claim=f"the shape of the noise shows in the variance of L; {n}",
-        )  # fmt: skip
-        for noise in THEORETICAL:
-            (shape,) = if_mixed([shape], chains, noise, size, 1)
-        found.append(shape)
-        drawn, shuffled = of["replacement"][0], pooled(chains, "shuffle", size)[0]
-        less = chainwise.above(
-            float(drawn.mean() - shuffled.mean()), (error(drawn) ** 2 + error(shuffled) ** 2) ** 0.5, 0.0,
-            len(shuffled), smallest=SMALLEST,
-            claim=f"shuffled epochs leave less excess loss than batches with replacement; {n}",
-            statistic="<L> - L* over theory, replacement less shuffled",
-            control_of="the mean loss lies n tr(C)/4 above the minimum",
-        )  # fmt: skip
-        for noise in ("replacement", "shuffle"):
-            (less,) = if_mixed([less], chains, noise, size, 0)
-        found.append(less)
+            of_mean = claims.Statement(
+                f"mean.{noise}.s{size}",
+                f"the mean loss lies n tr(C)/4 above the minimum; {WORDS[noise]}, {n}",
+                "<L> - L* with the step's correction",
+            )
+            of_variance = claims.Statement(
+                f"variance.{noise}.s{size}", f"the variance of L is {law}; {WORDS[noise]}, {n}", "Var L"
+            )
+            for i, (about, values) in enumerate(((of_mean, excess), (of_variance, squares))):
+                found += if_mixed([chainwise.equal(about, values, 1.0, MARGIN)], chains, noise, size, i)
+        found += [*shape_shows(chains, size, of, n), *shuffling_shows(chains, size, of, n)]
     each = chains.samples[name("replacement", TRAJECTORY, FAR)].shape[1]
-    for words, exponent in (
-        ("at stationarity, over n", slope_at_stationarity),
-        ("from zero weights to the minimum", slope_on_the_way),
+    for key, words, exponent in (
+        ("stationary", "at stationarity, over n", slope_at_stationarity),
+        ("on_the_way", "from zero weights to the minimum", slope_on_the_way),
     ):
         value, spread = chainwise.jackknife(partial(exponent, chains), each)
-        found.append(
-            chainwise.between(
-                value, spread, -CONSTANT, CONSTANT, each, claim=f"sigma² does not change with the loss; {words}",
-                statistic="d log tr C/d log L", paper="0 (assumed)",
-            )
-        )  # fmt: skip
+        text = f"sigma² does not change with the loss; {words}"
+        about = claims.Statement(f"constant.{key}", text, "d log tr C/d log L", paper="0 (assumed)")
+        found.append(chainwise.over_chains(about, value, spread, chainwise.Range(-CONSTANT, CONSTANT), each))
     return found
 
 
-def if_mixed(claims, chains, noise, size, i):
-    """The claims, not judged unless chains from both starts agree in the i-th of `moments`."""
-    from three_factors.reproduce.engine import chainwise
+def shape_shows(chains: Chains, size: int, of: Pooled, n: str) -> list[claims.Claim]:
+    ratio, spread = variance_ratio(chains, size, of)
+    about = claims.Statement(
+        f"shape.s{size}",
+        f"the shape of the noise shows in the variance of L; {n}",
+        "Var L, minibatches over isotropic",
+    )
+    larger = chainwise.Direction(1, smallest=SMALLEST, null=1.0)
+    found = [chainwise.over_chains(about, ratio, spread, larger, len(of["isotropic"][0]))]
+    for noise in THEORETICAL:
+        found = if_mixed(found, chains, noise, size, 1)
+    return found
 
+
+def shuffling_shows(chains: Chains, size: int, of: Pooled, n: str) -> list[claims.Claim]:
+    drawn, shuffled = of["replacement"][0], pooled(chains, "shuffle", size)[0]
+    about = claims.Statement(
+        f"shuffling.s{size}",
+        f"shuffled epochs leave less excess loss than batches with replacement; {n}",
+        "<L> - L* over theory, replacement less shuffled",
+        control_of="mean",
+    )
+    less, spread = float(drawn.mean() - shuffled.mean()), (error(drawn) ** 2 + error(shuffled) ** 2) ** 0.5
+    rule = chainwise.Direction(1, smallest=SMALLEST)
+    found = [chainwise.over_chains(about, less, spread, rule, len(shuffled))]
+    for noise in ("replacement", "shuffle"):
+        found = if_mixed(found, chains, noise, size, 0)
+    return found
+
+
+def if_mixed(judged: list[claims.Claim], chains: Chains, noise: str, size: int, i: int) -> list[claims.Claim]:
+    """Returns the claims, not judged unless chains from both starts agree in the i-th of `moments`."""
     starts = {start: values[i] for start, values in moments(chains, noise, size).items()}
-    return chainwise.unless_mixed(claims, starts, MIXED[i])
+    return chainwise.unless_mixed(judged, starts, MIXED[i])
 
 
-def variance_ratio(chains, size, of):
-    """Var L with minibatches over Var L with isotropic noise, and its standard error."""
+def variance_ratio(chains: Chains, size: int, of: Pooled) -> tuple[float, float]:
+    """Returns Var L with minibatches over Var L with isotropic noise, and its standard error."""
     a, b = (of[noise][1] * theory(chains, noise, size)[2] for noise in THEORETICAL)
     ratio = float(a.mean() / b.mean())
     return ratio, ratio * ((error(a) / a.mean()) ** 2 + (error(b) / b.mean()) ** 2) ** 0.5
 
 
-def table(chains):
-    """A row a noise, S and start: what was measured beside its theory."""
+def table(chains: Chains) -> pd.DataFrame:
+    """Returns a row a noise, S and start: what was measured beside its theory."""
     import pandas as pd
 
     rows = []
@@ -278,28 +292,35 @@ def table(chains):
             trace, excess, variance = theory(chains, noise, size)
             for start, (a, b) in moments(chains, noise, size).items():
                 spec = chains.specs[name(noise, size, start)]
-                rows.append({"noise": noise, "start": start, "eta": spec.lr, "S": size, "n": spec.n, "chains": len(a),
-                             "n tr(C)/4": spec.n * trace / 4,
-                             "n <tr C>/4": spec.n * where(chains, noise, size, start) / 4,
-                             "excess loss, theory": excess,
-                             "excess loss": a.mean() * excess, "excess loss, se": error(a) * excess,
-                             "Var L, theory": variance, "Var L": b.mean() * variance,
-                             "Var L, se": error(b) * variance})  # fmt: skip
+                rows.append(
+                    {
+                        "noise": noise,
+                        "start": start,
+                        "eta": spec.lr,
+                        "S": size,
+                        "n": spec.n,
+                        "chains": len(a),
+                        "n tr(C)/4": spec.n * trace / 4,
+                        "n <tr C>/4": spec.n * where(chains, noise, size, start) / 4,
+                        "excess loss, theory": excess,
+                        "excess loss": a.mean() * excess,
+                        "excess loss, se": error(a) * excess,
+                        "Var L, theory": variance,
+                        "Var L": b.mean() * variance,
+                        "Var L, se": error(b) * variance,
+                    }
+                )
     return pd.DataFrame(rows)
 
 
-def where(chains, noise, size, start):
-    """<tr C> of where the chains are; of isotropic noise the one it was given."""
+def where(chains: Chains, noise: str, size: int, start: str) -> float:
+    """Returns <tr C> of where the chains are; of isotropic noise the one it was given."""
     if noise == "isotropic":
         return theory(chains, noise, size)[0]
     return float(stationary(traces(chains, name(noise, size, start))).mean())
 
 
-def draw(chains, axes):
-    import numpy as np
-
-    from three_factors.reproduce.engine import plots
-
+def draw(chains: Chains, axes: Any) -> None:
     a, b, c = axes(1, 3)
     styles = {"replacement": (plots.BLUE, "o"), "isotropic": (plots.RED, "s"), "shuffle": (plots.GREY, "^")}
     n = np.array([lr_of(chains) / size for size in sizes(chains)])
@@ -314,8 +335,9 @@ def draw(chains, axes):
             if noise in THEORETICAL:
                 words = "with the finite step" if i == 0 else "Lyapunov" if noise == "replacement" else "q T²/2"
                 panel.plot(n, scale, color=colour, linewidth=1, linestyle=(0, (4, 2)), label=f"theory, {words}")
-            panel.errorbar(n, values * scale, 1.645 * spread * scale, fmt=marker, markersize=5, color=colour,
-                           label=WORDS[noise])  # fmt: skip
+            panel.errorbar(
+                n, values * scale, 1.645 * spread * scale, fmt=marker, markersize=5, color=colour, label=WORDS[noise]
+            )
     a.axhline(1, color=plots.GREY, linewidth=0.8)
     a.set(xlabel="n = η/S", ylabel="(⟨L⟩ - L*) / (n tr C/4)", title="mean loss above its minimum", ylim=(0, None))
     b.set(xlabel="n = η/S", ylabel="Var L / (q T²/2)", title="variance of the loss")
@@ -333,13 +355,29 @@ def draw(chains, axes):
         [stationary(of(chains, name("replacement", size, FAR))).mean() for size in sizes(chains)]
         for of in (losses, traces)
     ]
-    c.plot(*way, marker="o", markersize=4, color=plots.BLUE,
-           label=f"from zero weights, steps 0, 1, 2, 4, …: slope {slope_on_the_way(chains, everyone):.2f}")  # fmt: skip
-    c.plot(*rest, marker="s", markersize=5, color=plots.ORANGE, linestyle="none",
-           label=f"at stationarity, S = {', '.join(map(str, sizes(chains)))}: "
-           f"slope {slope_at_stationarity(chains, everyone):.2f}")  # fmt: skip
-    c.axhline(theory(chains, "replacement", TRAJECTORY)[0], color=plots.GREY, linewidth=1, linestyle=(0, (1, 1.5)),
-              label="constant σ² (Theorem 1): tr C at the minimum")  # fmt: skip
+    c.plot(
+        *way,
+        marker="o",
+        markersize=4,
+        color=plots.BLUE,
+        label=f"from zero weights, steps 0, 1, 2, 4, …: slope {slope_on_the_way(chains, everyone):.2f}",
+    )
+    c.plot(
+        *rest,
+        marker="s",
+        markersize=5,
+        color=plots.ORANGE,
+        linestyle="none",
+        label=f"at stationarity, S = {', '.join(map(str, sizes(chains)))}: "
+        f"slope {slope_at_stationarity(chains, everyone):.2f}",
+    )
+    c.axhline(
+        theory(chains, "replacement", TRAJECTORY)[0],
+        color=plots.GREY,
+        linewidth=1,
+        linestyle=(0, (1, 1.5)),
+        label="constant σ² (Theorem 1): tr C at the minimum",
+    )
     c.set(xlabel="L", ylabel="tr C", title="variance of the gradients")
     for axis in (c.xaxis, c.yaxis):
         plots.log_scale(axis)
@@ -359,7 +397,7 @@ THEORY = Theory(
         r"2\,\mathrm{tr}(H\Sigma) - \eta\,\mathrm{tr}(H\Sigma H) = n\,\mathrm{tr}\,C",
         r"\mathrm{Var}\,L = \frac{1}{2}\,\mathrm{tr}\,(H\Sigma)^2 \geq \frac{q\,T^2}{2}, \quad T = \frac{n\sigma^2}{2}",
     ),
-    data="fashionmnist",
+    data=("fashionmnist",),
     substitute="digits28",
     table=table,
 )

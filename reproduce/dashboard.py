@@ -9,7 +9,7 @@ Every call saves a new view; the runs themselves come from the figures' --wandb 
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from three_factors.reproduce.engine.dashboard import main
+from three_factors.reproduce.engine.watch.dashboard import main
 
 if __name__ == "__main__":
     main(__doc__)

@@ -13,35 +13,44 @@ also trained further.
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from three_factors.reproduce.engine.figure import Figure, main
-from three_factors.reproduce.experiments.noise_grid import ACCURACY, BATCH_NORM_MLP, NORM, draw, draw_beside
+from typing import Any
+
+from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main
+from three_factors.reproduce.experiments import arms
+from three_factors.reproduce.experiments.noise_grid import (
+    ACCURACY,
+    BATCH_NORM_MLP,
+    END_NORM,
+    SINGLE,
+    draw,
+    draw_beside,
+)
 
 
-def check(table):
-    return BATCH_NORM_MLP.claims(
-        table, "", "falls (a), by eye; most models at ≈ 100 % train accuracy", "rises (b), by eye"
-    )
+def check(table: Evidence) -> list[claims.Claim]:
+    norm = "falls (a), by eye; most models at ≈ 100 % train accuracy"
+    return BATCH_NORM_MLP.check(table, SINGLE, norm, "rises (b), by eye")
 
 
-def panels(table, axes):
+def panels(table: Table, axes: Any) -> None:
     a, b = axes(1, 2)
-    draw(table, [a], BATCH_NORM_MLP, title="(a)", metrics=(NORM,))
-    draw(table, [b], BATCH_NORM_MLP, title="(b)", metrics=(ACCURACY,))
+    draw(table, [a], SINGLE, "(a)", (END_NORM,))
+    draw(table, [b], SINGLE, "(b)", (ACCURACY,))
 
 
 FIGURE = Figure(
     name="fig1",
     title="Higher eta/S leads to flatter minima that generalise better",
     doc=__doc__,
-    data="fashionmnist",
+    data=("fashionmnist",),
     substitute="digits28",
     experiment=BATCH_NORM_MLP,
-    measurements=BATCH_NORM_MLP.measurements,
     check=check,
     draw=panels,
     beside=lambda table, axes: draw_beside(table, axes, BATCH_NORM_MLP),
-    arms=("time", "loss", "ghost", "no-bn", "l2", "svag"),
+    arms=(arms.TIME, arms.LOSS, arms.GHOST, arms.NO_BN, arms.L2, arms.SVAG),
 )
+
 
 if __name__ == "__main__":
     main(FIGURE)

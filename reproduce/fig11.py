@@ -13,23 +13,21 @@ random initialisation. Claim: beyond its end the loss of the baseline, at higher
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from three_factors.reproduce.engine.figure import Figure, main
-from three_factors.reproduce.experiments.valleys import DECAYED, draw_seeds
-
-LINE = "small eta to baseline"
+from three_factors.reproduce.engine import Figure, main
+from three_factors.reproduce.experiments import arms
+from three_factors.reproduce.experiments.valleys import DECAYED, SMALL_TO_BASE, draw_seeds
 
 FIGURE = Figure(
     name="fig11",
     title="Lower eta/S leads to sharper minima with a decaying learning rate too: small eta",
     doc=__doc__,
-    data="cifar10",
+    data=("cifar10",),
     substitute="digits",
     experiment=DECAYED,
-    paths=DECAYED.paths,
-    check=lambda table: DECAYED.wider(table, LINE, paper="sharper at lower eta/S, by eye"),
+    check=lambda table: DECAYED.wider(table, SMALL_TO_BASE, paper="sharper at lower eta/S, by eye"),
     spread="one a panel",
-    draw=lambda table, axes: draw_seeds(table, axes, LINE),
-    arms=("ghost", "no-bn", "l2"),
+    draw=lambda table, axes: draw_seeds(table, axes, SMALL_TO_BASE),
+    arms=(arms.GHOST, arms.NO_BN, arms.L2),
 )
 
 if __name__ == "__main__":

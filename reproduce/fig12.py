@@ -13,23 +13,21 @@ for each random initialisation. Claims: the minima of large batch and small eta 
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from three_factors.reproduce.engine.figure import Figure, main
-from three_factors.reproduce.experiments.valleys import DECAYED, draw_seeds
-
-LINE = "large batch to small eta"
+from three_factors.reproduce.engine import Figure, main
+from three_factors.reproduce.experiments import arms
+from three_factors.reproduce.experiments.valleys import DECAYED, LARGE_TO_SMALL, draw_seeds
 
 FIGURE = Figure(
     name="fig12",
     title="Minima at about equal eta/S are alike with a decaying learning rate too",
     doc=__doc__,
-    data="cifar10",
+    data=("cifar10",),
     substitute="digits",
     experiment=DECAYED,
-    paths=DECAYED.paths,
-    check=lambda table: DECAYED.alike(table, LINE, paper="similar quality, by eye"),
+    check=lambda table: DECAYED.alike(table, LARGE_TO_SMALL, paper="similar quality, by eye"),
     spread="one a panel",
-    draw=lambda table, axes: draw_seeds(table, axes, LINE),
-    arms=("ghost", "no-bn", "l2"),
+    draw=lambda table, axes: draw_seeds(table, axes, LARGE_TO_SMALL),
+    arms=(arms.GHOST, arms.NO_BN, arms.L2),
 )
 
 if __name__ == "__main__":

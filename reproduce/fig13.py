@@ -11,10 +11,16 @@ in proportion to 1/S, because fewer examples make a noisier mean: five times the
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from three_factors.reproduce.engine.figure import Figure, main
-from three_factors.reproduce.experiments import cycles
+from typing import Any
+
+from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
+from three_factors.reproduce.experiments import arms, cycles
 
 PAIRS = {"cyclic": (cycles.CYCLIC_S, cycles.CYCLIC_ETA), "constant": (cycles.SMALL_S, cycles.LARGE_S)}
+NOISIER = {  # in single steps: what has the smaller S, and the larger
+    "constant": ("constant", cycles.SMALL_S, cycles.LARGE_S),
+    "cyclic": ("cyclic, low-noise phases", cycles.CYCLIC_ETA, cycles.CYCLIC_S),
+}
 NAMES = {
     cycles.CYCLIC_S: "cyclic S",
     cycles.CYCLIC_ETA: "cyclic η",
@@ -23,33 +29,26 @@ NAMES = {
 }
 
 
-def check(table):
-    from three_factors.reproduce.engine import claims, seedwise
-
-    noise = claims.NoiseContrast((cycles.SMALL_S, cycles.LARGE_S), cycles.NOISE_CONTROL, on="test/accuracy")
-    found = []
+def check(table: Evidence) -> list[claims.Claim]:
+    noise, found = cycles.noise_contrast(), list[claims.Claim]()
     for name, (a, b) in PAIRS.items():
-        claim = f"{name} pair: epoch losses no further apart than two seeds"
-        same = claims.same_curve(table, a, b, on="train/loss", bound=1.5, claim=claim, paper="match well, by eye")
+        text = f"{name} pair: epoch losses no further apart than two seeds"
+        about = claims.Statement(f"{name}.curves", text, paper="match well, by eye")
+        same = claims.same_curve(about, table, a, b, on="train/loss", bound=1.5)
         found += claims.where_noise_shows([same], table, a, b, noise)
-    for name, (noisier, quieter) in {
-        "constant": (cycles.SMALL_S, cycles.LARGE_S),
-        "cyclic, low-noise phases": (cycles.CYCLIC_ETA, cycles.CYCLIC_S),
-    }.items():
+    for name, (words, noisier, quieter) in NOISIER.items():
+        about = claims.Statement(
+            f"{name}.step_variance",
+            f"{words}: the loss of single steps has 5 times the variance at S / 5",
+            f"variance ratio of step losses in an epoch, '{noisier}' over '{quieter}', geometric mean",
+            paper="smaller S, higher variance",
+        )
         ratio = cycles.step_variance_ratio(table, noisier, quieter)
-        found.append(
-            seedwise.over_seeds(
-                ratio, seedwise.Range(5 / 1.5, 5 * 1.5), scale=seedwise.LOG, paper="smaller S, higher variance",
-                claim=f"{name}: the loss of single steps has 5 times the variance at S / 5",
-                statistic=f"variance ratio of step losses in an epoch, '{noisier}' over '{quieter}', geometric mean",
-            )
-        )  # fmt: skip
+        found.append(seedwise.over_seeds(about, ratio, seedwise.Range(5 / 1.5, 5 * 1.5), seedwise.LOG))
     return found
 
 
-def draw(table, axes):
-    from three_factors.reproduce.engine import plots
-
+def draw(table: Table, axes: Any) -> None:
     colours = dict(zip(NAMES, (plots.BLUE, plots.ORANGE, plots.GREEN, plots.RED)))
     by_step, *by_epoch, sizes, rates, ratios = axes(4, 2)
     for label, colour in colours.items():
@@ -72,13 +71,14 @@ FIGURE = Figure(
     name="fig13",
     title="Batch size and learning rate, exchanged one to one",
     doc=__doc__,
-    data="cifar10",
+    data=("cifar10",),
     substitute="digits",
-    experiment=cycles,
+    experiment=cycles.CYCLES,
     check=check,
     draw=draw,
-    arms=("ghost", "no-bn", "l2"),
+    arms=(arms.GHOST, arms.NO_BN, arms.L2),
 )
+
 
 if __name__ == "__main__":
     main(FIGURE)

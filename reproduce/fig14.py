@@ -12,48 +12,47 @@ the best validation epoch.
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from three_factors.reproduce.engine.figure import Figure, main
-from three_factors.reproduce.experiments import memorisation
-from three_factors.reproduce.experiments.memorisation import CLEAN, NOISY, PLACE, select
+from typing import Any
+
+from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots
+from three_factors.reproduce.experiments import arms
+from three_factors.reproduce.experiments.memorisation import CLEAN, MEMORISATION, NOISY, begins_late, fractions_of
 
 
-def check(table):
-    fractions = sorted({PLACE[label].fraction for label in table.labels})
-    return [memorisation.begins_late(table, fraction, momentum=0.0) for fraction in fractions]
+def check(table: Evidence) -> list[claims.Claim]:
+    return [begins_late(table, fraction, momentum=0.0) for fraction in fractions_of(table)]
 
 
-def draw(table, axes):
-    from three_factors.reproduce.engine import plots
-
-    fractions = sorted({PLACE[label].fraction for label in table.labels})
+def draw(table: Table, axes: Any) -> None:
+    fractions = fractions_of(table)
     panels = axes(1, len(fractions), sharey=True)
     for panel, fraction in zip(panels, fractions):
-        labels = select(table.labels, fraction, 0.0)
-        colours = plots.blue_to_red([PLACE[label].n for label in labels])
+        labels = table.select(fraction=fraction, momentum=0.0)
+        colours = plots.blue_to_red(table.column(labels, "n"))
         for label in labels:
+            colour = colours[float(table.factors[label]["n"])]
             for metric in (NOISY, CLEAN):
-                colour, dotted = colours[PLACE[label].n], metric == CLEAN
-                plots.band(panel, table, label, metric, colour, percent=True, legend="_", dotted=dotted, spread=False)
-        panel.set(title=f"{100 * fraction:g} % random labels", xlabel="epoch",
-                  ylabel="accuracy (%): noisy training set solid, validation dotted")  # fmt: skip
+                style: dict[str, Any] = {"legend": "_", "dotted": metric == CLEAN, "spread": False}
+                plots.band(panel, table, label, metric, colour, percent=True, **style)
+        words = "accuracy (%): noisy training set solid, validation dotted"
+        panel.set(title=f"{100 * fraction:g} % random labels", xlabel="epoch", ylabel=words)
         panel.label_outer()
-    plots.colour_bar(panels, [PLACE[label].n for label in table.labels if not PLACE[label].momentum], "η/S")
+    plots.colour_bar(panels, table.column(table.select(momentum=0.0), "n"), "η/S")
 
 
 FIGURE = Figure(
     name="fig14",
     title="Learning curves with random labels",
     doc=__doc__,
-    data="mnist",
+    data=("mnist",),
     substitute="digits28",
-    experiment=memorisation,
-    measurements=memorisation.measurements,
-    derive=memorisation.derive,
+    experiment=MEMORISATION,
     check=check,
     draw=draw,
     spread="means",
-    arms=("time", "loss", "l2"),
+    arms=(arms.TIME, arms.LOSS, arms.L2),
 )
+
 
 if __name__ == "__main__":
     main(FIGURE)

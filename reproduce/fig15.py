@@ -11,78 +11,86 @@ momentum 0 (left) and 0.9 (right), and the two clouds fall on one curve against 
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from three_factors.reproduce.engine.figure import Figure, main
-from three_factors.reproduce.experiments import equal_loss, memorisation
-from three_factors.reproduce.experiments.memorisation import BEST_LOSS, MOMENTA, NORM, PLACE, select
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise, statistics
+from three_factors.reproduce.experiments import arms, equal_loss
+from three_factors.reproduce.experiments.collapse import collapse
+from three_factors.reproduce.experiments.memorisation import (
+    BEST_LOSS,
+    BEST_NORM,
+    MEMORISATION,
+    MOMENTA,
+    fractions_of,
+)
 
 
-def check(table):
-    import numpy as np
+def falls(table: Evidence, fraction: float, momentum: float) -> list[claims.Claim]:
+    """Claims that the norm falls with eta/S at the best epoch; as controls, at equal training loss."""
+    labels = table.select(fraction=fraction, momentum=momentum)
+    log_n, norms = np.log(table.column(labels, "n")), np.log(table.grid(labels, BEST_NORM))
+    own = f"norm.{claims.key(100 * fraction)}.momentum_{claims.key(momentum)}"
 
-    from three_factors.reproduce.engine import seedwise, statistics
+    def about(control: str, words: str, statistic: str, **more: Any) -> claims.Statement:
+        text = f"higher eta/S, smaller norm {words}; {100 * fraction:g} % noise, momentum {momentum:g}"
+        return claims.Statement(f"{own}{control}", text, statistic, control_of=own if control else "", **more)
 
-    def falls(rho, claim, statistic="Spearman's rho with log eta/S, a seed", **options):
-        rule = seedwise.Direction(-1, smallest=0.3)
-        return seedwise.over_seeds(
-            rho, rule, scale=seedwise.FISHER, claim=f"higher eta/S, smaller norm {claim}",
-            statistic=statistic, **options,
-        )  # fmt: skip
+    best = about("", "at the best epoch", "Spearman's rho with log eta/S, a seed", paper="falls, by eye")
+    ways = [(best, statistics.spearman(log_n, norms))]
+    for level in equal_loss.LEVELS:
+        rho, note = equal_loss.correlation(table, labels, log_n, level)
+        crossing = about(f".at_{claims.key(level)}", f"at the first loss of {level:g}", equal_loss.STATISTIC, note=note)
+        ways.append((crossing, rho))
+    partial = "partial rank correlation with log eta/S given log training loss, a seed"
+    given = statistics.partial_spearman(log_n, norms, np.log(table.grid(labels, BEST_LOSS)))
+    ways.append((about(".partial", "at equal training loss", partial), given))
+    rule = seedwise.Direction(-1, smallest=0.3)
+    return [seedwise.over_seeds(statement, rho, rule, seedwise.FISHER) for statement, rho in ways]
 
+
+def one_curve(table: Evidence, fraction: float) -> claims.Claim:
+    labels = table.select(fraction=fraction)
+    clouds, log_n = table.column(labels, "momentum"), np.log(table.column(labels, "effective n"))
+    about = claims.Statement(
+        f"one_curve.{claims.key(100 * fraction)}",
+        f"momentum acts as eta/(1 - beta): the two clouds fall on one curve; {100 * fraction:g} % noise",
+        "mean squares left by one decreasing fit of log norm on log eta/(S (1 - beta)), over those left by a fit to "
+        "each cloud, a seed",
+    )
+    ratio = np.array([collapse(log_n, row, clouds) for row in np.log(table.grid(labels, BEST_NORM))])
+    return seedwise.over_seeds(about, ratio, seedwise.Direction(-1, smallest=0.0, null=1.5), seedwise.LOG)
+
+
+def check(table: Evidence) -> list[claims.Claim]:
     found = []
-    for fraction in sorted({PLACE[label].fraction for label in table.labels}):
-        noise = f"{100 * fraction:g} % noise"
+    for fraction in fractions_of(table):
         for momentum in sorted(MOMENTA):
-            labels, where = select(table.labels, fraction, momentum), f"{noise}, momentum {momentum:g}"
-            log_n, norms = np.log([PLACE[label].n for label in labels]), np.log(table.grid(labels, NORM))
-            rho = statistics.spearman(log_n, norms)
-            at_best = falls(rho, f"at the best epoch; {where}", paper="falls, by eye")
-            found.append(at_best)
-            for level in equal_loss.LEVELS:
-                rho, note = equal_loss.correlation(table, labels, log_n, level)
-                words, control = f"at the first loss of {level:g}; {where}", at_best.claim
-                found.append(falls(rho, words, equal_loss.STATISTIC, control_of=control, note=note))
-            losses = np.log(table.grid(labels, BEST_LOSS))
-            rho = statistics.partial_spearman(log_n, norms, losses)
-            words = "partial rank correlation with log eta/S given log training loss, a seed"
-            found.append(falls(rho, f"at equal training loss; {where}", words, control_of=at_best.claim))
-        labels = select(table.labels, fraction)
-        clouds = np.array([PLACE[label].momentum for label in labels])
-        log_n = np.log([PLACE[label].effective_n for label in labels])
-        ratio = [statistics.collapse(log_n, row, clouds) for row in np.log(table.grid(labels, NORM))]
-        found.append(
-            seedwise.over_seeds(
-                np.array(ratio), seedwise.Direction(-1, smallest=0.0, null=1.5), scale=seedwise.LOG,
-                claim=f"momentum acts as eta/(1 - beta): the two clouds fall on one curve; {noise}",
-                statistic="mean squares left by one decreasing fit of log norm on log eta/(S (1 - beta)), over those "
-                "left by a fit to each cloud, a seed",
-            )
-        )  # fmt: skip
+            found += falls(table, fraction, momentum)
+        found.append(one_curve(table, fraction))
     return found
 
 
-def draw(table, axes):
-    draw_metric(table, axes(1, len(MOMENTA), sharey=True), NORM, "Hessian norm at the best validation epoch")
+def draw(table: Table, axes: Any) -> None:
+    words = "Hessian norm at the best validation epoch"
+    draw_metric(table, axes(1, len(MOMENTA), sharey=True), BEST_NORM, words)
 
 
-def draw_beside(table, axes):
-    from three_factors.reproduce.engine import plots
-
+def draw_beside(table: Table, axes: Any) -> None:
     columns = len(MOMENTA)
     panels = axes(len(plots.WORDS), columns, sharey="row")
     for row, (metric, words) in enumerate(plots.WORDS.items()):
         draw_metric(table, panels[row * columns : (row + 1) * columns], f"best {metric}", words)
 
 
-def draw_metric(table, panels, metric, words):
-    from three_factors.reproduce.engine import plots
-
-    fractions = sorted({PLACE[label].fraction for label in table.labels})
+def draw_metric(table: Table, panels: Sequence[Any], metric: str, words: str) -> None:
     for panel, momentum in zip(panels, sorted(MOMENTA)):
-        for fraction, colour in zip(fractions, (plots.BLUE, plots.ORANGE)):
-            labels = select(table.labels, fraction, momentum)
-            values, n = table.grid(labels, metric), [PLACE[label].n for label in labels]
-            solid = plots.all_trained(table, labels)
-            plots.points(panel, n, values, solid, colour, f"{100 * fraction:g} % random labels")
+        for fraction, colour in zip(fractions_of(table), (plots.BLUE, plots.ORANGE)):
+            labels = table.select(fraction=fraction, momentum=momentum)
+            values, solid = table.grid(labels, metric), plots.all_trained(table, labels)
+            plots.points(panel, table.column(labels, "n"), values, solid, colour, f"{100 * fraction:g} % random labels")
         panel.set(title=f"momentum {momentum:g}", xlabel="η/S", ylabel=words)
         plots.log_scale(panel.xaxis)
         plots.log_scale(panel.yaxis)
@@ -96,16 +104,15 @@ FIGURE = Figure(
     name="fig15",
     title="Higher eta/S leads to flatter minima with random labels too",
     doc=__doc__,
-    data="mnist",
+    data=("mnist",),
     substitute="digits28",
-    experiment=memorisation,
-    measurements=memorisation.measurements,
-    derive=memorisation.derive,
+    experiment=MEMORISATION,
     check=check,
     draw=draw,
     beside=draw_beside,
-    arms=("time", "loss", "l2"),
+    arms=(arms.TIME, arms.LOSS, arms.L2),
 )
+
 
 if __name__ == "__main__":
     main(FIGURE)

@@ -13,41 +13,44 @@ tension: that discrete S ends much wider than discrete eta (Table 1's caption), 
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from three_factors.reproduce.engine.figure import Figure, main
-from three_factors.reproduce.experiments import cyclical
+from typing import Any
+
+from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
+from three_factors.reproduce.experiments import arms, cyclical
+
+PHASES = (
+    "log norm in a phase less the line through the phases about it, high noise less low, mean over phases, a seed: the "
+    "trend of training is taken out"
+)
 
 
-def check(table):
-    from three_factors.reproduce.engine import seedwise
-
-    found = []
-    for label in cyclical.CYCLICAL:
-        found.append(
-            seedwise.over_seeds(
-                table.grid([label], cyclical.PHASES)[:, 0], seedwise.Direction(-1, smallest=0.1), paper="oscillates",
-                claim=f"lower norm at high noise than at the cycle's low-noise end: {label}",
-                statistic="log norm in a phase less the line through the phases about it, high noise less low, mean "
-                "over phases, a seed: the trend of training is taken out",
-            )
-        )  # fmt: skip
-        found.append(
-            seedwise.over_seeds(
-                cyclical.at_matched_loss(table, label, cyclical.LOW_ETA),
-                seedwise.Direction(-1, smallest=0.1, null=1.0), scale=seedwise.LOG, paper="wider at the same loss",
-                claim=f"at the same training loss a smaller norm than on constant eta: {label}",
-                statistic=f"norm over that of '{cyclical.LOW_ETA}' at equal training loss, geometric mean, a seed",
-            )
-        )  # fmt: skip
+def check(table: Evidence) -> list[claims.Claim]:
+    found, lower = [], {"null": 1.0, "smallest": 0.1}
+    for label, name in cyclical.IDS.items():
+        phases = claims.Statement(
+            f"phases.{name}",
+            f"lower norm at high noise than at the cycle's low-noise end: {label}",
+            PHASES,
+            paper="oscillates",
+        )
+        apart = table.grid([label], cyclical.PHASES)[:, 0]
+        found.append(seedwise.over_seeds(phases, apart, seedwise.Direction(-1, smallest=0.1)))
+        matched = claims.Statement(
+            f"matched_loss.{name}",
+            f"at the same training loss a smaller norm than on constant eta: {label}",
+            f"norm over that of '{cyclical.LOW_ETA}' at equal training loss, geometric mean, a seed",
+            paper="wider at the same loss",
+        )
+        ratio = cyclical.at_matched_loss(table, label, cyclical.LOW_ETA)
+        found.append(seedwise.over_seeds(matched, ratio, seedwise.Direction(-1, **lower), seedwise.LOG))
     return found + cyclical.tension(table)
 
 
-def draw(table, axes):
-    from three_factors.reproduce.engine import plots
-
+def draw(table: Table, axes: Any) -> None:
     *panels, spare = axes(2, 3)
     spare.remove()
     others = plots.twins(panels, "training loss", plots.RED, "norm of the Hessian", plots.BLUE)
-    for panel, other, label in zip(panels, others, cyclical.ARMS):
+    for panel, other, label in zip(panels, others, cyclical.SCHEDULES):
         plots.band(panel, table, label, cyclical.LOSS, plots.RED)
         plots.band(other, table, label, cyclical.NORM, plots.BLUE)
         panel.set(title=label, xlabel="epoch")
@@ -55,11 +58,10 @@ def draw(table, axes):
         plots.log_scale(other.yaxis)
 
 
-def draw_beside(table, axes):
-    from three_factors.reproduce.engine import plots
-
-    panels = axes(len(cyclical.ARMS), len(plots.WORDS), sharey="col")
-    for panel, (label, metric) in zip(panels, [(label, metric) for label in cyclical.ARMS for metric in plots.WORDS]):
+def draw_beside(table: Table, axes: Any) -> None:
+    places = [(label, metric) for label in cyclical.SCHEDULES for metric in plots.WORDS]
+    panels = axes(len(cyclical.SCHEDULES), len(plots.WORDS), sharey="col")
+    for panel, (label, metric) in zip(panels, places):
         plots.band(panel, table, label, metric, plots.BLUE, legend="_")
         panel.set(title=label, xlabel="epoch", ylabel=plots.WORDS[metric])
         plots.log_scale(panel.yaxis)
@@ -72,16 +74,15 @@ FIGURE = Figure(
     name="fig16",
     title="Cyclical schedules oscillate between sharp and wide regions",
     doc=__doc__,
-    data="cifar10",
+    data=("cifar10",),
     substitute="digits",
-    experiment=cyclical,
-    measurements=cyclical.measurements,
-    derive=cyclical.derive,
+    experiment=cyclical.CYCLICAL_SCHEDULES,
     check=check,
     draw=draw,
     beside=draw_beside,
-    arms=("ghost", "no-bn", "l2"),
+    arms=(arms.GHOST, arms.NO_BN, arms.L2),
 )
+
 
 if __name__ == "__main__":
     main(FIGURE)

@@ -12,18 +12,27 @@ and two runs at about the same eta/S end in minima of equal width and depth (rig
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from three_factors.reproduce.engine.figure import Figure, main
-from three_factors.reproduce.experiments.valleys import CONSTANT, LINES, draw
+from three_factors.reproduce.engine import Evidence, Figure, claims, main
+from three_factors.reproduce.experiments import arms
+from three_factors.reproduce.experiments.valleys import (
+    CONSTANT,
+    EXACT,
+    LARGE_TO_BASE,
+    LARGE_TO_SMALL,
+    LINES,
+    OTHER_START,
+    SMALL_TO_BASE,
+    draw,
+)
 
 
-def check(table):
-    left, middle, right, exact = LINES
+def check(table: Evidence) -> list[claims.Claim]:
     return [
-        *CONSTANT.wider(table, left, paper="sharper at lower eta/S, by eye"),
-        *CONSTANT.wider(table, middle, paper="sharper at lower eta/S, by eye"),
-        *CONSTANT.alike(table, right, paper="similar quality, by eye"),
-        *CONSTANT.alike(table, exact, control_of=right),
-        *(claim for line, same in CONSTANT.apart.items() for claim in CONSTANT.wider(table, line, control_of=same)),
+        *CONSTANT.wider(table, LARGE_TO_BASE, paper="sharper at lower eta/S, by eye"),
+        *CONSTANT.wider(table, SMALL_TO_BASE, paper="sharper at lower eta/S, by eye"),
+        *CONSTANT.alike(table, LARGE_TO_SMALL, paper="similar quality, by eye"),
+        *CONSTANT.alike(table, EXACT, control_of=LARGE_TO_SMALL),
+        *CONSTANT.wider(table, OTHER_START, control_of=LARGE_TO_BASE),
     ]
 
 
@@ -31,16 +40,16 @@ FIGURE = Figure(
     name="fig2",
     title="Lower eta/S leads to sharper minima",
     doc=__doc__,
-    data="cifar10",
+    data=("cifar10",),
     substitute="digits",
     experiment=CONSTANT,
-    paths=CONSTANT.paths,
     check=check,
     spread="mean and range",
     draw=lambda table, axes: draw(table, axes, list(LINES)),
-    beside=lambda table, axes: draw(table, axes, list(CONSTANT.apart)),
-    arms=("time", "loss", "ghost", "no-bn", "l2"),
+    beside=lambda table, axes: draw(table, axes, [OTHER_START]),
+    arms=(arms.TIME, arms.LOSS, arms.GHOST, arms.NO_BN, arms.L2),
 )
+
 
 if __name__ == "__main__":
     main(FIGURE)

@@ -11,11 +11,12 @@ Claims: the minima at both ends are equally wide and equally deep.
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from three_factors.reproduce.engine.figure import Figure, main
+from three_factors.reproduce.engine import Evidence, Figure, claims, main
+from three_factors.reproduce.experiments import arms
 from three_factors.reproduce.experiments.valleys import SCALED, draw
 
 
-def check(table):
+def check(table: Evidence) -> list[claims.Claim]:
     return [claim for line in SCALED.lines for claim in SCALED.alike(table, line, paper="similar, by eye")]
 
 
@@ -23,15 +24,15 @@ FIGURE = Figure(
     name="fig3",
     title="Equal eta/S leads to minima of equal width and depth",
     doc=__doc__,
-    data="cifar10",
+    data=("cifar10",),
     substitute="digits",
     experiment=SCALED,
-    paths=SCALED.paths,
     check=check,
     spread="mean and range",
     draw=lambda table, axes: draw(table, axes, list(SCALED.lines)),
-    arms=("ghost", "no-bn", "l2"),
+    arms=(arms.GHOST, arms.NO_BN, arms.L2),
 )
+
 
 if __name__ == "__main__":
     main(FIGURE)

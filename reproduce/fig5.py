@@ -12,73 +12,85 @@ eta/S. And memorisation begins after the best validation epoch.
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from three_factors.reproduce.engine.figure import Figure, main
-from three_factors.reproduce.experiments import memorisation
-from three_factors.reproduce.experiments.memorisation import CLEAN, LEVELS, MOMENTA, NOISY, PLACE, at_level, select
+from typing import Any
+
+import numpy as np
+
+from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise, statistics
+from three_factors.reproduce.experiments import arms
+from three_factors.reproduce.experiments.memorisation import (
+    CLEAN,
+    LEVELS,
+    MEMORISATION,
+    MOMENTA,
+    NOISY,
+    at_level,
+    begins_late,
+    fractions_of,
+)
+
+STATISTIC = (
+    "Spearman's rho of eta/S and validation accuracy where the accuracy on the noisy training set first reaches "
+    f"{', '.join(f'{level:g}' for level in LEVELS)}, mean over these, a seed"
+)
 
 
-def check(table):
-    import numpy as np
+def rising(table: Evidence, fraction: float, momentum: float) -> claims.Claim:
+    labels = table.select(fraction=fraction, momentum=momentum)
+    accuracies = {level: table.grid(labels, at_level(level)) for level in LEVELS}
+    log_n = np.log(table.column(labels, "n"))
+    rho = statistics.nanmean(np.array([statistics.spearman(log_n, values) for values in accuracies.values()]))
+    reached = ", ".join(f"{level:g}: {int((~np.isnan(values)).sum())}" for level, values in accuracies.items())
+    about = claims.Statement(
+        f"memorisation.{claims.key(100 * fraction)}.momentum_{claims.key(momentum)}",
+        f"higher eta/S generalises better at equal memorisation; {100 * fraction:g} % noise, momentum {momentum:g}",
+        STATISTIC,
+        paper="by eye",
+        note=f"of {accuracies[LEVELS[0]].size} runs so many reach {reached}",
+    )
+    return seedwise.over_seeds(about, rho, seedwise.Direction(1, smallest=0.3), seedwise.FISHER)
 
-    from three_factors.reproduce.engine import seedwise, statistics
 
-    def rising(labels):
-        """Spearman's rho of log n and validation accuracy at equal memorisation, its mean over levels; (seeds,)."""
-        log_n = np.log([PLACE[label].n for label in labels])
-        of_levels = [statistics.spearman(log_n, table.grid(labels, at_level(x))) for x in LEVELS]
-        return statistics.mean_of_those_there(np.array(of_levels))
-
+def check(table: Evidence) -> list[claims.Claim]:
     found = []
-    for fraction in sorted({PLACE[label].fraction for label in table.labels}):
-        for momentum in MOMENTA:
-            labels = select(table.labels, fraction, momentum)
-            where = f"{100 * fraction:g} % noise, momentum {momentum:g}"
-            there = {x: ~np.isnan(table.grid(labels, at_level(x))) for x in LEVELS}
-            reached = ", ".join(f"{x:g}: {int(of_level.sum())}" for x, of_level in there.items())
-            found.append(
-                seedwise.over_seeds(
-                    rising(labels), seedwise.Direction(1, smallest=0.3), scale=seedwise.FISHER,
-                    note=f"of {there[LEVELS[0]].size} runs so many reach {reached}",
-                    claim=f"higher eta/S generalises better at equal memorisation; {where}", paper="by eye",
-                    statistic="Spearman's rho of eta/S and validation accuracy where the accuracy on the noisy "
-                    f"training set first reaches {', '.join(f'{x:g}' for x in LEVELS)}, mean over these, a seed",
-                )
-            )  # fmt: skip
-        found.append(memorisation.begins_late(table, fraction))
+    for fraction in fractions_of(table):
+        found += [rising(table, fraction, momentum) for momentum in MOMENTA]
+        found.append(begins_late(table, fraction))
     return found
 
 
-def draw(table, axes):
-    from three_factors.reproduce.engine import plots
-
-    fractions = sorted({PLACE[label].fraction for label in table.labels})
-    panels = axes(len(fractions), len(MOMENTA), sharex="col", sharey="row")
-    colours = plots.blue_to_red([PLACE[label].n for label in table.labels])
-    for panel, (fraction, momentum) in zip(panels, [(f, m) for f in fractions for m in MOMENTA]):
-        labels = select(table.labels, fraction, momentum)
-        plots.final_points(panel, table, labels, NOISY, CLEAN, colours, [PLACE[label].n for label in labels])
+def draw(table: Table, axes: Any) -> None:
+    places = [(fraction, momentum) for fraction in fractions_of(table) for momentum in MOMENTA]
+    panels = axes(len(places) // len(MOMENTA), len(MOMENTA), sharex="col", sharey="row")
+    everywhere = table.column(table.labels, "n")
+    colours = plots.blue_to_red(everywhere)
+    for panel, (fraction, momentum) in zip(panels, places):
+        for label in table.select(fraction=fraction, momentum=momentum):
+            ends = (100 * table.values(label, metric) for metric in (NOISY, CLEAN))
+            colour = colours[float(table.factors[label]["n"])]
+            panel.scatter(*ends, s=16, color=colour, linewidths=0.4, edgecolors="#444444")
         panel.set(
             title=f"{100 * fraction:g} % random labels, momentum {momentum:g}",
-            xlabel="accuracy on the noisy training set (%)", ylabel="validation accuracy (%)",
-        )  # fmt: skip
+            xlabel="accuracy on the noisy training set (%)",
+            ylabel="validation accuracy (%)",
+        )
         panel.label_outer()
-    plots.colour_bar(panels, [PLACE[label].n for label in table.labels], "η/S")
+    plots.colour_bar(panels, everywhere, "η/S")
 
 
 FIGURE = Figure(
     name="fig5",
     title="More noise generalises better at the same amount of memorisation",
     doc=__doc__,
-    data="mnist",
+    data=("mnist",),
     substitute="digits28",
-    experiment=memorisation,
-    measurements=memorisation.measurements,
-    derive=memorisation.derive,
+    experiment=MEMORISATION,
     check=check,
     draw=draw,
     spread="a point a run",
-    arms=("time", "loss", "l2"),
+    arms=(arms.TIME, arms.LOSS, arms.L2),
 )
+
 
 if __name__ == "__main__":
     main(FIGURE)

@@ -11,30 +11,24 @@ factor of about 5 and degrades beyond.
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from three_factors.reproduce.engine.figure import Figure, main
-from three_factors.reproduce.experiments import breaking_point
-from three_factors.reproduce.experiments.breaking_point import RESNET
+from typing import Any
+
+from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
+from three_factors.reproduce.experiments import arms
+from three_factors.reproduce.experiments.breaking_point import RESNET, draw_panel
 
 
-def check(table):
-    from three_factors.reproduce.engine import seedwise
-
-    return [
-        seedwise.located(
-            RESNET.stars(table, "ResNet56"), seedwise.Range(4, 7), scale=seedwise.LOG, paper="5, by eye",
-            claim="accuracy is kept up to a factor of about 5", statistic="b* of a hinge in log b, a seed",
-        )
-    ]  # fmt: skip
+def check(table: Evidence) -> list[claims.Claim]:
+    about = claims.Statement(
+        "factor", "accuracy is kept up to a factor of about 5", "b* of a hinge in log b, a seed", paper="5, by eye"
+    )
+    (stars,) = (RESNET.stars(table, panel) for panel in RESNET.panels)
+    return [seedwise.located(about, stars, seedwise.Range(4, 7), seedwise.LOG)]
 
 
-def draw(table, axes):
-    from three_factors.reproduce.engine import plots
-
+def draw(table: Table, axes: Any) -> None:
     (panel,) = axes(1, 1)
-    for label, colour in plots.shades(table.labels).items():
-        plots.band(panel, table, label, breaking_point.ACCURACY, colour, percent=True,
-                   legend=plots.highest(table, label, f"b {RESNET.place[label].beta:.3g}"))  # fmt: skip
-    panel.set(xlabel="epoch", ylabel="validation accuracy (%)")
+    draw_panel(panel, table, table.labels)
     plots.legend_below(panel, columns=2)
 
 
@@ -42,14 +36,14 @@ FIGURE = Figure(
     name="fig7",
     title="Multiplying eta and S in a residual network",
     doc=__doc__,
-    data="cifar10",
+    data=("cifar10",),
     substitute="digits",
     experiment=RESNET,
-    derive=breaking_point.derive,
     check=check,
     draw=draw,
-    arms=("ghost", "no-bn", "l2"),
+    arms=(arms.GHOST, arms.NO_BN, arms.L2),
 )
+
 
 if __name__ == "__main__":
     main(FIGURE)

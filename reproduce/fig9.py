@@ -13,48 +13,62 @@ reading of the text, which names 9a and 9c with the good and 9b with the bad ini
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from three_factors.reproduce.engine.figure import Figure, main
+from typing import Any
+
+from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main
+from three_factors.reproduce.experiments import arms
 from three_factors.reproduce.experiments.noise_grid import (
     ACCURACY,
     BAD,
     DEEP_MLP,
+    END_NORM,
     GOOD,
-    NORM,
     REFERENCE,
     draw,
     draw_beside,
 )
 
 
-def check(table):
-    weaker = "the norm follows eta/S less clearly than in Figure 1's network"
+def weaker(table: Evidence, network: str) -> claims.Claim:
+    own, other = (DEEP_MLP.networks[name].name for name in (network, REFERENCE))
+    about = claims.Statement(
+        f"{network}.weaker",
+        f"the norm follows eta/S less clearly than in Figure 1's network ({own})",
+        f"Fisher's z of rho(log eta/S, log norm), '{own}' minus '{other}', a seed",
+        paper="though weaker",
+    )
+    return DEEP_MLP.weaker(table, network, REFERENCE, about)
+
+
+def check(table: Evidence) -> list[claims.Claim]:
     return [
-        *DEEP_MLP.claims(table, GOOD, "falls (a), by eye", "rises (c), by eye"),
-        *DEEP_MLP.claims(table, BAD, "falls (b), by eye"),
-        *(DEEP_MLP.weaker(table, network, REFERENCE, f"{weaker} ({network})") for network in (GOOD, BAD)),
+        *DEEP_MLP.check(table, GOOD, "falls (a), by eye", "rises (c), by eye"),
+        *DEEP_MLP.check(table, BAD, "falls (b), by eye"),
+        *(weaker(table, network) for network in (GOOD, BAD)),
     ]
 
 
-def panels(table, axes):
+def panels(table: Table, axes: Any) -> None:
+    good, bad = (DEEP_MLP.networks[name].name for name in (GOOD, BAD))
     a, b, c = axes(1, 3)
-    draw(table, [a], DEEP_MLP, GOOD, f"(a) {GOOD}", (NORM,))
-    draw(table, [b], DEEP_MLP, BAD, f"(b) {BAD}", (NORM,))
-    draw(table, [c], DEEP_MLP, GOOD, f"(c) {GOOD}", (ACCURACY,))
+    draw(table, [a], GOOD, f"(a) {good}", (END_NORM,))
+    draw(table, [b], BAD, f"(b) {bad}", (END_NORM,))
+    draw(table, [c], GOOD, f"(c) {good}", (ACCURACY,))
 
 
 FIGURE = Figure(
     name="fig9",
     title="Higher eta/S leads to flatter minima in a 20-layer network too",
     doc=__doc__,
-    data="fashionmnist",
+    data=("fashionmnist",),
     substitute="digits28",
     experiment=DEEP_MLP,
-    measurements=DEEP_MLP.measurements,
     check=check,
     draw=panels,
-    beside=lambda table, axes: draw_beside(table, axes, DEEP_MLP, (GOOD, BAD, REFERENCE)),
-    arms=("time", "loss", "l2"),
+    beside=lambda table, axes: draw_beside(table, axes, DEEP_MLP),
+    arms=(arms.TIME, arms.LOSS, arms.L2),
 )
+
 
 if __name__ == "__main__":
     main(FIGURE)

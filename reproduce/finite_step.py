@@ -11,7 +11,12 @@ One start will do: on a quadratic it is forgotten at a known rate, and chains ar
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from three_factors.reproduce.engine.simulated import Theory, main
+from typing import Any
+
+import numpy as np
+
+from three_factors.reproduce.engine import Chains, Theory, chainwise, claims, main, plots
+from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.theory import gibbs
 from three_factors.reproduce.theory.potentials import Quadratic
 from three_factors.reproduce.theory.simulate import Gaussian, Simulation
@@ -24,11 +29,11 @@ BURN_IN, RECORDS = 400, 10
 GROWTH = 0.01  # of log |θ| a step, the smallest of interest: half of what the recursion gives at eta h = 2.02
 
 
-def name(beta, lr):
+def name(beta: float, lr: float) -> str:
     return f"beta {beta:g}, eta h {lr * H:g}"
 
 
-def simulations(scale):
+def simulations(scale: Scale) -> dict[str, Simulation]:
     found, records = {}, 2 if scale == "smoke" else RECORDS
     for beta, etas in STEPS.items():
         apart = 60 if beta else 30  # steps: several relaxation times of the variance
@@ -40,40 +45,32 @@ def simulations(scale):
     return found
 
 
-def check(chains):
-    import numpy as np
-
-    from three_factors.reproduce.engine import chainwise
-
+def check(chains: Chains) -> list[claims.Claim]:
     found = []
     for beta, etas in STEPS.items():
         for lr in etas:
             squares = np.square(chains.samples[name(beta, lr)][:, :, 0]).mean(axis=0)  # of every chain
-            found.append(
-                chainwise.equal(
-                    squares, gibbs.sgd_variance(H, lr, S, SIGMA, beta), 0.01,
-                    claim=f"the exact variance at eta h = {lr * H:g}, beta = {beta:g}", statistic="<θ²>",
-                )
-            )  # fmt: skip
+            exact = claims.Statement(
+                f"variance.beta_{claims.key(beta)}.step_{claims.key(lr * H)}",
+                f"the exact variance at eta h = {lr * H:g}, beta = {beta:g}",
+                "<θ²>",
+            )
+            found.append(chainwise.equal(exact, squares, gibbs.sgd_variance(H, lr, S, SIGMA, beta), 0.01))
         edge = BEYOND[beta]
         samples, spec = chains.samples[name(beta, edge)][:, :, 0], chains.specs[name(beta, edge)]
         growth = np.log(np.abs(samples[-1]) / np.abs(samples[0])) / (spec.record[-1] - spec.record[0])
-        found.append(
-            chainwise.above(
-                float(growth.mean()), float(growth.std(ddof=1)) / len(growth) ** 0.5, 0.0, len(growth),
-                smallest=GROWTH,
-                claim=f"divergence at eta h = {edge * H:g}, beyond 2 (1 + beta) for beta = {beta:g}",
-                statistic="growth of log |θ| a step",
-            )
-        )  # fmt: skip
+        diverges = claims.Statement(
+            f"divergence.beta_{claims.key(beta)}",
+            f"divergence at eta h = {edge * H:g}, beyond 2 (1 + beta) for beta = {beta:g}",
+            "growth of log |θ| a step",
+        )
+        mean, spread = float(growth.mean()), float(growth.std(ddof=1)) / len(growth) ** 0.5
+        rule = chainwise.Direction(1, smallest=GROWTH)
+        found.append(chainwise.over_chains(diverges, mean, spread, rule, len(growth)))
     return found
 
 
-def draw(chains, axes):
-    import numpy as np
-
-    from three_factors.reproduce.engine import plots
-
+def draw(chains: Chains, axes: Any) -> None:
     for panel, (beta, etas) in zip(axes(1, len(STEPS)), STEPS.items()):
         edge = 2 * (1 + beta)
         eta = np.linspace(0.02, edge * 0.99, 400)

@@ -10,7 +10,8 @@ page with every claim) and the table between the README's markers. Run the figur
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from three_factors.reproduce.engine.gallery import main
+from three_factors.reproduce.contents import CONTENTS
+from three_factors.reproduce.engine.publish.gallery import main
 
 if __name__ == "__main__":
-    main(__doc__)
+    main(__doc__, CONTENTS)

@@ -8,12 +8,15 @@ Gibbs and from the minimum, and must agree.
     python reproduce/momentum.py --seeds 16
 """
 
-from typing import Literal
-
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from three_factors.reproduce.engine.simulated import Theory, main
+from typing import Any, Literal
+
+import numpy as np
+
+from three_factors.reproduce.engine import Chains, Theory, chainwise, claims, main, plots
+from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.theory import gibbs
 from three_factors.reproduce.theory.potentials import Quadratic, Quartic
 from three_factors.reproduce.theory.simulate import Gaussian, Simulation
@@ -27,17 +30,18 @@ CHAINS = {"smoke": 100, "quick": 20_000, "paper": 50_000}
 BURN_IN, APART, RECORDS = 8.0, 1.5, 12  # in relaxation times of θ; those of θ² are half as long
 
 
-def name(kind, beta, start):
+def name(kind: str, beta: float, start: str) -> str:
     return f"{kind}, beta {beta:g}, from {start}"
 
 
-def simulations(scale):
+def simulations(scale: Scale) -> dict[str, Simulation]:
     found = {}
     for beta in BETAS:
         size = round(S / (1 - beta))  # n/(1 - beta) is the same for every beta
         relaxation = max((1 - beta) / LR, 2 / (1 - beta))  # steps: of θ, or where that swings, of the velocity
         record = tuple(round((BURN_IN + APART * i) * relaxation) for i in range(RECORDS if scale != "smoke" else 2))
-        for kind, potential in (("anharmonic", ANHARMONIC), ("quadratic", Quadratic(((H,),)))):
+        potentials: dict[str, Quartic | Quadratic] = {"anharmonic": ANHARMONIC, "quadratic": Quadratic(((H,),))}
+        for kind, potential in potentials.items():
             for words, start in STARTS.items():
                 found[name(kind, beta, words)] = Simulation(
                     potential, LR, size, Gaussian(SIGMA), record[-1], record, start, CHAINS[scale], momentum=beta
@@ -45,61 +49,49 @@ def simulations(scale):
     return found
 
 
-def squares(chains, kind, beta, theory):
-    """start -> θ^2 of every chain over its theory, mean over the records, (chains,)."""
-    import numpy as np
-
+def squares(chains: Chains, kind: str, beta: float, theory: float) -> dict[str, np.ndarray]:
+    """Returns start -> θ^2 of every chain over its theory, mean over the records, (chains,)."""
     return {
         start: np.square(chains.samples[name(kind, beta, start)][:, :, 0]).mean(axis=0) / theory for start in STARTS
     }
 
 
-def check(chains):
-    import numpy as np
-
-    from three_factors.reproduce.engine import chainwise
-
-    found = []
+def check(chains: Chains) -> list[claims.Claim]:
+    found: list[claims.Claim] = []
     for beta in BETAS:
         spec = chains.specs[name("quadratic", beta, "Gibbs")]
         of_start = squares(chains, "quadratic", beta, gibbs.sgd_variance(H, LR, spec.batch_size, SIGMA, beta))
-        claims = [
-            chainwise.equal(
-                np.concatenate([*of_start.values()]), 1.0, MARGIN, statistic="<θ²>",
-                claim=f"the exact variance on a quadratic, beta = {beta:g}",
-            )
-        ]  # fmt: skip
-        found += chainwise.unless_mixed(claims, of_start, MARGIN)
+        key = f"beta_{claims.key(beta)}"
+        exact = claims.Statement(f"quadratic.{key}", f"the exact variance on a quadratic, beta = {beta:g}", "<θ²>")
+        judged = [chainwise.equal(exact, np.concatenate([*of_start.values()]), 1.0, MARGIN)]
+        found += chainwise.unless_mixed(judged, of_start, MARGIN)
 
         right = gibbs.mean_of(ANHARMONIC, spec.temperature, np.square)
         wrong = gibbs.mean_of(ANHARMONIC, gibbs.temperature(LR, spec.batch_size, SIGMA), np.square)
         of_start = squares(chains, "anharmonic", beta, right)
         everyone = np.concatenate([*of_start.values()])
         error = float(everyone.std(ddof=1)) / len(everyone) ** 0.5
-        claims = [
-            chainwise.equal(
-                everyone, 1.0, MARGIN, statistic="<θ²>",
-                claim=f"Gibbs at n/(1 - beta) on the anharmonic loss, beta = {beta:g}",
-            ),
-            chainwise.above(
-                float(everyone.mean()) * right / wrong, error * right / wrong, 1.2, len(everyone), smallest=0.1,
-                claim=f"not Gibbs at n, beta = {beta:g}", statistic="<θ²> over that of Gibbs at n",
-            ),
-        ]  # fmt: skip
-        found += chainwise.unless_mixed(claims, of_start, MARGIN)
+        at_effective = claims.Statement(
+            f"effective.{key}", f"Gibbs at n/(1 - beta) on the anharmonic loss, beta = {beta:g}", "<θ²>"
+        )
+        not_at_n = claims.Statement(
+            f"not_at_n.{key}", f"not Gibbs at n, beta = {beta:g}", "<θ²> over that of Gibbs at n"
+        )
+        ratio, beyond = right / wrong, chainwise.Direction(1, smallest=0.1, null=1.2)
+        judged = [
+            chainwise.equal(at_effective, everyone, 1.0, MARGIN),
+            chainwise.over_chains(not_at_n, float(everyone.mean()) * ratio, error * ratio, beyond, len(everyone)),
+        ]
+        found += chainwise.unless_mixed(judged, of_start, MARGIN)
     return found
 
 
-def draw(chains, axes):
-    import numpy as np
-
-    from three_factors.reproduce.engine import plots
-
+def draw(chains: Chains, axes: Any) -> None:
     for panel, beta in zip(axes(1, len(BETAS), sharey=True), BETAS):
         labels = [name("anharmonic", beta, start) for start in STARTS]
         spec = chains.specs[labels[0]]
         values = np.concatenate([chains.samples[label].ravel() for label in labels])
-        style = {"color": plots.BLUE, "alpha": 0.35}
+        style: dict[str, Any] = {"color": plots.BLUE, "alpha": 0.35}
         panel.hist(values, bins=80, range=(-2.5, 2.5), density=True, label="SGD with momentum", **style)
         for t, colour, words in (
             (spec.temperature, plots.RED, "Gibbs at n/(1-β)"),

@@ -15,91 +15,101 @@ noise ends at a lower test accuracy in a sharper minimum, and given back it ends
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from three_factors.reproduce.engine.figure import Figure, main
-from three_factors.reproduce.experiments import equal_loss, noise_dial
+from typing import Any
+
+from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
+from three_factors.reproduce.experiments import equal_loss
+from three_factors.reproduce.experiments.noise_dial import (
+    DIALLED,
+    END_NORM,
+    HALVES,
+    ISOTROPIC,
+    LOSS,
+    NOISE_DIAL,
+    OF_ITS_SHAPE,
+    QUIET,
+    RATIO,
+    SGD,
+    TEST,
+    ratio,
+)
 
 NAMES = {
-    noise_dial.SGD: "S",
-    noise_dial.QUIET: "4 S",
-    noise_dial.HALVES: "4 S, half batches",
-    noise_dial.OF_ITS_SHAPE: "4 S, Gaussian, C's shape",
-    noise_dial.ISOTROPIC: "4 S, Gaussian, isotropic",
+    SGD: "S",
+    QUIET: "4 S",
+    HALVES: "4 S, half batches",
+    OF_ITS_SHAPE: "4 S, Gaussian, C's shape",
+    ISOTROPIC: "4 S, Gaussian, isotropic",
 }
+IDS = {HALVES: "halves", OF_ITS_SHAPE: "its_shape", ISOTROPIC: "isotropic"}
+ALIKE = (1 / 1.25, 1.25)  # a norm or a loss over SGD's at S
 
 
-def check(table):
-    from three_factors.reproduce.engine import claims, seedwise
-
-    sgd, quiet, accuracy = noise_dial.SGD, noise_dial.QUIET, noise_dial.ACCURACY
-
-    def norms(label, rule, claim):
-        """The end norm over SGD's at S, and that at equal training loss beside it."""
-        at_equal_loss, note = equal_loss.ratio(table, label, sgd)
-        over = f"norm of '{label}' over that of '{sgd}'"
-        return [
-            seedwise.over_seeds(
-                noise_dial.ratio(table, label, sgd, noise_dial.NORM), rule, scale=seedwise.LOG, claim=claim,
-                statistic=f"{over}, a seed",
-            ),
-            seedwise.over_seeds(
-                at_equal_loss, rule, scale=seedwise.LOG, claim=f"{claim}, at equal training loss", control_of=claim,
-                statistic=f"{over} where the loss first reaches a level, geometric mean over levels, a seed", note=note,
-            ),
-        ]  # fmt: skip
-
-    sharper = norms(
-        quiet, seedwise.Direction(1, smallest=0.1, null=1.0), "a quarter of the noise ends at a larger Hessian norm"
+def norms(
+    table: Evidence, label: str, rule: seedwise.Direction | seedwise.Range, name: str, text: str
+) -> list[claims.Claim]:
+    """Claims something of the end norm over SGD's at S; as its control, of that at equal training loss."""
+    over = f"norm of '{label}' over that of '{SGD}'"
+    end = claims.Statement(name, text, f"{over}, a seed")
+    at_equal_loss, note = equal_loss.ratio(table, label, SGD)
+    control = claims.Statement(
+        f"{name}.equal_loss",
+        f"{text}, at equal training loss",
+        f"{over} where the loss first reaches a level, geometric mean over levels, a seed",
+        note=note,
+        control_of=name,
     )
-    found = [
-        claims.differ(
-            table, sgd, quiet, on=accuracy, smallest=0.005, claim="a quarter of the noise ends at a lower test accuracy"
-        ),
-        *sharper,
+    return [
+        seedwise.over_seeds(end, ratio(table, label, SGD, END_NORM), rule, seedwise.LOG),
+        seedwise.over_seeds(control, at_equal_loss, rule, seedwise.LOG),
     ]
-    for label in noise_dial.DIALLED:
-        noise = claims.NoiseContrast((sgd, label), quiet, on=accuracy)
-        words = f"as SGD at S: {label}"
-        pair = [
-            claims.share_of_effect(
-                table, label, sgd, margin=1 / 3, noise=noise, claim=f"ends {words}, measured by what noise does"
-            ),
-            claims.equivalent(
-                table, label, sgd, on=accuracy, margin=0.01, claim=f"test accuracy within a point, {words}"
-            ),
-        ]
-        found += claims.where_noise_shows(pair, table, label, sgd, noise)
-        alike = norms(label, seedwise.Range(1 / 1.25, 1.25), f"the same Hessian norm {words}")
-        found += [claims.where_it_shows(same, visible, 1.0) for same, visible in zip(alike, sharper)]
-        found.append(
-            seedwise.over_seeds(
-                noise_dial.ratio(table, label, sgd, noise_dial.LOSS), seedwise.Range(1 / 1.25, 1.25),
-                scale=seedwise.LOG, claim=f"the same training loss {words}", control_of=f"ends {words}",
-                note="made a claim after a first look at these runs",
-                statistic=f"loss on clean training images, '{label}' over '{sgd}', geometric mean, a seed",
-            )
-        )  # fmt: skip
+
+
+def given_back(table: Evidence, label: str, sharper: list[claims.Claim]) -> list[claims.Claim]:
+    """Claims that with the noise given back in one way a run ends as SGD does at S; judged where noise shows."""
+    name, words, noise = IDS[label], f"as SGD at S: {label}", claims.NoiseContrast((SGD, label), QUIET, on=TEST)
+    share = claims.Statement(f"{name}.share", f"ends {words}, measured by what noise does")
+    ends = claims.Statement(f"{name}.ends", f"test accuracy within a point, {words}")
+    pair = [
+        claims.share_of_effect(share, table, label, SGD, noise=noise, margin=1 / 3),
+        claims.equivalent(ends, table, label, SGD, on=TEST, margin=0.01),
+    ]
+    found = claims.where_noise_shows(pair, table, label, SGD, noise)
+    alike = norms(table, label, seedwise.Range(*ALIKE), f"{name}.norm", f"the same Hessian norm {words}")
+    found += [claims.where_it_shows(same, visible, 1.0) for same, visible in zip(alike, sharper)]
+    loss = claims.Statement(
+        f"{name}.loss",
+        f"the same training loss {words}",
+        f"loss on clean training images, '{label}' over '{SGD}', geometric mean, a seed",
+        note="made a claim after a first look at these runs",
+        control_of=f"{name}.share",
+    )
+    return [*found, seedwise.over_seeds(loss, ratio(table, label, SGD, LOSS), seedwise.Range(*ALIKE), seedwise.LOG)]
+
+
+def check(table: Evidence) -> list[claims.Claim]:
+    lower = claims.Statement("quiet.ends", "a quarter of the noise ends at a lower test accuracy")
+    larger = seedwise.Direction(1, smallest=0.1, null=1.0)
+    sharper = norms(table, QUIET, larger, "quiet.norm", "a quarter of the noise ends at a larger Hessian norm")
+    found = [claims.differ(lower, table, SGD, QUIET, seedwise.Direction(1, smallest=0.005), on=TEST), *sharper]
+    for label in DIALLED:
+        found += given_back(table, label, sharper)
     return found
 
 
-def colours():
-    from three_factors.reproduce.engine import plots
-
+def colours() -> dict[str, str]:
     return dict(zip(NAMES, (plots.RED, plots.BLUE, plots.ORANGE, plots.PURPLE, plots.GREEN)))
 
 
-def draw_ends(table, panel, metric):
-    """A metric where the runs end, a point a way of making noise."""
-    from three_factors.reproduce.engine import plots
-
+def draw_ends(table: Table, panel: Any, metric: str) -> None:
+    """Draws a metric where the runs end, a point a way of making noise."""
     for place, (label, name) in enumerate(NAMES.items()):
-        values = table.grid([label], metric) * (100 if metric == noise_dial.ACCURACY else 1)
+        values = table.grid([label], metric) * (100 if metric == TEST else 1)
         plots.points(panel, [place], values, plots.all_trained(table, [label]), colours()[label], name)
     panel.set_xticks(range(len(NAMES)), ["S", "4 S", "4 S\nhalves", "4 S\nC's shape", "4 S\nisotropic"])
 
 
-def draw_beside(table, axes):
-    from three_factors.reproduce.engine import plots
-
+def draw_beside(table: Table, axes: Any) -> None:
     for panel, (metric, words) in zip(axes(1, len(plots.WORDS)), plots.WORDS.items()):
         draw_ends(table, panel, f"end {metric}")
         panel.set(ylabel=f"{words}, at the end")
@@ -109,18 +119,14 @@ def draw_beside(table, axes):
         plots.legend_below(panel, columns=2)
 
 
-def draw(table, axes):
-    from three_factors.reproduce.engine import plots
-
+def draw(table: Table, axes: Any) -> None:
     curves, accuracy, loss, norm = axes(2, 2)
     for label, name in NAMES.items():
-        stretch = 1.0 if label == noise_dial.SGD else float(noise_dial.RATIO)
-        plots.band(
-            curves, table, label, noise_dial.ACCURACY, colours()[label], legend=name, percent=True, stretch=stretch
-        )
+        style: dict[str, Any] = {"percent": True, "stretch": 1.0 if label == SGD else float(RATIO)}
+        plots.band(curves, table, label, TEST, colours()[label], legend=name, **style)
     curves.set(xlabel="epoch of the run at S, at equal steps", ylabel="test accuracy (%)")
     plots.legend_below(curves, columns=2)
-    for panel, metric in ((accuracy, noise_dial.ACCURACY), (loss, noise_dial.LOSS), (norm, noise_dial.NORM)):
+    for panel, metric in ((accuracy, TEST), (loss, LOSS), (norm, END_NORM)):
         draw_ends(table, panel, metric)
     accuracy.set(ylabel="test accuracy at the end (%)")
     loss.set(ylabel="training loss at the end")
@@ -133,15 +139,14 @@ FIGURE = Figure(
     name="noise_only",
     title="Noise changed alone, at equal eta and equal steps",
     doc=__doc__,
-    data="fashionmnist",
+    data=("fashionmnist", "cifar10"),
     substitute="digits28",
-    also_on=("cifar10",),
-    experiment=noise_dial,
-    measurements=noise_dial.measurements,
+    experiment=NOISE_DIAL,
     check=check,
     draw=draw,
     beside=draw_beside,
 )
+
 
 if __name__ == "__main__":
     main(FIGURE)

@@ -10,7 +10,8 @@ the figures that are not are made first.
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from three_factors.reproduce.engine.page import main
+from three_factors.reproduce.contents import CONTENTS
+from three_factors.reproduce.engine.report import main
 
 if __name__ == "__main__":
-    main(__doc__)
+    main(__doc__, CONTENTS)

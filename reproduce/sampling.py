@@ -9,12 +9,16 @@ One start will do: on a quadratic it is forgotten at a known rate, and chains ar
     python reproduce/sampling.py --seeds 16
 """
 
-from itertools import pairwise
-
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from three_factors.reproduce.engine.simulated import Theory, main
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from three_factors.reproduce.engine import Chains, Theory, chainwise, claims, main, plots
+from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.theory import gibbs
 from three_factors.reproduce.theory.potentials import Quadratic
 from three_factors.reproduce.theory.simulate import Examples, Sampling, Simulation
@@ -26,11 +30,11 @@ KINDS: tuple[Sampling, ...] = ("replacement", "shuffle")
 RISE = 0.02  # of the share of the theory's variance, from one eta to the next: the smallest of interest
 
 
-def name(kind, lr):
+def name(kind: str, lr: float) -> str:
     return f"{kind}, eta h K {lr * H * K:g}"
 
 
-def simulations(scale):
+def simulations(scale: Scale) -> dict[str, Simulation]:
     found = {}
     for lr in LRS[scale]:
         epochs = max(2, round(4 / (lr * H * K)))  # of burn-in: two relaxation times of the variance at least
@@ -43,19 +47,19 @@ def simulations(scale):
     return found
 
 
-def ratios(chains, kind, lr):
-    """θ^2 over the theory's variance, mean over an epoch's positions, of every chain."""
+def ratios(chains: Chains, kind: str, lr: float) -> np.ndarray:
+    """Returns θ^2 over the theory's variance, mean over an epoch's positions, of every chain."""
     samples, spec = chains.samples[name(kind, lr)][:, :, 0], chains.specs[name(kind, lr)]
     theory = gibbs.sgd_variance(H, lr, 1, SIGMA) * (1 - (1 - lr * H) ** (2 * spec.record[0]))  # as far as it has come
     return (samples**2).mean(axis=0) / theory
 
 
-def lrs(chains):
+def lrs(chains: Chains) -> list[float]:
     return sorted({spec.lr for spec in chains.specs.values()})
 
 
-def rises(chains):
-    """(rise of the shuffled ratio, its standard error, chains) from every eta to the next."""
+def rises(chains: Chains) -> list[tuple[float, float, int]]:
+    """Returns (rise of the shuffled ratio, its standard error, chains) from every eta to the next."""
     values = [ratios(chains, "shuffle", lr) for lr in lrs(chains)]
     return [
         (float(b.mean() - a.mean()), float(a.var() / len(a) + b.var() / len(b)) ** 0.5, len(a))
@@ -63,41 +67,35 @@ def rises(chains):
     ]
 
 
-def check(chains):
-    from three_factors.reproduce.engine import chainwise
-
+def check(chains: Chains) -> list[claims.Claim]:
     found = []
     for lr in lrs(chains):
         drawn = ratios(chains, "replacement", lr)
-        found.append(
-            chainwise.equal(drawn, 1.0, 0.1, statistic="<θ²>",
-                            claim=f"with replacement the variance is the theory's, eta h K = {lr * H * K:g}")
-        )  # fmt: skip
+        about = claims.Statement(
+            f"replacement.{claims.key(lr * H * K)}",
+            f"with replacement the variance is the theory's, eta h K = {lr * H * K:g}",
+            "<θ²>",
+        )
+        found.append(chainwise.equal(about, drawn, 1.0, 0.1))
     for lr, low, high in ((0.01, 0.0, 0.2), (1.0, 0.8, 1.25)):
         if lr in lrs(chains):
             values = ratios(chains, "shuffle", lr)
-            found.append(
-                chainwise.between(
-                    float(values.mean()), float(values.std(ddof=1)) / len(values) ** 0.5, low, high, len(values),
-                    claim=f"shuffled, {'a fraction of it' if high < 1 else 'nearly the same'} at eta h K = {lr * K:g}",
-                    statistic="<θ²> over theory",
-                )
-            )  # fmt: skip
+            words = "a fraction of it" if high < 1 else "nearly the same"
+            text = f"shuffled, {words} at eta h K = {lr * K:g}"
+            about = claims.Statement(f"shuffle.{claims.key(lr * K)}", text, "<θ²> over theory")
+            mean, spread = float(values.mean()), float(values.std(ddof=1)) / len(values) ** 0.5
+            found.append(chainwise.over_chains(about, mean, spread, chainwise.Range(low, high), len(values)))
     # It rises at every step if every rise is shown alone: the one that is least sure decides (intersection-union).
     value, error, count = min(rises(chains), key=lambda rise: rise[0] / rise[1])
-    found.append(
-        chainwise.above(
-            value, error, 0.0, count, smallest=RISE,
-            claim="shuffled, the share of the theory's variance rises with eta h K at every step",
-            statistic="rise of <θ²> over theory between neighbouring eta, the smallest in standard errors",
-        )
-    )  # fmt: skip
-    return found
+    about = claims.Statement(
+        "rises",
+        "shuffled, the share of the theory's variance rises with eta h K at every step",
+        "rise of <θ²> over theory between neighbouring eta, the smallest in standard errors",
+    )
+    return [*found, chainwise.over_chains(about, value, error, chainwise.Direction(1, smallest=RISE), count)]
 
 
-def draw(chains, axes):
-    from three_factors.reproduce.engine import plots
-
+def draw(chains: Chains, axes: Any) -> None:
     (panel,) = axes(1, 1)
     for kind, colour in zip(KINDS, (plots.BLUE, plots.RED)):
         values = [ratios(chains, kind, lr) for lr in lrs(chains)]

@@ -8,12 +8,15 @@ minimum, and must agree.
     python reproduce/theorem1.py --seeds 16
 """
 
-from typing import Literal
-
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from three_factors.reproduce.engine.simulated import Theory, main
+from typing import Any, Literal
+
+import numpy as np
+
+from three_factors.reproduce.engine import Chains, Theory, chainwise, claims, main, plots
+from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.theory import gibbs
 from three_factors.reproduce.theory.potentials import Quartic
 from three_factors.reproduce.theory.simulate import Gaussian, Simulation
@@ -33,11 +36,11 @@ MIXED = 0.005  # of <θ²> over theory: its bias at the smallest eta by that law
 BINS = 4000  # of θ, where the gap is looked for
 
 
-def name(size, start):
+def name(size: int, start: str) -> str:
     return f"eta {N * size:g}, S {size}, from {start}"
 
 
-def simulations(scale):
+def simulations(scale: Scale) -> dict[str, Simulation]:
     found = {}
     for size in BATCH_SIZES[scale]:
         lr = N * size
@@ -49,27 +52,23 @@ def simulations(scale):
     return found
 
 
-def sizes_of(chains):
+def sizes_of(chains: Chains) -> list[int]:
     return sorted({spec.batch_size for spec in chains.specs.values()})
 
 
-def pooled(chains):
-    """θ of the chains from every start, one start after the other, (records, chains), for every eta."""
-    import numpy as np
-
+def pooled(chains: Chains) -> list[np.ndarray]:
+    """Returns θ of the chains from every start, one start after the other, (records, chains), for every eta."""
     return [
         np.concatenate([chains.samples[name(size, start)][:, :, 0] for start in STARTS], axis=1)
         for size in sizes_of(chains)
     ]
 
 
-def deviations(theta):
-    """How far the mean over every chain's records is from Gibbs, (eta, chains); θ is (records, chains) for every eta.
+def deviations(theta: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns how far the mean over every chain's records is from Gibbs, (eta, chains), of θ (records, chains) an eta.
 
     Of θ^2 and of L, relative, and of the distribution function where its gap is largest.
     """
-    import numpy as np
-
     t = N * SIGMA**2 / 2
     squares, loss = gibbs.mean_of(POTENTIAL, t, np.square), gibbs.mean_loss(POTENTIAL, t)
     x, c = gibbs.cumulative(POTENTIAL, t)
@@ -88,38 +87,30 @@ def deviations(theta):
     return {words: np.stack([measure(values) for values in theta]) for words, measure in measures.items()}
 
 
-def check(chains):
-    import numpy as np
-
-    from three_factors.reproduce.engine import chainwise
-
-    found, etas, of_chains = [], N * np.array(sizes_of(chains)), deviations(pooled(chains))
-    for words, text in {
-        "<θ²>": "bias of <θ²>", "<L>": "bias of the mean loss", "gap": "gap of the distribution functions"
-    }.items():  # fmt: skip
+def check(chains: Chains) -> list[claims.Claim]:
+    found: list[claims.Claim] = []
+    etas, of_chains = N * np.array(sizes_of(chains)), deviations(pooled(chains))
+    for key, words, text in (
+        ("squares", "<θ²>", "bias of <θ²>"),
+        ("loss", "<L>", "bias of the mean loss"),
+        ("gap", "gap", "gap of the distribution functions"),
+    ):
         rows = etas > SMALLEST_FOR_GAP if words == "gap" else etas < LARGEST_FOR_MOMENTS
         values = of_chains[words][rows]
 
-        def distances(used, values=values):
+        def distances(used: np.ndarray, values: np.ndarray = values) -> np.ndarray:
             return np.abs(values[:, used].mean(axis=1))
 
-        claims = [
-            chainwise.exponent(
-                etas[rows], distances, values.shape[1], 1.0, claim=f"the {text} from Gibbs vanishes as eta",
-                statistic=f"{text} on eta",
-            )
-        ]  # fmt: skip
+        about = claims.Statement(key, f"the {text} from Gibbs vanishes as eta", f"{text} on eta")
+        slope = chainwise.exponent(about, etas[rows], distances, values.shape[1], chainwise.Contains(1.0, width=0.5))
+        judged = [slope]
         for squares in of_chains["<θ²>"][rows]:
-            claims = chainwise.unless_mixed(claims, dict(zip(STARTS, np.split(squares, len(STARTS)))), MIXED)
-        found += claims
+            judged = chainwise.unless_mixed(judged, dict(zip(STARTS, np.split(squares, len(STARTS)))), MIXED)
+        found += judged
     return found
 
 
-def draw(chains, axes):
-    import numpy as np
-
-    from three_factors.reproduce.engine import plots
-
+def draw(chains: Chains, axes: Any) -> None:
     a, b = axes(1, 2)
     x, p = gibbs.density(POTENTIAL, N * SIGMA**2 / 2)
     near = np.abs(x) < 3

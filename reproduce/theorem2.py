@@ -9,12 +9,16 @@ Gibbs and from each well, and must agree.
     python reproduce/theorem2.py --seeds 8
 """
 
-from functools import partial
-
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from three_factors.reproduce.engine.simulated import Theory, main
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from three_factors.reproduce.engine import Chains, Theory, chainwise, claims, main, plots
+from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.theory import gibbs
 from three_factors.reproduce.theory.potentials import DoubleWell
 from three_factors.reproduce.theory.simulate import Gaussian, Simulation
@@ -23,7 +27,7 @@ BARRIER, TILT, SIGMA, LR = 0.45, -0.1, 14.0, 0.02
 RATIO = 16.0  # det H_B/det H_A of the transverse directions, in every number of dimensions
 
 
-def well(dim):
+def well(dim: int) -> DoubleWell:
     b = RATIO ** (1 / (dim - 1))
     return DoubleWell(BARRIER, TILT, (b**-0.5,) * (dim - 1), (b**0.5,) * (dim - 1))
 
@@ -39,11 +43,11 @@ LENGTH = {"smoke": 0.2, "quick": 10.0, "paper": 30.0}  # in relaxation times bet
 RECORDS = 16  # in the second half, when exp(-5) of what a start was off is left
 
 
-def name(dim, size, start):
+def name(dim: int, size: int, start: str) -> str:
     return f"q = {dim}, S {size}, from {start}"
 
 
-def simulations(scale):
+def simulations(scale: Scale) -> dict[str, Simulation]:
     found = {}
     for dim, sizes in BATCH_SIZES.items():
         for size in sizes if scale != "smoke" else sizes[:1]:
@@ -51,48 +55,40 @@ def simulations(scale):
             half = round(LENGTH[scale] * relaxation / 2)
             record = tuple(half + half * (i + 1) // RECORDS for i in range(RECORDS))
             for words, start in STARTS.items():
+                where: Literal["gibbs"] | tuple[float, ...] = "gibbs"
+                if start is not None:
+                    where = (start, *([0.0] * (dim - 1)))
                 found[name(dim, size, words)] = Simulation(
-                    WELLS[dim], LR, size, Gaussian(SIGMA), record[-1], record,
-                    "gibbs" if start is None else (start, *([0.0] * (dim - 1))), CHAINS[scale],
-                )  # fmt: skip
+                    WELLS[dim], LR, size, Gaussian(SIGMA), record[-1], record, where, CHAINS[scale]
+                )
     return found
 
 
-def shares(chains, dim, size):
-    """start -> the share of its records that each chain spent in well A, (chains,)."""
-    return {
-        start: (chains.samples[name(dim, size, start)][:, :, 0] < WELLS[dim].top).mean(axis=0) for start in STARTS
-    }  # fmt: skip
+def shares(chains: Chains, dim: int, size: int) -> dict[str, np.ndarray]:
+    """Returns start -> the share of its records that each chain spent in well A, (chains,)."""
+    return {start: (chains.samples[name(dim, size, start)][:, :, 0] < WELLS[dim].top).mean(axis=0) for start in STARTS}
 
 
-def law_gap(x, potential, t, used):
-    """The largest gap between the distribution function of x, of the chains `used`, and quadrature's."""
-    import numpy as np
-
+def law_gap(x: np.ndarray, potential: DoubleWell, t: float, used: np.ndarray) -> float:
+    """Returns the largest gap between the distribution function of x, of the chains `used`, and quadrature's."""
     grid, expected = gibbs.cumulative(potential, t)
     ends = grid[0], grid[-1]
     counts, edges = np.histogram(np.clip(x[:, used], *ends), BINS, ends)
     return float(np.abs(np.cumsum(counts) / counts.sum() - np.interp(edges[1:], grid, expected)).max())
 
 
-def sizes_of(chains, dim):
+def sizes_of(chains: Chains, dim: int) -> list[int]:
     return [size for size in BATCH_SIZES[dim] if name(dim, size, "Gibbs") in chains.samples]
 
 
-def crossover(n, shares_in_a):
-    """n at which p_A = 1/2: log odds are a straight line in 1/n (Theorem 2)."""
-    import numpy as np
-
+def crossover(n: list[float], shares_in_a: list[float]) -> float:
+    """Returns the n at which p_A = 1/2: log odds are a straight line in 1/n (Theorem 2)."""
     slope, intercept = np.polyfit(1 / np.array(n), np.log(shares_in_a) - np.log1p(-np.array(shares_in_a)), 1)
     return float(-slope / intercept)
 
 
-def check(chains):
-    import numpy as np
-
-    from three_factors.reproduce.engine import chainwise
-
-    found = []
+def check(chains: Chains) -> list[claims.Claim]:
+    found: list[claims.Claim] = []
     for dim in WELLS:
         for size in sizes_of(chains, dim):
             of_start = shares(chains, dim, size)
@@ -101,18 +97,22 @@ def check(chains):
             t = chains.specs[name(dim, size, "Gibbs")].temperature
             expected = gibbs.share_in_a(WELLS[dim], t)
             gap, error = chainwise.jackknife(partial(law_gap, x, WELLS[dim], t), len(pooled))
-            claims = [
-                chainwise.between(
-                    float(pooled.mean()) - expected, float(pooled.std(ddof=1)) / len(pooled) ** 0.5, -MARGIN, MARGIN,
-                    len(pooled), claim=f"p_A is Gibbs' at {where}",
-                    statistic=f"share of chains in the wide well, less {expected:.3f}",
-                ),
-                chainwise.between(
-                    gap, error, -1.0, MARGIN, len(pooled), claim=f"the law of x is Gibbs' at {where}",
-                    statistic="largest gap between its distribution function and quadrature's",
-                ),
-            ]  # fmt: skip
-            found += chainwise.unless_mixed(claims, of_start, MARGIN)
+            of_share = claims.Statement(
+                f"share.q{dim}.s{size}",
+                f"p_A is Gibbs' at {where}",
+                f"share of chains in the wide well, less {expected:.3f}",
+            )
+            of_law = claims.Statement(
+                f"law.q{dim}.s{size}",
+                f"the law of x is Gibbs' at {where}",
+                "largest gap between its distribution function and quadrature's",
+            )
+            share, spread = float(pooled.mean()) - expected, float(pooled.std(ddof=1)) / len(pooled) ** 0.5
+            judged = [
+                chainwise.over_chains(of_share, share, spread, chainwise.Range(-MARGIN, MARGIN), len(pooled)),
+                chainwise.over_chains(of_law, gap, error, chainwise.Range(-1.0, MARGIN), len(pooled)),
+            ]
+            found += chainwise.unless_mixed(judged, of_start, MARGIN)
     sizes = sizes_of(chains, 2)
     if len(sizes) < 3:
         return found
@@ -126,25 +126,22 @@ def check(chains):
     n = [LR / size for size in sizes]
     count = len(pooled_shares[0])
     whole, error = chainwise.jackknife(lambda used: crossover(n, [s[used].mean() for s in pooled_shares]), count)
-    for words, at in zip(("as corrected", "as printed in equation 4"), gibbs.crossover(WELLS[2], SIGMA)):
-        claims = [
-            chainwise.between(
-                whole / at, error / at, 1 / 1.5, 1.5, count, claim=f"the crossover is n* {words}",
-                statistic=f"n at equal shares over n* = {at:.3g}",
-                paper="n* of equation 4" if words.startswith("as printed") else None,
-            )
-        ]  # fmt: skip
+    corrected, printed = gibbs.crossover(WELLS[2], SIGMA)
+    for key, words, at, paper in (
+        ("corrected", "as corrected", corrected, None),
+        ("printed", "as printed in equation 4", printed, "n* of equation 4"),
+    ):
+        statistic = f"n at equal shares over n* = {at:.3g}"
+        about = claims.Statement(f"crossover.{key}", f"the crossover is n* {words}", statistic, paper=paper)
+        rule = chainwise.Range(1 / 1.5, 1.5)
+        judged = [chainwise.over_chains(about, whole / at, error / at, rule, count)]
         for values in zip(*all_starts.values()):
-            claims = chainwise.unless_mixed(claims, dict(zip(STARTS, values)), MARGIN)
-        found += claims
+            judged = chainwise.unless_mixed(judged, dict(zip(STARTS, values)), MARGIN)
+        found += judged
     return found
 
 
-def draw(chains, axes):
-    import numpy as np
-
-    from three_factors.reproduce.engine import plots
-
+def draw(chains: Chains, axes: Any) -> None:
     a, b = axes(1, 2)
     potential, sizes = WELLS[2], sizes_of(chains, 2)
     right, printed = gibbs.crossover(potential, SIGMA)
@@ -155,8 +152,15 @@ def draw(chains, axes):
     a.plot(n, laplace / (1 + laplace), color=plots.GREY, linestyle=(0, (4, 2)), label="Theorem 2 (Laplace)")
     for start, marker in zip(STARTS, "os^"):
         means = [shares(chains, 2, size)[start].mean() for size in sizes]
-        a.scatter([LR / size for size in sizes], means, s=26, marker=marker, color=plots.ORANGE, zorder=3,
-                  label=f"SGD from {start}")  # fmt: skip
+        a.scatter(
+            [LR / size for size in sizes],
+            means,
+            s=26,
+            marker=marker,
+            color=plots.ORANGE,
+            zorder=3,
+            label=f"SGD from {start}",
+        )
     a.axvline(right, color=plots.GREEN, linewidth=0.9, label="n* corrected")
     a.axvline(printed, color=plots.RED, linewidth=0.9, label="n* as printed")
     a.set(xlabel="n = η/S", ylabel="share of chains in the wider, shallower well", title="q = 2")

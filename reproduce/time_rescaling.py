@@ -7,12 +7,16 @@ chains follow one curve of t_eta as eta gets small, and different curves of the 
     python reproduce/time_rescaling.py --seeds 16
 """
 
-from itertools import pairwise
-
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from three_factors.reproduce.engine.simulated import Theory, main
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from three_factors.reproduce.engine import Chains, Theory, chainwise, claims, main, plots
+from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.theory.potentials import Quartic
 from three_factors.reproduce.theory.simulate import Gaussian, Simulation
 
@@ -26,7 +30,7 @@ POINTS, LENGTH = 25, 4.0  # records, to a t_eta of 4
 TOGETHER, APART, SMALLEST = 0.02, 0.2, 0.1
 
 
-def simulations(scale):
+def simulations(scale: Scale) -> dict[str, Simulation]:
     found = {}
     for size in BATCH_SIZES[scale]:
         lr = N * size
@@ -37,11 +41,13 @@ def simulations(scale):
     return found
 
 
-def curves(chains, used=slice(None)):
-    """label -> (steps, t_eta, mean and standard deviation of θ), each (records,)."""
-    import numpy as np
+Curves = dict[str, tuple[np.ndarray, ...]]
+EVERYONE = slice(None)
 
-    found = {}
+
+def curves(chains: Chains, used: np.ndarray | slice = EVERYONE) -> Curves:
+    """Returns label -> (steps, t_eta, mean and standard deviation of θ), each (records,)."""
+    found: Curves = {}
     for label, samples in chains.samples.items():
         spec, theta = chains.specs[label], samples[:, used, 0]
         steps = np.array(spec.record, dtype=float)
@@ -49,22 +55,18 @@ def curves(chains, used=slice(None)):
     return found
 
 
-def halves(chains, used):
-    """`curves` of every other chain, and of the rest."""
-    import numpy as np
-
+def halves(chains: Chains, used: np.ndarray) -> list[Curves]:
+    """Returns `curves` of every other chain, and of the rest."""
     odd = np.arange(len(used)) % 2 == 1
     return [curves(chains, used & half) for half in (odd, ~odd)]
 
 
-def sup_distance(both, one, other, *, against):
-    """The largest gap of means and of deviations between two labels, in θ, where both are known; of `halves`.
+def sup_distance(both: list[Curves], one: str, other: str, *, against: int) -> float:
+    """Returns the largest gap of means and of deviations between two labels, in θ, where both are known; of `halves`.
 
     Where it lies is looked up in one half of the chains, and how large it is there in the other: the largest of many
     noisy gaps of the same chains would be too large.
     """
-    import numpy as np
-
     gaps = []
     for found in both:
         x, y = found[one][against], found[other][against]
@@ -78,53 +80,45 @@ def sup_distance(both, one, other, *, against):
 STEP, TIME = 0, 1
 
 
-def check(chains):
-    import numpy as np
-
-    from three_factors.reproduce.engine import chainwise
-
+def check(chains: Chains) -> list[claims.Claim]:
     labels = chains.labels
     count = chains.samples[labels[0]].shape[1]
 
-    def estimate(a, b, against):
-        """Sup distance and its jackknife standard error."""
+    def estimate(a: int, b: int, against: int) -> tuple[float, float]:
+        """Returns the sup distance and its jackknife standard error."""
 
-        def distance(used):
+        def distance(used: np.ndarray) -> float:
             return sup_distance(halves(chains, used), labels[a], labels[b], against=against)
 
         return chainwise.jackknife(distance, count)
 
-    def pairs(used):
+    def pairs(used: np.ndarray) -> np.ndarray:
         both = halves(chains, used)
         return np.array([sup_distance(both, *pair, against=TIME) for pair in pairwise(labels)])
 
     together, error = estimate(0, 1, TIME)
     apart, error_apart = estimate(0, -1, STEP)
     etas = [chains.specs[label].lr for label in labels[:-1]]
+    coincide = claims.Statement(
+        "together",
+        "the trajectories of the two smallest eta coincide in t_eta",
+        "largest gap of means and spreads of θ at equal t_eta",
+    )
+    differ = claims.Statement(
+        "apart", "the smallest and the largest eta differ at equal steps", "the same gap at equal steps"
+    )
+    vanishes = claims.Statement("slope", "the gap at equal t_eta, of eta and 2 eta, vanishes as eta", "the gap on eta")
+    far = chainwise.Direction(1, smallest=SMALLEST, null=APART)
     found = [
-        chainwise.between(
-            together, error, -1.0, TOGETHER, count, claim="the trajectories of the two smallest eta coincide in t_eta",
-            statistic="largest gap of means and spreads of θ at equal t_eta",
-        ),
-        chainwise.above(
-            apart, error_apart, APART, count, smallest=SMALLEST,
-            claim="the smallest and the largest eta differ at equal steps",
-            statistic="the same gap at equal steps",
-        ),
-    ]  # fmt: skip
+        chainwise.over_chains(coincide, together, error, chainwise.Range(-1.0, TOGETHER), count),
+        chainwise.over_chains(differ, apart, error_apart, far, count),
+    ]
     if len(etas) > 1:
-        found.append(
-            chainwise.exponent(
-                etas, pairs, count, 1.0, claim="the gap at equal t_eta, of eta and 2 eta, vanishes as eta",
-                statistic="the gap on eta",
-            )
-        )  # fmt: skip
+        found.append(chainwise.exponent(vanishes, etas, pairs, count, chainwise.Contains(1.0, width=0.5)))
     return found
 
 
-def draw(chains, axes):
-    from three_factors.reproduce.engine import plots
-
+def draw(chains: Chains, axes: Any) -> None:
     panels = axes(1, 2, sharey=True)
     for (label, curve), colour in zip(curves(chains).items(), plots.shades(chains.labels).values()):
         mean, spread = curve[2], curve[3]

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from three_factors.reproduce.engine.server import Server
+from three_factors.reproduce.engine.launch.server import Server
 
 
 def _rank(rank: int, world_size: int, port: int, function: Callable[..., Any], arguments: tuple, queue: Any) -> None:

@@ -28,8 +28,8 @@ from three_factors.datamodules import Cyclic, DigitsDataModule, NoiseSchedule
 from three_factors.lightning_modules import MLP, VGG11
 from three_factors.lightning_modules.gradient_noise import HalfBatch
 from three_factors.lightning_modules.normalization import BatchNorm2d
-from three_factors.reproduce.engine.server import Server
-from three_factors.reproduce.engine.spec import MLPNetwork, ResNet56Network
+from three_factors.reproduce.engine.contract.networks import MLPNetwork, ResNet56Network
+from three_factors.reproduce.engine.launch.server import Server
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

@@ -65,7 +65,7 @@ def test_every_module_is_one_object_under_both_names(order, bare):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["callbacks", "datamodules.schedules", "reproduce.engine.spec"])
+@pytest.mark.parametrize("name", ["callbacks", "datamodules.schedules", "reproduce.engine.contract.spec"])
 def test_the_short_name_alone_makes_the_canonical_one(name, bare):
     """And that of its own checkout, where another one is installed."""
     code = f"import {name}, sys; print({name}.__name__, {name}.__file__)"
@@ -101,7 +101,7 @@ def test_a_script_runs_by_either_name(module, bare):
 @pytest.mark.slow
 def test_a_script_of_a_bare_checkout_runs_that_checkouts_code(bare, tmp_path):
     """In the figure's process and in those of its runs, whatever is installed."""
-    train = bare / "reproduce" / "engine" / "train.py"
+    train = bare / "reproduce" / "engine" / "worker" / "train.py"
     line = "from __future__ import annotations\n"
     mark = f"from pathlib import Path as _P; _P({str(tmp_path / 'trained by')!r}).write_text(__file__)\n"
     train.write_text(train.read_text().replace(line, line + mark))
@@ -256,7 +256,7 @@ def test_a_type_checker_sees_a_wrong_call_from_one_package_into_another(tmp_path
     (tmp_path / "planted.py").write_text(
         "from three_factors.callbacks import HessianMonitor\n"
         "from three_factors.datamodules import Cyclic\n"
-        "from three_factors.reproduce.engine.spec import Keep\n"
+        "from three_factors.reproduce.engine.contract.spec import Keep\n"
         "HessianMonitor(every=5)\n"
         "Cyclic(high='1', low=2, period=3)\n"
         "Keep(best=3.5)\n"

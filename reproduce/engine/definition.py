@@ -1,149 +1,217 @@
-"""What a figure is: its experiment, its claims, its panels, and one call of it."""
+"""What a figure is, and what a statement of theory is: its work, its claims, its panels; and one call of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from three_factors.reproduce.engine.options import EPOCHS, Options, Scale
+from three_factors.reproduce.engine.experiment import PAPERS, Arm, Experiment
+from three_factors.reproduce.engine.options import EPOCHS, InputError, Options, Scale
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
     from three_factors.datamodules.prepared import Prepared
-    from three_factors.reproduce.engine.claims import Claim
-    from three_factors.reproduce.engine.spec import Measurement, PathSpec, RunSpec
-    from three_factors.reproduce.engine.table import Evidence, Table
-
-
-class Experiment(Protocol):
-    """A module of `reproduce.experiments`: what is run at which scale, and what was left out of the paper's."""
-
-    SETTINGS: dict[Scale, Any]  # each has .seeds
-    REDUCTIONS: list[tuple[str, str, str]]
-
-    def runs(self, scale: Scale, source: Prepared) -> Specs: ...
-    def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> Evidence: ...
-
+    from three_factors.reproduce.engine.judge.chains import Chains
+    from three_factors.reproduce.engine.judge.claims import Claim
+    from three_factors.reproduce.engine.judge.table import Evidence, Table
+    from three_factors.reproduce.theory.simulate import Simulation
 
 BESIDE = "controls"  # how the name of a figure's second picture ends
-Specs = dict[str, "RunSpec"]  # label -> the run of seed 0
+SIMULATION = "simulation"  # what stands for a data set where there is none
 
 
-@dataclass(frozen=True)
-class Arm:
-    """What changes, in words for footers and help, and how. `check` and `draw` replace the figure's own."""
-
-    words: str
-    change: Callable[[Specs], Specs]
-    check: Callable[[Any], list[Claim]] | None = None
-    draw: Callable[[Table, Any], None] | None = None
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """Makes an experiment's runs the tuning of its final ones.
+@dataclass(frozen=True, kw_only=True)
+class Definition:
+    """What every script defines.
 
     Attributes:
-        seeds: of the tuning runs at a scale; no verdict uses them.
-        choose: the final runs (label -> spec of seed 0), of the tuning's specs and its table; of the paper's own choice
-            where there is no table yet, for the forecast.
-    """
-
-    seeds: Callable[[Scale], tuple[int, ...]]
-    choose: Callable[[Scale, Specs, Table | None], Specs]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure of the paper.
-
-    Attributes:
-        data: its own data set; `substitute` stands in, loudly, where that is not to be had and none was named.
-        also_on: further data sets that are its own; each has a folder and a place in the report.
-        check: the claims about a table. draw: the panels, on `axes(rows, columns)`.
+        name: the script's.
+        title: one line.
+        doc: the script's docstring: heading, caption, commands.
+        data: the data sets on which its claims are judged, each with a folder and a place in the report; by default
+            the first is taken. None for simulations that need no data.
+        substitute: stands in, loudly, where the first is not to be had and none was named.
+        check: the claims about the evidence.
+        draw: the panels, on `axes(rows, columns)`.
         beside: panels of a second picture, of what the paper leaves out.
-        arms: those it has besides "epochs".
-        spread: how seeds are drawn, in words for the footer.
-        measurements: what is measured of a run (scale, label) after its training.
-        paths: label -> the line between two runs, of a seed's specs and the next seed's (none if there is one seed).
-        derive: further columns of the table, from a run's rows (one an epoch).
-        tuning: where the final runs are chosen by tuning runs.
+        formulas: what is tested, in LaTeX, for the report.
+        arms: those it has besides the paper's own.
     """
 
     name: str
     title: str
     doc: str
-    data: str
-    substitute: str
-    experiment: Any
     check: Callable[[Any], list[Claim]]
-    draw: Callable[[Table, Any], None]
-    beside: Callable[[Table, Any], None] | None = None
-    also_on: tuple[str, ...] = ()
-    arms: tuple[str, ...] = ()
+    draw: Callable[[Any, Any], None]
+    data: tuple[str, ...] = ()
+    substitute: str = ""
+    beside: Callable[[Any, Any], None] | None = None
+    formulas: tuple[str, ...] = ()
+    arms: tuple[Arm, ...] = ()
+
+    def arm(self, name: str) -> Arm:
+        """Returns the arm of a name. Raises InputError if there is none."""
+        known = {arm.name: arm for arm in (PAPERS, *self.arms)}
+        if name not in known:
+            raise InputError(f"--arm: {self.name} has no arm {name!r}, only {', '.join(known)}")
+        return known[name]
+
+    def is_own(self, data: str) -> bool:
+        """Tells whether claims are judged on a data set."""
+        return data in (self.data or (SIMULATION,))
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The flags of its command line, besides those that all scripts have."""
+        raise NotImplementedError
+
+    @property
+    def reductions(self) -> Sequence[tuple[str, str, str]]:
+        """(the paper's, at quick scale, why), a line each."""
+        return ()
+
+    @property
+    def imagined(self) -> Callable[[Scale, int, np.random.Generator], Evidence] | None:
+        """Draws evidence from a world in which the claims hold; None where power is not asked for."""
+        return None
+
+    def frame(self, evidence: Any) -> pd.DataFrame:
+        """Returns the rows of table.csv."""
+        raise NotImplementedError
+
+    def replicates(self, seeds: int, evidence: Any) -> str:
+        """Says how often everything was done, for the footer."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure(Definition):
+    """A figure of the paper: networks that are trained.
+
+    Attributes:
+        experiment: what is run.
+        spread: how seeds are drawn, in words for the footer.
+    """
+
+    experiment: Experiment
     spread: str = "mean ± sd"
-    measurements: Callable[[Scale, str], tuple[Measurement, ...]] = lambda scale, label: ()
-    derive: Callable[[pd.DataFrame], dict[str, float]] = lambda rows: {}
-    paths: Callable[[Scale, Specs, Specs], dict[str, PathSpec]] = lambda scale, specs, following: {}
-    tuning: Tuning | None = None
 
     @property
-    def own(self) -> tuple[str, ...]:
-        """The data sets on which its claims are judged."""
-        return (self.data, *self.also_on)
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    label: str
-    seed: int
-    spec: RunSpec
-    measurements: tuple[Measurement, ...] = ()
+    def flags(self) -> tuple[str, ...]:
+        return ("arm", "data", "data_dir", "devices", "num_nodes", "slurm", "partition", "time", "gpus", "detach")
 
     @property
-    def name(self) -> str:
-        return f"{self.label} seed {self.seed}"
-
-
-@dataclass(frozen=True)
-class PlannedPath:
-    label: str
-    seed: int
-    spec: PathSpec
+    def reductions(self) -> Sequence[tuple[str, str, str]]:
+        return self.experiment.reductions
 
     @property
-    def name(self) -> str:
-        return f"{self.label} seed {self.seed}"
+    def imagined(self) -> Callable[[Scale, int, np.random.Generator], Evidence]:
+        return self.experiment.imagined
+
+    def frame(self, evidence: Table) -> pd.DataFrame:
+        return evidence.frame
+
+    def replicates(self, seeds: int, evidence: Table) -> str:
+        return f"{seeds} seeds, {self.spread}" if seeds > 1 else "1 seed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Theory(Definition):
+    """A statement of the paper's theory: SGD on known losses, simulated.
+
+    Attributes:
+        simulations: label -> the simulation of seed 0, at a scale; called with the data set too where there is one, and
+            raises ValueError if that does not do.
+        seeds: how many of each there are at a scale, all independent.
+        table: the rows of table.csv, where they are not those of `Chains.frame`.
+    """
+
+    simulations: Callable[..., dict[str, Simulation]]
+    seeds: Mapping[Scale, int]
+    table: Callable[[Chains], pd.DataFrame] = lambda chains: chains.frame
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        return ("data", "data_dir") if self.data else ()
+
+    def frame(self, evidence: Chains) -> pd.DataFrame:
+        return self.table(evidence)
+
+    def replicates(self, seeds: int, evidence: Chains) -> str:
+        return f"{seeds} x {max(spec.chains for spec in evidence.specs.values())} chains"
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a call of a figure was about, as its outputs tell it."""
+    """What a call is about, as its outputs tell it.
 
-    figure: Figure
+    Attributes:
+        definition: of the script.
+        options: of the call.
+        source: the data set; None for simulations without one.
+        seeds: how many there are of each setting.
+        hardware: in words.
+        arm: what is changed in all runs.
+    """
+
+    definition: Definition
     options: Options
-    source: Prepared
+    source: Prepared | None
     seeds: int
     hardware: str
-    arm: Arm
+    arm: Arm = PAPERS
 
     @property
     def check(self) -> Callable[[Any], list[Claim]]:
-        return self.arm.check or self.figure.check
+        return self.arm.check or self.definition.check
 
     @property
-    def draw(self) -> Callable[[Table, Any], None]:
-        return self.arm.draw or self.figure.draw
+    def draw(self) -> Callable[[Any, Any], None]:
+        return self.arm.draw or self.definition.draw
+
+    @property
+    def data(self) -> str:
+        """The data set's name."""
+        return SIMULATION if self.source is None else self.source.name
 
     @property
     def own_data(self) -> bool:
-        return self.source.name in self.figure.own
+        return self.definition.is_own(self.data)
+
+    @property
+    def other_data(self) -> str | None:
+        """What is to be said of data that are not the definition's own."""
+        return None if self.own_data else f"{self.data}, not {' or '.join(self.definition.data)}"
 
     @property
     def folder(self) -> str:
         """SCALE[-DATA][-ARM]."""
-        parts = [self.options.scale, "" if self.source.name == self.figure.data else self.source.name]
-        return "-".join(filter(None, [*parts, "" if self.options.arm == EPOCHS else self.options.arm]))
+        first = self.definition.data[0] if self.definition.data else SIMULATION
+        parts = [self.options.scale, "" if self.data == first else self.data]
+        return "-".join(filter(None, [*parts, "" if self.arm.name == EPOCHS else self.arm.name]))
+
+    @property
+    def imagined(self) -> Callable[[int, np.random.Generator], Evidence] | None:
+        """Draws evidence for the power; None in an arm that has claims of its own."""
+        drawn = self.definition.imagined
+        if drawn is None or self.arm.check is not None:
+            return None
+        return lambda seeds, random: drawn(self.options.scale, seeds, random)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The table of contents: which scripts there are.
+
+    Attributes:
+        page: their names in the order of the report.
+        running: in the order in which they are run, shortest first.
+        load: a script's definition by its name.
+    """
+
+    page: tuple[str, ...]
+    running: tuple[str, ...]
+    load: Callable[[str], Definition]

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -23,13 +23,26 @@ class InputError(ValueError):
     """Bad input: one line that names the field and the value. A script prints it and exits with 2."""
 
 
+LEAST = 5  # minutes of an array task: SLURM keeps time by the minute, and a run takes some to begin
+
+
 @dataclass(frozen=True)
-class SimulationOptions:
-    """What a theory script is asked to do. Every field is a flag of the same name."""
+class Options:
+    """What a script is asked to do. Every field is a flag of the same name; scripts that train nothing have fewer."""
 
     scale: Scale = "quick"
+    arm: str = EPOCHS
+    data: str | None = None
+    data_dir: Path = Path("data")
     out: Path = Path("results")
     seeds: int | None = None
+    devices: int = 1
+    num_nodes: int = 1
+    slurm: bool = False
+    partition: str | None = None
+    time: int | None = None
+    gpus: bool = False
+    detach: bool = False
     jobs: int | None = None
     wandb: str = "offline"
     plot_only: bool = False
@@ -41,57 +54,27 @@ class SimulationOptions:
         if self.wandb not in WANDB_MODES:
             raise InputError(f"--wandb: {self.wandb!r} is not one of {', '.join(WANDB_MODES)}")
         for name in ("seeds", "devices", "num_nodes", "jobs", "time"):
-            value = getattr(self, name, None)
+            value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name.replace('_', '-')}: {value} is less than 1")
         if self.plot_only and self.dry_run:
             raise InputError("--dry-run: cannot go with --plot-only")
-        for name, check in (("data_dir", _check_readable), ("out", _check_writable)):
-            folder = getattr(self, name, None)
-            try:
-                if folder is not None:
-                    check(folder)
-            except OSError as error:
-                flag = name.replace("_", "-")
-                raise InputError(f"--{flag}: {str(folder)!r} cannot be used ({error.strerror})") from error
+        _check_folder("data-dir", self.data_dir, _check_readable)
+        _check_folder("out", self.out, _check_writable)
+        self._check_slurm()
 
-
-@dataclass(frozen=True)
-class DataOptions(SimulationOptions):
-    """What a theory script that needs data is asked to do."""
-
-    data: str | None = None
-    data_dir: Path = Path("data")
-
-
-LEAST = 5  # minutes of an array task: SLURM keeps time by the minute, and a run takes some to begin
-
-
-@dataclass(frozen=True)
-class Options(DataOptions):
-    """What a figure script is asked to do."""
-
-    arm: str = EPOCHS
-    devices: int = 1
-    num_nodes: int = 1
-    slurm: bool = False
-    partition: str | None = None
-    time: int | None = None
-    gpus: bool = False
-    detach: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _check_slurm(self) -> None:
         for name in ("partition", "time", "gpus", "detach"):
             if getattr(self, name) and not self.slurm:
                 raise InputError(f"--{name}: goes with --slurm")
         if self.time is not None and self.time < LEAST:
-            raise InputError(
-                f"--time: {self.time} minutes are fewer than {LEAST}; runs save themselves one before the end"
-            )
+            few = f"{self.time} minutes are fewer than {LEAST}"
+            raise InputError(f"--time: {few}; runs save themselves one before the end")
         if self.num_nodes > 1 and not self.slurm and "SLURM_JOB_ID" not in os.environ:
             raise InputError(f"--num-nodes: {self.num_nodes} nodes need --slurm, or an allocation of SLURM around them")
 
+
+OF_ALL = ("scale", "out", "seeds", "jobs", "wandb", "plot_only", "dry_run")  # flags that every script has
 
 HELP = {
     "scale": "smoke (seconds), quick (minutes on two CPU cores, the default) or paper (the paper's own numbers)",
@@ -134,15 +117,26 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(
-    description: str, arguments: list[str] | None = None, kind: type[Any] = Options, arms: Iterable[str] = ()
+    description: str,
+    arguments: list[str] | None = None,
+    kind: type[Any] = Options,
+    flags: Iterable[str] | None = None,
+    arms: Iterable[str] = (),
 ) -> Any:
-    """Options (of a kind) from the command line; ends the process with one line and status 2 on bad input.
+    """Returns the options of a command line; ends the process with one line and status 2 on bad input.
 
-    arms: those that there are besides `epochs`.
+    Args:
+        description: the help's first lines.
+        arguments: sys.argv's by default.
+        kind: the class of the options; each of its fields is a flag.
+        flags: those of its fields that there are here; the others have their defaults.
+        arms: the names that `--arm` takes besides `epochs`.
     """
     surroundings.spell_out()
     parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     for field in fields(kind):
+        if flags is not None and field.name not in flags:
+            continue
         flag, text = "--" + field.name.replace("_", "-"), field.metadata.get("help") or HELP[field.name]
         if field.name == "arm":
             text = text.format(arms=", ".join((EPOCHS, *arms)))
@@ -167,21 +161,28 @@ def parse(
 
 
 def _mode() -> str:
-    """W&B's mode where no flag gives it."""
+    """Returns W&B's mode where no flag gives it."""
     try:
         asked = surroundings.wandb_mode()
     except ValueError as error:
         raise InputError(str(error)) from error
-    usual = SimulationOptions.wandb
+    usual = Options.wandb
     if asked not in (None, usual):
         print(f"W&B: {asked}, as WANDB_MODE says (--wandb goes before it)", flush=True)
     return asked or usual
 
 
 def refuse(error: Exception) -> NoReturn:
-    """One line on standard error, exit status 2."""
+    """Prints one line on standard error and exits with status 2."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     raise SystemExit(2)
+
+
+def _check_folder(flag: str, folder: Path, check: Callable[[Path], None]) -> None:
+    try:
+        check(folder)
+    except OSError as error:
+        raise InputError(f"--{flag}: {str(folder)!r} cannot be used ({error.strerror})") from error
 
 
 def _check_readable(folder: Path) -> None:
@@ -190,7 +191,7 @@ def _check_readable(folder: Path) -> None:
 
 
 def _check_writable(folder: Path) -> None:
-    """That `folder` is, or could be made, a folder we may write to; leaves nothing there."""
+    """Checks that `folder` is, or could be made, a folder we may write to; nothing of it stays there."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out: {str(folder)!r} is not a folder")
     nearest = folder.absolute()

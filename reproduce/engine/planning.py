@@ -1,152 +1,226 @@
-"""What a call of a figure runs: its runs, those that its tuning chooses, and the lines between them."""
+"""What a call does: its runs, those that its tuning chooses, and the lines between them; or its simulations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
-from three_factors.reproduce.engine.definition import Arm, Experiment, Figure, PlannedPath, PlannedRun, Specs
-from three_factors.reproduce.engine.options import DataOptions, InputError, Options
+from three_factors.datamodules.schedules import as_schedule
+from three_factors.reproduce.engine.contract.spec import PathSpec, RunSpec
+from three_factors.reproduce.engine.contract.work import Item
+from three_factors.reproduce.engine.definition import Definition, Figure, Theory
+from three_factors.reproduce.engine.experiment import Arm, Setting, Settings
+from three_factors.reproduce.engine.options import InputError, Options
+from three_factors.reproduce.theory.simulate import Simulation
 
 if TYPE_CHECKING:
     from three_factors.datamodules.prepared import Prepared
-    from three_factors.reproduce.engine.results import Results
-    from three_factors.reproduce.engine.spec import RunSpec
-    from three_factors.reproduce.engine.table import Table
+    from three_factors.reproduce.engine.contract.folder import Results
+    from three_factors.reproduce.engine.judge.chains import Chains
+    from three_factors.reproduce.engine.judge.table import Table
+
+Say = Callable[..., None]
 
 
-def resolve(
-    own: tuple[str, ...], substitute: str, options: DataOptions, server: Any, say: Callable[..., None]
-) -> Prepared:
-    """The data set, by default the first of a script's own; the substitute, said loudly, if that is nowhere."""
-    from three_factors.datamodules.prepared import cached
-    from three_factors.datamodules.sources import DamagedData, DataError, find
-    from three_factors.reproduce.engine.display import waiting
+@dataclass(frozen=True)
+class Stage:
+    """Work that can be done at the same time.
 
-    name, data_dir = options.data or own[0], options.data_dir
+    Attributes:
+        items: in the order in which they are begun.
+        words: what they are, if that is to be said.
+        alone: whether each takes one device, whatever runs take.
+        mirrored: whether W&B gets them.
+    """
 
-    def ready(name: str) -> Prepared:
-        known = cached(name, data_dir)
-        if known is not None:
-            return known
-        if find(name, data_dir) is None:
-            say(f"downloading {name} to {data_dir}")  # torchvision shows how far it is
-            return server.prepare(name, data_dir)
-        with waiting(f"preparing {name}: once, then it is kept"):
-            return server.prepare(name, data_dir)
-
-    why = "as asked for"
-    try:
-        source = ready(name)
-    except DamagedData:
-        raise  # data that are there but broken are not a case for a substitute
-    except DataError as error:
-        if options.data is not None:
-            raise
-        why = str(error)
-        source = ready(substitute)
-    if source.name not in own:
-        wanted = " or ".join(own)
-        say(
-            f"\n  *** NOT {wanted.upper()}: these are the '{source.name}' ({why}).\n"
-            f"  *** Nothing below is a result about {wanted}; no claim is judged on it.\n",
-            style="bold yellow",
-        )
-    shape = f"{source.size}x{source.size}x{source.channels}"
-    say(
-        f"data: {source.name}, {source.train} + {source.test} images {shape}, "
-        f"content {source.fingerprint} ({source.origin})"
-    )
-    return source
+    items: list[Item]
+    words: str = ""
+    alone: bool = False
+    mirrored: bool = False
 
 
-SOURCE = ("name", "fingerprint", "train", "test", "channels", "size", "classes")
+class Plan(ABC):
+    """What a call does, at a scale, on a data set, in an arm, with so many seeds.
+
+    Attributes:
+        seeds: how many there are of each setting.
+        noun, verb: what is done, in words.
+    """
+
+    noun: ClassVar[str]
+    verb: ClassVar[str]
+    seeds: int
+
+    @abstractmethod
+    def foreseen(self) -> list[Stage]:
+        """Returns the stages as they are expected before anything has run."""
+
+    @abstractmethod
+    def stages(self, results: Results, say: Say) -> Iterator[Stage]:
+        """Yields stage after stage; each has been done, as far as it will be, when the next is asked for."""
+
+    @abstractmethod
+    def evidence(self, items: list[Item], results: Results, say: Say) -> Table | Chains:
+        """Returns what the finished items came to; without labels if that is nothing to draw."""
+
+    @abstractmethod
+    def paper(self) -> Plan:
+        """Returns the plan of the same call at paper scale, on one device."""
 
 
-def described(source: Prepared) -> dict[str, Any]:
-    """What specs take from a data set: neither folder nor origin."""
-    return {name: getattr(source, name) for name in SOURCE}
+class FigurePlan(Plan):
+    """The runs of a figure, and the lines between them."""
 
-
-def measured(runs: Iterable[PlannedRun]) -> list[str]:
-    """Keys of what is measured of runs after their training."""
-    return sorted({measurement.key for run in runs for measurement in run.measurements})
-
-
-class Plan:
-    """The runs of a figure at a scale, on a data set, in an arm, with so many seeds."""
+    noun, verb = "runs", "train"
 
     def __init__(self, figure: Figure, options: Options, source: Prepared, arm: Arm) -> None:
         self.figure, self.options, self.source, self.arm = figure, options, source, arm
-        self.experiment: Experiment = figure.experiment
-        self.seeds = options.seeds or self.experiment.SETTINGS[options.scale].seeds
+        self.experiment = figure.experiment
+        self.seeds = options.seeds or self.experiment.scales[options.scale].seeds
 
-    def runs(self) -> list[PlannedRun]:
-        """All that is known before anything has run: of a tuned figure, the tuning."""
+    def foreseen(self) -> list[Stage]:
+        runs = self.runs()
+        final = self.final(runs, None)
+        return [Stage(runs), Stage(final), Stage(self.lines(runs), alone=True)]
+
+    def stages(self, results: Results, say: Say) -> Iterator[Stage]:
+        runs = self.runs()
+        yield Stage(runs, mirrored=True)
+        if self.experiment.tuning is not None and not results.missing(runs, say):
+            final = self.final(runs, self.evidence(runs, results, say))
+            yield Stage(final, mirrored=True)
+            runs = runs + final
+        yield Stage(self._possible(self.lines(runs), results, say), "lines between runs", alone=True)
+
+    def evidence(self, items: list[Item], results: Results, say: Say) -> Table:
+        from three_factors.reproduce.engine.evidence import table_of
+
+        return table_of(self.experiment, items, results, say)
+
+    def runs(self) -> list[Item]:
+        """Returns all that is known before anything has run: of a tuned figure, the tuning."""
         try:
-            specs = self.arm.change(self.experiment.runs(self.options.scale, self.source))
-            for spec in specs.values():
-                spec.check_devices(self.options.devices * self.options.num_nodes)
+            settings = self.arm.change(self.experiment.runs(self.options.scale, self.source))
+            for setting in settings.values():
+                setting.spec.check_devices(self.options.devices * self.options.num_nodes)
         except InputError:
             raise
         except ValueError as error:
             raise InputError(str(error)) from error
-        tuning = self.figure.tuning
-        return self._seedwise(specs, range(self.seeds) if tuning is None else tuning.seeds(self.options.scale))
+        tuning = self.experiment.tuning
+        return self._seedwise(settings, range(self.seeds) if tuning is None else tuning.seeds(self.options.scale))
 
-    def final(self, tuned: list[PlannedRun], table: Table | None) -> list[PlannedRun]:
-        """The runs that the tuning's table chooses, or before there is one those that the paper chose."""
-        tuning = self.figure.tuning
+    def final(self, tuned: list[Item], table: Table | None) -> list[Item]:
+        """Returns the runs that the tuning's table chooses, or before there is one those that the paper chose."""
+        tuning = self.experiment.tuning
         if tuning is None:
             return []
-        specs = {run.label: replace(run.spec, seed=0) for run in tuned}
-        return self._seedwise(tuning.choose(self.options.scale, specs, table), range(self.seeds))
+        settings = {item.label: _setting(item) for item in tuned}
+        return self._seedwise(tuning.choose(self.options.scale, settings, table), range(self.seeds))
 
-    def _seedwise(self, specs: Specs, seeds: Iterable[int]) -> list[PlannedRun]:
-        """Seed by seed, so that an interrupted figure has whole seeds; the longest first within one."""
-        longest_first = sorted(specs.items(), key=lambda item: -_work(item[1]))
-        return [
-            PlannedRun(label, seed, replace(spec, seed=seed), self.figure.measurements(self.options.scale, label))
-            for seed in seeds
-            for label, spec in longest_first
-        ]
-
-    def lines(self, planned: list[PlannedRun]) -> list[PlannedPath]:
-        """The lines between runs: of a seed, and from a seed to the next one (from the last to the first)."""
-        specs = [{run.label: run.spec for run in planned if run.seed == seed} for seed in range(self.seeds)]
-        return [
-            PlannedPath(label, seed, path)
-            for seed in range(self.seeds)
-            for label, path in self.figure.paths(
-                self.options.scale, specs[seed], specs[(seed + 1) % self.seeds] if self.seeds > 1 else {}
-            ).items()
-        ]
-
-    def paths(self, planned: list[PlannedRun], results: Results, say: Callable[..., None]) -> list[PlannedPath]:
-        """The lines whose runs are done; says which are none because a run diverged."""
+    def lines(self, runs: list[Item]) -> list[Item]:
+        """Returns the lines between runs: of a seed, and from a seed to the next one (from the last to the first)."""
+        of_seed = [{item.label: _setting(item) for item in runs if item.seed == seed} for seed in range(self.seeds)]
         found = []
-        for line in self.lines(planned):
-            ends = [results.finished(run, (), say) for run in (line.spec.start, line.spec.end)]
+        for seed, settings in enumerate(of_seed):
+            following = of_seed[(seed + 1) % self.seeds] if self.seeds > 1 else {}
+            lines = self.experiment.paths(self.options.scale, settings, following)
+            found += [Item(label, seed, line) for label, line in lines.items()]
+        return found
+
+    def paper(self) -> FigurePlan:
+        name = self.source.name if self.figure.is_own(self.source.name) else self.figure.data[0]
+        own = replace(self.source, name=name, train=10**9, test=10**9)  # only its shape is asked for
+        options = replace(self.options, scale="paper", seeds=None, devices=1, num_nodes=1)
+        return FigurePlan(self.figure, options, own, self.arm)
+
+    @staticmethod
+    def _seedwise(settings: Settings, seeds: Iterable[int]) -> list[Item]:
+        """Orders runs seed by seed, so that an interrupted figure has whole seeds; the longest first within one."""
+        longest_first = sorted(settings.items(), key=lambda item: -_cost(item[1].spec))
+        return [
+            Item(label, seed, replace(setting.spec, seed=seed), setting.measurements, setting.factors)
+            for seed in seeds
+            for label, setting in longest_first
+        ]
+
+    @staticmethod
+    def _possible(lines: list[Item], results: Results, say: Say) -> list[Item]:
+        """Returns the lines whose runs are done; says which are none because a run diverged."""
+        found = []
+        for line in lines:
+            assert isinstance(line.spec, PathSpec)
+            runs = [Item("", line.seed, run) for run in (line.spec.start, line.spec.end)]
+            ends = [results.finished(run, say) for run in runs]
             if all(end is not None and end["status"] == "ok" for end in ends):
                 found.append(line)
             elif None not in ends:
                 say(f"no line '{line.label}' for seed {line.seed}: a run at its end diverged")
         return found
 
-    def at_paper_scale(self) -> tuple[list[PlannedRun], list[PlannedPath]]:
-        """The paper's own runs and the lines between them, for their number and hours."""
-        name = self.source.name if self.source.name in self.figure.own else self.figure.data
-        own = replace(self.source, name=name, train=10**9, test=10**9)  # only its shape is asked for
-        paper = Plan(
-            self.figure, replace(self.options, scale="paper", seeds=None, devices=1, num_nodes=1), own, self.arm
-        )
-        first = paper.runs()
-        return first + paper.final(first, None), paper.lines(first)
+
+class TheoryPlan(Plan):
+    """The simulations of a statement of theory."""
+
+    noun, verb = "simulations", "simulate"
+
+    def __init__(self, theory: Theory, options: Options, source: Prepared | None) -> None:
+        self.theory, self.options, self.source = theory, options, source
+        self.seeds = options.seeds or theory.seeds[options.scale]
+        self.specs = self._specs()
+
+    def foreseen(self) -> list[Stage]:
+        return [Stage(self._items())]
+
+    def stages(self, results: Results, say: Say) -> Iterator[Stage]:
+        yield Stage(self._items(), alone=True)
+
+    def evidence(self, items: list[Item], results: Results, say: Say) -> Chains:
+        """Returns the chains of all simulations: of a part there is none, since all of them are one statement."""
+        from three_factors.reproduce.engine.evidence import chains_of
+
+        whole = not results.missing(items, say)
+        return chains_of(self.specs, items if whole else [], results, self.source)
+
+    def paper(self) -> TheoryPlan:
+        return TheoryPlan(self.theory, replace(self.options, scale="paper", seeds=None), self.source)
+
+    def _items(self) -> list[Item]:
+        longest_first = sorted(self.specs.items(), key=lambda item: -values_of(item[1]))
+        return [
+            Item(label, seed, replace(spec, seed=seed)) for seed in range(self.seeds) for label, spec in longest_first
+        ]
+
+    def _specs(self) -> dict[str, Simulation]:
+        if self.source is None:
+            return self.theory.simulations(self.options.scale)
+        try:
+            return self.theory.simulations(self.options.scale, self.source)
+        except ValueError as error:  # too few images, or none of these classes
+            raise InputError(f"--data: {self.source.name!r} does not do: {error}") from error
 
 
-def _work(spec: RunSpec) -> float:
-    """A cheap guess at a run's cost, to order by: examples, and steps at the first batch size."""
-    from three_factors.datamodules.schedules import as_schedule
+def plan_of(definition: Definition, options: Options, source: Prepared | None, arm: Arm) -> Plan:
+    """Returns the plan of a call."""
+    if isinstance(definition, Theory):
+        return TheoryPlan(definition, options, source)
+    assert isinstance(definition, Figure)
+    assert source is not None
+    return FigurePlan(definition, options, source, arm)
 
+
+def values_of(spec: Simulation) -> float:
+    """Counts what is computed: steps x chains x dimensions, or examples where a gradient goes over more of those."""
+    return float(spec.record[-1] * spec.chains * max(spec.potential.dim, spec.examples_a_step))
+
+
+def _cost(spec: RunSpec) -> float:
+    """Guesses a run's cost, to order by: examples, and steps at the first batch size."""
     return spec.epochs * spec.data.train * (1 + 100 / as_schedule(spec.schedule.batch_size)(0.0))
+
+
+def _setting(item: Item) -> Setting:
+    assert isinstance(item.spec, RunSpec)
+    return Setting(item.spec, item.factors, item.measurements)

@@ -16,9 +16,28 @@ PREFIXES = ("WANDB_RUN_", "WANDB_LAUNCH")
 FIXED = "WANDB_PROJECT"  # the dashboard is of one project
 MODES = {"online": "online", "offline": "offline", "disabled": "disabled", "dryrun": "offline", "run": "online"}
 SPELT = {
-    "×": "x", "±": "+-", "≤": "<=", "≥": ">=", "≈": "~", "∝": "~", "–": "-", "—": "-", "−": "-", "…": "...", "·": "*",
-    "√": "sqrt ", "∇": "grad ", "∂": "d", "²": "^2", "⁻": "^-", "→": "->", "←": "<-", "÷": "/", "⟨": "<", "⟩": ">",
-}  # fmt: skip
+    "×": "x",
+    "±": "+-",
+    "≤": "<=",
+    "≥": ">=",
+    "≈": "~",
+    "∝": "~",
+    "–": "-",
+    "—": "-",
+    "−": "-",
+    "…": "...",
+    "·": "*",
+    "√": "sqrt ",
+    "∇": "grad ",
+    "∂": "d",
+    "²": "^2",
+    "⁻": "^-",
+    "→": "->",
+    "←": "<-",
+    "÷": "/",
+    "⟨": "<",
+    "⟩": ">",
+}
 ERRORS = "three_factors.spelt"
 
 

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from three_factors.datamodules.prepared import Prepared
 from three_factors.datamodules.schedules import NoiseSchedule
-from three_factors.reproduce.engine.data import image_size, subset
+from three_factors.reproduce.engine import plots, statistics
+from three_factors.reproduce.engine.contract.networks import Network, ResNet56Network, VGG11Network
+from three_factors.reproduce.engine.contract.spec import Curvature, Keep, Measurement, RunSpec
+from three_factors.reproduce.engine.experiment import Experiment, Setting
+from three_factors.reproduce.engine.judge.table import STABILITY, Evidence, SyntheticTable, Table
 from three_factors.reproduce.engine.options import Scale
-from three_factors.reproduce.engine.spec import (
-    Curvature,
-    Keep,
-    Measurement,
-    Network,
-    ResNet56Network,
-    RunSpec,
-    VGG11Network,
-)
-from three_factors.reproduce.engine.statistics import breaking_point, crossing, mean_of_those_there, peak
-from three_factors.reproduce.engine.table import STABILITY, Evidence, Imagined
+from three_factors.reproduce.experiments.breaking_statistics import breaking_point, crossing, peak
+from three_factors.reproduce.experiments.subset import image_size, subset
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ACCURACY, BEST = "val/accuracy", "highest val/accuracy"
 END_STABILITY = f"end {STABILITY}"
@@ -31,22 +28,34 @@ CHANCE = 0.1
 
 @dataclass(frozen=True)
 class Panel:
-    """Runs at (eta b, S b) for several b, on `train` examples."""
+    """Runs at (eta b, S b) for several b, on `train` examples.
 
+    Attributes:
+        id: the factor `panel` of its settings.
+        name: for people.
+        train: N.
+        lr: eta at b = 1.
+        batch_size: S at b = 1.
+        betas: the values of b.
+        imagined: the b* that is assumed for the power, before training; inside what the paper claims.
+    """
+
+    id: str
     name: str
     train: int
     lr: float
     batch_size: int
     betas: tuple[float, ...]
-    imagined: float = 5.0  # b* that is assumed for the power, before training; inside what the paper claims
+    imagined: float = 5.0
 
 
 @dataclass(frozen=True)
-class Settings:
+class Size:
     """Everything that a scale changes.
 
     Attributes:
         measured: training images whose largest eigenvalue is measured, in the panel that `Scaling` says.
+        seed_sd: assumed for the power, before training; of the highest validation accuracy.
     """
 
     network: Network
@@ -58,120 +67,153 @@ class Settings:
     seeds: int
     evaluate_every: int = 1
     measured: int = 2_000
-    seed_sd: float = 0.01  # assumed for the power, before training; of the highest validation accuracy
+    seed_sd: float = 0.01
 
 
 @dataclass(frozen=True)
 class Place:
-    panel: str
+    """One setting of a panel."""
+
+    panel: Panel
     beta: float
     lr: float
     batch_size: int
 
+    @property
+    def label(self) -> str:
+        return f"{self.panel.name}, b {self.beta:.3g}"
 
-class Scaling:
-    """An experiment: each panel's base setting multiplied by every b.
+    @property
+    def factors(self) -> dict[str, float | str]:
+        return {"panel": self.panel.id, "b": self.beta, "eta": self.lr, "S": self.batch_size}
+
+
+def fitting(network: Network, source: Prepared) -> Any:
+    """Returns the network for a data set's images and classes."""
+    base: Any = network
+    return replace(base, in_channels=source.channels, num_classes=source.classes)
+
+
+class Scaling(Experiment):
+    """Each panel's base setting multiplied by every b.
 
     Args:
         stability: the panel at whose ends the largest eigenvalue is measured.
     """
 
     def __init__(
-        self, settings: dict[Scale, Settings], reductions: list[tuple[str, str, str]], stability: str | None = None
+        self, scales: dict[Scale, Size], reductions: list[tuple[str, str, str]], stability: str | None = None
     ) -> None:
-        self.SETTINGS, self.REDUCTIONS, self.stability = settings, reductions, stability
-        self.place = {label: place for scale in settings for label, place in self._places(scale).items()}
+        self.scales, self.reductions, self.stability = scales, reductions, stability
+        self.panels = {panel.id: panel for panel in scales["paper"].panels}
 
-    def _places(self, scale: Scale) -> dict[str, Place]:
-        found = {}
-        for panel in self.SETTINGS[scale].panels:
+    def _places(self, scale: Scale) -> list[Place]:
+        found = []
+        for panel in self.scales[scale].panels:
             for beta in panel.betas:
                 size = max(1, round(panel.batch_size * beta))
                 lr = panel.lr / panel.batch_size * size  # eta/S is kept where S is rounded
-                found[f"{panel.name}, b {beta:.3g}"] = Place(panel.name, beta, lr, size)
+                found.append(Place(panel, beta, lr, size))
         return found
 
-    def runs(self, scale: Scale, source: Prepared) -> dict[str, RunSpec]:
-        s = self.SETTINGS[scale]
+    def runs(self, scale: Scale, source: Prepared) -> dict[str, Setting]:
+        s = self.scales[scale]
         image_size(source, 32)
-        base: Any = s.network
-        network = replace(base, in_channels=source.channels, num_classes=source.classes)
-        train = {panel.name: panel.train for panel in s.panels}
+        network = fitting(s.network, source)
+        top = Measurement(Curvature(s.measured, 250, measures=("top_eigenvalue",)))
 
-        def run(place: Place) -> RunSpec:
-            data = subset(
-                source, scale, train=train[place.panel], validation=s.validation, test=s.test, augment=s.augment
-            )
-            keep = Keep() if place.panel == self.stability else None
-            return RunSpec(network, data, NoiseSchedule(place.lr, place.batch_size), s.epochs, seed=0, keep=keep)
+        def run(place: Place) -> Setting:
+            panel, schedule = place.panel, NoiseSchedule(place.lr, place.batch_size)
+            data = subset(source, scale, train=panel.train, validation=s.validation, test=s.test, augment=s.augment)
+            measured = panel.id == self.stability
+            spec = RunSpec(network, data, schedule, s.epochs, seed=0, keep=Keep() if measured else None)
+            return Setting(spec, place.factors, (top,) if measured else ())
 
-        return {label: run(place) for label, place in self._places(scale).items()}
+        return {place.label: run(place) for place in self._places(scale)}
 
-    def measurements(self, scale: Scale, label: str) -> tuple[Measurement, ...]:
-        if self.place[label].panel != self.stability:
-            return ()
-        return (Measurement(Curvature(self.SETTINGS[scale].measured, 250, measures=("top_eigenvalue",))),)
+    def derive(self, rows: pd.DataFrame) -> dict[str, float]:
+        return {BEST: float(rows[ACCURACY].max())}
 
-    def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> Imagined:
-        """Breaks at each panel's imagined b*; 8 points lost per factor 2 beyond."""
-        s, finals = self.SETTINGS[scale], {}
-        for label, place in self._places(scale).items():
-            panel = next(p for p in s.panels if p.name == place.panel)
-            lost = 0.08 * max(0.0, float(np.log2(place.beta / panel.imagined)))
-            top = 2 * (place.beta / panel.imagined) ** 0.5 * np.exp(random.normal(0, 0.2, seeds))
-            finals[label] = {BEST: 0.8 - lost + random.normal(0, s.seed_sd, seeds), END_STABILITY: top}
-        return Imagined(finals)
+    def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> SyntheticTable:
+        """Draws breaks at each panel's imagined b*; 8 points are lost per factor 2 beyond."""
+        s, finals, places = self.scales[scale], {}, self._places(scale)
+        for place in places:
+            excess = place.beta / place.panel.imagined
+            lost = 0.08 * max(0.0, float(np.log2(excess)))
+            top = 2 * excess**0.5 * np.exp(random.normal(0, 0.2, seeds))
+            finals[place.label] = {BEST: 0.8 - lost + random.normal(0, s.seed_sd, seeds), END_STABILITY: top}
+        return SyntheticTable(finals, factors={place.label: place.factors for place in places})
 
     def stars(self, table: Evidence, panel: str | None) -> np.ndarray:
-        """b* of every seed, (seeds,); see `breaking_point` for where it lies outside the range."""
-        labels = [label for label in table.labels if self.place[label].panel == panel and self.place[label].beta >= 1]
+        """Returns b* of every seed, (seeds,); see `breaking_point` for where it lies outside the range."""
+        labels, betas = self._from_one(table, panel)
         if not labels:
             return np.full(len(table.grid(table.labels, BEST)), np.nan)
-        betas = np.array([self.place[label].beta for label in labels])
-        return np.array([
-            breaking_point(betas, *of_seed) for of_seed in zip(table.grid(labels, BEST), table.broken(labels))
-        ])  # fmt: skip
-
-    def drop_at_small_batches(self, table: Evidence) -> np.ndarray:
-        """Highest validation accuracy at b = 1 less that at b < 1, mean over panels, (seeds,); chance if diverged."""
-        drops = []
-        for panel in sorted({place.panel for place in self.place.values()}):
-            of_panel = [label for label in table.labels if self.place[label].panel == panel]
-            at_one = [label for label in of_panel if self.place[label].beta == 1]
-            below = [label for label in of_panel if self.place[label].beta < 1]
-            if at_one and below:
-                one, small = (
-                    np.where(table.broken(labels), CHANCE, table.grid(labels, BEST)) for labels in (at_one, below)
-                )
-                drops.append(mean_of_those_there(one.T) - mean_of_those_there(small.T))
-        return mean_of_those_there(np.array(drops)) if drops else np.full(1, np.nan)
+        seeds = zip(table.grid(labels, BEST), table.broken(labels))
+        return np.array([breaking_point(betas, *of_seed) for of_seed in seeds])
 
     def edges(self, table: Evidence) -> np.ndarray:
-        """The b at which eta·lambda_max at the end reaches 2, of every seed of the panel where it is measured."""
-        labels = [k for k in table.labels if self.place[k].panel == self.stability and self.place[k].beta >= 1]
+        """Returns the b at which eta·lambda_max at the end reaches 2, of every seed of the panel where it is known."""
+        labels, betas = self._from_one(table, self.stability)
         if not labels:
             return np.full(len(table.grid(table.labels, BEST)), np.nan)
-        betas = np.array([self.place[label].beta for label in labels])
-        return np.array([
-            crossing(betas, *of_seed) for of_seed in zip(table.grid(labels, END_STABILITY), table.broken(labels))
-        ])  # fmt: skip
+        seeds = zip(table.grid(labels, END_STABILITY), table.broken(labels))
+        return np.array([crossing(betas, *of_seed) for of_seed in seeds])
+
+    @staticmethod
+    def _from_one(table: Evidence, panel: str | None) -> tuple[list[str], np.ndarray]:
+        """Returns the settings of a panel at b of 1 and more, and their b."""
+        labels = [] if panel is None else [k for k in table.select(panel=panel) if float(table.factors[k]["b"]) >= 1]
+        return labels, table.column(labels, "b")
+
+    def drop_at_small_batches(self, table: Evidence) -> np.ndarray:
+        """Returns the highest validation accuracy at b = 1 less that at b < 1, (seeds,); chance if diverged.
+
+        A mean over panels.
+        """
+
+        def mean(labels: list[str]) -> np.ndarray:
+            return statistics.nanmean(np.where(table.broken(labels), CHANCE, table.grid(labels, BEST)).T)
+
+        drops = []
+        for panel in self.panels:
+            betas = {label: float(table.factors[label]["b"]) for label in table.select(panel=panel)}
+            at_one, below = ([k for k in betas if betas[k] == 1], [k for k in betas if betas[k] < 1])
+            if at_one and below:
+                drops.append(mean(at_one) - mean(below))
+        return statistics.nanmean(np.array(drops)) if drops else np.full(1, np.nan)
 
 
-def derive(rows: pd.DataFrame) -> dict[str, float]:
-    return {BEST: float(rows[ACCURACY].max())}
+def highest(table: Table, label: str, name: str) -> str:
+    """Returns 'b 2 (81.3 ± 0.4 %)': mean and sd of the highest validation accuracy; * where a seed diverged."""
+    _, _, values = table.curves(label, "val/accuracy")
+    star = "*" if table.diverged(label) else ""
+    if not len(values):
+        return f"{name}{star}"
+    best = 100 * values.max(axis=1)
+    spread = f" ± {best.std(ddof=1):.1f}" if len(best) > 1 else ""
+    return f"{name}{star} ({best.mean():.1f}{spread} %)"
+
+
+def draw_panel(panel: Any, table: Table, labels: list[str]) -> None:
+    """Draws validation accuracy against the epoch, a shade a b; the legend has the highest."""
+    for label, colour in plots.shades(labels).items():
+        legend = highest(table, label, f"b {table.factors[label]['b']:.3g}")
+        plots.band(panel, table, label, ACCURACY, colour, percent=True, legend=legend)
+    panel.set(xlabel="epoch", ylabel="validation accuracy (%)")
 
 
 # At b = 22.6 (S 1131) 6 % of the 12 000 images of panel (a) do not fill a batch; N is the paper's.
 _ROOTS = tuple(2 ** (k / 2) for k in range(10))
 _SMALL = (1 / 50, 1 / 25, 1 / 10, 1 / 5)
-ALL_DATA = "(c) all data"
-VGG_PAPER = Settings(
+ALL_DATA = "c"
+VGG_PAPER = Size(
     network=VGG11Network(),
     panels=(
-        Panel("(a) a quarter of the data", 12_000, 0.1, 50, (*_SMALL, *_ROOTS), 4.0),
-        Panel("(b) half of the data", 22_500, 0.1, 50, (*_SMALL, *_ROOTS), 5.0),
-        Panel(ALL_DATA, 45_000, 0.1, 50, (*_SMALL, *_ROOTS), 6.0),
-        Panel("(d) all data, half the noise", 45_000, 0.05, 50, (*_SMALL, *_ROOTS), 12.0),
+        Panel("a", "(a) a quarter of the data", 12_000, 0.1, 50, (*_SMALL, *_ROOTS), 4.0),
+        Panel("b", "(b) half of the data", 22_500, 0.1, 50, (*_SMALL, *_ROOTS), 5.0),
+        Panel(ALL_DATA, "(c) all data", 45_000, 0.1, 50, (*_SMALL, *_ROOTS), 6.0),
+        Panel("d", "(d) all data, half the noise", 45_000, 0.05, 50, (*_SMALL, *_ROOTS), 12.0),
     ),
     validation=5_000,
     test=10_000,
@@ -183,17 +225,28 @@ VGG_PAPER = Settings(
 # a range of b that holds the break in every panel. Where it breaks is what the claims are about, not that it does.
 # N is divisible by every S, else the panels would lose different shares of an epoch at large b.
 VGG_QUICK = replace(
-    VGG_PAPER, network=VGG11Network(width=1 / 8),
+    VGG_PAPER,
+    network=VGG11Network(width=1 / 8),
     panels=tuple(
         replace(panel, train=train, batch_size=8, lr=0.3 * panel.lr, betas=(*small, 1, 1.5, 2, 3, 4, 6, 8, 12, 16))
         for panel, train, small in zip(VGG_PAPER.panels, (384, 768, 1_536, 1_536), ((0.5,), (0.5,), (), ()))
     ),
-    validation=500, test=200, epochs=5, augment=False, seeds=3, measured=100,
-)  # fmt: skip
+    validation=500,
+    test=200,
+    epochs=5,
+    augment=False,
+    seeds=3,
+    measured=100,
+)
 VGG_SMOKE = replace(
-    VGG_QUICK, network=VGG11Network(width=1 / 32), validation=100, test=100, epochs=2, seeds=1,
+    VGG_QUICK,
+    network=VGG11Network(width=1 / 32),
+    validation=100,
+    test=100,
+    epochs=2,
+    seeds=1,
     panels=tuple(replace(p, train=160 + 80 * i, betas=(1, 1.5, 4)) for i, p in enumerate(VGG_QUICK.panels)),
-)  # fmt: skip
+)
 DATA_SIZES = Scaling(
     {"smoke": VGG_SMOKE, "quick": VGG_QUICK, "paper": VGG_PAPER},
     [
@@ -211,18 +264,31 @@ DATA_SIZES = Scaling(
 )
 
 RESNET_PAPER = replace(
-    VGG_PAPER, network=ResNet56Network(), panels=(Panel("ResNet56", 44_000, 0.1, 128, (1, 2, 3, 5, 7, 9, 11)),)
-)  # fmt: skip
+    VGG_PAPER,
+    network=ResNet56Network(),
+    panels=(Panel("resnet56", "ResNet56", 44_000, 0.1, 128, (1, 2, 3, 5, 7, 9, 11)),),
+)
 # Frozen on pilot seed 1000: time, and a range that holds a break and a peak there. Where they lie is what is claimed;
 # on the seeds of the verdicts the peak need not lie inside.
 RESNET_QUICK = replace(
-    RESNET_PAPER, network=ResNet56Network(depth=8, width=0.5), validation=500, test=200, epochs=14, augment=False,
-    panels=(Panel("ResNet56", 1_080, 0.05, 8, (1, 2, 3, 5, 7, 9, 11)),), seeds=4,
-)  # fmt: skip
+    RESNET_PAPER,
+    network=ResNet56Network(depth=8, width=0.5),
+    validation=500,
+    test=200,
+    epochs=14,
+    augment=False,
+    panels=(Panel("resnet56", "ResNet56", 1_080, 0.05, 8, (1, 2, 3, 5, 7, 9, 11)),),
+    seeds=4,
+)
 RESNET_SMOKE = replace(
-    RESNET_QUICK, network=ResNet56Network(depth=8, width=0.125), validation=100, test=100, epochs=2, seeds=1,
-    panels=(Panel("ResNet56", 256, 0.05, 8, (1, 3, 7)),),
-)  # fmt: skip
+    RESNET_QUICK,
+    network=ResNet56Network(depth=8, width=0.125),
+    validation=100,
+    test=100,
+    epochs=2,
+    seeds=1,
+    panels=(Panel("resnet56", "ResNet56", 256, 0.05, 8, (1, 3, 7)),),
+)
 _RESNET_REDUCTIONS = [
     ("ResNet56", "ResNet8, width 1/2", "time"),
     ("crop and flip", "no augmentation", "otherwise it does not train in this time"),
@@ -240,49 +306,51 @@ RESNET = Scaling(
 )
 
 
-class Ratios:
-    """An experiment: one network at many eta/S, each by pairs (eta, S)."""
+class Ratios(Experiment):
+    """One network at many eta/S, each by pairs (eta, S)."""
 
     def __init__(
-        self, settings: dict[Scale, Settings], pairs: dict[Scale, dict[float, tuple[int, ...]]],
+        self,
+        scales: dict[Scale, Size],
+        pairs: dict[Scale, dict[float, tuple[int, ...]]],
         reductions: list[tuple[str, str, str]],
-    ) -> None:  # fmt: skip
-        self.SETTINGS, self.pairs, self.REDUCTIONS = settings, pairs, reductions
-        self.n = {label: n for scale in pairs for label, (n, _) in self._cells(scale).items()}
+    ) -> None:
+        self.scales, self.pairs, self.reductions = scales, pairs, reductions
 
-    def _cells(self, scale: Scale) -> dict[str, tuple[float, int]]:
-        return {f"eta/S {n:.2g}, S {size}": (n, size) for n, sizes in self.pairs[scale].items() for size in sizes}
-
-    def runs(self, scale: Scale, source: Prepared) -> dict[str, RunSpec]:
-        s = self.SETTINGS[scale]
-        image_size(source, 32)
-        base: Any = s.network
-        network = replace(base, in_channels=source.channels, num_classes=source.classes)
-        train = s.panels[0].train
-        data = subset(source, scale, train=train, validation=s.validation, test=s.test, augment=s.augment)
+    def _cells(self, scale: Scale) -> dict[str, dict[str, Any]]:
+        """Returns label -> factors."""
         return {
-            label: RunSpec(
-                network, data, NoiseSchedule(n * size, size), s.epochs, seed=0, evaluate_every=s.evaluate_every
-            )
-            for label, (n, size) in self._cells(scale).items()
+            f"eta/S {n:.2g}, S {size}": {"n": n, "eta": n * size, "S": size}
+            for n, sizes in self.pairs[scale].items()
+            for size in sizes
         }
 
-    def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> Imagined:
-        """A peak at 2e-3, two points lost per factor e squared away from it."""
-        spread = self.SETTINGS[scale].seed_sd
+    def runs(self, scale: Scale, source: Prepared) -> dict[str, Setting]:
+        s = self.scales[scale]
+        image_size(source, 32)
+        train, network = s.panels[0].train, fitting(s.network, source)
+        data = subset(source, scale, train=train, validation=s.validation, test=s.test, augment=s.augment)
+
+        def run(factors: dict[str, Any]) -> Setting:
+            schedule, every = NoiseSchedule(factors["eta"], factors["S"]), s.evaluate_every
+            return Setting(RunSpec(network, data, schedule, s.epochs, seed=0, evaluate_every=every), factors)
+
+        return {label: run(factors) for label, factors in self._cells(scale).items()}
+
+    def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> SyntheticTable:
+        """Draws a peak at 2e-3; two points are lost per factor e squared away from it."""
+        spread, cells = self.scales[scale].seed_sd, self._cells(scale)
 
         def drawn(n: float) -> np.ndarray:
             return 0.9 - 0.02 * np.log(n / 2e-3) ** 2 + random.normal(0, spread, seeds)
 
-        return Imagined({label: {ACCURACY: drawn(n)} for label, (n, _) in self._cells(scale).items()})
+        return SyntheticTable({label: {ACCURACY: drawn(of["n"])} for label, of in cells.items()}, factors=cells)
 
     def peaks(self, table: Evidence) -> np.ndarray:
-        """eta/S of the highest validation accuracy of every seed, (seeds,); NaN where it lies at an edge."""
-        labels = table.labels
-        log_n = np.log([self.n[label] for label in labels])
-        return np.array([
-            peak(log_n, *of_seed, CHANCE) for of_seed in zip(table.grid(labels, ACCURACY), table.broken(labels))
-        ])  # fmt: skip
+        """Returns eta/S of the highest validation accuracy of every seed, (seeds,); infinite at an edge."""
+        log_n = np.log(table.column(table.labels, "n"))
+        seeds = zip(table.grid(table.labels, ACCURACY), table.broken(table.labels))
+        return np.array([peak(log_n, *of_seed, CHANCE) for of_seed in seeds])
 
 
 def _pairs(ratios: tuple[float, ...], sizes: tuple[int, ...]) -> dict[float, tuple[int, ...]]:
@@ -293,8 +361,8 @@ def _pairs(ratios: tuple[float, ...], sizes: tuple[int, ...]) -> dict[float, tup
 _RATIOS = tuple(float(f"{n:.2g}") for n in np.geomspace(1e-5, 2e-2, 12))
 
 
-def _on(train: int, s: Settings) -> Settings:
-    """The settings with an N that every S of the pairs divides."""
+def _on(train: int, s: Size) -> Size:
+    """Returns a size with an N that every S of the pairs divides."""
     return replace(s, panels=tuple(replace(panel, train=train) for panel in s.panels))
 
 

@@ -8,11 +8,15 @@ import numpy as np
 
 from three_factors.datamodules.prepared import Prepared
 from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, exchange
-from three_factors.reproduce.engine.data import image_size, subset
+from three_factors.reproduce.engine import claims
+from three_factors.reproduce.engine.contract.networks import VGG11Network
+from three_factors.reproduce.engine.contract.spec import RunSpec
+from three_factors.reproduce.engine.experiment import Experiment, Setting
+from three_factors.reproduce.engine.judge.table import STEP_VARIANCE, Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale
-from three_factors.reproduce.engine.spec import RunSpec, VGG11Network
-from three_factors.reproduce.engine.table import STEP_VARIANCE, Evidence, Imagined
+from three_factors.reproduce.experiments.subset import image_size, subset
 
+TEST = "test/accuracy"
 CYCLIC_S, CYCLIC_ETA = "cyclic S", "cyclic eta"
 SMALL_S, LARGE_S = "constant, small S", "constant, large S"
 NOISE_CONTROL = "noise control"
@@ -20,7 +24,7 @@ MEAN_NOISE, ROOT_EPOCHS, ROOT_TIME = "mean noise", "root rule, equal epochs", "r
 
 
 @dataclass(frozen=True)
-class Settings:
+class Size:
     """Everything that a scale changes. eta and S each take two values, 5 apart, so that n does as well."""
 
     width: float
@@ -39,7 +43,7 @@ class Settings:
 
 
 # The paper's caption and Section 4.2; epochs, square wave and cycle length are not stated there.
-PAPER = Settings(
+PAPER = Size(
     width=1.0,
     train=44_800,
     validation=5_000,
@@ -54,7 +58,7 @@ PAPER = Settings(
     effect=0.02,
     augment=True,
 )
-QUICK = Settings(
+QUICK = Size(
     width=1 / 8,
     train=2_400,
     validation=500,
@@ -70,7 +74,6 @@ QUICK = Settings(
     augment=False,
 )
 SMOKE = replace(QUICK, width=1 / 32, train=240, validation=100, test=200, epochs=2, period=2, seeds=1)
-SETTINGS: dict[Scale, Settings] = {"smoke": SMOKE, "quick": QUICK, "paper": PAPER}
 
 # Frozen on pilot seeds 1000 and 1001, which no verdict uses, by criteria that hold no claim's statistic:
 # - five minutes on 2 cores of the slowest machine at hand, where 3200 images, S 32-160 and 15 epochs took seven;
@@ -96,43 +99,77 @@ REDUCTIONS = [
 ]
 
 
-def runs(scale: Scale, source: Prepared) -> dict[str, RunSpec]:
-    """label -> the run of seed 0; other seeds differ in `seed` alone."""
-    s = SETTINGS[scale]
-    image_size(source, 32)
-    (lr_low, lr_high), (small, large) = s.lr, s.batch_size
-    data = subset(source, scale, train=s.train, validation=s.validation, test=s.test, augment=s.augment)
-    network = VGG11Network(width=s.width, in_channels=source.channels, num_classes=source.classes)
+DEVIATIONS = 5  # independent ones that a loss curve holds, assumed for the power: neighbouring epochs deviate alike
 
-    def run(schedule: NoiseSchedule, stretch: float = 1.0) -> RunSpec:
-        epochs = round(s.epochs * stretch)
-        every = round(stretch) if epochs % round(stretch) == 0 else 1
-        return RunSpec(network, data, schedule, epochs, seed=0, evaluate_every=every)
 
-    # A cycle starts at high noise, that is at small S, and ends at low noise.
-    cyclic = NoiseSchedule(lr_high, Cyclic(high=large, low=small, period=s.period, phase=0.5))
-    constant = NoiseSchedule(lr_low, small)
-    ratio = large / small
-    specs = {
-        CYCLIC_S: run(cyclic),
-        CYCLIC_ETA: run(exchange(cyclic)),
-        SMALL_S: run(constant),
-        LARGE_S: run(constant.scaled(ratio)),
-        # As many steps, of the same eta, to the same t_eta as SMALL_S; only the noise is 5 times smaller.
-        NOISE_CONTROL: run(NoiseSchedule(lr_low, large), stretch=ratio),
-    }
-    if s.extra_controls:
-        root = NoiseSchedule(lr_low * ratio**0.5, large)
-        specs |= {
-            MEAN_NOISE: run(NoiseSchedule((lr_low + lr_high) / 2, small)),
-            ROOT_EPOCHS: run(root),
-            ROOT_TIME: run(root, stretch=ratio**0.5),
+class Cycles(Experiment):
+    """A cyclic and a constant pair, and the control that parts noise from eta, steps and t_eta."""
+
+    scales = {"smoke": SMOKE, "quick": QUICK, "paper": PAPER}
+    reductions = REDUCTIONS
+
+    def runs(self, scale: Scale, source: Prepared) -> dict[str, Setting]:
+        s = self.scales[scale]
+        image_size(source, 32)
+        (lr_low, lr_high), (small, large) = s.lr, s.batch_size
+        data = subset(source, scale, train=s.train, validation=s.validation, test=s.test, augment=s.augment)
+        network = VGG11Network(width=s.width, in_channels=source.channels, num_classes=source.classes)
+
+        def run(schedule: NoiseSchedule, stretch: float = 1.0) -> Setting:
+            epochs = round(s.epochs * stretch)
+            every = round(stretch) if epochs % round(stretch) == 0 else 1
+            return Setting(RunSpec(network, data, schedule, epochs, seed=0, evaluate_every=every))
+
+        # A cycle starts at high noise, that is at small S, and ends at low noise.
+        cyclic = NoiseSchedule(lr_high, Cyclic(high=large, low=small, period=s.period, phase=0.5))
+        constant = NoiseSchedule(lr_low, small)
+        ratio = large / small
+        settings = {
+            CYCLIC_S: run(cyclic),
+            CYCLIC_ETA: run(exchange(cyclic)),
+            SMALL_S: run(constant),
+            LARGE_S: run(constant.scaled(ratio)),
+            # As many steps, of the same eta, to the same t_eta as SMALL_S; only the noise is 5 times smaller.
+            NOISE_CONTROL: run(NoiseSchedule(lr_low, large), stretch=ratio),
         }
-    return specs
+        if s.extra_controls:
+            root = NoiseSchedule(lr_low * ratio**0.5, large)
+            settings |= {
+                MEAN_NOISE: run(NoiseSchedule((lr_low + lr_high) / 2, small)),
+                ROOT_EPOCHS: run(root),
+                ROOT_TIME: run(root, stretch=ratio**0.5),
+            }
+        return settings
+
+    def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> SyntheticTable:
+        """Draws an experiment in which the pairs are equal and noise matters as `Size` assumes."""
+        s = self.scales[scale]
+        lost = dict.fromkeys((CYCLIC_S, CYCLIC_ETA, SMALL_S, LARGE_S), 0.0) | {NOISE_CONTROL: s.effect}
+        if s.extra_controls:  # their noise lies in between
+            lost |= dict.fromkeys((MEAN_NOISE, ROOT_EPOCHS, ROOT_TIME), s.effect / 2)
+        finals = {k: {TEST: random.normal(0.8 - below, s.seed_sd, seeds)} for k, below in lost.items()}
+        series = {
+            label: {
+                "train/loss": random.normal(0, 1, (seeds, DEVIATIONS)),
+                # of a variance over 20 steps; the eta runs, with S at its small value, have five times as much
+                STEP_VARIANCE: (5.0 if label in (CYCLIC_ETA, SMALL_S) else 1.0)
+                * random.chisquare(18, (seeds, DEVIATIONS)),
+            }
+            for label in lost
+        }
+        return SyntheticTable(finals, series)
+
+
+CYCLES = Cycles()
+
+
+def noise_contrast() -> claims.NoiseContrast:
+    """Returns what the noise alone does, measured on the constant pair: it has the control's eta, steps and t_eta."""
+    return claims.NoiseContrast((SMALL_S, LARGE_S), NOISE_CONTROL, on=TEST)
 
 
 def step_variance_ratio(table: Evidence, noisier: str, quieter: str) -> np.ndarray:
-    """A number a seed: the variance of single steps' losses in one run over that in another, (seeds,).
+    """Returns the variance of single steps' losses in one run over that in another, (seeds,).
 
     The geometric mean over the epochs in which the noisier run has the smaller S throughout. Of a cyclic pair these are
     the epochs at low noise: at high noise both have the same S.
@@ -144,24 +181,3 @@ def step_variance_ratio(table: Evidence, noisier: str, quieter: str) -> np.ndarr
         return np.full(len(both), np.nan)
     apart = table.epochs_of_smaller_batches(noisier, quieter, epochs)
     return np.exp(np.log(above[:, apart] / below[:, apart]).mean(axis=1)) if apart.any() else np.full(len(both), np.nan)
-
-
-DEVIATIONS = 5  # independent ones that a loss curve holds, assumed for the power: neighbouring epochs deviate alike
-
-
-def imagined(scale: Scale, seeds: int, random: np.random.Generator) -> Imagined:
-    """An experiment in which the pairs are equal and noise matters as `Settings` assumes: what power is about."""
-    s = SETTINGS[scale]
-    lost = dict.fromkeys((CYCLIC_S, CYCLIC_ETA, SMALL_S, LARGE_S), 0.0) | {NOISE_CONTROL: s.effect}
-    if s.extra_controls:  # their noise lies in between
-        lost |= dict.fromkeys((MEAN_NOISE, ROOT_EPOCHS, ROOT_TIME), s.effect / 2)
-    finals = {arm: {"test/accuracy": random.normal(0.8 - below, s.seed_sd, seeds)} for arm, below in lost.items()}
-    series = {
-        arm: {
-            "train/loss": random.normal(0, 1, (seeds, DEVIATIONS)),
-            # of a variance over 20 steps; the eta arms, with S at its small value, have five times as much
-            STEP_VARIANCE: (5.0 if arm in (CYCLIC_ETA, SMALL_S) else 1.0) * random.chisquare(18, (seeds, DEVIATIONS)),
-        }
-        for arm in lost
-    }
-    return Imagined(finals, series)

@@ -11,21 +11,21 @@ from dataclasses import replace
 
 import numpy as np
 
-from three_factors.reproduce.engine.spec import Curvature, Measurement
-from three_factors.reproduce.engine.statistics import partial_spearman
-from three_factors.reproduce.engine.table import Evidence, Table
+from three_factors.reproduce.engine import statistics
+from three_factors.reproduce.engine.contract.spec import Curvature, Measurement
+from three_factors.reproduce.engine.judge.table import Evidence
 
 LEVELS = (0.3, 0.1, 0.03, 0.01)  # of the loss on the training subset, evaluated in eval mode without augmentation
 FROBENIUS, LOSS = "hessian/frobenius", "train_subset/loss"
 
 
 def at(level: float, metric: str = FROBENIUS) -> str:
-    """A metric's name at the first crossing of a level."""
+    """Returns a metric's name at the first crossing of a level."""
     return f"loss {level:g} {metric}"
 
 
 def measurement(curvature: Curvature) -> Measurement:
-    """The norm alone, at every level; of runs that keep their weights there."""
+    """Returns what measures the norm alone, at every level, of runs that keep their weights there."""
     return Measurement(replace(curvature, measures=("frobenius",)), tuple(f"loss {level:g}" for level in LEVELS))
 
 
@@ -33,16 +33,16 @@ STATISTIC = "partial rank correlation with log eta/S given the log loss there, a
 
 
 def correlation(table: Evidence, labels: Sequence[str], log_n: np.ndarray, level: float) -> tuple[np.ndarray, str]:
-    """`STATISTIC` of the norm at the first crossing of a level, (seeds,); a note.
+    """Returns `STATISTIC` of the norm at the first crossing of a level, (seeds,), and a note.
 
-    NaN for runs that never cross it, which the note counts and names.
+    Runs that never cross it are left out, which the note counts and names.
     """
     norms, losses = np.log(table.grid(labels, at(level))), np.log(table.grid(labels, at(level, LOSS)))
-    rho = partial_spearman(log_n, norms, losses)
-    return rho, _left_out(table, labels, norms, losses) if isinstance(table, Table) else ""
+    rho = statistics.partial_spearman(log_n, norms, losses)
+    return rho, _left_out(table, labels, norms, losses) if table.measured else ""
 
 
-def _left_out(table: Table, labels: Sequence[str], norms: np.ndarray, losses: np.ndarray) -> str:
+def _left_out(table: Evidence, labels: Sequence[str], norms: np.ndarray, losses: np.ndarray) -> str:
     trained = ~np.isnan(table.grid(labels, LOSS))
     never = trained & np.isnan(norms)
     words = f"{int(never.sum())} of {int(trained.sum())} runs that trained never cross it"
@@ -55,29 +55,31 @@ def _left_out(table: Table, labels: Sequence[str], norms: np.ndarray, losses: np
 
 
 def ratio(table: Evidence, label: str, reference: str) -> tuple[np.ndarray, str]:
-    """Norm of one run over that of another at equal losses, geometric mean over the levels that both cross; (seeds,).
+    """Returns the norm of one run over that of another at equal losses, and a note.
+
+    A geometric mean over the levels that both cross, (seeds,).
 
     NaN for seeds without such a level. The note tells the ratio of the losses there.
     """
     apart = _log_ratios(table, label, reference, FROBENIUS)
-    there = ~np.isnan(apart)
-    mean = np.where(there, apart, 0.0).sum(axis=0) / np.where(there.any(axis=0), there.sum(axis=0), np.nan)
-    crossed = [f"{level:g} in {int(found.sum())}" for level, found in zip(LEVELS, there)]
+    valid = ~np.isnan(apart)
+    mean = np.where(valid, apart, 0.0).sum(axis=0) / np.where(valid.any(axis=0), valid.sum(axis=0), np.nan)
+    crossed = [f"{level:g} in {int(found.sum())}" for level, found in zip(LEVELS, valid)]
     note = f"levels that both cross, and in how many seeds: {', '.join(crossed)}"
-    if isinstance(table, Table) and there.any():
-        losses = _log_ratios(table, label, reference, LOSS)[there]
+    if table.measured and valid.any():
+        losses = _log_ratios(table, label, reference, LOSS)[valid]
         note += f"; the losses' own ratio there is {np.exp(losses.mean()):.2f}"
     return np.exp(mean), note
 
 
 def _log_ratios(table: Evidence, label: str, reference: str, metric: str) -> np.ndarray:
-    """(levels, seeds)."""
+    """Returns log ratios of a metric at every level, (levels, seeds)."""
     values = [table.grid([label, reference], at(level, metric)) for level in LEVELS]
     return np.array([np.log(v[:, 0]) - np.log(v[:, 1]) for v in values])
 
 
 def imagined(norm: np.ndarray, random: np.random.Generator) -> dict[str, np.ndarray]:
-    """For the power: the norms (seeds,) at every crossing, at losses that say nothing."""
+    """Returns, for the power, the norms (seeds,) at every crossing, at losses that say nothing."""
     found = {}
     for level in LEVELS:
         found[at(level)] = norm

@@ -11,21 +11,21 @@ import numpy as np
 
 from three_factors.datamodules.prepared import Prepared
 from three_factors.datamodules.schedules import NoiseSchedule
-from three_factors.reproduce.engine.data import image_size, subset
-from three_factors.reproduce.engine.options import Scale
-from three_factors.reproduce.engine.spec import (
+from three_factors.reproduce.engine.contract.networks import MLPNetwork, VGG11Network
+from three_factors.reproduce.engine.contract.spec import (
     Curvature,
     GaussianNoise,
     HalfBatchNoise,
     Keep,
     Measurement,
-    MLPNetwork,
     RunSpec,
-    VGG11Network,
 )
-from three_factors.reproduce.engine.table import Evidence, Imagined
+from three_factors.reproduce.engine.experiment import Experiment, Setting
+from three_factors.reproduce.engine.judge.table import Evidence, SyntheticTable
+from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments import equal_loss
 from three_factors.reproduce.experiments.noise_grid import SHALLOW
+from three_factors.reproduce.experiments.subset import image_size, subset
 
 SGD, QUIET = "S", "4 S"
 HALVES = "4 S, noise doubled by half batches"
@@ -34,12 +34,12 @@ ISOTROPIC = "4 S, isotropic Gaussian noise"
 DIALLED = (HALVES, OF_ITS_SHAPE, ISOTROPIC)
 RATIO = 4
 FACTOR = (RATIO - 1) ** 0.5  # 1 + FACTOR^2 = RATIO
-ACCURACY, LOSS, NORM = "test/accuracy", "train_subset/loss", "end hessian/frobenius"
+TEST, LOSS, END_NORM = "test/accuracy", "train_subset/loss", "end hessian/frobenius"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Everything that a scale changes, of one network. epochs: of the run at S; the others take RATIO times as many."""
+class Training:
+    """Everything that a scale changes, of one network; epochs of the run at S, of which the others take RATIO times."""
 
     width: float
     train: int
@@ -53,39 +53,47 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Pair:
-    mlp: Settings
-    vgg: Settings
+class Size:
+    """Everything that a scale changes.
+
+    Attributes:
+        mlp: of images of 28 x 28.
+        vgg: of images of 32 x 32.
+        measured: training examples whose Hessian is measured.
+        seed_sd: assumed for the power, before training; of test accuracy.
+        norm_sd: likewise, of a log norm.
+        effect: likewise, of 4 times less noise on test accuracy.
+    """
+
+    mlp: Training
+    vgg: Training
     seeds: int
-    measured: int  # training examples whose Hessian is measured
-    seed_sd: float = 0.005  # assumed for the power, before training; of test accuracy
-    norm_sd: float = 0.15  # of a log norm
-    effect: float = 0.02  # of 4 times less noise on test accuracy
+    measured: int
+    seed_sd: float = 0.005
+    norm_sd: float = 0.15
+    effect: float = 0.02
 
 
 # Figure 1's cell of most noise, with 4 S in its grid as well; Figure 4's constant pair. 4 S divides every N.
-PAPER = Pair(
-    mlp=Settings(1.0, 50_000, 10_000, 10_000, epochs=200, lr=0.1, batch_size=25),
-    vgg=Settings(
-        1.0, 44_544, 5_000, 10_000, epochs=300, lr=0.005, batch_size=128, augment=True
-    ),
+PAPER = Size(
+    mlp=Training(1.0, 50_000, 10_000, 10_000, epochs=200, lr=0.1, batch_size=25),
+    vgg=Training(1.0, 44_544, 5_000, 10_000, epochs=300, lr=0.005, batch_size=128, augment=True),
     seeds=5,
     measured=2_000,
-)  # fmt: skip
+)
 # Their quick cells: Figure 1's runs as they are, Figure 4's constant pair in as many epochs as the time leaves.
-QUICK = Pair(
+QUICK = Size(
     mlp=replace(PAPER.mlp, train=3_000, validation=1_000, test=2_000, epochs=20),
-    vgg=Settings(1 / 8, 2_400, 500, 2_000, epochs=5, lr=0.01, batch_size=24),
+    vgg=Training(1 / 8, 2_400, 500, 2_000, epochs=5, lr=0.01, batch_size=24),
     seeds=3,
     measured=100,
 )
-SMOKE = Pair(
+SMOKE = Size(
     mlp=replace(QUICK.mlp, train=400, validation=100, test=100, epochs=1),
     vgg=replace(QUICK.vgg, width=1 / 32, train=192, validation=100, test=100, epochs=1),
     seeds=1,
     measured=50,
 )
-SETTINGS: dict[Scale, Pair] = {"smoke": SMOKE, "quick": QUICK, "paper": PAPER}
 REDUCTIONS = [
     ("50 000 and 44 544 training images (MLP, VGG)", "3 000 and 2 400", "time"),
     ("4 hidden layers of 512; VGG-11, width 1", "of 128; width 1/8", "11 and 64 times less arithmetic"),
@@ -98,59 +106,70 @@ REDUCTIONS = [
 ]
 
 
-def runs(scale: Scale, source: Prepared) -> dict[str, RunSpec]:
-    """label -> the run of seed 0; the network is the one that takes the images."""
-    network: MLPNetwork | VGG11Network
-    if source.size == 28:
-        s = SETTINGS[scale].mlp
-        network = replace(SHALLOW[scale], in_features=source.channels * source.size**2, num_classes=source.classes)
-    else:
-        image_size(source, 32)
-        s = SETTINGS[scale].vgg
-        network = VGG11Network(width=s.width, in_channels=source.channels, num_classes=source.classes)
-    data = subset(source, scale, train=s.train, validation=s.validation, test=s.test, augment=s.augment)
-    # Batch norm over groups of S in every run, so that its own noise is the same; halves and blocks are such groups.
-    network = replace(network, ghost_batch_size=s.batch_size)
-    # With replacement: the covariance of a batch's gradient is C/S only if its examples are independent. In shuffled
-    # epochs the noise of batches cancels over an epoch, and what is given back by hand does not.
-    plain = RunSpec(
-        network, data, NoiseSchedule(s.lr, s.batch_size), s.epochs, seed=0, evaluate_every=s.evaluate_every,
-        sampling="replacement", keep=Keep(end=True, loss_levels=equal_loss.LEVELS),
-    )  # fmt: skip
-    quiet = replace(
-        plain, schedule=NoiseSchedule(s.lr, RATIO * s.batch_size), epochs=RATIO * s.epochs,
-        evaluate_every=RATIO * s.evaluate_every,
-    )  # fmt: skip
-    return {
-        SGD: plain,
-        QUIET: quiet,
-        HALVES: replace(quiet, noise=HalfBatchNoise(FACTOR)),
-        OF_ITS_SHAPE: replace(quiet, noise=GaussianNoise(FACTOR, "covariance", block=s.batch_size)),
-        ISOTROPIC: replace(quiet, noise=GaussianNoise(FACTOR, "isotropic")),
-    }
+class NoiseDial(Experiment):
+    """SGD at S, at 4 S, and at 4 S with the missing noise given back in three shapes."""
+
+    scales = {"smoke": SMOKE, "quick": QUICK, "paper": PAPER}
+    reductions = REDUCTIONS
+
+    def runs(self, scale: Scale, source: Prepared) -> dict[str, Setting]:
+        """Returns the settings of the network that takes the images."""
+        size = self.scales[scale]
+        network: MLPNetwork | VGG11Network
+        if source.size == 28:
+            s = size.mlp
+            network = replace(SHALLOW[scale], in_features=source.channels * source.size**2, num_classes=source.classes)
+        else:
+            image_size(source, 32)
+            s = size.vgg
+            network = VGG11Network(width=s.width, in_channels=source.channels, num_classes=source.classes)
+        data = subset(source, scale, train=s.train, validation=s.validation, test=s.test, augment=s.augment)
+        # Batch norm over groups of S in every run, so that its own noise is the same; halves and blocks are groups.
+        network = replace(network, ghost_batch_size=s.batch_size)
+        plain = RunSpec(
+            network,
+            data,
+            NoiseSchedule(s.lr, s.batch_size),
+            s.epochs,
+            seed=0,
+            evaluate_every=s.evaluate_every,
+            # The covariance of a batch's gradient is C/S only if its examples are independent. In shuffled epochs the
+            # noise of batches cancels over an epoch, and what is given back by hand does not.
+            sampling="replacement",
+            keep=Keep(end=True, loss_levels=equal_loss.LEVELS),
+        )
+        longer = {"epochs": RATIO * s.epochs, "evaluate_every": RATIO * s.evaluate_every}
+        quiet = replace(plain, schedule=NoiseSchedule(s.lr, RATIO * s.batch_size), **longer)
+        specs = {
+            SGD: plain,
+            QUIET: quiet,
+            HALVES: replace(quiet, noise=HalfBatchNoise(FACTOR)),
+            OF_ITS_SHAPE: replace(quiet, noise=GaussianNoise(FACTOR, "covariance", block=s.batch_size)),
+            ISOTROPIC: replace(quiet, noise=GaussianNoise(FACTOR, "isotropic")),
+        }
+        end = Curvature(size.measured, 250)
+        measurements = (Measurement(end), equal_loss.measurement(end))
+        return {label: Setting(spec, measurements=measurements) for label, spec in specs.items()}
+
+    def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> SyntheticTable:
+        """Draws a world in which only the covariance's size counts, whatever the noise's shape."""
+        s = self.scales[scale]
+        finals = {}
+        for label in (SGD, QUIET, *DIALLED):
+            lost, sharper = (s.effect, 0.5) if label == QUIET else (0.0, 0.0)
+            finals[label] = {
+                TEST: random.normal(0.8 - lost, s.seed_sd, seeds),
+                END_NORM: np.exp(random.normal(sharper, s.norm_sd, seeds)),
+                LOSS: np.exp(random.normal(-sharper, s.norm_sd, seeds)),
+                **equal_loss.imagined(np.exp(random.normal(sharper, s.norm_sd, seeds)), random),
+            }
+        return SyntheticTable(finals)
 
 
-def measurements(scale: Scale, label: str) -> tuple[Measurement, ...]:
-    end = Curvature(SETTINGS[scale].measured, 250)
-    return Measurement(end), equal_loss.measurement(end)
+NOISE_DIAL = NoiseDial()
 
 
 def ratio(table: Evidence, label: str, reference: str, metric: str) -> np.ndarray:
-    """A metric of one run over that of another, a seed, (seeds,)."""
+    """Returns a metric of one run over that of another, a seed, (seeds,)."""
     values = table.grid([label, reference], metric)
     return values[:, 0] / values[:, 1]
-
-
-def imagined(scale: Scale, seeds: int, random: np.random.Generator) -> Imagined:
-    """A world in which only the covariance's size counts, whatever the noise's shape."""
-    s = SETTINGS[scale]
-    finals = {}
-    for label in (SGD, QUIET, *DIALLED):
-        lost, sharper = (s.effect, 0.5) if label == QUIET else (0.0, 0.0)
-        finals[label] = {
-            ACCURACY: random.normal(0.8 - lost, s.seed_sd, seeds),
-            NORM: np.exp(random.normal(sharper, s.norm_sd, seeds)),
-            LOSS: np.exp(random.normal(-sharper, s.norm_sd, seeds)),
-            **equal_loss.imagined(np.exp(random.normal(sharper, s.norm_sd, seeds)), random),
-        }
-    return Imagined(finals)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -10,23 +11,34 @@ import numpy as np
 
 from three_factors.datamodules.prepared import Prepared
 from three_factors.datamodules.schedules import NoiseSchedule
-from three_factors.reproduce.engine import plots
-from three_factors.reproduce.engine.claims import Claim, unjudged
-from three_factors.reproduce.engine.data import subset
+from three_factors.reproduce.engine import claims, plots, seedwise, statistics
+from three_factors.reproduce.engine.contract.networks import MLPNetwork
+from three_factors.reproduce.engine.contract.spec import Curvature, Keep, Measurement, RunSpec
+from three_factors.reproduce.engine.experiment import Experiment, Setting
+from three_factors.reproduce.engine.judge.table import (
+    NORMALISED,
+    STABILITY,
+    WEIGHT_NORM,
+    Evidence,
+    SyntheticTable,
+    Table,
+)
 from three_factors.reproduce.engine.options import Scale
-from three_factors.reproduce.engine.seedwise import FISHER, Direction, Range, over_seeds, ratio_over_seeds
-from three_factors.reproduce.engine.spec import Curvature, Keep, Measurement, MLPNetwork, RunSpec
-from three_factors.reproduce.engine.statistics import exponents, leave_one_out, partial_spearman, spearman
-from three_factors.reproduce.engine.table import NORMALISED, STABILITY, WEIGHT_NORM, Evidence, Imagined, Table
 from three_factors.reproduce.experiments import equal_loss
+from three_factors.reproduce.experiments.subset import subset
 
-NORM, ACCURACY, LOSS = "end hessian/frobenius", "val/accuracy", "train_subset/loss"
+END_NORM, ACCURACY, LOSS = "end hessian/frobenius", "val/accuracy", "train_subset/loss"
 TRAINED = 0.1  # a run counts as trained if its loss on clean training images ends at most here: PAPER's "≈ 100 %"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Everything that a scale changes."""
+class Size:
+    """Everything that a scale changes.
+
+    Attributes:
+        measured: training examples whose Hessian is measured.
+        seed_sd: assumed for the power, before training; of a cell's log norm.
+    """
 
     train: int
     validation: int
@@ -35,131 +47,160 @@ class Settings:
     lrs: tuple[float, ...]
     batch_sizes: tuple[int, ...]
     seeds: int
-    measured: int  # training examples whose Hessian is measured
+    measured: int
     evaluate_every: int = 1
-    seed_sd: float = 0.2  # assumed for the power, before training; of a cell's log norm
+    seed_sd: float = 0.2
 
 
-def label(lr: float, batch_size: int, network: str = "") -> str:
-    return f"{network}{', ' if network else ''}eta {lr:g}, S {batch_size}"
+@dataclass(frozen=True)
+class Network:
+    """One of the grid's networks.
+
+    Attributes:
+        name: for people; "" for a single one.
+        at: the network at each scale.
+    """
+
+    name: str
+    at: dict[Scale, MLPNetwork]
 
 
-class NoiseGrid:
-    """An experiment: every network on every cell (eta, S).
+class NoiseGrid(Experiment):
+    """Every network on every cell (eta, S).
 
     Args:
-        networks: name -> the network at each scale. A single one may be named "".
+        networks: the factor `network` -> network.
     """
 
     def __init__(
-        self,
-        networks: dict[str, dict[Scale, MLPNetwork]],
-        settings: dict[Scale, Settings],
-        reductions: list[tuple[str, str, str]],
+        self, networks: dict[str, Network], scales: dict[Scale, Size], reductions: list[tuple[str, str, str]]
     ) -> None:
-        self.networks, self.SETTINGS, self.REDUCTIONS = networks, settings, reductions
-        self.place = {
-            label(lr, size, name): (name, lr, size)
-            for s in settings.values() for name in networks for lr in s.lrs for size in s.batch_sizes
-        }  # fmt: skip
+        self.networks, self.scales, self.reductions = networks, scales, reductions
 
-    def runs(self, scale: Scale, source: Prepared) -> dict[str, RunSpec]:
-        s = self.SETTINGS[scale]
-        data = subset(source, scale, train=s.train, validation=s.validation, test=s.test)
-        features = source.channels * source.size**2
-        keep = Keep(end=True, loss_levels=equal_loss.LEVELS)
-
-        def run(network: MLPNetwork, lr: float, size: int) -> RunSpec:
-            fitting = replace(network, in_features=features, num_classes=source.classes)
-            return RunSpec(
-                fitting, data, NoiseSchedule(lr, size), s.epochs, seed=0, keep=keep, evaluate_every=s.evaluate_every
-            )
-
+    def _cells(self, scale: Scale) -> dict[str, dict[str, Any]]:
+        """Returns label -> factors."""
+        s = self.scales[scale]
         return {
-            label(lr, size, name): run(network[scale], lr, size)
-            for name, network in self.networks.items() for lr in s.lrs for size in s.batch_sizes
-        }  # fmt: skip
+            f"{network.name}{', ' if network.name else ''}eta {lr:g}, S {size}": {"network": name, "eta": lr, "S": size}
+            for name, network in self.networks.items()
+            for lr in s.lrs
+            for size in s.batch_sizes
+        }
 
-    def measurements(self, scale: Scale, label: str) -> tuple[Measurement, ...]:
-        end = Curvature(self.SETTINGS[scale].measured, 250)
-        return Measurement(end), equal_loss.measurement(end)
+    def runs(self, scale: Scale, source: Prepared) -> dict[str, Setting]:
+        s = self.scales[scale]
+        data = subset(source, scale, train=s.train, validation=s.validation, test=s.test)
+        keep = Keep(end=True, loss_levels=equal_loss.LEVELS)
+        end = Curvature(s.measured, 250)
+        shape: dict[str, Any] = {"in_features": source.channels * source.size**2, "num_classes": source.classes}
 
-    def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> Imagined:
-        """A world in which only eta/S matters: norm ∝ n^-1/2, a percent of accuracy per factor e of n."""
-        s, finals = self.SETTINGS[scale], {}
-        for name in self.networks:
-            for lr in s.lrs:
-                for size in s.batch_sizes:
-                    log_n = np.log(lr / size)
-                    noise = partial(random.normal, 0.0, s.seed_sd, seeds)
-                    norms = equal_loss.imagined(np.exp(-0.5 * log_n + noise()), random)
-                    finals[label(lr, size, name)] = norms | {
-                        NORM: np.exp(-0.5 * log_n + noise()),
-                        "end hessian/finite_difference": np.exp(-0.5 * log_n + noise()),
-                        "end hessian/normalized_sharpness": np.exp(-0.5 * log_n + noise()),
-                        ACCURACY: 0.85 + 0.01 * (log_n + noise()),
-                        LOSS: np.exp(-4 - 0.5 * log_n - 0.5 * np.log(s.batch_sizes[0] / s.lrs[-1]) + noise()),
-                    }
-        return Imagined(finals)
+        def run(of: dict[str, Any]) -> Setting:
+            network, schedule = (
+                replace(self.networks[of["network"]].at[scale], **shape),
+                NoiseSchedule(of["eta"], of["S"]),
+            )
+            spec = RunSpec(network, data, schedule, s.epochs, seed=0, keep=keep, evaluate_every=s.evaluate_every)
+            return Setting(spec, of, (Measurement(end), equal_loss.measurement(end)))
+
+        return {label: run(factors) for label, factors in self._cells(scale).items()}
+
+    def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> SyntheticTable:
+        """Draws a world in which only eta/S matters: norm ∝ n^-1/2, a percent of accuracy per factor e of n."""
+        s, finals, cells = self.scales[scale], {}, self._cells(scale)
+        noise = partial(random.normal, 0.0, s.seed_sd, seeds)
+        for label, of in cells.items():
+            log_n = np.log(of["eta"] / of["S"])
+            crossings = equal_loss.imagined(np.exp(-0.5 * log_n + noise()), random)
+            ends = {f"end hessian/{name}": np.exp(-0.5 * log_n + noise()) for name in DRAWN}
+            finals[label] = crossings | ends
+            finals[label][ACCURACY] = 0.85 + 0.01 * (log_n + noise())
+            largest = np.log(s.batch_sizes[0] / s.lrs[-1])
+            finals[label][LOSS] = np.exp(-4 - 0.5 * log_n - 0.5 * largest + noise())
+        return SyntheticTable(finals, factors=cells)
 
     # -- what is said about a grid
 
-    def weaker(self, table: Evidence, network: str, reference: str, claim: str) -> Claim:
-        """log eta/S and log norm correlate less than in another network, over the cells trained in both."""
-        grids = [self._grid(table, name) for name in (network, reference)]
-        if not all(grid.labels for grid in grids):
-            return unjudged(claim, "Fisher's z of rho, less the reference's", 0, "though weaker")
-        shared = [cell for cell in grids[0].cells if cell in grids[1].cells]
-        grids = [grid.only(shared) for grid in grids]
-        both = np.logical_and(*[grid.values(LOSS) <= TRAINED for grid in grids])
-        z = [FISHER.to(spearman(grid.log_n, np.where(both, np.log(grid.values(NORM)), np.nan))) for grid in grids]
-        return over_seeds(
-            z[0] - z[1], Direction(1, smallest=0.3), claim=claim, note=grids[0].trained_note(), paper="though weaker",
-            statistic=f"Fisher's z of rho(log eta/S, log norm), '{network}' minus '{reference}', a seed",
-        )  # fmt: skip
-
-    def _grid(self, table: Evidence, network: str) -> _Grid:
-        labels = [name for name in table.labels if self.place[name][0] == network]
-        return _Grid(table, labels, [self.place[name][1:] for name in labels])
-
-    def claims(self, table: Evidence, network: str = "", norm_paper: str = "", accuracy_paper: str = "") -> list[Claim]:
-        """The claims of Figure 1 about one network: over the trained cells, over all, and with confounds taken away."""
-        grid = self._grid(table, network)
-        of = f"{network}: " if network else ""
+    def check(
+        self, table: Evidence, network: str, norm_paper: str = "", accuracy_paper: str = ""
+    ) -> list[claims.Claim]:
+        """Claims what Figure 1 does of one network: over the trained cells, over all, and with confounds taken away."""
+        grid = _Grid(table, table.select(network=network))
         if not grid.labels:
             return []
+        say = _Words(network, self.networks[network].name)
         everywhere, trained = np.ones(grid.shape, dtype=bool), grid.values(LOSS) <= TRAINED
-        within = f"cells trained to a loss of {TRAINED:g}"
-        norm, accuracy = np.log(grid.values(NORM)), grid.values(ACCURACY)
-        smaller, higher = f"{of}higher eta/S, smaller Hessian norm", f"{of}higher eta/S, higher validation accuracy"
-        ratio = f"{of}only the ratio counts: norm ~ (eta/S^g)^-p with g = 1"
+        norm, accuracy = np.log(grid.values(END_NORM)), grid.values(ACCURACY)
+        rises, falls = (seedwise.Direction(sign, smallest=0.3) for sign in (1, -1))
+        of_norm = say("norm.trained", f"{SMALLER}; {WITHIN}", paper=norm_paper or None, note=grid.trained_note())
         found = [
+            grid.correlation(of_norm, norm, trained, falls),
+            grid.correlation(say("norm.all", f"{SMALLER}; all cells"), norm, everywhere, falls),
             grid.correlation(
-                norm, trained, -1, claim=f"{smaller}; {within}", paper=norm_paper or None, note=grid.trained_note()
+                say("accuracy.trained", f"{HIGHER}; {WITHIN}", paper=accuracy_paper or None), accuracy, trained, rises
             ),
-            grid.correlation(norm, everywhere, -1, claim=f"{smaller}; all cells"),
-            grid.correlation(accuracy, trained, 1, claim=f"{higher}; {within}", paper=accuracy_paper or None),
-            grid.correlation(accuracy, everywhere, 1, claim=f"{higher}; all cells"),
-            grid.exponent(norm, trained, claim=f"{ratio}; {within}"),
-            grid.exponent(norm, everywhere, claim=f"{ratio}; all cells", control_of=ratio),
-            grid.partial(norm, everywhere, claim=f"{smaller}, at equal training loss; all cells", control_of=smaller),
-        ]  # fmt: skip
+            grid.correlation(say("accuracy.all", f"{HIGHER}; all cells"), accuracy, everywhere, rises),
+            grid.exponent(say("exponent.trained", f"{RATIO}; {WITHIN}"), norm, trained),
+            grid.exponent(say("exponent.all", f"{RATIO}; all cells", control_of="exponent.trained"), norm, everywhere),
+            grid.partial(
+                say("equal_loss.partial", f"{SMALLER}, at equal training loss; all cells", control_of="norm"),
+                norm,
+                everywhere,
+            ),
+        ]
         for level in equal_loss.LEVELS:
             rho, note = equal_loss.correlation(table, grid.labels, grid.log_n, level)
-            found.append(
-                over_seeds(
-                    rho, Direction(-1, smallest=0.3), scale=FISHER, statistic=equal_loss.STATISTIC, note=note,
-                    claim=f"{smaller} at the first crossing of a loss of {level:g}", control_of=smaller,
-                )
-            )  # fmt: skip
-        normalised, differences = (
-            np.log(grid.values(f"end hessian/{metric}")) for metric in ("normalized_sharpness", "finite_difference")
-        )
-        claim = f"{of}higher eta/S, smaller scale-normalised sharpness; {within}"
-        found.append(grid.correlation(normalised, trained, -1, claim=claim, control_of=smaller))
-        claim = f"{smaller} by finite differences, as the paper's; {within}"
-        found.append(grid.correlation(differences, trained, -1, claim=claim, control_of=smaller))
+            about = say(
+                f"equal_loss.at_{claims.key(level)}",
+                f"{SMALLER} at the first crossing of a loss of {level:g}",
+                equal_loss.STATISTIC,
+                control_of="norm",
+                note=note,
+            )
+            found.append(seedwise.over_seeds(about, rho, falls, seedwise.FISHER))
+        for name, text in (
+            ("normalized_sharpness", f"higher eta/S, smaller scale-normalised sharpness; {WITHIN}"),
+            ("finite_difference", f"{SMALLER} by finite differences, as the paper's; {WITHIN}"),
+        ):
+            values = np.log(grid.values(f"end hessian/{name}"))
+            found.append(grid.correlation(say(f"norm_as.{name}", text, control_of="norm"), values, trained, falls))
         return found
+
+    def weaker(self, table: Evidence, network: str, reference: str, about: claims.Statement) -> claims.Claim:
+        """Claims that log eta/S and log norm correlate less than in another network, over the cells trained in both."""
+        rule = seedwise.Direction(1, smallest=0.3)
+        own, other = (_Grid(table, table.select(network=name)) for name in (network, reference))
+        if not (own.labels and other.labels):
+            return claims.unjudged(about, rule, 0)
+        shared = [cell for cell in own.cells if cell in other.cells]
+        grids = [grid.only(shared) for grid in (own, other)]
+        both = np.logical_and(*[grid.values(LOSS) <= TRAINED for grid in grids])
+        z = [
+            seedwise.FISHER.to(statistics.spearman(grid.log_n, np.where(both, np.log(grid.values(END_NORM)), np.nan)))
+            for grid in grids
+        ]
+        return seedwise.over_seeds(about.noting(grids[0].trained_note()), z[0] - z[1], rule)
+
+
+DRAWN = ("frobenius", "finite_difference", "normalized_sharpness")
+WITHIN = f"cells trained to a loss of {TRAINED:g}"
+SMALLER, HIGHER = "higher eta/S, smaller Hessian norm", "higher eta/S, higher validation accuracy"
+RATIO = "only the ratio counts: norm ~ (eta/S^g)^-p with g = 1"
+
+
+@dataclass(frozen=True)
+class _Words:
+    """Makes the statements about one network: its name stands before their ids and texts."""
+
+    network: str
+    name: str
+
+    def __call__(
+        self, name: str, text: str, statistic: str = "", *, control_of: str = "", **words: Any
+    ) -> claims.Statement:
+        before = f"{self.network}." if self.name else ""
+        text = f"{self.name}: {text}" if self.name else text
+        about = f"{before}{control_of}" if control_of else ""
+        return claims.Statement(before + name, text, statistic, control_of=about, **words)
 
 
 @dataclass(frozen=True)
@@ -168,16 +209,23 @@ class _Grid:
 
     table: Evidence
     labels: list[str]
-    cells: list[tuple[float, int]]
 
-    def only(self, cells: list[tuple[float, int]]) -> _Grid:
-        """These of its cells, in this order."""
+    @property
+    def cells(self) -> list[tuple[float, float]]:
+        """(eta, S) of every cell."""
+        return list(zip(self._column("eta"), self._column("S")))
+
+    def _column(self, factor: str) -> np.ndarray:
+        return self.table.column(self.labels, factor)
+
+    def only(self, cells: Sequence[tuple[float, float]]) -> _Grid:
+        """Returns these of its cells, in this order."""
         place = dict(zip(self.cells, self.labels))
-        return _Grid(self.table, [place[cell] for cell in cells], cells)
+        return _Grid(self.table, [place[cell] for cell in cells])
 
     @property
     def log_n(self) -> np.ndarray:
-        return np.array([np.log(lr / size) for lr, size in self.cells])
+        return np.log(self._column("eta") / self._column("S"))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -187,84 +235,75 @@ class _Grid:
         return self.table.grid(self.labels, metric)
 
     def correlation(
-        self, values: np.ndarray, mask: np.ndarray, sign: int, *, claim: str, paper: str | None = None,
-        control_of: str = "", note: str = "",
-    ) -> Claim:  # fmt: skip
-        """rho(log n, values) a seed, Fisher's z over seeds; with its range when a row or a column is left out."""
+        self, about: claims.Statement, values: np.ndarray, mask: np.ndarray, rule: seedwise.Direction
+    ) -> claims.Claim:
+        """Judges rho(log n, values) a seed, Fisher's z over seeds; notes its range without a row or a column."""
         chosen = np.where(mask, values, np.nan)
-        rho = spearman(self.log_n, chosen)
-        ranges = self._ranges(chosen) if isinstance(self.table, Table) and not np.isnan(rho).all() else ""
-        return over_seeds(
-            rho, Direction(sign, smallest=0.3), claim=claim, statistic="Spearman's rho with log eta/S, a seed",
-            scale=FISHER, paper=paper, note="; ".join(filter(None, [note, ranges])), control_of=control_of,
-        )  # fmt: skip
+        rho = statistics.spearman(self.log_n, chosen)
+        ranges = self._ranges(chosen) if self.table.measured and not np.isnan(rho).all() else ""
+        about = replace(about.noting(ranges), statistic="Spearman's rho with log eta/S, a seed")
+        return seedwise.over_seeds(about, rho, rule, seedwise.FISHER)
 
     def _ranges(self, chosen: np.ndarray) -> str:
-        lrs, sizes = (np.array(column) for column in zip(*self.cells))
-
         def without(keep: np.ndarray) -> float:
-            found = spearman(self.log_n, np.where(keep, chosen, np.nan))
+            found = statistics.spearman(self.log_n, np.where(keep, chosen, np.nan))
             return float(np.nanmean(found)) if not np.isnan(found).all() else float("nan")
 
-        low, high = leave_one_out(without, lrs, sizes)
+        low, high = statistics.leave_one_out(without, self._column("eta"), self._column("S"))
         return f"an eta or an S left out: {low:.2f} to {high:.2f}"
 
     def trained_note(self) -> str:
-        """How many runs ended trained, for networks of which not all do."""
-        if not isinstance(self.table, Table):
+        """Says how many runs ended trained."""
+        if not self.table.measured:
             return ""
         ended = self.values(LOSS)
         return f"{int((ended <= TRAINED).sum())} of {ended.size} runs trained"
 
-    def partial(self, values: np.ndarray, mask: np.ndarray, *, claim: str, control_of: str) -> Claim:
+    def partial(self, about: claims.Statement, values: np.ndarray, mask: np.ndarray) -> claims.Claim:
         loss, chosen = np.log(self.values(LOSS)), np.where(mask, values, np.nan)
-        rho = partial_spearman(self.log_n, chosen, loss)
-        return over_seeds(
-            rho, Direction(-1, smallest=0.3), claim=claim, scale=FISHER, control_of=control_of,
-            statistic="partial rank correlation with log eta/S given log training loss, a seed",
-        )  # fmt: skip
+        rho = statistics.partial_spearman(self.log_n, chosen, loss)
+        about = replace(about, statistic="partial rank correlation with log eta/S given log training loss, a seed")
+        return seedwise.over_seeds(about, rho, seedwise.Direction(-1, smallest=0.3), seedwise.FISHER)
 
-    def exponent(self, values: np.ndarray, mask: np.ndarray, *, claim: str, control_of: str = "") -> Claim:
-        lrs, sizes = (np.log(np.array(column, dtype=float)) for column in zip(*self.cells))
-        fits = np.array([exponents(lrs, sizes, row) for row in np.where(mask, values, np.nan)])
-        return ratio_over_seeds(
-            fits[:, 1], fits[:, 0], Range(0.8, 1.25, confidence=0.95), claim=claim, control_of=control_of,
+    def exponent(self, about: claims.Statement, values: np.ndarray, mask: np.ndarray) -> claims.Claim:
+        lrs, sizes = (np.log(self._column(factor).astype(float)) for factor in ("eta", "S"))
+        fits = np.array([statistics.exponents(lrs, sizes, row) for row in np.where(mask, values, np.nan)])
+        about = replace(
+            about,
             statistic="g of log norm = c - p (log eta - g log S), least squares a seed (g = 1/2: the square-root rule)",
-        )  # fmt: skip
+        )
+        return seedwise.ratio_over_seeds(about, fits[:, 1], fits[:, 0], seedwise.Range(0.8, 1.25, confidence=0.95))
 
 
 CROSSING = equal_loss.at(0.1)
 WORDS = {
-    NORM: "Hessian norm (Frobenius)",
+    END_NORM: "Hessian norm (Frobenius)",
     ACCURACY: "validation accuracy (%)",
     CROSSING: "Hessian norm where the loss first reaches 0.1",
-    f"end {NORMALISED}": plots.WORDS[NORMALISED],
-    f"end {STABILITY}": plots.WORDS[STABILITY],
-    f"end {WEIGHT_NORM}": plots.WORDS[WEIGHT_NORM],
 }
-BESIDE = (CROSSING, f"end {NORMALISED}", f"end {STABILITY}", f"end {WEIGHT_NORM}")
+BESIDE = (CROSSING, *(f"end {metric}" for metric in (NORMALISED, STABILITY, WEIGHT_NORM)))
 
 
-def draw(
-    table: Table, axes: Any, grid: NoiseGrid, network: str = "", title: str = "",
-    metrics: tuple[str, ...] = (NORM, ACCURACY),
-) -> None:  # fmt: skip
-    """x = eta/S; a panel for each metric of `WORDS`, a point a cell."""
-    labels = [name for name in table.labels if grid.place[name][0] == network]
-    places = [grid.place[name] for name in labels]
+def words_of(metric: str) -> str:
+    """Returns a metric's words, for an axis."""
+    return WORDS.get(metric) or plots.WORDS[metric.removeprefix("end ")]
+
+
+def draw(table: Table, axes: Any, network: str, title: str = "", metrics: Sequence[str] = (END_NORM, ACCURACY)) -> None:
+    """Draws a panel for each metric against eta/S, a point a cell."""
+    labels = table.select(network=network)
+    sizes, n = table.column(labels, "S"), table.column(labels, "eta") / table.column(labels, "S")
     trained = table.grid(labels, LOSS) <= TRAINED
     for panel, metric in zip(axes, metrics):
         values = table.grid(labels, metric) * (100 if metric == ACCURACY else 1)
-        for size, colour in plots.shades(sorted({place[2] for place in places})).items():
-            chosen = [i for i, place in enumerate(places) if place[2] == size]
-            n = np.array([places[i][1] / size for i in chosen])
-            plots.points(panel, n, values[:, chosen], trained[:, chosen].mean(0) > 0.5, colour, f"S {size}")
-        panel.set(xlabel="η/S", ylabel=WORDS[metric], title=title)
+        for size, colour in plots.shades(sorted(set(sizes))).items():
+            chosen = np.flatnonzero(sizes == size)
+            plots.points(panel, n[chosen], values[:, chosen], trained[:, chosen].mean(0) > 0.5, colour, f"S {size}")
+        panel.set(xlabel="η/S", ylabel=words_of(metric), title=title)
         if np.isnan(values).all():
             ended = not np.isnan(table.grid(labels, LOSS)).all()
-            plots.nothing(
-                panel, "no run got there" if ended else "no run trained: every one\nended above its first loss"
-            )
+            none_trained = "no run trained: every one\nended above its first loss"
+            plots.nothing(panel, "no run got there" if ended else none_trained)
             continue
         plots.log_scale(panel.xaxis)
         if metric != ACCURACY:
@@ -275,18 +314,19 @@ def draw(
         plots.legend_below(panel, columns=4)
 
 
-def draw_beside(table: Table, axes: Any, grid: NoiseGrid, networks: tuple[str, ...] = ("",)) -> None:
-    """What the norm alone does not tell: at equal loss, with the weights' scale taken out, eta·lambda_max, |theta|."""
-    if len(networks) == 1:
-        draw(table, axes(2, 2), grid, *networks, metrics=BESIDE)
+def draw_beside(table: Table, axes: Any, grid: NoiseGrid) -> None:
+    """Draws what the norm alone does not tell: at equal loss, the weights' scale taken out, eta·lambda_max, |theta|."""
+    names = list(grid.networks)
+    if len(names) == 1:
+        draw(table, axes(2, 2), names[0], metrics=BESIDE)
         return
-    panels = axes(len(BESIDE), len(networks))
-    for column, network in enumerate(networks):
-        draw(table, panels[column :: len(networks)], grid, network, title=network, metrics=BESIDE)
+    panels = axes(len(BESIDE), len(names))
+    for column, name in enumerate(names):
+        draw(table, panels[column :: len(names)], name, grid.networks[name].name, BESIDE)
 
 
 # The paper's ranges, Section 4.1; which values in them is not stated there.
-PAPER = Settings(
+PAPER = Size(
     train=50_000,
     validation=10_000,
     test=10_000,
@@ -298,12 +338,10 @@ PAPER = Settings(
 )
 # Frozen by time alone: the paper's whole grid at four seeds, an N that every S divides, five minutes on 2 cores.
 QUICK = replace(PAPER, train=3_000, validation=1_000, test=1_000, epochs=20, seeds=4, measured=250)
-SMOKE = replace(
-    QUICK, train=400, validation=100, test=100, epochs=2, lrs=(0.05, 0.1), batch_sizes=(25, 50, 100),
-    seeds=1, measured=50,
-)  # fmt: skip
+SMALL = {"train": 400, "validation": 100, "test": 100, "epochs": 2, "seeds": 1, "measured": 50}
+SMOKE = replace(QUICK, lrs=(0.05, 0.1), batch_sizes=(25, 50, 100), **SMALL)
 
-SCALES: dict[Scale, Settings] = {"smoke": SMOKE, "quick": QUICK, "paper": PAPER}
+SCALES: dict[Scale, Size] = {"smoke": SMOKE, "quick": QUICK, "paper": PAPER}
 REDUCTIONS = [
     ("50 000 training images", "3 000", "time; divisible by every S"),
     ("200 epochs", "20 epochs", "time; cells at low eta/S then end undertrained, drawn hollow"),
@@ -316,18 +354,21 @@ SHALLOW: dict[Scale, MLPNetwork] = {
     "quick": MLPNetwork(hidden=(128,) * 4, batch_norm=True),
     "paper": MLPNetwork(hidden=(512,) * 4, batch_norm=True),  # the paper says 4 layers; their width is our choice
 }
+SINGLE = "mlp"
 BATCH_NORM_MLP = NoiseGrid(
-    {"": SHALLOW}, SCALES, [("4 hidden layers of 512", "of 128", "11 times less arithmetic"), *REDUCTIONS]
+    {SINGLE: Network("", SHALLOW)},
+    SCALES,
+    [("4 hidden layers of 512", "of 128", "11 times less arithmetic"), *REDUCTIONS],
 )
 
-GOOD, BAD, REFERENCE = "good init", "bad init", "Fig. 1's MLP"
+GOOD, BAD, REFERENCE = "good", "bad", "reference"
 FEWER = replace(QUICK, lrs=(0.005, 0.02, 0.1), batch_sizes=(25, 100, 200, 500), seeds=3)
 DEEP_MLP = NoiseGrid(
     {
-        GOOD: dict.fromkeys(SCALES, MLPNetwork(hidden=(50,) * 20)),
+        GOOD: Network("good init", dict.fromkeys(SCALES, MLPNetwork(hidden=(50,) * 20))),
         # Neelakantan et al.'s worst initialisation, all zeros, does not train; the paper does not say which it took.
-        BAD: dict.fromkeys(SCALES, MLPNetwork(hidden=(50,) * 20, init_std=0.1)),
-        REFERENCE: SHALLOW,
+        BAD: Network("bad init", dict.fromkeys(SCALES, MLPNetwork(hidden=(50,) * 20, init_std=0.1))),
+        REFERENCE: Network("Fig. 1's MLP", SHALLOW),
     },
     {"smoke": SMOKE, "quick": FEWER, "paper": PAPER},
     [

@@ -10,205 +10,257 @@ import numpy as np
 
 from three_factors.datamodules.prepared import Prepared
 from three_factors.datamodules.schedules import NoiseSchedule, Steps
-from three_factors.reproduce.engine.claims import Claim
-from three_factors.reproduce.engine.data import image_size, subset
-from three_factors.reproduce.engine.definition import Specs
+from three_factors.reproduce.engine import claims, plots, seedwise
+from three_factors.reproduce.engine.contract.networks import Network, ResNet56Network, VGG11Network
+from three_factors.reproduce.engine.contract.spec import RISES, Keep, PathSpec, RunSpec
+from three_factors.reproduce.engine.experiment import Experiment, Setting, Settings
+from three_factors.reproduce.engine.judge.table import Evidence, SyntheticTable, Table
 from three_factors.reproduce.engine.options import Scale
-from three_factors.reproduce.engine.seedwise import LOG, Direction, Range, over_seeds
-from three_factors.reproduce.engine.spec import RISES, Keep, Network, PathSpec, ResNet56Network, RunSpec, VGG11Network
-from three_factors.reproduce.engine.table import Evidence, Imagined, Table
+from three_factors.reproduce.experiments.breaking_point import fitting
+from three_factors.reproduce.experiments.subset import image_size, subset
 
-END_LOSS = "train_subset/loss"
-KINDS = {"width": "", "relative width": ", in units of |θ|", "random width": ", in random directions"}
+KINDS = {  # a width's kind -> its name in ids, its words in claims
+    "width": ("line", ""),
+    "relative width": ("relative", ", in units of |θ|"),
+    "random width": ("random", ", in random directions"),
+}
+ENDS = ("θ1", "θ2")
+
+
+def width(kind: str, end: str, rise: float, *, at_least: bool = False) -> str:
+    """Returns the name of a width's column: where the loss has risen by `rise`, or how far it was followed."""
+    return f"{kind}{' at least' if at_least else ''} {end} {rise:g}"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Everything that a scale changes. `arms`: name -> (eta, S)."""
+class Line:
+    """A line between two runs.
+
+    Attributes:
+        id: its name in claims.
+        start: the setting whose run is θ1.
+        end: that of θ2, with the same initialisation.
+        apart: whether θ2 is of the next seed, with another one.
+    """
+
+    id: str
+    start: str
+    end: str
+    apart: bool = False
+
+
+@dataclass(frozen=True)
+class Size:
+    """Everything that a scale changes.
+
+    Attributes:
+        pairs: setting -> (eta, S).
+        examples: on which lines are evaluated.
+        points: of a line, in [-1, 2].
+        directions: random ones from each end.
+        seed_sd: assumed for the power, before training; of a log width ratio.
+    """
 
     network: Network
-    arms: dict[str, tuple[float, int]]
+    pairs: dict[str, tuple[float, int]]
     train: int
     validation: int
     test: int
     epochs: int
     augment: bool
     examples: int
-    points: int  # of a line, in [-1, 2]
+    points: int
     directions: int
     seeds: int
     evaluate_every: int = 1
-    seed_sd: float = 0.3  # assumed for the power, before training; of a log width ratio
+    seed_sd: float = 0.3
 
 
-class Valleys:
-    """An experiment: runs at several (eta, S), and lines between pairs of them.
+class Valleys(Experiment):
+    """Runs at several (eta, S), and lines between pairs of them.
 
     Args:
-        lines: label of a line -> (its θ1, its θ2), names of arms. The two share their initialisation.
-        apart: those of the lines that are also followed to a θ2 of the next seed, with another initialisation.
+        lines: label -> line.
         decay: eta is divided by 10 at 50 % and 75 % of the epochs.
     """
 
     def __init__(
         self,
-        settings: dict[Scale, Settings],
-        lines: dict[str, tuple[str, str]],
+        scales: dict[Scale, Size],
+        lines: dict[str, Line],
         reductions: list[tuple[str, str, str]],
         *,
-        apart: tuple[str, ...] = (),
         decay: bool = False,
     ) -> None:
-        self.SETTINGS, self.lines, self.REDUCTIONS, self.decay = settings, lines, reductions, decay
-        self.apart = {f"{label}, other initialisation": label for label in apart}
+        self.scales, self.lines, self.reductions, self.decay = scales, lines, reductions, decay
 
-    def runs(self, scale: Scale, source: Prepared) -> dict[str, RunSpec]:
-        s = self.SETTINGS[scale]
+    def runs(self, scale: Scale, source: Prepared) -> dict[str, Setting]:
+        s = self.scales[scale]
         image_size(source, 32)
         data = subset(source, scale, train=s.train, validation=s.validation, test=s.test, augment=s.augment)
-        base: Any = s.network
-        network = replace(base, in_channels=source.channels, num_classes=source.classes)
+        network = fitting(s.network, source)
 
-        def run(lr: float, batch_size: int) -> RunSpec:
+        def run(lr: float, batch_size: int) -> Setting:
             eta: Any = lr
             if self.decay:
                 eta = Steps((lr, lr / 10, lr / 100), (s.epochs * 0.5, s.epochs * 0.75))
             schedule, every = NoiseSchedule(eta, batch_size), s.evaluate_every
-            return RunSpec(network, data, schedule, s.epochs, seed=0, evaluate_every=every, keep=Keep())
+            spec = RunSpec(network, data, schedule, s.epochs, seed=0, evaluate_every=every, keep=Keep())
+            return Setting(spec, {"eta": lr, "S": batch_size})
 
-        return {name: run(*setting) for name, setting in s.arms.items()}
+        return {name: run(*pair) for name, pair in s.pairs.items()}
 
-    def paths(self, scale: Scale, specs: Specs, following: Specs) -> dict[str, PathSpec]:
-        s = self.SETTINGS[scale]
+    def paths(self, scale: Scale, settings: Settings, following: Settings) -> dict[str, PathSpec]:
+        s = self.scales[scale]
         alphas = tuple(round(-1 + 3 * i / (s.points - 1), 9) for i in range(s.points))
 
-        def line(label: str, ends: Specs) -> PathSpec:
-            a, b = self.lines[label]
-            return PathSpec(specs[a], ends[b], alphas, s.examples, min(500, s.examples), s.directions)
+        def along(line: Line) -> PathSpec:
+            ends = settings[line.start].spec, (following if line.apart else settings)[line.end].spec
+            return PathSpec(*ends, alphas, s.examples, min(500, s.examples), s.directions)
 
-        found = {label: line(label, specs) for label, ends in self.lines.items() if set(ends) <= set(specs)}
-        return found | {
-            name: line(label, following) for name, label in self.apart.items() if label in found and following
+        return {
+            label: along(line)
+            for label, line in self.lines.items()
+            if {line.start, line.end} <= set(settings) and (following or not line.apart)
         }
 
-    def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> Imagined:
-        """Minima at higher noise half as sharp, at equal noise alike."""
-        s, finals = self.SETTINGS[scale], {}
-        for label in (*self.lines, *self.apart):
-            a, b = self.lines[self.apart.get(label, label)]
-            ratio = np.log(np.divide(*s.arms[b]) / np.divide(*s.arms[a]))
+    def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> SyntheticTable:
+        """Draws minima half as sharp at higher noise, alike at equal noise."""
+        s, finals = self.scales[scale], {}
+        for label, line in self.lines.items():
+            ratio = np.log(np.divide(*s.pairs[line.end]) / np.divide(*s.pairs[line.start]))
             gain = 0.35 * ratio if abs(ratio) > 0.5 else 0.0
-            of_line: dict[str, np.ndarray] = {"loss θ1": np.exp(random.normal(-3, 0.1, seeds))}
-            of_line["loss θ2"] = of_line["loss θ1"] * np.exp(random.normal(0, 0.1, seeds))
+            drawn: dict[str, np.ndarray] = {"loss θ1": np.exp(random.normal(-3, 0.1, seeds))}
+            drawn["loss θ2"] = drawn["loss θ1"] * np.exp(random.normal(0, 0.1, seeds))
             for kind in KINDS:
                 for rise in RISES:
-                    of_line[f"{kind} θ1 {rise:g}"] = np.full(seeds, 1.0)
-                    of_line[f"{kind} θ2 {rise:g}"] = np.exp(gain + random.normal(0, s.seed_sd, seeds))
-                    for end in ("θ1", "θ2"):
-                        of_line[f"{kind} at least {end} {rise:g}"] = of_line[f"{kind} {end} {rise:g}"]
-            finals[label] = of_line
-        return Imagined(finals)
+                    drawn[width(kind, "θ1", rise)] = np.full(seeds, 1.0)
+                    drawn[width(kind, "θ2", rise)] = np.exp(gain + random.normal(0, s.seed_sd, seeds))
+                    for end in ENDS:
+                        drawn[width(kind, end, rise, at_least=True)] = drawn[width(kind, end, rise)]
+            finals[label] = drawn
+        return SyntheticTable(finals)
 
     def wider(
-        self, table: Evidence, label: str, *, paper: str | None = None, control_of: str | None = None
-    ) -> list[Claim]:
-        """θ2, at higher noise, lies in the wider minimum: along the line, in units of |θ|, in random directions.
+        self, table: Evidence, label: str, *, paper: str | None = None, control_of: str = ""
+    ) -> list[claims.Claim]:
+        """Claims that θ2, at higher noise, lies in the wider minimum.
 
-        As a control of another line, along the line alone: what else differs does not depend on the other end.
+        Along the line; as its controls, in units of |θ| and in random directions. As a control of another line's claim
+        (its label), along the line alone: what else differs does not depend on the other end.
         """
-        _, high = self.lines[self.apart.get(label, label)]
-        found = []
-        of_line = f"the minimum at higher eta/S ('{high}') is wider: "
-        for kind, words in KINDS.items():
+        line, rule, found = self.lines[label], seedwise.Direction(1, smallest=0.2, null=1.0), []
+        main = f"wider.{self.lines[control_of].id if control_of else line.id}"
+        for kind, (name, words) in KINDS.items():
             if control_of and words:
                 continue
-            along_it = not words and control_of is None
-            ratio, note = log_width_ratio(table, label, kind)
-            wider = over_seeds(
-                np.exp(ratio), Direction(1, smallest=0.2, null=1.0), scale=LOG, note=note,
-                paper=paper if kind == "width" else None,
-                claim=f"{of_line}{label}{words}", control_of="" if along_it else of_line + (control_of or label),
-                statistic=f"{kind} of θ2 over that of θ1, geometric mean over rises of {_list(RISES)}, a seed",
-            )  # fmt: skip
-            if "of θ1" in note and wider.verdict == "supported":  # θ1 may be wider than the line is long
-                wider = replace(wider, verdict="inconclusive", p=None)
-            found.append(wider)
+            ratio, censored = log_width_ratio(table, label, kind)
+            about = claims.Statement(
+                f"wider.{line.id}" + (f".{name}" if words else ""),
+                f"the minimum at higher eta/S ('{line.end}') is wider: {label}{words}",
+                _statistic(kind),
+                paper=None if words else paper,
+                note=censored.note,
+                control_of=main if words or control_of else "",
+            )
+            claim = seedwise.over_seeds(about, np.exp(ratio), rule, seedwise.LOG)
+            # θ1 may be wider than the line is long
+            found.append(claims.withheld(claim) if censored.start else claim)
         return found
 
     def alike(
-        self, table: Evidence, label: str, *, paper: str | None = None, control_of: str | None = None
-    ) -> list[Claim]:
-        """Minima at equal noise are as wide and as deep as one another; perhaps as a control of another line.
+        self, table: Evidence, label: str, *, paper: str | None = None, control_of: str = ""
+    ) -> list[claims.Claim]:
+        """Claims that minima at equal noise are as wide and as deep as one another; or as a control of another line.
 
         Widths as in `wider`.
         """
-        ends = table.grid([label], "loss θ2")[:, 0] / table.grid([label], "loss θ1")[:, 0]
-        wide, deep = (f"minima at equal eta/S are equally {how}: " for how in ("wide", "deep"))
-        found = []
-        for kind, words in KINDS.items():
+        line, rule, found = self.lines[label], seedwise.Range(1 / 1.5, 1.5), []
+        other = self.lines[control_of].id if control_of else ""
+        for kind, (name, words) in KINDS.items():
             if control_of and words:
                 continue
-            ratio, note = log_width_ratio(table, label, kind)
-            if note:  # widths at the edge are equal by themselves: that is no sign of equal ones
-                note += ", which draws widths together: cannot support that they are equal"
-            of = wide + (control_of or label) if control_of or words else ""
-            widths = over_seeds(
-                np.exp(ratio), Range(1 / 1.5, 1.5), scale=LOG, note=note, paper=None if words else paper,
-                claim=f"{wide}{label}{words}", control_of=of,
-                statistic=f"{kind} of θ2 over that of θ1, geometric mean over rises of {_list(RISES)}, a seed",
-            )  # fmt: skip
-            if note and widths.verdict == "supported":
-                widths = replace(widths, verdict="inconclusive", p=None)
-            found.append(widths)
-        depths = over_seeds(
-            ends, Range(1 / 1.25, 1.25), scale=LOG, paper=paper,
-            claim=deep + label, control_of=deep + control_of if control_of else "",
-            statistic="training loss at θ2 over that at θ1, a seed",
-        )  # fmt: skip
-        return [found[0], depths, *found[1:]]
+            ratio, censored = log_width_ratio(table, label, kind)
+            draws_together = ", which draws widths together: cannot support that they are equal"
+            about = claims.Statement(
+                f"wide.{line.id}" + (f".{name}" if words else ""),
+                f"minima at equal eta/S are equally wide: {label}{words}",
+                _statistic(kind),
+                paper=None if words else paper,
+                note=censored.note + (draws_together if censored.any else ""),
+                control_of=f"wide.{other or line.id}" if other or words else "",
+            )
+            claim = seedwise.over_seeds(about, np.exp(ratio), rule, seedwise.LOG)
+            # widths at the edge are equal by themselves: that is no sign of equal ones
+            found.append(claims.withheld(claim) if censored.any else claim)
+        depth = claims.Statement(
+            f"deep.{line.id}",
+            f"minima at equal eta/S are equally deep: {label}",
+            "training loss at θ2 over that at θ1, a seed",
+            paper=paper,
+            control_of=f"deep.{other}" if other else "",
+        )
+        ends = table.grid([label], "loss θ2")[:, 0] / table.grid([label], "loss θ1")[:, 0]
+        deep = seedwise.over_seeds(depth, ends, seedwise.Range(1 / 1.25, 1.25), seedwise.LOG)
+        return [found[0], deep, *found[1:]]
 
 
-def log_width_ratio(table: Evidence, label: str, kind: str) -> tuple[np.ndarray, str]:
-    """log of θ2's width over θ1's, its mean over rises, (seeds,); and how many were not reached on the line.
+def _statistic(kind: str) -> str:
+    rises = ", ".join(f"{rise:g}" for rise in RISES)
+    return f"{kind} of θ2 over that of θ1, geometric mean over rises of {rises}, a seed"
+
+
+@dataclass(frozen=True)
+class Censored:
+    """How many rises were not reached on a line, at θ1 (`start`) and at θ2 (`end`)."""
+
+    start: int
+    end: int
+
+    @property
+    def any(self) -> bool:
+        return bool(self.start or self.end)
+
+    @property
+    def note(self) -> str:
+        words = [f"{count} rises of {end}" for end, count in zip(ENDS, (self.start, self.end)) if count]
+        if not words:
+            return ""
+        bound = "" if self.start else ": the ratio is a lower bound"
+        return f"{' and '.join(words)} not reached on the line, counted at its edge{bound}"
+
+
+def log_width_ratio(table: Evidence, label: str, kind: str) -> tuple[np.ndarray, Censored]:
+    """Returns the log of θ2's width over θ1's, its mean over rises, (seeds,); and how many were not reached.
 
     A rise that is not reached counts with the width at the edge, which draws the ratio towards 1.
     """
-    logs, censored = [], {"θ1": 0, "θ2": 0}
+    logs, censored = [], dict.fromkeys(ENDS, 0)
     for rise in RISES:
         widths = []
-        for end in ("θ1", "θ2"):
-            width = table.grid([label], f"{kind} {end} {rise:g}")[:, 0]
-            edge = table.grid([label], f"{kind} at least {end} {rise:g}")[:, 0]
-            censored[end] += int((np.isnan(width) & ~np.isnan(edge)).sum())
-            widths.append(np.where(np.isnan(width), edge, width))
+        for end in ENDS:
+            reached = table.grid([label], width(kind, end, rise))[:, 0]
+            edge = table.grid([label], width(kind, end, rise, at_least=True))[:, 0]
+            censored[end] += int((np.isnan(reached) & ~np.isnan(edge)).sum())
+            widths.append(np.where(np.isnan(reached), edge, reached))
         logs.append(np.log(widths[1]) - np.log(widths[0]))
-    words = [f"{count} rises of {end}" for end, count in censored.items() if count]
-    note = f"{' and '.join(words)} not reached on the line, counted at its edge" if words else ""
-    if censored["θ2"] and not censored["θ1"]:
-        note += ": the ratio is a lower bound"
-    return np.mean(logs, axis=0), note
-
-
-def _list(values: tuple[float, ...]) -> str:
-    return ", ".join(f"{v:g}" for v in values)
+    return np.mean(logs, axis=0), Censored(*censored.values())
 
 
 def draw(table: Table, axes: Any, labels: Sequence[str]) -> None:
-    """A panel for each line, over all seeds; four in a square."""
+    """Draws a panel for each line, over all seeds; four in a square."""
     shape = (2, 2) if len(labels) == 4 else (1, len(labels))
     _draw(table, axes(*shape), [(label, None, label) for label in labels])
 
 
 def draw_seeds(table: Table, axes: Any, label: str) -> None:
-    """A panel for each seed of one line: each from another random initialisation."""
+    """Draws a panel for each seed of one line: each from another random initialisation."""
     seeds = sorted(seed for name, seed in table.profiles if name == label)
     _draw(table, axes(1, max(1, len(seeds))), [(label, seed, f"{label}, seed {seed}") for seed in seeds])
 
 
 def _draw(table: Table, axes: Any, panels: list[tuple[str, int | None, str]]) -> None:
-    """Loss (left axis; train solid, test dashed) and accuracy (right axis, red) along a line."""
-    from three_factors.reproduce.engine import plots
-
+    """Draws loss (left axis; train solid, test dashed) and accuracy (right axis, red) along a line."""
     others = plots.twins(axes, "loss", plots.BLUE, "accuracy (%)", plots.RED)
     for panel, other, (label, seed, title) in zip(axes, others, panels):
         plots.profile(panel, table, label, "loss", plots.BLUE, seed=seed)
@@ -221,7 +273,7 @@ def _draw(table: Table, axes: Any, panels: list[tuple[str, int | None, str]]) ->
 
 
 def _barriers(table: Table, label: str, seed: int | None) -> list[str]:
-    """How far the training loss rises above the ends' on a line, mean over seeds (or of one), in words."""
+    """Says how far the training loss rises above the ends' on a line, mean over seeds (or of one)."""
     kinds = {"barrier": "", "barrier, statistics interpolated": "without batch norm re-estimated "}
     rows = table.frame[(table.frame["label"] == label) & (table.frame["seed"].eq(seed) if seed is not None else True)]
     found = {words: rows[name].mean() for name, words in kinds.items() if name in rows and rows[name].notna().any()}
@@ -229,17 +281,20 @@ def _barriers(table: Table, label: str, seed: int | None) -> list[str]:
 
 
 BASE, LARGE, SMALL_ETA, CONTROL = "baseline", "large batch", "small eta", "small eta, equal eta/S"
+LARGE_TO_BASE, SMALL_TO_BASE = "large batch to baseline", "small eta to baseline"
+LARGE_TO_SMALL, EXACT = "large batch to small eta", "equal eta/S"
+OTHER_START = "large batch to baseline, other initialisation"
 LINES = {
-    "large batch to baseline": (LARGE, BASE),
-    "small eta to baseline": (SMALL_ETA, BASE),
-    "large batch to small eta": (LARGE, SMALL_ETA),
-    "equal eta/S": (LARGE, CONTROL),
+    LARGE_TO_BASE: Line("large_batch", LARGE, BASE),
+    SMALL_TO_BASE: Line("small_eta", SMALL_ETA, BASE),
+    LARGE_TO_SMALL: Line("about_equal", LARGE, SMALL_ETA),
+    EXACT: Line("equal", LARGE, CONTROL),
 }
 # Section 4.1 and Figure 2's caption; epochs are not stated there. The control makes eta/S equal where the paper calls
 # 7.8e-5 and 9.8e-5 "approximately the same".
-RESNET_PAPER = Settings(
+RESNET_PAPER = Size(
     network=ResNet56Network(),
-    arms={BASE: (0.1, 128), LARGE: (0.1, 1024), SMALL_ETA: (0.01, 128), CONTROL: (0.0125, 128)},
+    pairs={BASE: (0.1, 128), LARGE: (0.1, 1024), SMALL_ETA: (0.01, 128), CONTROL: (0.0125, 128)},
     train=44_032,  # divisible by every S
     validation=5_000,
     test=10_000,
@@ -256,15 +311,33 @@ RESNET_PAPER = Settings(
 #   1 024 and 512 images end at 0.5-1.9 in this time at every eta from 0.1 to 0.3; 256 images end at 0.04-0.4;
 # - with eta decayed, t_eta is half as long: 112 epochs instead of 64.
 RESNET_QUICK = replace(
-    RESNET_PAPER, network=ResNet56Network(depth=8, width=0.5), train=256, validation=500, test=1_000, epochs=64,
-    arms={BASE: (0.3, 8), LARGE: (0.3, 64), SMALL_ETA: (0.03, 8), CONTROL: (0.0375, 8)}, augment=False,
-    examples=200, points=25, directions=2, seeds=3, evaluate_every=8,
-)  # fmt: skip
+    RESNET_PAPER,
+    network=ResNet56Network(depth=8, width=0.5),
+    train=256,
+    validation=500,
+    test=1_000,
+    epochs=64,
+    pairs={BASE: (0.3, 8), LARGE: (0.3, 64), SMALL_ETA: (0.03, 8), CONTROL: (0.0375, 8)},
+    augment=False,
+    examples=200,
+    points=25,
+    directions=2,
+    seeds=3,
+    evaluate_every=8,
+)
 RESNET_SMOKE = replace(
-    RESNET_QUICK, network=ResNet56Network(depth=8, width=0.125), validation=100, test=100, epochs=2, examples=100,
-    points=7, directions=1, seeds=1, evaluate_every=1,
-)  # fmt: skip
-RESNET_SCALES: dict[Scale, Settings] = {"smoke": RESNET_SMOKE, "quick": RESNET_QUICK, "paper": RESNET_PAPER}
+    RESNET_QUICK,
+    network=ResNet56Network(depth=8, width=0.125),
+    validation=100,
+    test=100,
+    epochs=2,
+    examples=100,
+    points=7,
+    directions=1,
+    seeds=1,
+    evaluate_every=1,
+)
+RESNET_SCALES: dict[Scale, Size] = {"smoke": RESNET_SMOKE, "quick": RESNET_QUICK, "paper": RESNET_PAPER}
 RESNET_REDUCTIONS = [
     ("ResNet56", "ResNet8, width 1/2", "time"),
     ("44 032 training images", "256", "more are not fitted in this time"),
@@ -275,15 +348,16 @@ RESNET_REDUCTIONS = [
     ("10 random directions", "2", "time"),
     ("5 seeds", "3 seeds", "time"),
 ]
-CONSTANT = Valleys(RESNET_SCALES, LINES, RESNET_REDUCTIONS, apart=("large batch to baseline",))
+APART = {OTHER_START: Line("large_batch_apart", LARGE, BASE, apart=True)}
+CONSTANT = Valleys(RESNET_SCALES, LINES | APART, RESNET_REDUCTIONS)
 DECAYED = Valleys(
     {
         scale: replace(
-            s, arms={k: v for k, v in s.arms.items() if k != CONTROL}, epochs=112 if scale == "quick" else s.epochs
+            s, pairs={k: v for k, v in s.pairs.items() if k != CONTROL}, epochs=112 if scale == "quick" else s.epochs
         )
         for scale, s in RESNET_SCALES.items()
     },
-    {k: v for k, v in LINES.items() if k != "equal eta/S"},
+    {label: line for label, line in LINES.items() if label != EXACT},
     [line if line[0] != "200 epochs" else ("200 epochs", "112", "time") for line in RESNET_REDUCTIONS],
     decay=True,
 )
@@ -291,22 +365,43 @@ DECAYED = Valleys(
 SMALL_BETA, BETA_1, LARGE_BETA = "b = 0.25", "b = 1", "b = 4"
 # Section 4.1: eta = 0.1 b, S = 50 b. S = 12.5 is 13, with eta to match.
 VGG_PAPER = replace(
-    RESNET_PAPER, network=VGG11Network(), train=44_200,
-    arms={SMALL_BETA: (0.1 / 50 * 13, 13), BETA_1: (0.1, 50), LARGE_BETA: (0.4, 200)},
-)  # fmt: skip
+    RESNET_PAPER,
+    network=VGG11Network(),
+    train=44_200,
+    pairs={SMALL_BETA: (0.1 / 50 * 13, 13), BETA_1: (0.1, 50), LARGE_BETA: (0.4, 200)},
+)
 # Frozen by the same criteria: at 10 epochs b = 0.25 ends at 0.8, at 16 below 0.5.
 VGG_QUICK = replace(
-    VGG_PAPER, network=VGG11Network(width=1 / 8), train=2_400, validation=500, test=1_000, epochs=16, augment=False,
-    arms={SMALL_BETA: (0.01 / 24 * 6, 6), BETA_1: (0.01, 24), LARGE_BETA: (0.04, 96)},
-    examples=500, points=25, directions=2, seeds=4, evaluate_every=4,
-)  # fmt: skip
+    VGG_PAPER,
+    network=VGG11Network(width=1 / 8),
+    train=2_400,
+    validation=500,
+    test=1_000,
+    epochs=16,
+    augment=False,
+    pairs={SMALL_BETA: (0.01 / 24 * 6, 6), BETA_1: (0.01, 24), LARGE_BETA: (0.04, 96)},
+    examples=500,
+    points=25,
+    directions=2,
+    seeds=4,
+    evaluate_every=4,
+)
 VGG_SMOKE = replace(
-    VGG_QUICK, network=VGG11Network(width=1 / 32), train=240, validation=100, test=100, epochs=2, examples=100,
-    points=7, directions=1, seeds=1, evaluate_every=1,
-)  # fmt: skip
+    VGG_QUICK,
+    network=VGG11Network(width=1 / 32),
+    train=240,
+    validation=100,
+    test=100,
+    epochs=2,
+    examples=100,
+    points=7,
+    directions=1,
+    seeds=1,
+    evaluate_every=1,
+)
 SCALED = Valleys(
     {"smoke": VGG_SMOKE, "quick": VGG_QUICK, "paper": VGG_PAPER},
-    {"b = 1 to b = 4": (BETA_1, LARGE_BETA), "b = 1 to b = 0.25": (BETA_1, SMALL_BETA)},
+    {"b = 1 to b = 4": Line("larger", BETA_1, LARGE_BETA), "b = 1 to b = 0.25": Line("smaller", BETA_1, SMALL_BETA)},
     [
         ("VGG-11, width 1", "width 1/8", "64 times less arithmetic"),
         ("44 200 training images", "2 400", "time"),

@@ -22,9 +22,11 @@ from rich.table import Table
 from three_factors.callbacks import ExactResume
 from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.schedules import NoiseSchedule
-from three_factors.reproduce.engine import train as training
-from three_factors.reproduce.engine.results import RunFolder
-from three_factors.reproduce.engine.spec import Data, MLPNetwork, Network, ResNet56Network, RunSpec, VGG11Network
+from three_factors.reproduce.engine.contract.folder import RunFolder
+from three_factors.reproduce.engine.contract.job import Job
+from three_factors.reproduce.engine.contract.networks import MLPNetwork, Network, ResNet56Network, VGG11Network
+from three_factors.reproduce.engine.contract.spec import Data, RunSpec
+from three_factors.reproduce.engine.worker import train as training
 
 BOUND = 0.03
 NETWORKS: dict[str, tuple[Network, str, int]] = {  # with their data, and epochs of the run
@@ -58,7 +60,7 @@ def one(network: Network, data: str, epochs: int, examples: int) -> tuple[float,
         sizes.append(self.path.stat().st_size)
 
     with tempfile.TemporaryDirectory() as folder:
-        run, job = specification(network, data, examples, epochs), training.Job(prepare(data))
+        run, job = specification(network, data, examples, epochs), Job(prepare(data))
         start = time.perf_counter()
         result = training.train(run, job, RunFolder(Path(folder)))
         whole = time.perf_counter() - start
@@ -67,7 +69,7 @@ def one(network: Network, data: str, epochs: int, examples: int) -> tuple[float,
     ExactResume.save = timed  # type: ignore[method-assign]
     try:
         with tempfile.TemporaryDirectory() as folder:
-            run, job = specification(network, data, 200, 1), training.Job(prepare(data), checkpoint_every=0)
+            run, job = specification(network, data, 200, 1), Job(prepare(data), checkpoint_every=0)
             training.train(run, job, RunFolder(Path(folder)))
     finally:
         ExactResume.save = save  # type: ignore[method-assign]

@@ -2,7 +2,8 @@
 
     python tests/benchmarks/deterministic.py
 
-Medians over rounds of the full networks at S 128; a run resumes exactly only with it (`reproduce.engine.train.settle`).
+Medians over rounds of the full networks at S 128; a run resumes exactly only with it (`configure_device` of
+`reproduce.engine.worker.train`).
 On a CPU, where nothing changes, it runs if it is asked to (`--device cpu`).
 """
 
@@ -20,8 +21,8 @@ from _timing import clocked, command_line, interleaved, parsed
 from rich.console import Console
 from rich.table import Table
 
-from three_factors.reproduce.engine.spec import MLPNetwork, Network, ResNet56Network, VGG11Network
-from three_factors.reproduce.engine.train import build_module
+from three_factors.reproduce.engine.contract.networks import MLPNetwork, Network, ResNet56Network, VGG11Network
+from three_factors.reproduce.engine.worker.train import build_module
 
 NETWORKS: dict[str, Network] = {
     "MLP, 4 x 512, batch norm": MLPNetwork((512,) * 4, in_features=3072, batch_norm=True),

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from three_factors.callbacks import NoiseScheduler, ProgressFile
 from three_factors.datamodules import NoiseSchedule, PlannedLoader, plan_epoch
 from three_factors.lightning_modules import MLP, VGG11
-from three_factors.reproduce.engine.recorder import Recorder
+from three_factors.reproduce.engine.worker.recorder import Recorder
 
 PAIRS = (
     ("loader", "our loader", "plain gather", 1.15),

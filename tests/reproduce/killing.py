@@ -6,12 +6,12 @@ import signal
 import socket
 
 from three_factors.datamodules.prepared import prepare
-from three_factors.reproduce.engine.results import job_data
+from three_factors.reproduce.engine.contract.job import Job
 
 
 def job(data, devices=1, every=0.0, accelerator="cpu", **options):
-    """Of a run on this machine, with a checkpoint every so many seconds."""
-    return job_data(prepare(data), accelerator, devices, threads=1, **options) | {"checkpoint_every": every}
+    """The job of a run on this machine, with a checkpoint every so many seconds."""
+    return Job(prepare(data), accelerator, devices, checkpoint_every=every, **options)
 
 
 def begin(server, folder, spec, job, measurements=(), gpu=None):
@@ -22,7 +22,7 @@ def begin(server, folder, spec, job, measurements=(), gpu=None):
 
 def die_at(folder, name, number, when):
     """`worker.serve_run` that dies before or after the `number`-th call of the function `name`; in a forked process."""
-    from three_factors.reproduce.engine import worker
+    from three_factors.reproduce.engine.worker import process as worker
 
     place, _, attribute = name.rpartition(".")
     owner, calls = pkgutil.resolve_name(place), [0]
@@ -43,7 +43,7 @@ def die_at(folder, name, number, when):
 
 def serve_rank(folder, rank, ranks, port):
     """`worker.serve_run` as one of several ranks, as torchrun starts them; in a forked process."""
-    from three_factors.reproduce.engine import worker
+    from three_factors.reproduce.engine.worker import process as worker
 
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),

@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from three_factors.reproduce.engine.results import RunFolder
+from three_factors.reproduce.engine.contract.folder import RunFolder
 
 NOT_REPEATED = ("hessian/seconds", "seconds", "provenance")
 

@@ -2,8 +2,12 @@
 
 import json
 
-from three_factors.reproduce.engine.results import RunFolder
-from three_factors.reproduce.engine.wandb_mirror import Mirror
+from tests.reproduce.specs import SPEC
+from three_factors.reproduce.engine.contract.folder import RunFolder
+from three_factors.reproduce.engine.contract.work import Item
+from three_factors.reproduce.engine.watch.mirror import Mirror
+
+RUN = Item("a", 0, SPEC)
 
 ROW = {
     "epoch": 1, "step": 2, "t_eta": 0.2, "train/loss": 2.0, "test/accuracy": 0.5,
@@ -12,7 +16,7 @@ ROW = {
 
 
 def mirror(tmp_path, mode="offline", said=None):
-    return Mirror(mode, tmp_path, "fig4-smoke", ["fig4"], (said if said is not None else []).append)
+    return Mirror(mode, tmp_path, "fig4-smoke", ["fig4"], {}, (said if said is not None else []).append)
 
 
 def folder(tmp_path, rows=1):

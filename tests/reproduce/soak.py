@@ -7,7 +7,7 @@ import time
 
 from tests.reproduce.killing import begin
 from tests.reproduce.leavings import assert_same
-from three_factors.reproduce.engine.results import RunFolder
+from three_factors.reproduce.engine.contract.folder import RunFolder
 
 
 class Soak:

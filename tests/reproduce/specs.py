@@ -4,16 +4,8 @@ from dataclasses import replace
 
 from three_factors.datamodules.label_noise import LabelNoise
 from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, Triangle, exchange
-from three_factors.reproduce.engine.spec import (
-    Curvature,
-    Data,
-    Keep,
-    Measurement,
-    MLPNetwork,
-    RunSpec,
-    VGG11Network,
-    Watch,
-)
+from three_factors.reproduce.engine.contract.networks import MLPNetwork, VGG11Network
+from three_factors.reproduce.engine.contract.spec import Curvature, Data, Keep, Measurement, RunSpec, Watch
 
 # Like a figure's, for what trains nothing.
 SPEC = RunSpec(

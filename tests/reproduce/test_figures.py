@@ -9,9 +9,9 @@ import pytest
 from tests.reproduce.figures import SCRIPTS, figure, source
 from tests.reproduce.script import run
 from three_factors.datamodules.schedules import Constant, Cyclic
-from three_factors.reproduce.engine.claims import controls, own
+from three_factors.reproduce.engine.contract.networks import MLPNetwork, ResNet56Network, VGG11Network
+from three_factors.reproduce.engine.judge.claims import controls, own
 from three_factors.reproduce.engine.options import InputError
-from three_factors.reproduce.engine.spec import MLPNetwork, ResNet56Network, VGG11Network
 
 FILES = {"png", "svg", "csv", "json"}
 
@@ -50,23 +50,31 @@ def test_a_script_with_several_data_sets_takes_the_network_that_fits_the_images(
 @pytest.mark.parametrize("scale", ["smoke", "quick", "paper"])
 def test_figures_of_the_same_networks_share_their_runs_and_measurements(group, scale):
     first, *others = (figure(name) for name in group)
-    runs = first.experiment.runs(scale, source(first.data))
+    runs = first.experiment.runs(scale, source(first.data[0]))
     for other in others:
-        assert other.experiment.runs(scale, source(other.data)) == runs
-        for label in runs:
-            assert other.measurements(scale, label) == first.measurements(scale, label)
-        assert other.paths(scale, runs, runs) == first.paths(scale, runs, runs)
+        assert other.experiment.runs(scale, source(other.data[0])) == runs  # with what is measured of them
+        assert other.experiment.paths(scale, runs, runs) == first.experiment.paths(scale, runs, runs)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.parametrize("scale", ["smoke", "quick", "paper"])
 def test_every_claim_has_a_power_before_anything_is_trained(name, scale):
-    drawn = figure(name).experiment.imagined(scale, 3, np.random.default_rng(0))
-    runs = figure(name).experiment.runs(scale, source(figure(name).data))
-    if figure(name).tuning is not None:
-        runs = figure(name).tuning.choose(scale, runs, None)
-    assert set(drawn.labels) == set(figure(name).paths(scale, runs, runs) or runs)
-    assert all(claim.claim and claim.statistic for claim in figure(name).check(drawn))
+    experiment = figure(name).experiment
+    drawn = experiment.imagined(scale, 3, np.random.default_rng(0))
+    runs = experiment.runs(scale, source(figure(name).data[0]))
+    if experiment.tuning is not None:
+        runs = experiment.tuning.choose(scale, runs, None)
+    assert set(drawn.labels) == set(experiment.paths(scale, runs, runs) or runs)
+    assert all(claim.id and claim.claim and claim.statistic for claim in figure(name).check(drawn))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("scale", ["smoke", "quick", "paper"])
+def test_what_is_imagined_has_the_factors_of_what_is_run(name, scale):
+    experiment = figure(name).experiment
+    drawn = experiment.imagined(scale, 2, np.random.default_rng(0))
+    for label, setting in experiment.runs(scale, source(figure(name).data[0])).items():
+        assert drawn.factors.get(label, setting.factors) == setting.factors
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -76,8 +84,8 @@ def test_every_control_is_of_a_claim_of_its_figure(name):
         imagined = figure(name).experiment.imagined(scale, 3, np.random.default_rng(0))
         found += [claim.as_json() for claim in figure(name).check(imagined)]
     claims = own(found)
-    paired = {control["claim"] for claim in claims for control in controls(claim, found)}
-    assert paired == {claim["claim"] for claim in found if claim not in claims}
+    paired = {control["id"] for claim in claims for control in controls(claim, found)}
+    assert paired == {claim["id"] for claim in found if claim not in claims}
 
 
 @pytest.mark.parametrize(("part", "there"), [("train", "32 train"), ("test", "16 test")])
@@ -88,7 +96,8 @@ def test_a_data_set_that_is_too_small_is_named(part, there):
 
 
 def of(name):
-    return figure(name).experiment.runs("paper", source(figure(name).data))
+    settings = figure(name).experiment.runs("paper", source(figure(name).data[0]))
+    return {label: setting.spec for label, setting in settings.items()}
 
 
 def settings(specs):
@@ -116,8 +125,8 @@ PROTOCOL = {
 def test_seeds_epochs_images_and_network_at_paper_scale_are_the_papers(name):
     seeds, epochs, images, networks = PROTOCOL[name]
     specs = of(name).values()
-    experiment, own = figure(name).experiment, source(figure(name).data)
-    assert experiment.SETTINGS["paper"].seeds == seeds
+    experiment, own = figure(name).experiment, source(figure(name).data[0])
+    assert experiment.scales["paper"].seeds == seeds
     assert {spec.epochs for spec in specs} == epochs
     assert {spec.data.train for spec in specs} == images
     assert {spec.network for spec in specs} == {
@@ -151,7 +160,7 @@ def test_figure_1_at_paper_scale_is_the_papers():
     }
     assert {(spec.epochs, spec.data.train, spec.momentum, spec.weight_decay) for spec in specs} == {(200, 50_000, 0, 0)}
     assert {(spec.network.hidden, spec.network.batch_norm) for spec in specs} == {((512,) * 4, True)}
-    assert figure("fig1").experiment.SETTINGS["paper"].seeds == 5
+    assert figure("fig1").experiment.scales["paper"].seeds == 5
 
 
 def test_figure_9_at_paper_scale_is_the_papers_beside_figure_1s_network():
@@ -173,7 +182,8 @@ def test_figures_2_and_10_to_12_at_paper_scale_are_the_papers():
         assert {(s.network.depth, s.network.width, s.network.form, s.epochs) for s in specs.values()} == {
             (56, 1.0, "preactivation", 200)
         }
-        for path in figure(name).paths("paper", specs, specs).values():
+        settings_of = figure(name).experiment.runs("paper", source("cifar10"))
+        for path in figure(name).experiment.paths("paper", settings_of, settings_of).values():
             assert (len(path.alphas), path.alphas[0], path.alphas[-1], path.directions) == (61, -1, 2, 10)
     decayed = of("fig10")["baseline"].schedule.lr
     assert [round(decayed(t), 9) for t in (0, 99, 100, 149, 150)] == [0.1, 0.1, 0.01, 0.01, 0.001]
@@ -187,7 +197,7 @@ def test_figure_3_at_paper_scale_is_the_papers():
 
 
 def test_figures_6_and_7_at_paper_scale_are_the_papers():
-    panels = figure("fig6").experiment.SETTINGS["paper"].panels
+    panels = figure("fig6").experiment.scales["paper"].panels
     assert [(p.train, p.lr, p.batch_size) for p in panels] == [
         (12_000, 0.1, 50), (22_500, 0.1, 50), (45_000, 0.1, 50), (45_000, 0.05, 50)
     ]  # fmt: skip
@@ -246,20 +256,20 @@ def test_figures_5_14_and_15_at_paper_scale_are_the_papers():
 
 
 def test_table_1_at_paper_scale_tunes_what_the_paper_tunes_and_shares_figure_16s_runs():
-    specs, tuning = of("table1"), figure("table1").tuning
+    specs, tuning = of("table1"), figure("table1").experiment.tuning
     assert len(specs) == 3 * 6 * 3 + 6
     highest = {round(max(spec.schedule.lr(t / 8) for t in range(121)), 9) for spec in specs.values()}
     assert (len(highest), min(highest), max(highest)) == (6, pytest.approx(1e-3), pytest.approx(5e-2))
     for label, spec in specs.items():
         noise = [spec.schedule.noise_ratio(t / 8) for t in range(121)]
         assert max(noise) / min(noise) == pytest.approx(1 if "constant" in label else 5), label
-    assert figure("table1").experiment.SETTINGS["paper"].seeds == 10
+    assert figure("table1").experiment.scales["paper"].seeds == 10
     assert not set(tuning.seeds("paper")) & set(range(1000))
     assert {spec.epochs for spec in specs.values()} == {300}
     for scale in ("quick", "paper"):
         final = tuning.choose(scale, figure("table1").experiment.runs(scale, source("cifar10")), None)
         others = figure("fig16").experiment.runs(scale, source("cifar10"))
-        assert [final[arm] == others[arm] for arm in ("discrete S", "discrete eta", "triangle eta")] == [True] * 3
+        assert [final[name] == others[name] for name in ("discrete S", "discrete eta", "triangle eta")] == [True] * 3
 
 
 @pytest.mark.parametrize("data", ["fashionmnist", "cifar10"])
@@ -267,7 +277,8 @@ def test_table_1_at_paper_scale_tunes_what_the_paper_tunes_and_shares_figure_16s
 def test_the_noise_dial_changes_the_noise_alone(data, scale):
     from three_factors.reproduce.experiments import noise_dial
 
-    specs = figure("noise_only").experiment.runs(scale, source(data))
+    found = figure("noise_only").experiment.runs(scale, source(data))
+    specs = {label: setting.spec for label, setting in found.items()}
     eta, s = next(iter(settings([specs[noise_dial.SGD]])))
     for label, spec in specs.items():
         size = spec.schedule.batch_size(0)

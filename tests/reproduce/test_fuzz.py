@@ -18,23 +18,22 @@ from tests.reproduce.script import ROOT
 from three_factors.datamodules.label_noise import LabelNoise
 from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.schedules import Cosine, Cyclic, NoiseSchedule, Steps, Triangle, exchange
-from three_factors.reproduce.engine import train as training
-from three_factors.reproduce.engine.options import DataOptions, Options, SimulationOptions, parse
-from three_factors.reproduce.engine.page import ReportOptions
-from three_factors.reproduce.engine.results import RunFolder
-from three_factors.reproduce.engine.spec import (
+from three_factors.reproduce.engine.contract.folder import RunFolder
+from three_factors.reproduce.engine.contract.job import Job
+from three_factors.reproduce.engine.contract.networks import MLPNetwork, ResNet56Network, VGG11Network
+from three_factors.reproduce.engine.contract.spec import (
     Curvature,
     Data,
     GaussianNoise,
     HalfBatchNoise,
     Keep,
-    MLPNetwork,
-    ResNet56Network,
     RunSpec,
-    VGG11Network,
     Watch,
 )
-from three_factors.reproduce.engine.stored import dumps, loads
+from three_factors.reproduce.engine.contract.stored import dumps, loads
+from three_factors.reproduce.engine.options import OF_ALL, Options, parse
+from three_factors.reproduce.engine.report import ReportOptions
+from three_factors.reproduce.engine.worker import train as training
 
 # -- specs
 
@@ -136,7 +135,7 @@ def test_a_spec_that_is_not_refused_runs(wanted, tmp_path_factory):
     if spec is None:
         return
     folder = RunFolder(tmp_path_factory.mktemp("run"))
-    result = training.train(spec, training.Job(prepare(spec.data.name)), folder)
+    result = training.train(spec, Job(prepare(spec.data.name)), folder)
     assert result["status"] in ("ok", "diverged")
     assert folder.rows()[-1]["epoch"] == result["final"]["epoch"] <= spec.epochs
 
@@ -150,7 +149,8 @@ KEYS = {  # of specs that stand for all: a change of these numbers orphans every
 
 
 def test_keys_are_the_same_in_other_processes_and_under_other_hash_seeds():
-    code = "import sys; from three_factors.reproduce.engine.stored import loads; print(loads(sys.stdin.read()).key)"
+    place = "three_factors.reproduce.engine.contract.stored"
+    code = f"import sys; from {place} import loads; print(loads(sys.stdin.read()).key)"
     for spec in KEYS.values():
         for seed in ("0", "1", "77"):
             answer = subprocess.run(
@@ -195,7 +195,7 @@ def test_keys_are_the_same_in_other_versions_of_python():
     # A specification needs numpy only where it is carried out; the other Python may lack it.
     code = (
         "import sys, types; sys.modules['numpy'] = types.ModuleType('numpy')\n"
-        "from three_factors.reproduce.engine.stored import loads\n"
+        "from three_factors.reproduce.engine.contract.stored import loads\n"
         "for line in sys.stdin: print(loads(line).key)"
     )
     for version, python in pythons.items():
@@ -217,19 +217,21 @@ words = st.one_of(
 
 
 @settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(line=st.lists(words, max_size=5), kind=st.sampled_from([SimulationOptions, DataOptions, Options, ReportOptions]))
-def test_a_command_line_is_refused_in_one_line_with_status_2_or_understood(line, kind, capsys, tmp_path, monkeypatch):
+@given(
+    line=st.lists(words, max_size=5), of=st.sampled_from([(Options, None), (Options, OF_ALL), (ReportOptions, None)])
+)
+def test_a_command_line_is_refused_in_one_line_with_status_2_or_understood(line, of, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     try:
-        options, status = parse("fuzz", list(line), kind), None
+        options, status = parse("fuzz", list(line), *of), None
     except SystemExit as ended:
         options, status = None, ended.code
     printed = capsys.readouterr()
     if status == 0:
         assert {"-h", "--help"} & set(line)
     elif status is None:
-        assert isinstance(options, kind)
+        assert isinstance(options, of[0])
         assert replace(options) == options
     else:
         assert status == 2

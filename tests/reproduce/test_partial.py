@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from tests.reproduce.figures import SCRIPTS, figure, source
-from three_factors.reproduce.engine import outputs, plots
-from three_factors.reproduce.engine.definition import PlannedRun
-from three_factors.reproduce.engine.results import Results
+from three_factors.reproduce.engine.contract.folder import Results
+from three_factors.reproduce.engine.contract.work import Item
+from three_factors.reproduce.engine.evidence import table_of
+from three_factors.reproduce.engine.publish import plots
 
 METRICS = [
     f"{part}/{what}"
@@ -30,15 +31,28 @@ def leave(results, run, status):
     (folder / "result.json").write_text(json.dumps(result))
 
 
+class Underived:
+    """An experiment without further columns: its rows are made up."""
+
+    def derive(self, rows):
+        return {}
+
+
 def collected(name, kind, folder):
-    """The figure without its derived columns, and the table of what is there."""
+    """The figure, and the table of what is there."""
     defined, results = figure(name), Results(folder)
-    specs = defined.experiment.runs("smoke", source(defined.data))
-    planned = [PlannedRun(label, seed, replace(s, seed=seed)) for seed in (0, 1) for label, s in specs.items()]
-    for run in planned[:1] if kind == "one run" else planned:
-        leave(results, run, "ok" if kind == "one run" else "diverged")
-    defined = replace(defined, derive=lambda rows: {})
-    table, missing = outputs.collect(defined, planned, results, print)
+    settings = defined.experiment.runs("smoke", source(defined.data[0]))
+    planned = [
+        Item(label, seed, replace(setting.spec, seed=seed), setting.measurements, setting.factors)
+        for seed in (0, 1)
+        for label, setting in settings.items()
+    ]
+    if kind == "one run":
+        planned = [replace(item, measurements=()) for item in planned]
+    for item in planned[:1] if kind == "one run" else planned:
+        leave(results, item, "ok" if kind == "one run" else "diverged")
+    table = table_of(Underived(), planned, results, print)
+    missing = results.missing(planned, print)
     assert len(missing) == (len(planned) - 1 if kind == "one run" else 0)
     return defined, table
 

@@ -10,7 +10,7 @@ import pytest
 
 from three_factors.reproduce.engine import surroundings
 from three_factors.reproduce.engine.options import Options, parse
-from three_factors.reproduce.engine.wandb_mirror import Mirror
+from three_factors.reproduce.engine.watch.mirror import Mirror
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -118,7 +118,7 @@ def test_the_runs_of_a_figure_are_none_of_the_run_around_it(tmp_path, monkeypatc
     for name, value in (LEAKING | {"WANDB_PROJECT": "other", "WANDB_ENTITY": "me"}).items():
         monkeypatch.setenv(name, value)
     said = []
-    mirror = Mirror("offline", tmp_path, "figure", [], said.append)
+    mirror = Mirror("offline", tmp_path, "figure", [], {}, said.append)
     (line,) = said
     assert all(name in line for name in (*LEAKING, "WANDB_PROJECT"))
     assert line.endswith("not used: every run has a name and an id of its own")
@@ -140,10 +140,10 @@ def test_scripts_and_their_runs_start_in_a_notebooks_environment_on_an_ascii_ter
         "WANDB_MODE": "disabled",
     }
     code = (
-        "from three_factors.reproduce.engine import display, options\n"
+        "from three_factors.reproduce.engine import console, options\n"
         "options.parse('', [], options.Options)\n"
-        "import three_factors.reproduce.engine.worker, matplotlib.figure, torchmetrics\n"
-        "display.say('\\u03b7/S \\u2264 2')"
+        "import three_factors.reproduce.engine.worker.process, matplotlib.figure, torchmetrics\n"
+        "console.say('\\u03b7/S \\u2264 2')"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=kept | hostile, capture_output=True, timeout=300, check=False

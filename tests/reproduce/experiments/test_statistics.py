@@ -7,18 +7,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from three_factors.reproduce.engine.claims import holm
-from three_factors.reproduce.engine.seedwise import Direction, over_seeds
-from three_factors.reproduce.engine.table import NOISE, STEP_VARIANCE, Imagined, Table
+from three_factors.reproduce.engine.judge.claims import Statement, holm
+from three_factors.reproduce.engine.judge.seedwise import Direction, over_seeds
+from three_factors.reproduce.engine.judge.table import NOISE, STEP_VARIANCE, SyntheticTable, Table
 from three_factors.reproduce.experiments import cycles, cyclical, equal_loss, memorisation, noise_grid, tuning, valleys
 from three_factors.reproduce.experiments.breaking_point import BEST, DATA_SIZES
 
 
-def table(rows, curves=None):
+def table(rows, curves=None, factors=None):
     """A table of (label, seed, values); one without values diverged."""
     found = [{"label": label, "seed": seed, "status": "ok" if values else "diverged"} | values
              for label, seed, values in rows]  # fmt: skip
-    return Table(pd.DataFrame(found), curves or {})
+    return Table(pd.DataFrame(found), curves or {}, factors=factors or {})
 
 
 # -- memorisation
@@ -30,36 +30,39 @@ def epochs(noisy, clean, wrong=None):
     return pd.DataFrame(columns, index=range(1, len(noisy) + 1))
 
 
+memorised = memorisation.MEMORISATION.derive
+
+
 def test_accuracies_at_a_crossing_are_interpolated_between_the_epochs_about_it():
-    found = memorisation.derive(epochs([0.7, 0.78, 0.88, 0.88], [0.9, 0.8, 0.7, 0.6]))
+    found = memorised(epochs([0.7, 0.78, 0.88, 0.88], [0.9, 0.8, 0.7, 0.6]))
     assert found["val/accuracy at train_subset/accuracy 0.8"] == pytest.approx(0.8 - 0.1 * 0.02 / 0.10)
     assert found["val/accuracy at train_subset/accuracy 0.85"] == pytest.approx(0.8 - 0.1 * 0.07 / 0.10)
     assert "val/accuracy at train_subset/accuracy 0.9" not in found
 
 
 def test_a_level_crossed_at_the_first_epoch_or_met_exactly_has_that_epochs_accuracy():
-    first = memorisation.derive(epochs([0.86, 0.5, 0.9], [0.4, 0.5, 0.6]))
+    first = memorised(epochs([0.86, 0.5, 0.9], [0.4, 0.5, 0.6]))
     assert first["val/accuracy at train_subset/accuracy 0.85"] == 0.4
     assert first["val/accuracy at train_subset/accuracy 0.9"] == 0.6
-    twice = memorisation.derive(epochs([0.7, 0.81, 0.7, 0.9], [0.1, 0.2, 0.3, 0.4]))
+    twice = memorised(epochs([0.7, 0.81, 0.7, 0.9], [0.1, 0.2, 0.3, 0.4]))
     assert twice["val/accuracy at train_subset/accuracy 0.8"] == pytest.approx(0.1 + 0.1 * 10 / 11)  # the first of two
 
 
 def test_memorisation_begins_two_points_above_the_lowest_and_is_counted_from_the_best_epoch():
-    found = memorisation.derive(epochs([0.5] * 5, [0.5, 0.9, 0.8, 0.7, 0.6], [0.10, 0.05, 0.06, 0.08, 0.30]))
+    found = memorised(epochs([0.5] * 5, [0.5, 0.9, 0.8, 0.7, 0.6], [0.10, 0.05, 0.06, 0.08, 0.30]))
     assert (found["memorisation begins"], found["memorisation after best"]) == (4, 2)
-    early = memorisation.derive(epochs([0.5] * 3, [0.5, 0.6, 0.9], [0.05, 0.2, 0.3]))
+    early = memorised(epochs([0.5] * 3, [0.5, 0.6, 0.9], [0.05, 0.2, 0.3]))
     assert early["memorisation after best"] == -1
-    assert "memorisation begins" not in memorisation.derive(epochs([0.5] * 3, [0.1] * 3, [0.3, 0.2, 0.1]))
+    assert "memorisation begins" not in memorised(epochs([0.5] * 3, [0.1] * 3, [0.3, 0.2, 0.1]))
 
 
 def test_late_memorisation_is_supported_and_early_is_not():
-    labels = memorisation.select(list(memorisation.PLACE), 0.25)
+    cells = {cell.label: cell.factors for cell in memorisation.MEMORISATION._cells("quick")}
 
     def claim(late):
         rows = [(label, seed, {"memorisation after best": late + seed % 2, memorisation.BEST_LOSS: 0.1})
-                for label in labels for seed in range(4)]  # fmt: skip
-        return memorisation.begins_late(table(rows), 0.25)
+                for label in cells for seed in range(4)]  # fmt: skip
+        return memorisation.begins_late(table(rows, factors=cells), 0.25)
 
     assert claim(3.0).verdict == "supported"
     assert claim(-3.0).verdict == "not supported"
@@ -119,7 +122,7 @@ def test_the_ratio_of_norms_is_over_the_levels_that_both_runs_cross():
 
 def phases(norms, noise):
     rows = pd.DataFrame({cyclical.NORM: norms, NOISE: noise}, index=np.arange(1.0, len(norms) + 1))
-    return cyclical.derive(rows).get(cyclical.PHASES)
+    return cyclical.CYCLICAL_SCHEDULES.derive(rows).get(cyclical.PHASES)
 
 
 def test_phases_differ_by_what_they_were_made_to_differ_by_whatever_the_trend():
@@ -153,29 +156,31 @@ def test_the_two_claims_in_tension_exclude_one_another(ratio, wider, alike):
         finals[label] = {cyclical.NORM: norm * noise, cyclical.DIFFERENCES: norm * noise[::-1]}
         losses = np.tile(np.array([1.0, 0.1, 0.01]), (4, 1))
         series[label] = {cyclical.LOSS: losses, cyclical.NORM: norm * 10 * losses * noise[:, None]}
-    found = cyclical.tension(Imagined(finals, series))
+    found = cyclical.tension(SyntheticTable(finals, series))
     assert [claim.verdict for claim in found[:3]] == [wider] * 3
     assert [claim.verdict for claim in found[3:]] == [alike] * 3
 
 
 def test_tuning_takes_the_highest_accuracy_breaks_ties_by_loss_and_skips_what_diverged():
-    arm = tuning.BASELINE
-    found = {c.lr: c for c in tuning.candidates("quick") if c.arm == arm}
+    schedule = tuning.BASELINE
+    tried = {c.label: c for c in tuning.candidates("quick")}
+    found = {c.lr: c for c in tried.values() if c.schedule == schedule}
     scores = {0.008: (0.5, 1.0), 0.02: (0.6, 1.2), 0.05: (0.6, 1.1), 0.125: None}
 
-    def rows(scores):
-        return [
+    def of(scores):
+        rows = [
             (found[lr].label, tuning.FIRST_SEED,
              {} if score is None else {tuning.VALID: score[0], tuning.VALID_LOSS: score[1]})
             for lr, score in scores.items()
         ]  # fmt: skip
+        return table(rows, factors={label: candidate.factors for label, candidate in tried.items()})
 
-    assert tuning.tuned(table(rows(scores)))[arm].lr == 0.05
-    assert tuning.at_the_edge(table(rows(scores)), arm) == ""
-    edge = table(rows(scores | {0.008: (0.7, 9.0)}))
-    assert tuning.tuned(edge)[arm].lr == 0.008
-    assert "tuned to 0.008, at the edge" in tuning.at_the_edge(edge, arm)
-    assert arm not in tuning.tuned(table(rows(dict.fromkeys(scores))))
+    assert tried[tuning.tuned(of(scores))[schedule]].lr == 0.05
+    assert tuning.at_the_edge(of(scores), schedule) == ""
+    edge = of(scores | {0.008: (0.7, 9.0)})
+    assert tried[tuning.tuned(edge)[schedule]].lr == 0.008
+    assert "tuned to 0.008, at the edge" in tuning.at_the_edge(edge, schedule)
+    assert schedule not in tuning.tuned(of(dict.fromkeys(scores)))
 
 
 # -- cycles, scaling, grids, valleys
@@ -199,36 +204,36 @@ def test_the_variance_of_steps_is_compared_where_the_noisier_run_has_the_smaller
 
 
 def test_small_batches_lose_what_they_were_made_to_lose_and_chance_when_they_diverge():
-    scale_seeds = np.arange(3)
-    finals = {
-        label: {BEST: np.full(3, 0.7 if place.beta < 1 else 0.8)}
-        for label, place in DATA_SIZES.place.items()
-    }  # fmt: skip
-    assert DATA_SIZES.drop_at_small_batches(Imagined(finals)) == pytest.approx(np.full(3, 0.1))
-    rows = [(label, seed, {} if DATA_SIZES.place[label].beta < 1 else {BEST: 0.8})
-            for label in DATA_SIZES.place for seed in scale_seeds]  # fmt: skip
-    assert DATA_SIZES.drop_at_small_batches(table(rows)) == pytest.approx(np.full(3, 0.7))
+    places = {place.label: place for place in DATA_SIZES._places("quick")}
+    factors = {label: place.factors for label, place in places.items()}
+    finals = {label: {BEST: np.full(3, 0.7 if place.beta < 1 else 0.8)} for label, place in places.items()}
+    drop = DATA_SIZES.drop_at_small_batches(SyntheticTable(finals, factors=factors))
+    assert drop == pytest.approx(np.full(3, 0.1))
+    rows = [(label, seed, {} if place.beta < 1 else {BEST: 0.8})
+            for label, place in places.items() for seed in range(3)]  # fmt: skip
+    assert DATA_SIZES.drop_at_small_batches(table(rows, factors=factors)) == pytest.approx(np.full(3, 0.7))
 
 
 def test_a_weaker_correlation_is_judged_on_the_cells_that_both_networks_have():
-    grid = noise_grid.DEEP_MLP
+    grid, good, reference = noise_grid.DEEP_MLP, noise_grid.GOOD, noise_grid.REFERENCE
     random = np.random.default_rng(0)
     world = grid.imagined("quick", 3, random)
     rows = []
     for label, metrics in world.finals.items():
-        network, lr, size = grid.place[label]
-        weak = network == noise_grid.GOOD
+        of = world.factors[label]
         for seed in range(3):
             values = {name: float(column[seed]) for name, column in metrics.items()} | {noise_grid.LOSS: 0.01}
-            if weak:
-                values[noise_grid.NORM] = math.exp(-0.5 * math.log(lr / size) + random.normal(0, 2.0))
+            if of["network"] == good:
+                values[noise_grid.END_NORM] = math.exp(-0.5 * math.log(of["eta"] / of["S"]) + random.normal(0, 2.0))
             rows.append((label, seed, values))
-    whole = grid.weaker(table(rows), noise_grid.GOOD, noise_grid.REFERENCE, "weaker")
+
+    def weaker(rows):
+        return grid.weaker(table(rows, factors=world.factors), good, reference, Statement("weaker", ""))
+
+    whole = weaker(rows)
     assert whole.value > 0
-    cells = [label for label in world.finals if label.startswith(noise_grid.GOOD)]
-    fewer = [row for row in rows if row[0] != cells[0]]
-    others = [row for row in rows if row[0] not in (cells[0], cells[0].replace(noise_grid.GOOD, noise_grid.REFERENCE))]
-    found, expected = (grid.weaker(table(r), noise_grid.GOOD, noise_grid.REFERENCE, "weaker") for r in (fewer, others))
+    first, other = (world.select(network=network)[0] for network in (good, reference))  # of one cell
+    found, expected = (weaker([row for row in rows if row[0] not in left]) for left in ([first], [first, other]))
     assert found.value == expected.value
     assert found.value != whole.value
 
@@ -242,16 +247,20 @@ def test_a_wider_minimum_is_not_supported_where_the_narrower_ones_width_is_censo
             for rise in valleys.RISES:
                 for end, values in (("θ1", theta1), ("θ2", np.array([2.0, 2.1, 2.0, 1.9]))):
                     edge = np.where(np.isnan(values), 1.0, values)
-                    ends |= {f"{kind} {end} {rise:g}": values, f"{kind} at least {end} {rise:g}": edge}
-        return valleys.CONSTANT.wider(Imagined({line: ends}), line)[0]
+                    ends |= {
+                        valleys.width(kind, end, rise): values,
+                        valleys.width(kind, end, rise, at_least=True): edge,
+                    }
+        return valleys.CONSTANT.wider(SyntheticTable({line: ends}), line)[0]
 
     assert claim(np.array([1.0, 1.1, 1.0, 0.9])).verdict == "supported"
     assert claim(np.array([1.0, math.nan, 1.0, 0.9])).verdict == "inconclusive"
 
 
 def test_controls_do_not_make_the_papers_claims_harder_to_support():
-    own = over_seeds(np.array([1.0, 1.3, 0.7, 1.2]), Direction(1, smallest=0.1), claim="own", statistic="s")
+    about = Statement("own", "own", "s")
+    own = over_seeds(about, np.array([1.0, 1.3, 0.7, 1.2]), Direction(1, smallest=0.1))
     assert own.verdict == "supported"
-    controls = [replace(own, claim=f"own, control {i}", control_of="own") for i in range(40)]
+    controls = [replace(own, id=f"own.control_{i}", control_of="own") for i in range(40)]
     assert holm([own, *controls])[0].verdict == "supported"
-    assert holm([replace(own, claim=str(i)) for i in range(40)])[0].verdict == "inconclusive"
+    assert holm([replace(own, id=str(i)) for i in range(40)])[0].verdict == "inconclusive"

@@ -10,7 +10,7 @@ import torch
 
 from tests.reproduce import script
 from three_factors.reproduce import bridge
-from three_factors.reproduce.engine.stored import dumps, loads
+from three_factors.reproduce.engine.contract.stored import dumps, loads
 from three_factors.reproduce.theory import gibbs
 from three_factors.reproduce.theory import simulate as simulator
 from three_factors.reproduce.theory.classifier import Classifier, SoftmaxRegression

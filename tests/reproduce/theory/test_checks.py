@@ -16,8 +16,8 @@ from three_factors.reproduce import (
     theorem2,
     time_rescaling,
 )
-from three_factors.reproduce.engine.claims import holm
-from three_factors.reproduce.engine.simulated import Chains
+from three_factors.reproduce.engine.judge.chains import Chains
+from three_factors.reproduce.engine.judge.claims import holm
 from three_factors.reproduce.theory import gibbs
 from three_factors.reproduce.theory.potentials import Quadratic
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.reproduce.script import PATIENCE, ROOT, alive, descendants, kill, run, start, until
 from three_factors.reproduce import finite_step
-from three_factors.reproduce.engine.simulated import Chains
+from three_factors.reproduce.engine.judge.chains import Chains
 from three_factors.reproduce.theory.simulate import Simulation, simulate
 
 SCRIPTS = ("anisotropic", "finite_step", "momentum", "sampling", "theorem1", "theorem2", "time_rescaling")
@@ -26,7 +26,7 @@ def out(tmp_path_factory):
 
 
 def test_these_are_all_the_scripts_that_simulate():
-    named = {p.stem for p in (ROOT / "reproduce").glob("*.py") if "reproduce.engine.simulated" in p.read_text()}
+    named = {p.stem for p in (ROOT / "reproduce").glob("*.py") if "THEORY = Theory(" in p.read_text()}
     assert named == {*SCRIPTS, "bridge"}  # which needs data: test_bridge
 
 
@@ -84,7 +84,7 @@ def test_bad_input_is_refused_in_one_line(flags, message, tmp_path):
 def test_a_dry_run_simulates_nothing(tmp_path):
     done = run("theorem2", tmp_path, "--dry-run", data="")
     assert done.returncode == 0
-    assert "simulations: 6 = 6 settings x 1 seeds, 0 cached" in done.stdout
+    assert "simulations: 6 = 6 settings x 1 seed; 0 cached" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from three_factors.reproduce.engine.stored import dumps, loads
+from three_factors.reproduce.engine.contract.stored import dumps, loads
 from three_factors.reproduce.theory import gibbs
 from three_factors.reproduce.theory import simulate as simulator
 from three_factors.reproduce.theory.potentials import DoubleWell, Quadratic, Quartic

@@ -1,0 +1,335 @@
+"""The results folder: OUT/runs/KEY/, OUT/paths/KEY/ and OUT/simulations/KEY/, a folder for each piece of work.
+
+result.json existing means done; measured-KEY.json existing means measured.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from filelock import FileLock, Timeout
+
+from three_factors.reproduce.engine.contract.files import lock, read_cache, read_lines, write_text
+from three_factors.reproduce.engine.contract.job import Job, environment_of
+from three_factors.reproduce.engine.contract.spec import Measurement, PathSpec, RunSpec
+from three_factors.reproduce.engine.contract.stored import dumps
+from three_factors.reproduce.engine.contract.work import Item, Spec
+from three_factors.reproduce.theory.simulate import Simulation
+
+PATIENCE = 20.0  # seconds
+SCRATCH = ("metrics.jsonl", "progress.json", "result.json")
+MIRRORED = "wandb.json"  # of a run that W&B has whole
+MADE = ("weights/*.pt", "measured-*.json", MIRRORED)  # of a training that is done
+DRAFTS = (".*.draft", ".*.json*.*", ".*.pt.*", ".*.npy.*")  # of what a kill broke off in its writing
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The files of one piece of work; each kind of work has its own subclass.
+
+    Attributes:
+        place: the folder below OUT that holds those of this kind.
+        current: the protocol that this code follows, of kinds that have one.
+    """
+
+    path: Path
+    place: ClassVar[str]
+    current: ClassVar[int | None] = None
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    def result(self) -> dict[str, Any] | None:
+        """Returns the finished result, None if there is none yet. Raises ValueError if it is damaged."""
+        file = self.path / "result.json"
+        try:
+            result = json.loads(file.read_text(encoding="utf-8"))
+            if result["key"] != self.path.name or result["status"] not in ("ok", "diverged"):
+                raise ValueError("of another spec, or without an outcome")
+            self._check(result)
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"{file} is damaged ({error})") from error
+        return dict(result)
+
+    def _check(self, result: dict[str, Any]) -> None:
+        """Raises ValueError, KeyError, TypeError, IndexError or FileNotFoundError if the result is not whole."""
+        raise NotImplementedError
+
+    def describe(self, result: dict[str, Any]) -> str:
+        """Says in a few words what a finished piece of work came to."""
+        raise NotImplementedError
+
+    def complete(self, measurements: Sequence[Measurement] = ()) -> dict[str, Any] | None:
+        """Returns the result once everything is done; ValueError if it is damaged."""
+        return self.result()
+
+    def fraction(self) -> float:
+        """Returns how far the work is, in [0, 1]; 0 where that is not known."""
+        try:
+            return float(json.loads((self.path / "progress.json").read_text())["fraction"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0.0
+
+    def try_lock(self) -> FileLock | None:
+        """Locks the folder for one runner; None if another process holds it. The lock dies with the process."""
+        held = lock(self.path, "claim", 0)
+        try:
+            held.acquire()
+        except Timeout:
+            return None
+        return held
+
+    def alone(self, patience: float = PATIENCE) -> FileLock:
+        """Returns the lock of whoever writes the files: the worker of a killed call may live a moment longer.
+
+        Args:
+            patience: seconds until filelock.Timeout.
+        """
+        return lock(self.path, "worker", patience)
+
+    def prepare(self, spec: Spec, job: Job, measurements: Sequence[Measurement] = (), say: Say = print) -> None:
+        """Writes spec and job for a worker, which goes on from what an earlier one of the same environment has left.
+
+        Of another environment nothing is left. Raises filelock.Timeout while a worker is at it.
+        """
+        with self.alone(patience=0):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._clean(job, say)
+            write_text(self.path / "spec.json", dumps(spec, indent=1) + "\n")
+            write_text(self.path / "measurements.json", dumps(tuple(measurements), indent=1) + "\n")
+            job.write(self.path)
+
+    def _clean(self, job: Job, say: Say) -> None:
+        """Removes what the next worker must not find."""
+        try:
+            done = self.result() is not None
+        except ValueError:  # a first attempt left it damaged
+            done = False
+            self._forget_progress()
+        before, here = environment_of(self.path), job.environment
+        changed = [name for name, value in here.items() if before.get(name) != value]
+        if changed and not done and (begun := self.resumable_files()):
+            for file in begun:
+                file.unlink()
+            words = ", ".join(f"{name} {before.get(name)} then, {here[name]} now" for name in changed)
+            say(f"{self.path.name} starts again, since what is there of it is of another environment: {words}")
+        for pattern in DRAFTS:
+            for file in self.path.rglob(pattern):
+                file.unlink(missing_ok=True)
+        if done:
+            self._forget_progress()  # killed after the result was written
+        else:
+            for pattern in self._of_another_attempt():
+                for file in self.path.glob(pattern):
+                    file.unlink()
+
+    def _of_another_attempt(self) -> tuple[str, ...]:
+        """Returns patterns of files that work which starts over must not find."""
+        return (*SCRATCH, *MADE)
+
+    def _forget_progress(self) -> None:
+        """Removes what an unfinished attempt resumes from."""
+
+    def forget(self) -> None:
+        """Makes the work count as not done from now on."""
+        (self.path / "result.json").unlink(missing_ok=True)
+
+    def resumable_files(self) -> list[Path]:
+        """Returns the files that unfinished work resumes from; none if it would start over."""
+        return []
+
+    def set_aside(self) -> Path:
+        """Moves a damaged folder out of the way and returns where it is now."""
+        target = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+        number = 1
+        while target.exists():
+            number += 1
+            target = target.with_name(f"{target.name.split('~')[0]}~{number}")
+        self.path.rename(target)
+        return target
+
+
+class RunFolder(Folder):
+    """A run's files: its rows in metrics.jsonl, weights at milestones, measurements."""
+
+    place = "runs"
+    current = RunSpec.current_protocol
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state of a training that is not done, in the environment of the folder's job."""
+        return self.path / "training.ckpt"
+
+    def _check(self, result: dict[str, Any]) -> None:
+        epochs, rows = result["final"]["epoch"], self.rows()
+        if not rows or rows[-1]["epoch"] != epochs:
+            raise ValueError(f"metrics.jsonl does not reach epoch {epochs}")
+
+    def describe(self, result: dict[str, Any]) -> str:
+        final, first = result["final"], result.get("first_loss")
+        last = final.get("train/loss")
+        if result["status"] == "diverged":
+            if last is not None and first is not None and last > first:
+                return f"diverged: loss {last:.3g} from {first:.3g}"
+            return f"diverged: not finite, epoch {final['epoch']}"  # a step's loss, or the weights
+        return f"train loss {last:7.4f}  test {100 * final['test/accuracy']:6.2f} %"
+
+    def weights(self, milestone: str) -> Path:
+        """Returns the file of the state dictionary at a milestone; absent if that was not reached."""
+        return self.path / "weights" / f"{milestone}.pt"
+
+    def measured(self, measurement: Measurement) -> dict[str, dict[str, Any]] | None:
+        """Returns milestone -> what was measured there; None if it is not done, ValueError if it is damaged."""
+        file = self.path / f"measured-{measurement.key}.json"
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            return dict(found["milestones"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is damaged ({error})") from error
+
+    def milestones(self, measurements: Sequence[Measurement], result: dict[str, Any]) -> dict[str, float]:
+        """Returns 'end hessian/frobenius' and the like: what was logged and measured at milestones."""
+        found: dict[str, float] = {}
+        for at in (result.get("milestones", {}), *(self.measured(m) or {} for m in measurements)):
+            for name, values in at.items():
+                found |= {f"{name} {key}": value for key, value in values.items() if value is not None}
+        return found
+
+    def complete(self, measurements: Sequence[Measurement] = ()) -> dict[str, Any] | None:
+        """Returns the result once it has been measured as well; a run that diverged is not measured."""
+        result = self.result()
+        if result is None or result["status"] == "diverged":
+            return result
+        return None if any(self.measured(m) is None for m in measurements) else result
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns what was recorded, a row an epoch."""
+        return read_lines(self.path / "metrics.jsonl")
+
+    def resumable_files(self) -> list[Path]:
+        done = (self.path / "result.json").exists()
+        return [self.checkpoint] if self.checkpoint.exists() and not done else []
+
+    def _of_another_attempt(self) -> tuple[str, ...]:
+        return () if self.checkpoint.exists() else super()._of_another_attempt()
+
+    def _forget_progress(self) -> None:
+        self.checkpoint.unlink(missing_ok=True)
+
+
+class PathFolder(Folder):
+    """A line's files. It lies beside the runs whose ends it joins."""
+
+    place = "paths"
+    current = PathSpec.current_protocol
+
+    def _check(self, result: dict[str, Any]) -> None:
+        if not result["final"] or not result["profiles"]:
+            raise ValueError("without a profile")
+
+    def describe(self, result: dict[str, Any]) -> str:
+        final = result["final"]
+        return f"loss at the ends {final['loss θ1']:.3f} and {final['loss θ2']:.3f}, barrier {final['barrier']:.2f}"
+
+    def points(self, name: str) -> Path:
+        """Returns the file of a profile's points, written as they come."""
+        return self.path / f"{name}.jsonl"
+
+    def resumable_files(self) -> list[Path]:
+        return sorted(self.path.glob("*.jsonl"))
+
+    def run(self, spec: RunSpec) -> RunFolder:
+        """Returns the folder of a run in the same results folder."""
+        return RunFolder(self.path.parent.parent / RunFolder.place / spec.key)
+
+
+class SimulationFolder(Folder):
+    """A simulation's files, with the chains at the recorded steps in samples.npy."""
+
+    place = "simulations"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.npy"
+
+    def _check(self, result: dict[str, Any]) -> None:
+        if result["bytes"] != self.samples.stat().st_size:
+            raise ValueError("without all its samples")
+
+    def describe(self, result: dict[str, Any]) -> str:
+        return "simulated"
+
+
+FOLDERS: dict[type, type[Folder]] = {RunSpec: RunFolder, PathSpec: PathFolder, Simulation: SimulationFolder}
+
+
+class Results:
+    """All that is done below one OUT folder. What was found finished is not looked at again."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self._known: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
+
+    def folder(self, spec: Spec) -> Folder:
+        """Returns where a spec's files are, or would be."""
+        kind = FOLDERS[type(spec)]
+        return kind(self.out / kind.place / spec.key)
+
+    def other_protocols(self) -> dict[int, int]:
+        """Returns protocol -> how much there is of it, for protocols that this code does not follow."""
+        found: dict[int, int] = {}
+        for kind in FOLDERS.values():
+            for file in (self.out / kind.place).glob("*/spec.json") if kind.current is not None else ():
+                protocol = read_cache(file).get("protocol")
+                if isinstance(protocol, int) and protocol != kind.current:
+                    found[protocol] = found.get(protocol, 0) + 1
+        return found
+
+    def missing(self, items: Iterable[Item], say: Say) -> list[Item]:
+        """Returns the items that are not done, in their order."""
+        return [item for item in items if self.finished(item, say) is None]
+
+    def finished(self, item: Item, say: Say) -> dict[str, Any] | None:
+        """Returns an item's result if it is done and measured; a damaged one is told, set aside, and counts as absent.
+
+        The caller must not change it.
+        """
+        name = item.spec.key, tuple(measurement.key for measurement in item.measurements)
+        if name not in self._known:
+            found = _finished(self.folder(item.spec), item.measurements, say)
+            if found is None:
+                return None
+            self._known[name] = found
+        return self._known[name]
+
+    def forget(self) -> None:
+        """Looks at the disk again from now on."""
+        self._known.clear()
+
+
+def _finished(folder: Folder, measurements: Sequence[Measurement], say: Say) -> dict[str, Any] | None:
+    try:
+        return folder.complete(measurements)
+    except ValueError as error:
+        held = folder.try_lock()
+        if held is None:
+            say(f"damaged result: {error}; another call is at it")
+            return None
+    try:  # another call may have been here first
+        return folder.complete(measurements)
+    except ValueError as error:
+        say(f"damaged result: {error}; set aside as {folder.set_aside().name}, to be made again")
+        return None
+    finally:
+        held.release()

@@ -1,0 +1,264 @@
+"""What a run is: a frozen, validated dataclass whose hash names its folder.
+
+A spec is the experiment alone. Where and on what it ran is in the result's provenance; labels, groups and figures
+are not part of it, so figures that need the same network share its run.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from three_factors.datamodules.label_noise import LabelNoise
+from three_factors.datamodules.plan import check_batch_size
+from three_factors.datamodules.schedules import NoiseSchedule, as_schedule, known_bounds, round_batch_size
+from three_factors.reproduce.engine.contract.networks import MLPNetwork, Network
+from three_factors.reproduce.engine.contract.stored import Typed, short_hash
+
+PROTOCOL = 1  # of training and measurement; raise it when the same spec would give another result
+PATH_PROTOCOL = 2  # the same of lines
+RISES = (0.1, 0.5, 1.0)  # δ, by which the training loss rises above its value at the end of a line: widths are of these
+PRECISIONS = {"float32": "32-true", "float64": "64-true", "bf16": "bf16-mixed"}
+
+
+@dataclass(frozen=True)
+class Data(Typed):
+    """A data set by its content, and the parts of it that a run uses.
+
+    Attributes:
+        label_noise: wrong labels in the training set. subset: training examples that are evaluated.
+    """
+
+    name: str
+    fingerprint: str
+    train: int
+    validation: int
+    test: int
+    augment: bool = False
+    split_seed: int = 0
+    label_noise: LabelNoise | None = None
+    subset: int = 500
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("train", "validation", "test", "subset"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is less than 1 example")
+
+
+@dataclass(frozen=True)
+class Curvature(Typed):
+    """What `HessianMonitor` measures, on the first `examples` of the training subset."""
+
+    examples: int = 1_000
+    batch_size: int = 250
+    measures: tuple[str, ...] = ("top_eigenvalue", "trace", "frobenius", "finite_difference", "normalized_sharpness")
+    tol: float = 0.01
+    trace_tol: float = 0.1
+    norm_tol: float = 0.05
+    max_products: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("examples", "batch_size", "max_products"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
+        for name in ("tol", "trace_tol", "norm_tol"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is not in (0, 1)")
+
+
+@dataclass(frozen=True)
+class Measurement(Typed):
+    """Curvature of a trained run at milestones: "initial", "best", "end", "loss x". Its hash names its file.
+
+    It is no part of the run: another measurement needs no other training.
+    """
+
+    curvature: Curvature
+    at: tuple[str, ...] = ("end",)
+    protocol: int = PROTOCOL
+
+    @property
+    def key(self) -> str:
+        return short_hash(self)
+
+
+@dataclass(frozen=True)
+class Watch(Typed):
+    """Curvature measured at the end of every `every`-th epoch."""
+
+    curvature: Curvature
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.every < 1:
+            raise ValueError(f"every: {self.every} is less than 1 epoch")
+
+
+@dataclass(frozen=True)
+class Keep(Typed):
+    """At which milestones `KeepWeights` keeps the weights, for measurements afterwards."""
+
+    initial: bool = False
+    best: bool = False
+    end: bool = True
+    loss_levels: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for level in self.loss_levels:
+            if not (math.isfinite(level) and level > 0):
+                raise ValueError(f"loss_levels: {level!r} is not a positive finite number")
+
+
+@dataclass(frozen=True)
+class HalfBatchNoise(Typed):
+    """`lightning_modules.HalfBatch`: 1 + factor^2 times the covariance of the gradient."""
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (math.isfinite(self.factor) and self.factor > 0):
+            raise ValueError(f"factor: {self.factor!r} is not a positive finite number")
+
+    def check(self, batch_size: int) -> None:
+        if batch_size % 2:
+            raise ValueError(f"noise: a batch of {batch_size} has no two equal halves")
+
+
+@dataclass(frozen=True)
+class GaussianNoise(Typed):
+    """Gaussian noise added to the gradient, its trace factor^2 times that of the noise which is there.
+
+    shape: "covariance" (`lightning_modules.GaussianOfItsShape`, in blocks of examples) or "isotropic" (`Isotropic`).
+    """
+
+    factor: float
+    shape: Literal["covariance", "isotropic"]
+    block: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (math.isfinite(self.factor) and self.factor > 0):
+            raise ValueError(f"factor: {self.factor!r} is not a positive finite number")
+        if self.shape not in ("covariance", "isotropic"):
+            raise ValueError(f"shape: {self.shape!r} is neither 'covariance' nor 'isotropic'")
+        if self.block < 1:
+            raise ValueError(f"block: {self.block} is less than 1 example")
+
+    def check(self, batch_size: int) -> None:
+        if self.shape == "isotropic" and batch_size % 2:
+            raise ValueError(f"noise: a batch of {batch_size} has no two equal halves")
+        if self.shape == "covariance" and (batch_size % self.block or batch_size < 2 * self.block):
+            raise ValueError(f"noise: a batch of {batch_size} is not two or more whole blocks of {self.block}")
+
+
+@dataclass(frozen=True)
+class RunSpec(Typed):
+    """One training run.
+
+    Attributes:
+        schedule: eta and S as functions of epoch progress; S is global.
+        epochs: passes over the training subset.
+        seed: of weights, data order, augmentation and dropout; each is a stream of its own.
+        evaluate_every: epochs between evaluations; `epochs` is a multiple of it, so the end is evaluated.
+        max_batch_size: where a growing S is clipped (the clipped part goes into eta); N by default.
+        keep: the milestones at which weights are kept for measurements; none by default.
+        watch: the curvature that is measured while it trains. What is measured afterwards is no part of a run.
+        noise: changes the noise of the gradient alone.
+        stop_at_loss: ends the run at the first evaluation with at most this loss on the training subset.
+    """
+
+    network: Network
+    data: Data
+    schedule: NoiseSchedule
+    epochs: int
+    seed: int
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    sampling: Literal["shuffle", "replacement"] = "shuffle"
+    precision: Literal["float32", "float64", "bf16"] = "float32"
+    evaluate_every: int = 1
+    max_batch_size: int | None = None
+    keep: Keep | None = None
+    watch: Watch | None = None
+    noise: HalfBatchNoise | GaussianNoise | None = None
+    stop_at_loss: float | None = None
+    protocol: int = PROTOCOL
+    current_protocol: ClassVar[int] = PROTOCOL
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epochs < 1:
+            raise ValueError(f"epochs: {self.epochs} is less than 1")
+        if self.evaluate_every < 1 or self.epochs % self.evaluate_every:
+            raise ValueError(f"evaluate_every: {self.evaluate_every} does not divide {self.epochs} epochs")
+        if self.seed < 0:
+            raise ValueError(f"seed: {self.seed} is negative")
+        if not (math.isfinite(self.momentum) and 0 <= self.momentum < 1):
+            raise ValueError(f"momentum: {self.momentum!r} is not in [0, 1)")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"weight_decay: {self.weight_decay!r} is not a non-negative finite number")
+        if self.sampling not in ("shuffle", "replacement"):
+            raise ValueError(f"sampling: {self.sampling!r} is neither 'shuffle' nor 'replacement'")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision: {self.precision!r} is not one of {', '.join(PRECISIONS)}")
+        if self.stop_at_loss is not None and not (math.isfinite(self.stop_at_loss) and self.stop_at_loss > 0):
+            raise ValueError(f"stop_at_loss: {self.stop_at_loss!r} is not a positive finite number")
+        check_batch_size(self.schedule.batch_size, self.data.train, max_batch_size=self.max_batch_size)
+        known, largest = known_bounds(as_schedule(self.schedule.batch_size)), self.max_batch_size or self.data.train
+        smallest = known and round_batch_size(known[0], 1, min(largest, self.data.train))
+        if smallest == 1 and isinstance(self.network, MLPNetwork) and self.network.batch_norm:
+            raise ValueError("network: batch norm of an MLP has no variance over the schedule's batches of 1 example")
+        if self.noise is not None:
+            if known is None or smallest is None or known[0] != known[1]:
+                raise ValueError(f"noise: needs a constant batch size, not {self.schedule.batch_size!r}")
+            self.noise.check(smallest)
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits of a hash over all fields; the name of the run's folder."""
+        return short_hash(self)
+
+    def check_devices(self, devices: int) -> None:
+        """Raises ValueError if S falls below one example a device."""
+        check_batch_size(self.schedule.batch_size, self.data.train, devices, self.max_batch_size)
+
+
+@dataclass(frozen=True)
+class PathSpec(Typed):
+    """The loss on the line through the ends of two runs of the same network, (1 - a) θ1 + a θ2.
+
+    Attributes:
+        alphas: where on it; 0 and 1 among them. examples: training and test examples it is evaluated on.
+        directions: random filter-normalised directions from each end, for comparison. outward: points on each, in |θ|.
+    """
+
+    start: RunSpec
+    end: RunSpec
+    alphas: tuple[float, ...] = tuple(i / 20 - 1 for i in range(61))
+    examples: int = 5_000
+    batch_size: int = 500
+    directions: int = 10
+    outward: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+    protocol: int = PATH_PROTOCOL
+    current_protocol: ClassVar[int] = PATH_PROTOCOL
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not {0.0, 1.0} <= set(self.alphas):
+            raise ValueError(f"alphas: {self.alphas!r} lack one of the ends, 0 and 1")
+        for name, smallest in (("examples", 1), ("batch_size", 2), ("directions", 0)):
+            if getattr(self, name) < smallest:
+                raise ValueError(f"{name}: {getattr(self, name)} is less than {smallest}")
+        for run in (self.start, self.end):
+            if run.keep is None or not run.keep.end:
+                raise ValueError("keep: a path needs runs that keep their weights at the end")
+
+    @property
+    def key(self) -> str:
+        return short_hash(self)

@@ -1,0 +1,107 @@
+"""What an experiment is: its settings at every scale, the lines between its runs, its tuning; and an arm of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from three_factors.reproduce.engine.options import EPOCHS, Scale
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from three_factors.datamodules.prepared import Prepared
+    from three_factors.reproduce.engine.contract.spec import Measurement, PathSpec, RunSpec
+    from three_factors.reproduce.engine.contract.work import Factors
+    from three_factors.reproduce.engine.judge.claims import Claim
+    from three_factors.reproduce.engine.judge.table import Evidence, Table
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of an experiment.
+
+    Attributes:
+        spec: its run of seed 0; other seeds differ in `seed` alone.
+        factors: what it is made of (eta, S, panel, ...): columns of the table, by which claims find their runs.
+        measurements: what is measured of its runs after their training.
+    """
+
+    spec: RunSpec
+    factors: Factors = field(default_factory=dict)
+    measurements: tuple[Measurement, ...] = ()
+
+    def changed(self, **fields: Any) -> Setting:
+        """Returns the setting with other fields of its spec."""
+        return replace(self, spec=replace(self.spec, **fields))
+
+
+Settings = Mapping[str, Setting]  # by label
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How final runs are chosen by an experiment's runs, which then are its tuning.
+
+    Attributes:
+        seeds: the seeds of the tuning runs at a scale; no verdict uses them.
+        choose: the final settings, of the tuning's and its table; those of the paper's own choice where there is no
+            table yet, for the forecast.
+    """
+
+    seeds: Callable[[Scale], Sequence[int]]
+    choose: Callable[[Scale, Settings, Table | None], Settings]
+
+
+class Experiment:
+    """What is run at which scale, and what was left out of the paper's; the base class of all experiments.
+
+    Attributes:
+        scales: everything that a scale changes; each has `seeds`, how many there are by default.
+        reductions: (the paper's, at quick scale, why), a line each.
+        tuning: None unless the runs only choose the final ones.
+    """
+
+    scales: Mapping[Scale, Any]
+    reductions: Sequence[tuple[str, str, str]] = ()
+    tuning: Tuning | None = None
+
+    def runs(self, scale: Scale, source: Prepared) -> Mapping[str, Setting]:
+        """Returns label -> setting, on a data set."""
+        raise NotImplementedError
+
+    def paths(self, scale: Scale, settings: Settings, following: Settings) -> dict[str, PathSpec]:
+        """Returns label -> line between two runs, of a seed's settings and the next seed's (none if there is one)."""
+        return {}
+
+    def derive(self, rows: pd.DataFrame) -> dict[str, float]:
+        """Returns further columns of the table, from a run's rows (one an epoch)."""
+        return {}
+
+    def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> Evidence:
+        """Draws evidence from a world in which the claims hold, for their power."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An experiment's runs once more, with one thing changed in all of them: a confound taken away, as a rule.
+
+    Attributes:
+        name: what `--arm` calls it.
+        words: what it is, for footers and help.
+        change: the changed settings.
+        check: replaces the figure's own claims.
+        draw: replaces its own panels.
+    """
+
+    name: str
+    words: str
+    change: Callable[[Settings], Settings]
+    check: Callable[[Any], list[Claim]] | None = None
+    draw: Callable[[Any, Any], None] | None = None
+
+
+PAPERS = Arm(EPOCHS, "equal epochs, as the paper", lambda settings: settings)

@@ -1,0 +1,199 @@
+"""Results of a figure's runs: measured (`Table`), or simulated for power analysis (`SyntheticTable`)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STEP_VARIANCE = "train/step_variance"  # of the losses of an epoch's steps
+EIGENVALUE = "hessian/top_eigenvalue"
+NORMALISED, WEIGHT_NORM = "hessian/normalized_sharpness", "hessian/weight_norm"
+STABILITY = "hessian/lr_top_eigenvalue"  # eta·lambda_max; gradient descent is unstable above 2 (1 + beta)
+NOISE = "eta/S"  # of an epoch's last step
+
+Factors = Mapping[str, Mapping[str, float | str]]  # label -> what the setting is made of
+
+
+class Evidence(ABC):
+    """What claims are judged on: values of metrics, by label and seed.
+
+    Attributes:
+        factors: label -> eta, S, panel and the like, by which claims find their settings.
+        measured: False where it is only simulated: notes that count runs are then left out.
+    """
+
+    factors: Factors
+    measured = True
+
+    @property
+    @abstractmethod
+    def labels(self) -> list[str]:
+        """The settings of which at least one run is done, in order."""
+
+    @abstractmethod
+    def values(self, label: str, metric: str) -> np.ndarray:
+        """Returns the end value of a metric, float (seeds,), of the runs that trained."""
+
+    @abstractmethod
+    def grid(self, labels: Sequence[str], metric: str) -> np.ndarray:
+        """Returns a metric of several settings, (seeds, labels); NaN where a run is missing, diverged, or lacks it."""
+
+    @abstractmethod
+    def seeds(self, label: str) -> list[int]:
+        """Returns the seeds whose curves there are."""
+
+    @abstractmethod
+    def curves(
+        self, label: str, metric: str, seeds: list[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns epochs (P,), t_eta (P,) and values (seeds, P) of a metric where it was measured.
+
+        All seeds by default. Runs that stopped at a loss have different lengths: up to the first that stopped.
+        """
+
+    @abstractmethod
+    def diverged(self, label: str) -> int:
+        """Counts the runs of a setting that diverged; `values` and `curves` leave them out."""
+
+    @abstractmethod
+    def broken(self, labels: Sequence[str]) -> np.ndarray:
+        """Tells which runs diverged, bool (seeds, labels); False also where one is missing."""
+
+    @abstractmethod
+    def epochs_of_smaller_batches(self, a: str, b: str, epochs: np.ndarray) -> np.ndarray:
+        """Tells in which of `epochs` (P,) every batch of `a` is smaller than every batch of `b`, bool (P,)."""
+
+    def select(self, **factors: float | str) -> list[str]:
+        """Returns the labels of the settings with these factors, in order."""
+        return [k for k in self.labels if all(self.factors.get(k, {}).get(name) == factors[name] for name in factors)]
+
+    def levels(self, factor: str) -> list[Any]:
+        """Returns the values that a factor takes, ascending."""
+        return sorted({self.factors[k][factor] for k in self.labels if factor in self.factors.get(k, {})})
+
+    def column(self, labels: Sequence[str], factor: str) -> np.ndarray:
+        """Returns a factor of settings, (labels,)."""
+        return np.array([self.factors[label][factor] for label in labels])
+
+
+@dataclass(frozen=True)
+class Table(Evidence):
+    """Results of a figure: evidence that was measured.
+
+    Attributes:
+        frame: a row a run: label, seed, status, factors, and the last value of every metric.
+        rows: (label, seed) -> a row an epoch, indexed by epoch; only runs that did not diverge.
+        steps: (label, seed) -> a row a step: epoch, loss, lr, batch_size.
+        profiles: (label of a path, seed) -> "train", "test" … -> alphas, loss, accuracy.
+        factors: label -> what the setting is made of.
+    """
+
+    frame: pd.DataFrame
+    rows: dict[tuple[str, int], pd.DataFrame]
+    steps: dict[tuple[str, int], pd.DataFrame] = field(default_factory=dict)
+    profiles: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+    factors: Factors = field(default_factory=dict)
+
+    def values(self, label: str, metric: str) -> np.ndarray:
+        trained = self._trained.get(label, self.frame.iloc[:0])
+        return trained[metric].to_numpy(dtype=float) if metric in trained else np.empty(0)
+
+    @cached_property
+    def _trained(self) -> dict[str, pd.DataFrame]:
+        ok = self.frame[self.frame["status"] == "ok"]
+        return {str(label): rows for label, rows in ok.groupby("label", sort=False)}
+
+    @property
+    def labels(self) -> list[str]:
+        return [str(label) for label in dict.fromkeys(self.frame["label"])]
+
+    def diverged(self, label: str) -> int:
+        return int(((self.frame["label"] == label) & (self.frame["status"] == "diverged")).sum())
+
+    def grid(self, labels: Sequence[str], metric: str) -> np.ndarray:
+        seeds = sorted(set(self.frame["seed"]))
+        if metric not in self.frame:
+            return np.full((len(seeds), len(labels)), np.nan)
+        ok = self.frame[self.frame["status"] == "ok"].pivot(index="seed", columns="label", values=metric)
+        return ok.reindex(index=seeds, columns=list(labels)).to_numpy(dtype=float)
+
+    def broken(self, labels: Sequence[str]) -> np.ndarray:
+        seeds = sorted(set(self.frame["seed"]))
+        status = self.frame.pivot(index="seed", columns="label", values="status")
+        return (status.reindex(index=seeds, columns=list(labels)) == "diverged").to_numpy()
+
+    def seeds(self, label: str) -> list[int]:
+        return sorted(seed for name, seed in self.rows if name == label)
+
+    def curves(
+        self, label: str, metric: str, seeds: list[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        chosen = self.seeds(label) if seeds is None else seeds
+        if not chosen:
+            return np.empty(0), np.empty(0), np.empty((0, 0))
+        rows = [self.rows[label, seed] for seed in chosen]
+        if any(metric not in of_seed for of_seed in rows):
+            return np.empty(0), np.empty(0), np.empty((0, 0))
+        shortest = min(map(len, rows))
+        values = [of_seed[metric].to_numpy(dtype=float)[:shortest] for of_seed in rows]
+        measured = [~np.isnan(v) for v in values]
+        first, valid = rows[0].iloc[:shortest], measured[0]
+        epochs, t_eta = first.index.to_numpy(dtype=float)[valid], first["t_eta"].to_numpy(dtype=float)[valid]
+        return epochs, t_eta, np.stack([v[m] for v, m in zip(values, measured)])
+
+    def epochs_of_smaller_batches(self, a: str, b: str, epochs: np.ndarray) -> np.ndarray:
+        of_a, of_b = (self.steps[label, self.seeds(label)[0]].groupby("epoch")["batch_size"] for label in (a, b))
+        return (of_a.max().reindex(epochs) < of_b.min().reindex(epochs)).to_numpy()
+
+
+@dataclass(frozen=True)
+class SyntheticTable(Evidence):
+    """Evidence drawn at random, for the power of claims: arrays alone, because thousands of them are made.
+
+    Attributes:
+        finals: label -> metric -> (seeds,) end values.
+        series: label -> metric -> (seeds, P) curves, at epochs and t_eta 0 … P - 1.
+        factors: label -> what the setting is made of.
+    """
+
+    finals: dict[str, dict[str, np.ndarray]]
+    series: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    factors: Factors = field(default_factory=dict)
+    measured = False
+
+    @property
+    def labels(self) -> list[str]:
+        return list(self.finals)
+
+    def values(self, label: str, metric: str) -> np.ndarray:
+        return self.finals[label][metric]
+
+    def grid(self, labels: Sequence[str], metric: str) -> np.ndarray:
+        return np.stack([self.finals[label][metric] for label in labels], axis=1)
+
+    def seeds(self, label: str) -> list[int]:
+        return list(range(len(next(iter(self.finals[label].values())))))
+
+    def diverged(self, label: str) -> int:
+        return 0
+
+    def broken(self, labels: Sequence[str]) -> np.ndarray:
+        return np.zeros(self.grid(labels, next(iter(self.finals[labels[0]]))).shape, dtype=bool)
+
+    def curves(
+        self, label: str, metric: str, seeds: list[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        values = self.series[label][metric]
+        times = np.arange(values.shape[1], dtype=float)
+        return times, times, values if seeds is None else values[seeds]
+
+    def epochs_of_smaller_batches(self, a: str, b: str, epochs: np.ndarray) -> np.ndarray:
+        return np.ones(len(epochs), dtype=bool)

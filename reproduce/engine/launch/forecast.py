@@ -1,0 +1,83 @@
+"""How long runs will take here: measured training steps of the very network, kept in the user's cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from three_factors.datamodules.plan import epoch_edges
+from three_factors.datamodules.schedules import Constant, as_schedule
+from three_factors.reproduce.engine.contract.files import read_cache, write_json
+from three_factors.reproduce.engine.contract.spec import Curvature, Measurement, PathSpec, RunSpec
+from three_factors.reproduce.engine.contract.stored import dumps
+from three_factors.reproduce.engine.launch.devices import Hardware
+
+EVALUATION = 1 / 3  # the cost of an example that is only evaluated, in examples trained on
+OVERHEAD = 1.15  # augmentation, and the other core's work
+TRAINER = 7e-4  # seconds a step: Lightning's loop and our callbacks
+LANCZOS = {"top_eigenvalue": 15, "trace": 16, "frobenius": 24}  # steps of the run that these share
+PRODUCTS = {"top_eigenvalue": 0, "trace": 24, "frobenius": 21, "finite_difference": 16, "normalized_sharpness": 15}
+PRODUCT = 3.0  # the cost of a Hessian product on an example, in examples trained on
+
+
+def steps_of(spec: RunSpec) -> int:
+    """Counts the optimisation steps of a run: what its schedule makes of every epoch."""
+    schedule, largest = as_schedule(spec.schedule.batch_size), spec.max_batch_size
+    if isinstance(schedule, Constant):  # every epoch is like the first
+        return spec.epochs * (len(epoch_edges(spec.data.train, schedule, 0, largest=largest)) - 1)
+    return sum(len(epoch_edges(spec.data.train, schedule, epoch, largest=largest)) - 1 for epoch in range(spec.epochs))
+
+
+def _products(curvature: Curvature) -> float:
+    """Counts the Hessian products of one measurement, times examples."""
+    shared = max(LANCZOS.get(measure, 0) for measure in curvature.measures)
+    return curvature.examples * (shared + sum(PRODUCTS.get(measure, 20) for measure in curvature.measures))
+
+
+class Forecast:
+    """Seconds for a run, from times of steps that are measured once for every network and device.
+
+    They are a machine's, not an experiment's: `file` lies in the user's cache folder.
+    """
+
+    def __init__(self, file: Path, hardware: Hardware, measure: Callable[[RunSpec], tuple[float, float]]) -> None:
+        self.file, self.hardware, self.measure = file, hardware, measure
+        self.known = read_cache(file)
+
+    def seconds(self, spec: RunSpec, measurements: Sequence[Measurement] = ()) -> float:
+        """Of training, and of what is measured meanwhile and afterwards if all milestones are reached."""
+        per_step, per_example = self._costs(spec)
+        products = sum(len(m.at) * _products(m.curvature) for m in measurements)
+        if spec.watch is not None:
+            products += spec.epochs // spec.watch.every * _products(spec.watch.curvature)
+        evaluated = spec.epochs // spec.evaluate_every * (spec.data.validation + spec.data.test + spec.data.subset)
+        examples = spec.epochs * spec.data.train + EVALUATION * evaluated + PRODUCT * products
+        return OVERHEAD * (steps_of(spec) * (per_step + TRAINER) + examples * per_example)
+
+    def path_seconds(self, spec: PathSpec) -> float:
+        """Of a line between runs: each point re-estimates batch norm and evaluates."""
+        _, per_example = self._costs(spec.start)
+        points = 2 * len(spec.alphas) + 2 * spec.directions * len(spec.outward)
+        return points * 2 * spec.examples * EVALUATION * per_example
+
+    def _costs(self, spec: RunSpec) -> tuple[float, float]:
+        """Seconds a step and seconds an example."""
+        text = dumps(spec.network) + self.hardware.accelerator + self.hardware.name
+        key = hashlib.sha256(text.encode()).hexdigest()[:16]
+        if key not in self.known:
+            self.known = read_cache(self.file) | self.known | {key: list(self.measure(spec))}
+            with suppress(OSError):  # without it the next call measures again
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                write_json(self.file, self.known)
+        per_step, per_example = self.known[key]
+        return per_step, per_example
+
+
+def wall_time(seconds: list[float], jobs: int) -> float:
+    """How long runs of these lengths take on `jobs` slots, longest first."""
+    slots = [0.0] * jobs
+    for length in sorted(seconds, reverse=True):
+        slots[slots.index(min(slots))] += length
+    return max(slots)

@@ -1,0 +1,52 @@
+"""Ctrl-C and SIGTERM that are not lost: libraries that wait on their own (W&B) swallow an exception now and then."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+_heard: type[KeyboardInterrupt] | None = None
+
+
+class Terminated(KeyboardInterrupt):
+    """A SIGTERM has come, from a scheduler that wants the machine back, say. Runs get the time to save themselves."""
+
+
+class Submitted(KeyboardInterrupt):
+    """The runs are with a scheduler and go on by themselves; a later call collects them."""
+
+
+def listen() -> None:
+    """Remembers SIGINT and SIGTERM besides raising them; leaves alone a process that was told to ignore SIGINT."""
+    global _heard
+    _heard = None
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _hear)
+    signal.signal(signal.SIGTERM, _hear)
+
+
+def check() -> None:
+    """Raises an interrupt again that a library has swallowed."""
+    if _heard is not None:
+        raise _heard
+
+
+@contextmanager
+def ignoring(*numbers: int) -> Iterator[None]:
+    """Processes that are started here ignore these signals, unless they set a handler of their own."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _hear(number: int, *_: Any) -> NoReturn:
+    global _heard
+    _heard = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    for other in (signal.SIGINT, signal.SIGTERM):  # a second one must not break off the ending of the runs
+        signal.signal(other, signal.SIG_IGN)
+    raise _heard

@@ -1,0 +1,101 @@
+"""The fork server: it has torch and Lightning loaded, which the figure's process never imports."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+from three_factors.datamodules.prepared import Prepared
+from three_factors.datamodules.sources import DataError
+from three_factors.reproduce.engine.contract import names
+from three_factors.reproduce.engine.contract.files import IMPORTABLE
+from three_factors.reproduce.engine.contract.job import SCHEDULERS, Job
+from three_factors.reproduce.engine.contract.networks import Network
+from three_factors.reproduce.engine.launch import interrupts
+
+
+class Server:
+    """The fork server. It starts on first use, in about the time that importing torch and Lightning takes.
+
+    It is started with these signals ignored, which its children inherit: what a terminal or a scheduler sends to all
+    processes reaches the figure's alone, which ends them, or asks them to exit by SIGTERM.
+    """
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["three_factors.reproduce.engine.worker.process"])
+
+    @contextmanager
+    def _importable(self) -> Iterator[None]:
+        """Passes our place on to the server, by PYTHONPATH before its start: sys.path does not reach it."""
+        before = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(IMPORTABLE), *([before] if before else [])])
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["PYTHONPATH"]
+            else:
+                os.environ["PYTHONPATH"] = before
+
+    def start(self, function: str, *arguments: Any) -> Any:
+        """Starts `worker.process.<function>` in a forked process."""
+        with self.running() as context:
+            process = context.Process(target=_call_worker, args=(function, arguments, names.registered_modules()))
+            process.start()
+        return process
+
+    @contextmanager
+    def running(self) -> Iterator[Any]:
+        """Returns the multiprocessing context of the server, which runs and finds this checkout's modules."""
+        with self._importable():
+            self._ensure_running()
+            yield self._context
+
+    @staticmethod
+    def _ensure_running() -> None:
+        """Starts the server with signals ignored; a first run then waits seconds for its imports, and can be ended."""
+        with interrupts.ignoring(signal.SIGINT, signal.SIGTERM, *SCHEDULERS):
+            forkserver.ensure_running()
+
+    def prepare(self, name: str, data_dir: Path, download: bool = True) -> Prepared:
+        """Prepares a data set in a process that has torchvision. Raises DataError."""
+        answer = self._ask("serve_prepare", name, str(data_dir), download)
+        if isinstance(answer, DataError):
+            raise answer
+        return Prepared(**answer)
+
+    def time_steps(self, network: Network, job: Job) -> tuple[float, float]:
+        """Returns (seconds a step, seconds an example) of a training step."""
+        return self._ask("serve_timing", network, job)
+
+    def _ask(self, function: str, *arguments: Any) -> Any:
+        ours, theirs = multiprocessing.Pipe(duplex=False)
+        process = self.start(function, *arguments, theirs)
+        theirs.close()
+        try:
+            return ours.recv()
+        except EOFError:
+            process.join()
+            raise RuntimeError(f"{function} ended with status {process.exitcode} and no answer") from None
+        except BaseException:  # Ctrl-C: nobody waits for the answer
+            process.kill()
+            raise
+        finally:
+            ours.close()
+            process.join()
+
+
+def _call_worker(function: str, arguments: tuple[Any, ...], modules: list[str]) -> None:
+    from three_factors.reproduce.engine.worker import process
+
+    for module in modules:  # sys.path is that of the figure's process
+        import_module(module)
+    getattr(process, function)(*arguments)

@@ -1,0 +1,205 @@
+"""What can be said before anything runs: devices, how much there is to do, how long it takes, what claims can hope for.
+
+Times come from timed training steps of the very networks (`launch.forecast`); those of simulations from the ones that
+are done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from three_factors.reproduce.engine.console import duration, waiting
+from three_factors.reproduce.engine.contract import provenance
+from three_factors.reproduce.engine.contract.files import read_cache, write_json
+from three_factors.reproduce.engine.contract.folder import Results
+from three_factors.reproduce.engine.contract.job import Job
+from three_factors.reproduce.engine.contract.spec import PathSpec, RunSpec
+from three_factors.reproduce.engine.contract.work import Item
+from three_factors.reproduce.engine.launch.devices import Hardware
+from three_factors.reproduce.engine.launch.forecast import Forecast, steps_of, wall_time
+from three_factors.reproduce.engine.launch.server import Server
+from three_factors.reproduce.engine.options import EPOCHS
+from three_factors.reproduce.engine.planning import Plan, Stage, values_of
+from three_factors.reproduce.theory.simulate import Simulation
+
+if TYPE_CHECKING:
+    from three_factors.reproduce.engine.definition import Context
+    from three_factors.reproduce.engine.judge.power import Hope
+
+START_UP = 8  # seconds: torch and Lightning are imported once, and the figure is drawn
+
+
+class Prospects:
+    """How long work takes on this machine.
+
+    Args:
+        here: this machine's hardware.
+        at_once: runs that go on at the same time without waiting.
+        job: returns the job of runs with so many threads each.
+    """
+
+    def __init__(
+        self, server: Server, results: Results, here: Hardware, at_once: int, job: Callable[[int | None], Job]
+    ) -> None:
+        from three_factors.datamodules.prepared import cache_folder
+
+        self.server, self.results, self.here, self.at_once, self.job = server, results, here, at_once, job
+        self.forecast = Forecast(cache_folder() / "timings.json", here, self._time_steps)
+        self._rate: float | None = None  # seconds a value, of simulations
+
+    def _time_steps(self, spec: RunSpec) -> tuple[float, float]:
+        """Returns seconds a step and seconds an example of a run's network on this machine."""
+        with waiting("timing steps of the network, for the forecast: once, then they are kept"):
+            job = replace(self.job(1), accelerator=self.here.accelerator)
+            return self.server.time_steps(spec.network, job)
+
+    def seconds(self, item: Item) -> float:
+        """Returns how long an item takes from its start; of a simulation how many values it computes."""
+        if isinstance(item.spec, RunSpec):
+            return self.forecast.seconds(item.spec, item.measurements)
+        return self.forecast.path_seconds(item.spec) if isinstance(item.spec, PathSpec) else values_of(item.spec)
+
+    def seconds_left(self, item: Item) -> float:
+        """Returns the seconds of work left in an item: all of it, or the rest if there is something to resume from."""
+        folder = self.results.folder(item.spec)
+        share = 1 - folder.fraction() if folder.resumable_files() and isinstance(item.spec, RunSpec) else 1.0
+        return share * self.seconds(item)
+
+    def wall_seconds(self, stage: Stage, items: Sequence[Item]) -> float:
+        """Returns wall-clock seconds for items of a stage, each setting timed once."""
+        known: dict[str, float] = {}
+        for item in items:
+            if item.label not in known:
+                known[item.label] = self.seconds(item)
+        return wall_time([known[item.label] for item in items], self.here.count if stage.alone else self.at_once)
+
+    def simulation_seconds(self, items: Sequence[Item], done: Sequence[Item], say: Callable[..., None]) -> float | None:
+        """Returns wall-clock seconds for simulations at the rate of those that are done; None without any."""
+        finished = [(item, self.results.finished(item, say)) for item in done]
+        spent = sum(result["provenance"]["seconds"] for _, result in finished if result is not None)
+        values = sum(self.seconds(item) for item, result in finished if result is not None)
+        if not values:
+            return None
+        return wall_time([self.seconds(item) * spent / values for item in items], self.at_once)
+
+
+def announce(plan: Plan, prospects: Prospects, say: Callable[..., None], *, dry_run: bool, plot_only: bool) -> int:
+    """Says how much there is to do, and the expected time; returns how many items are there already.
+
+    Of a tuned figure the final runs are those that the paper chose.
+    """
+    results, (first, *later) = prospects.results, plan.foreseen()
+    final, lines = later or (Stage([]), Stage([]))
+    everything = first.items + final.items
+    todo = results.missing(everything, say)
+    counted = f"{_counted(first.items)} to tune, then {_counted(final.items)}" if final.items else _counted(first.items)
+    cached, begun = len(everything) - len(todo), sum(bool(results.folder(i.spec).resumable_files()) for i in todo)
+    where = results.folder(everything[0].spec).path.parent
+    what = "missing" if plot_only else f"to {plan.verb}"
+    say(
+        f"{plan.noun}: {len(everything)} = {counted}; {cached} cached in {where}, {len(todo)} {what}"
+        + (f" ({begun} of them begun)" if begun else "")
+    )
+    if todo:
+        for protocol, count in sorted(results.other_protocols().items()):
+            say(f"{count} there of protocol {protocol} stay as they are: this code would train them otherwise")
+    if dry_run:
+        _list(everything, prospects, say)
+    _expect(todo, first, lines, prospects, say, plot_only=plot_only)
+    return cached
+
+
+def _counted(items: Sequence[Item]) -> str:
+    labels, seeds = {item.label for item in items}, {item.seed for item in items}
+    return f"{len(labels)} settings x {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+
+
+def _list(items: Sequence[Item], prospects: Prospects, say: Callable[..., None]) -> None:
+    """Lists the settings, each with its steps and its cost."""
+    first = {item.label: item for item in reversed(items)}
+    width = max(map(len, first))
+    for label, item in sorted(first.items(), key=lambda pair: items.index(pair[1])):
+        spec = item.spec
+        if isinstance(spec, Simulation):
+            say(f"  {label:<{width}} {spec.steps:>9} steps of {spec.chains} chains")
+        elif isinstance(spec, RunSpec):
+            cost = duration(prospects.seconds(item))
+            say(f"  {label:<{width}} {spec.epochs:>5} epochs {steps_of(spec):>8} steps  {cost:>8} a run")
+
+
+def _expect(
+    todo: list[Item], first: Stage, lines: Stage, prospects: Prospects, say: Callable[..., None], *, plot_only: bool
+) -> None:
+    """Says how long what is left will take."""
+    lacking = prospects.results.missing(lines.items, say)
+    if plot_only or not (todo or lacking):
+        return
+    if isinstance(first.items[0].spec, Simulation):
+        say(f"to compute: {sum(map(prospects.seconds, todo)):.3g} values")
+        return
+    seconds = wall_time([prospects.seconds_left(item) for item in todo], prospects.at_once)
+    between = prospects.wall_seconds(lines, lacking)
+    words = f", {duration(between)} of it for {len(lacking)} lines between runs" if lacking else ""
+    say(f"expected time: {duration(START_UP + seconds + between)}{words}")
+
+
+def paper_command(
+    name: str, arm: str, plan: Plan, prospects: Prospects, done: Sequence[Item], say: Callable[..., None]
+) -> None:
+    """Says the paper-scale command, and its hours on this machine."""
+    stages = plan.paper().foreseen()
+    items = [item for stage in stages if not stage.alone for item in stage.items]
+    flags = "--scale paper" + (f" --arm {arm}" if arm != EPOCHS else "")
+    command = f"paper scale: python reproduce/{name}.py {flags}    {len(items)} {plan.noun}"
+    try:
+        if isinstance(items[0].spec, Simulation):
+            total = prospects.simulation_seconds(items, done, say)
+        else:
+            total = sum(prospects.wall_seconds(stage, stage.items) for stage in stages if stage.items)
+        if total is None:
+            say(command)
+        elif total < 3600:
+            say(f"{command}, about {duration(total)} on this machine")
+        else:
+            say(f"{command}, about {total / 3600:,.0f} h ({duration(total)}) on this machine")
+    except RuntimeError as error:  # the full network does not fit here, but the figure is done
+        say(f"{command}, not timed here ({error})")
+
+
+def hopes(context: Context, say: Callable[..., None]) -> dict[str, Hope]:
+    """Returns each claim's power at this many seeds, by id; warns of the weak ones.
+
+    OUT/power.json keeps what this code has simulated. Nothing where nothing is judged, and in an arm that has claims of
+    its own: they are not imagined.
+    """
+    from three_factors.reproduce.engine.judge import power
+
+    draw = context.imagined
+    if draw is None or context.options.scale == "smoke" or context.seeds < 2 or not context.own_data:
+        return {}
+    file, name = (
+        context.options.out / "power.json",
+        f"{context.definition.name} {context.options.scale} {context.seeds}",
+    )
+    code, known = provenance.judging(context.definition.name), read_cache(file)
+    entry = known.get(name)
+    if not isinstance(entry, dict) or entry.get("code") != code:
+        found = power.hopes(context.check, draw, context.seeds)
+        entry = {"code": code, "claims": {claim: asdict(hope) for claim, hope in found.items()}}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, known | {name: entry})
+    found = {claim: power.Hope(**hope) for claim, hope in entry["claims"].items()}
+    weak = sum(hope.needs_n is not None for hope in found.values())
+    say(
+        f"power at n = {context.seeds} seeds and the spread between them that is assumed: {weak} of {len(found)} "
+        f"claims would seldom be confirmed where they hold (power below {100 * power.WEAK:.0f} %)"
+    )
+    for claim in context.check(draw(context.seeds, np.random.default_rng(0))):
+        hope = found[claim.id]
+        needs = f" (needs n {hope.needs_n})" if hope.needs_n is not None else ""
+        say(f"  {100 * (hope.power or 0):>3.0f} %  {claim.claim}{needs}")
+    return found

@@ -1,0 +1,1 @@
+"""From verdicts to files: pictures, tables, claims, the report and the gallery."""

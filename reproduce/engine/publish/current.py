@@ -1,0 +1,63 @@
+"""Whether results on disk are of the settings, networks, measurements and claims that the code has now."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from three_factors.datamodules.prepared import Prepared, cached
+from three_factors.datamodules.sources import DataError
+from three_factors.reproduce.engine.contract.files import read_cache
+from three_factors.reproduce.engine.contract.work import Item
+from three_factors.reproduce.engine.definition import Definition, Figure, Theory
+from three_factors.reproduce.engine.judge.table import Table
+from three_factors.reproduce.engine.options import Options, Scale
+from three_factors.reproduce.engine.planning import FigurePlan, TheoryPlan
+from three_factors.reproduce.engine.publish.outputs import measured
+
+
+def is_current(definition: Definition, folder: Path, scale: Scale, data_dir: Path) -> bool:
+    """Tells whether a folder of results holds the runs, measurements and claims that the definition asks for now.
+
+    A theory on a data set needs the data for that: without them it is not known, and False.
+    """
+    told = read_cache(folder / "provenance.json")
+    try:
+        if isinstance(definition, Theory):
+            items = _simulations(definition, told, scale, data_dir)
+            return set(told["runs"].values()) >= {item.spec.key for item in items}
+        assert isinstance(definition, Figure)
+        return _of_figure(definition, told, folder, scale)
+    except (KeyError, TypeError, ValueError, OSError, DataError):
+        return False  # written before this was told, or settings that no longer fit the data
+
+
+def _simulations(theory: Theory, told: dict[str, Any], scale: Scale, data_dir: Path) -> list[Item]:
+    """Returns the simulations. They depend on the data themselves, not only on their shape."""
+    source = told["source"] and cached(told["source"]["name"], data_dir)
+    if source is not None and source.fingerprint != told["source"]["fingerprint"]:
+        raise ValueError("other data than these")
+    if (source is None) != (not theory.data):
+        raise ValueError("the data are not here")
+    return TheoryPlan(theory, Options(scale=scale, seeds=told["seeds"]), source or None).foreseen()[0].items
+
+
+def _of_figure(figure: Figure, told: dict[str, Any], folder: Path, scale: Scale) -> bool:
+    arm, seeds = figure.arm(told["arm"]), told["seeds"]
+    source = Prepared(**told["source"], folder="", origin="")
+    plan = FigurePlan(figure, Options(scale=scale, seeds=seeds, arm=told["arm"]), source, arm)
+    runs = plan.runs()
+    factors = {item.label: item.factors for item in runs}
+    runs += plan.final(runs, Table(pd.read_csv(folder / "table.csv"), {}, factors=factors))
+    if not set(told["runs"].values()) >= {run.spec.key for run in runs} or told["measured"] != measured(runs):
+        return False
+    if arm.check is not None:
+        return True  # its claims are not imagined
+    imagined = figure.experiment.imagined(scale, seeds, np.random.default_rng(0))
+    written = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
+    claims = [claim.as_json() for claim in figure.check(imagined)]
+    return [(c["id"], c["rule"]) for c in claims] == [(c["id"], c["rule"]) for c in written]

@@ -1,0 +1,179 @@
+"""What a script publishes: picture, table, claims and provenance on disk, and the verdicts on the console."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from three_factors.reproduce.engine.console import console
+from three_factors.reproduce.engine.contract import provenance
+from three_factors.reproduce.engine.contract.files import lock, read_cache, write_json, write_text
+from three_factors.reproduce.engine.contract.work import Item
+from three_factors.reproduce.engine.definition import BESIDE, Context
+from three_factors.reproduce.engine.judge import claims as judging
+from three_factors.reproduce.engine.judge.power import Hope
+from three_factors.reproduce.engine.options import EPOCHS
+from three_factors.reproduce.engine.publish import plots
+from three_factors.reproduce.engine.source import described
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILES = ("table.csv", "claims.json", "provenance.json")
+COLOURS = {
+    "supported": "green",
+    "not supported": "red",
+    "inconclusive": "yellow",
+    "not judged": "bright_black",
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was written.
+
+    Attributes:
+        folder: where.
+        frame: the rows of table.csv.
+        claims: as in claims.json.
+        picture: the PNG of the figure.
+    """
+
+    folder: Path
+    frame: pd.DataFrame
+    claims: list[dict[str, Any]]
+    picture: bytes
+
+
+def publish(
+    context: Context,
+    items: Sequence[Item],
+    evidence: Any,
+    missing: Sequence[Item],
+    hopes: Mapping[str, Hope],
+    seconds: float = 0.0,
+) -> Published:
+    """Writes OUT/NAME/SCALE[-DATA][-ARM]/ and prints the verdicts.
+
+    `seconds` that this call has spent on runs are added to those of earlier calls.
+    """
+    definition, smoke = context.definition, context.options.scale == "smoke"
+    why_not = "smoke scale" if smoke else f"on {context.other_data}" if context.other_data else None
+    judged = judge(context, evidence, hopes, why_not or ("runs are missing" if missing else None))
+    folder, frame = context.options.out / definition.name / context.folder, definition.frame(evidence)
+    drawings = {definition.name: context.draw}
+    if definition.beside is not None and context.arm.draw is None:
+        drawings[f"{definition.name}-{BESIDE}"] = definition.beside
+    marks: dict[str, Any] = {
+        "footer": _footer(context, evidence, frame, missing),
+        "watermark": "smoke scale: no result" if smoke else context.other_data,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    found = [claim.as_json() for claim in judged]
+    with lock(folder, "lock"):  # another call may have other seeds: its table must not stand beside our picture
+        for left in folder.glob(".*"):  # by a call that was killed
+            left.unlink()
+        drawn = {name: plots.save(draw, evidence, folder, name, **marks) for name, draw in drawings.items()}
+        write_text(folder / "table.csv", frame.to_csv(index=False))
+        write_json(folder / "claims.json", found)
+        _write_provenance(folder / "provenance.json", context, items, missing, seconds)
+    _print(judged)
+    return Published(folder, frame, found, drawn[definition.name])
+
+
+def judge(context: Context, evidence: Any, hopes: Mapping[str, Hope], why_not: str | None) -> list[judging.Claim]:
+    """Returns all claims, after Holm; where nothing may be judged, the values stay and the verdict says why."""
+    found = judging.holm(context.check(evidence))
+    return [_told(claim, context, evidence, hopes.get(claim.id, Hope()), why_not) for claim in found]
+
+
+def _told(claim: judging.Claim, context: Context, evidence: Any, hope: Hope, why_not: str | None) -> judging.Claim:
+    """Adds to a claim what it was judged on, and what stands in its way."""
+    notes = [claim.note]
+    if why_not:
+        claim, notes = replace(claim, verdict="not judged"), [why_not]
+    elif hope.needs_n is not None and claim.verdict == "inconclusive":
+        notes.append(f"cannot confirm at this n (needs n {hope.needs_n})")
+    for label in claim.labels:
+        if lost := evidence.diverged(label):
+            notes.append(f"{lost} diverged run{'s' if lost > 1 else ''} of '{label}' left out")
+    lost = sum(map(evidence.diverged, evidence.labels))
+    if lost and not claim.labels:
+        notes.append(f"{lost} run{'s' if lost > 1 else ''} of the figure diverged")
+    claim = replace(claim, data=context.data, arm=context.arm.name, note=judging.joined(*notes))
+    return replace(claim, power=hope.power, needs_n=hope.needs_n)
+
+
+def report(items: Sequence[Item], evidence: Any, missing: Sequence[Item], say: Callable[..., None]) -> None:
+    """Says which items are missing and which runs diverged."""
+    if missing:
+        names = ", ".join(item.name for item in missing)
+        say(f"{len(missing)} of {len(items)} are missing: {names}", style="bold red")
+    frame = getattr(evidence, "frame", None)
+    if frame is None or "status" not in frame:
+        return
+    diverged = frame[frame["status"] == "diverged"]
+    if len(diverged):
+        names = diverged["label"] + " seed " + diverged["seed"].astype(str)
+        why = "loss or weights not finite, or the loss at the end above the first"
+        say(f"{len(diverged)} runs diverged ({why}): {', '.join(names)}")
+    if frame.empty:
+        say("nothing to draw")
+
+
+def _footer(context: Context, evidence: Any, frame: pd.DataFrame, missing: Sequence[Item]) -> str:
+    definition, scale, source = context.definition, context.options.scale, context.source
+    named = [definition.name, scale, *([] if source is None else [source.name])]
+    parts = [", ".join([*named, definition.replicates(context.seeds, evidence)])]
+    if context.arm.name != EPOCHS:
+        parts.append(f"arm {context.arm.name}: {context.arm.words}")
+    if scale == "quick" and definition.reductions:
+        parts.append("reduced: " + "; ".join(f"{paper} → {quick}" for paper, quick, _ in definition.reductions))
+    if diverged := sum(map(evidence.diverged, evidence.labels)):
+        count = f"{diverged} of {len(frame)} runs diverged"
+        parts.append(f"{count} and are left out (* in a legend; hollow, where a point is a cell)")
+    if missing:
+        parts.append(f"{len(missing)} runs missing")
+    return " · ".join(parts)
+
+
+def measured(items: Sequence[Item]) -> list[str]:
+    """Returns the keys of what is measured of runs after their training."""
+    return sorted({measurement.key for item in items for measurement in item.measurements})
+
+
+def _write_provenance(
+    file: Path, context: Context, items: Sequence[Item], missing: Sequence[Item], seconds: float
+) -> None:
+    before, runs, source = read_cache(file), {item.name: item.spec.key for item in items}, context.source
+    same = set(runs.values()) & set(before.get("runs", {}).values())  # other settings have times of their own
+    content = {} if source is None else {"fingerprint": source.fingerprint, "origin": source.origin}
+    told = {
+        "hardware": context.hardware,
+        "data": {"name": context.data, **content, "own": context.own_data},
+        "source": None if source is None else described(source),
+        "arm": context.arm.name,
+        "seeds": context.seeds,
+        "reductions": list(context.definition.reductions) if context.options.scale == "quick" else [],
+        "runs": runs,
+        "measured": measured(items),
+        "missing": [item.name for item in missing],
+        "seconds": round((before.get("seconds", 0.0) if same else 0.0) + seconds, 1),
+    }
+    write_json(file, provenance.environment() | told)
+
+
+def _print(judged: list[judging.Claim]) -> None:
+    """Prints two lines a claim: the verdict, and what it rests on, with the paper's own value beside ours."""
+    for c in judged:
+        console.print(f"[bold {COLOURS[c.verdict]}]{c.verdict:<14}[/] {c.claim}")
+        facts = [judging.interval(c.as_json()), f"n {c.n}"]
+        if c.power is not None:
+            facts.append(f"power {100 * c.power:.0f} %")
+        if c.paper:
+            facts.append(f"paper: {c.paper}")
+        if c.note:
+            facts.append(c.note)
+        console.print(f"{'':<15}{' · '.join(facts)}", markup=False, style="bright_black")

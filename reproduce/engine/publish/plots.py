@@ -1,0 +1,298 @@
+"""The house style of all figures: matplotlib, one look, reductions in the footer, a watermark on other data."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from three_factors.reproduce.engine.contract.files import write_bytes
+from three_factors.reproduce.engine.judge.table import NORMALISED, STABILITY, WEIGHT_NORM, Table
+
+# S, eta, and controls: told apart also without colour vision
+BLUE, RED, GREY = "#1f5fa8", "#c23b31", "#7a7a7a"
+ORANGE, GREEN, PURPLE = "#e69f00", "#1b9e77", "#8e5aa8"
+PANEL = (4.5, 4.2)  # inches
+FOOTER, LINE, CHARACTER = 6.5, 0.125, 0.048  # points of the footer's type; inches of a line and of a character
+# What stands beside every norm of the Hessian: the confounds of scale and of the edge of stability
+WORDS = {
+    NORMALISED: "scale-normalised sharpness",
+    STABILITY: "η · largest eigenvalue",
+    WEIGHT_NORM: "|θ|",
+}
+
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.4,
+    "svg.hashsalt": "three-factors",
+    "savefig.dpi": 160,
+}
+
+
+def band(
+    axes: Any,
+    table: Table,
+    label: str,
+    metric: str,
+    colour: str,
+    *,
+    legend: str | None = None,
+    stretch: float = 1.0,
+    percent: bool = False,
+    dashed: bool = False,
+    dotted: bool = False,
+    spread: bool = True,
+) -> None:
+    """Mean over seeds against the epoch, and a band of one standard deviation between seeds (unless not `spread`)."""
+    from matplotlib.ticker import MaxNLocator
+
+    epochs, _, values = table.curves(label, metric)
+    if not len(epochs):
+        return
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    values = values * (100 if percent else 1)
+    mean = values.mean(axis=0)
+    style: dict[str, Any] = {"linestyle": (0, (4, 2)), "linewidth": 1.0} if dashed else {}
+    if dotted:
+        style = {"linestyle": (0, (1, 1.5)), "linewidth": 1.2}
+    axes.plot(epochs / stretch, mean, color=colour, label=legend or label, **style)
+    if spread and len(values) > 1:
+        sd = values.std(axis=0, ddof=1)
+        axes.fill_between(epochs / stretch, mean - sd, mean + sd, color=colour, alpha=0.15, linewidth=0)
+
+
+def per_step(axes: Any, table: Table, label: str, what: str, colour: str, *, legend: str | None = None) -> None:
+    """'loss', eta ('lr'), S ('batch_size') or eta/S ('noise_ratio') of every step of one seed's run."""
+    seeds = table.seeds(label)
+    if not seeds:
+        return
+    steps = table.steps[label, seeds[0]]
+    values = steps["lr"] / steps["batch_size"] if what == "noise_ratio" else steps[what]
+    within = steps.groupby("epoch").cumcount() / steps.groupby("epoch")["loss"].transform("size")
+    style = {"linewidth": 0.6, "alpha": 0.8} if what == "loss" else {"drawstyle": "steps-post"}
+    axes.plot(steps["epoch"] - 1 + within, values, color=colour, label=legend, **style)
+
+
+def profile(
+    axes: Any, table: Table, label: str, what: str, colour: str, *, percent: bool = False, seed: int | None = None
+) -> None:
+    """Loss or accuracy along a line between runs, mean and range over seeds (or of one): train solid, test dashed."""
+    for part, style in (("train", "-"), ("test", (0, (4, 2)))):
+        found = [
+            parts[part] for (name, number), parts in table.profiles.items() if name == label and seed in (None, number)
+        ]
+        if not found:
+            continue
+        values = np.array([line[what] for line in found], dtype=float) * (100 if percent else 1)
+        alphas, mean = np.array(found[0]["alphas"]), np.nanmean(values, axis=0)
+        axes.plot(alphas, mean, color=colour, linestyle=style, label=part)
+        if len(values) > 1:
+            axes.fill_between(alphas, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.12, linewidth=0)
+
+
+def shades(values: Sequence[Any]) -> dict[Any, Any]:
+    """A colour a value, from dark to light; told apart in grey and without colour vision."""
+    import matplotlib as mpl
+
+    return {v: mpl.colormaps["viridis"](0.92 * i / max(1, len(values) - 1)) for i, v in enumerate(values)}
+
+
+WARM = "coolwarm"  # blue to red, as the paper has low and high noise
+
+
+def blue_to_red(values: Sequence[float] | np.ndarray) -> dict[float, Any]:
+    """A colour a value, by its logarithm: blue for the lowest noise, red for the highest."""
+    import matplotlib as mpl
+
+    if not len(values):
+        return {}
+    low, high = np.log(min(values)), np.log(max(values))
+    return {v: mpl.colormaps[WARM]((np.log(v) - low) / max(high - low, 1e-9)) for v in sorted(set(values))}
+
+
+def colour_bar(panels: Any, values: Sequence[float] | np.ndarray, words: str) -> None:
+    """The scale of `blue_to_red` beside the panels."""
+    import matplotlib as mpl
+
+    if not len(values):
+        return
+    norm = mpl.colors.LogNorm(min(values), max(values))
+    shown = mpl.cm.ScalarMappable(norm, mpl.colormaps[WARM])
+    panels[0].figure.colorbar(shown, ax=list(panels), label=words, aspect=35, pad=0.01)
+
+
+def points(
+    axes: Any,
+    x: Sequence[float] | np.ndarray,
+    values: np.ndarray,
+    solid: Sequence[bool] | np.ndarray,
+    colour: Any,
+    legend: str,
+) -> None:
+    """A point a cell: the mean over seeds of values (seeds, cells) and a bar of one standard deviation.
+
+    Points that are not `solid` (cells,) are hollow: some of their runs, or most, did not train.
+    """
+    there = ~np.isnan(values).all(axis=0)
+    if not there.any():
+        return
+    at, values, full = np.asarray(x)[there], values[:, there], np.asarray(solid)[there]
+    mean, count = np.nanmean(values, axis=0), (~np.isnan(values)).sum(axis=0)
+    spread = np.sqrt(np.nansum((values - mean) ** 2, axis=0) / np.maximum(count - 1, 1))
+    axes.errorbar(at, mean, spread, fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.6)
+    faces = [colour if trained else "white" for trained in full]
+    axes.scatter(at, mean, s=26, c=faces, edgecolors=[colour], linewidths=1.1, zorder=3)
+    axes.scatter([], [], s=26, color=colour, label=legend)
+
+
+def all_trained(table: Table, labels: Sequence[str]) -> list[bool]:
+    """Which cells are drawn solid: those of which no run diverged. The footer counts the runs that did."""
+    return [table.diverged(label) == 0 for label in labels]
+
+
+def nothing(axes: Any, words: str) -> None:
+    """Says in a panel why it is empty."""
+    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=GREY)
+    axes.set(xticks=[], yticks=[])
+
+
+def log_scale(axis: Any) -> None:
+    """A logarithmic axis (`axes.xaxis` or `.yaxis`) with labels that do not run into one another."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    limits = axis.axes.dataLim
+    if not np.isfinite(limits.minposx if axis.axis_name == "x" else limits.minposy):
+        return  # nothing is drawn yet that a logarithm could show
+    getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
+    low, high = sorted(axis.get_view_interval())
+    decades = np.log10(high / low) if low > 0 else 1
+    within = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0) if decades < 0.7 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=within if decades < 1.6 else (1.0,)))
+    plain = decades < 1.6 and low > 1e-4
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if plain else _power_of_ten(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _power_of_ten(value: float) -> str:
+    """2e-4 as 2·10⁻⁴, 1e-4 as 10⁻⁴."""
+    digits, exponent = f"{value:.0e}".split("e")
+    return ("" if digits == "1" else rf"{digits}$\cdot$") + rf"$10^{{{int(exponent)}}}$"
+
+
+def twins(panels: Sequence[Any], left: str, left_colour: str, right: str, right_colour: str) -> list[Any]:
+    """A second y axis on the right of every panel; the outermost axes alone are labelled, in their lines' colours."""
+    others = [panel.twinx() for panel in panels]
+    for panel, other in zip(panels, others):
+        place = panel.get_subplotspec()
+        if place.is_first_col():
+            panel.set_ylabel(left, color=left_colour)
+        if place.is_last_col() or panel is panels[-1]:
+            other.set_ylabel(right, color=right_colour)
+        panel.tick_params(axis="y", colors=left_colour, labelsize=8)
+        other.tick_params(axis="y", colors=right_colour, labelsize=8)
+        other.grid(visible=False)
+        other.spines["right"].set_visible(True)
+    return others
+
+
+def written(panels: Sequence[Any], head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table of words over the place of all panels of a row."""
+    grid, figure = panels[0].get_gridspec(), panels[0].figure
+    for panel in panels:
+        panel.remove()
+    place = figure.add_subplot(grid[:])
+    place.axis("off")
+    table = place.table([list(row) for row in rows], colLabels=list(head), loc="center", cellLoc="center")
+    table.auto_set_font_size(False)
+    table.set_fontsize(9)
+    table.auto_set_column_width(list(range(len(head))))
+    for (row, _), cell in table.get_celld().items():
+        cell.set_height(0.13)
+        cell.visible_edges = "B"
+        cell.set_edgecolor("#333333" if row == 0 else "#d9d9d9")
+        if row == 0:
+            cell.set_text_props(weight="bold")
+
+
+def edge_of_stability(axes: Any, momentum: float = 0.0) -> None:
+    """Where gradient descent becomes unstable: η · largest eigenvalue = 2 (1 + β)."""
+    edge = 2 * (1 + momentum)
+    axes.axhline(edge, color=GREY, linewidth=0.9, linestyle=(0, (4, 2)), label=f"{edge:g}: edge of stability")
+
+
+def legend_below(axes: Any, columns: int) -> None:
+    """A legend that covers no data."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.16),
+            fontsize=7.5,
+            ncols=columns,
+            columnspacing=1.2,
+            handlelength=1.6,
+        )
+
+
+def save(
+    draw: Callable[[Table, Any], None],
+    table: Table,
+    folder: Path,
+    name: str,
+    *,
+    footer: str,
+    watermark: str | None,
+) -> bytes:
+    """Draws and writes NAME.png and NAME.svg, each whole or not at all. Returns the PNG."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=PANEL, layout=(layout := ConstrainedLayoutEngine()))
+        FigureCanvasAgg(figure)
+
+        def axes(rows: int, columns: int, **options: Any) -> Any:
+            figure.set_size_inches(PANEL[0] * columns, PANEL[1] * rows)
+            return np.atleast_1d(figure.subplots(rows, columns, **options)).ravel()
+
+        draw(table, axes)
+        width, height = figure.get_size_inches()
+        room = (0.08 + LINE * math.ceil(len(footer) * CHARACTER / width)) / height
+        layout.set(rect=(0, room, 1, 1 - room))
+        figure.text(0.01, 0.05 / height, footer, fontsize=FOOTER, color="#555555", va="bottom", wrap=True)
+        if watermark:
+            figure.text(
+                0.5,
+                0.55,
+                watermark,
+                fontsize=26,
+                color="#000000",
+                alpha=0.10,
+                ha="center",
+                va="center",
+                rotation=18,
+                weight="bold",
+            )
+        drawn = {}
+        for ending in ("png", "svg"):
+            metadata = {"Date": None} if ending == "svg" else None  # equal figures give equal files
+            figure.savefig(content := io.BytesIO(), format=ending, metadata=metadata)
+            drawn[ending] = content.getvalue()
+            write_bytes(folder / f"{name}.{ending}", drawn[ending])
+            figure.set_layout_engine("none")  # it takes a third of the time, and is the same for both
+        return drawn["png"]

@@ -1,0 +1,1 @@
+"""The process that a run lives in. It alone imports torch; with `contract` it is the code that a run depends on."""

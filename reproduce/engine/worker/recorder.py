@@ -1,0 +1,137 @@
+"""A run's rows as it goes: metrics.jsonl, exact across kills, and what its result is in the end."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, TextIO
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed
+from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor
+
+from three_factors.callbacks import HessianMonitor, NoiseScheduler
+from three_factors.reproduce.engine.contract.files import read_lines, write_text
+
+HIGHER = 1.01  # than the loss of the first step: diverged
+
+
+def finite_only(values: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+class Recorder(Checkpoint):
+    """Appends a row an epoch: evaluations, eta, S, t_eta, and the loss of every step of the epoch.
+
+    Losses stay tensors until the epoch ends, so a GPU is not waited for. A loss that is not finite ends the run.
+    As one of Lightning's checkpoint callbacks it comes after the module has logged an epoch's means.
+    """
+
+    def __init__(self, path: Path, noise: NoiseScheduler, watch: HessianMonitor | None = None) -> None:
+        self.path, self.noise, self.watch = path, noise, watch
+        self.rows: list[dict[str, Any]] = []
+        self.first_loss = math.nan
+        self.diverged = False
+        self._earlier: list[float] = []  # losses of this epoch before the training was resumed
+        self._losses: list[Tensor] = []
+        self._settings: list[tuple[float, int]] = []
+        self._file: TextIO | None = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._losses.append(outputs.get("mean", outputs["loss"]))
+        self._settings.append((self.noise.lr, self.noise.batch_size))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        recent = torch.stack(self._losses).double()
+        losses = torch.cat([recent.new_tensor(self._earlier), recent])
+        if trainer.world_size > 1:  # each rank's loss is scaled so that the mean over ranks is the global batch's
+            torch.distributed.all_reduce(losses)
+            losses /= trainer.world_size
+        values = losses.tolist()
+        self.diverged = not all(math.isfinite(v) for v in values)
+        trainer.should_stop = trainer.should_stop or self.diverged
+        if math.isnan(self.first_loss):
+            self.first_loss = values[0]
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            "step": trainer.global_step,
+            "t_eta": self.noise.t_eta,
+            "steps": {
+                "loss": [v if math.isfinite(v) else None for v in values],
+                "lr": [lr for lr, _ in self._settings],
+                "batch_size": [size for _, size in self._settings],
+            },
+        }
+        self._earlier, self._losses, self._settings = [], [], []
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}  # every rank: it may reduce
+        if trainer.is_global_zero:
+            self._write(row, logged, trainer.check_val_every_n_epoch or 1)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _write(self, row: dict[str, Any], logged: dict[str, float], every: int) -> None:
+        """The epoch's row, with what is logged; evaluations and curvature may be of an earlier epoch."""
+        names = [n for n in logged if row["epoch"] % every == 0 or n.startswith("train/")]
+        metrics = {name: logged[name] for name in names if not name.startswith("hessian/")}
+        if self.watch and self.watch.history and self.watch.history[-1]["epoch"] == row["epoch"]:
+            metrics |= {k: v for k, v in self.watch.history[-1].items() if k.startswith("hessian/")}
+        row |= finite_only(dict(sorted(metrics.items())))  # Lightning's order is another one after a resume
+        self._file = self._file or self._cut()
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        self.rows.append(row)
+
+    def _cut(self) -> TextIO:
+        """The file, to be appended to; rows that a killed attempt wrote after its last checkpoint are cut off."""
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        return self.path.open("a", encoding="utf-8")
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many rows are in the file, and what of every rank is not in it yet."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())  # before the checkpoint that counts its rows
+        own = self._earlier + [float(loss) for loss in self._losses]
+        losses: list[list[float]] = [own]
+        if torch.distributed.is_initialized():
+            losses = [[] for _ in range(torch.distributed.get_world_size())]
+            torch.distributed.all_gather_object(losses, own)
+        return {
+            "rows": len(self.rows),
+            "first_loss": self.first_loss,
+            "diverged": self.diverged,
+            "losses": losses,
+            "settings": self._settings,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        self.first_loss, self.diverged = state_dict["first_loss"], state_dict["diverged"]
+        self._earlier = state_dict["losses"][rank]
+        self._settings = list(state_dict["settings"])
+        if rank == 0:
+            self.rows = read_lines(self.path)[: state_dict["rows"]]
+            if len(self.rows) < state_dict["rows"]:
+                raise ValueError(f"{self.path} holds {len(self.rows)} rows, fewer than its checkpoint")
+
+    def result(self, finite_weights: bool) -> dict[str, Any]:
+        """Status and last values. Diverged: a loss or weight not finite, or a loss above that of the first step.
+
+        By more than a hundredth: a network that learns nothing stays at the loss of chance, and has not diverged.
+        """
+        last = self.rows[-1]
+        final = last.get("train/loss")
+        diverged = self.diverged or not finite_weights or final is None or final > HIGHER * self.first_loss
+        return {
+            "status": "diverged" if diverged else "ok",
+            "first_loss": self.first_loss if math.isfinite(self.first_loss) else None,
+            "final": {k: v for k, v in last.items() if k != "steps"},
+        }

@@ -1,0 +1,251 @@
+"""One run: builds the only Trainer of the project, trains a spec, and records it in the run's folder."""
+
+from __future__ import annotations
+
+import io
+import os
+import platform
+import signal
+import statistics
+import time
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed
+from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.strategies import ParallelStrategy
+from torch import Tensor
+
+from three_factors import lightning_modules
+from three_factors.callbacks import ExactResume, HessianMonitor, KeepWeights, NoiseScheduler, ProgressFile
+from three_factors.datamodules.schedules import as_schedule
+from three_factors.datamodules.streams import integer_seed
+from three_factors.datamodules.vision import WATCHED, WITH_LABEL_NOISE, ImageDataModule
+from three_factors.lightning_modules.gradient_noise import GaussianOfItsShape, GradientNoise, HalfBatch, Isotropic
+from three_factors.reproduce.engine.contract.files import write_bytes
+from three_factors.reproduce.engine.contract.folder import RunFolder
+from three_factors.reproduce.engine.contract.job import Job
+from three_factors.reproduce.engine.contract.networks import Network
+from three_factors.reproduce.engine.contract.spec import PRECISIONS, Curvature, HalfBatchNoise, Keep, RunSpec
+from three_factors.reproduce.engine.worker.ranks import cluster
+from three_factors.reproduce.engine.worker.recorder import Recorder, finite_only
+
+
+def build_module(network: Network, lr: float = 0.0, momentum: float = 0.0, weight_decay: float = 0.0) -> Any:
+    """The network's LightningModule."""
+    kind = getattr(lightning_modules, network.module)
+    module = kind(**asdict(network), lr=lr, momentum=momentum, weight_decay=weight_decay)
+    widths = [part.out_channels for part in module.modules() if isinstance(part, torch.nn.Conv2d)]
+    # 1.2 x on CPU, more on a GPU; the same arithmetic. With 2 channels torch 2.15 corrupts memory on AVX2 processors.
+    if widths and min(widths) >= 8:
+        module = module.to(memory_format=torch.channels_last)
+    return module
+
+
+def build_noise(spec: RunSpec) -> GradientNoise | None:
+    """What changes the noise of the run's gradients, if anything does."""
+    if spec.noise is None:
+        return None
+    if isinstance(spec.noise, HalfBatchNoise):
+        return HalfBatch(spec.noise.factor)
+    seeds = partial(integer_seed, spec.seed, "gradient noise")
+    if spec.noise.shape == "isotropic":
+        return Isotropic(spec.noise.factor, seeds)
+    return GaussianOfItsShape(spec.noise.factor, seeds, spec.noise.block)
+
+
+def build_data(spec: RunSpec, job: Job) -> ImageDataModule:
+    """The run's data."""
+    data = spec.data
+    return ImageDataModule(
+        job.source,
+        validation=data.validation,
+        train=data.train,
+        test=data.test,
+        augment=data.augment,
+        seed=spec.seed,
+        split_seed=data.split_seed,
+        sampling=spec.sampling,
+        max_batch_size=spec.max_batch_size,
+        label_noise=data.label_noise,
+        watch=WATCHED if data.label_noise is None else WITH_LABEL_NOISE,
+        subset=data.subset,
+        dtype=torch.float64 if spec.precision == "float64" else torch.float32,
+    )
+
+
+def configure_device(job: Job) -> torch.device:
+    """Sets threads and deterministic kernels; returns the job's device.
+
+    On a CPU arithmetic repeats itself to the bit. On a GPU, where convolutions may add in any order, torch is told to.
+    """
+    torch.set_num_threads(job.threads)
+    if job.accelerator != "cuda":
+        return torch.device("cpu")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which torch asks for
+    torch.use_deterministic_algorithms(True)
+    # A check for wrong code, and a kernel for every tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return torch.device("cuda")
+
+
+def hessian_monitor(curvature: Curvature, every: int = 1) -> HessianMonitor:
+    """The callback that a `Curvature` describes."""
+    return HessianMonitor(every_n_epochs=every, **asdict(curvature))
+
+
+def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) -> dict[str, Any] | None:
+    """Trains and returns the result on rank 0 (None on others). Rows go to `folder`'s metrics.jsonl as they come.
+
+    Goes on from the folder's checkpoint, if there is one and `resume` is true.
+    """
+    where = configure_device(job)
+    torch.manual_seed(integer_seed(spec.seed, "weights"))
+    lr0 = as_schedule(spec.schedule.lr)(0.0)
+    module = build_module(spec.network, lr0, spec.momentum, spec.weight_decay)
+    module.gradient_noise = build_noise(spec)
+    noise = NoiseScheduler(spec.schedule)
+    watch = None if spec.watch is None else hessian_monitor(spec.watch.curvature, spec.watch.every)
+    recorder = Recorder(folder.path / "metrics.jsonl", noise, watch)
+    keep = KeepWeights(**asdict(spec.keep or Keep(end=False)))
+    progress = ProgressFile(folder.path / "progress.json")
+    stop = [] if spec.stop_at_loss is None else [_stop_at(spec.stop_at_loss, spec.epochs)]
+    checkpoints = ExactResume(folder.checkpoint, every=job.checkpoint_every, leave_on=signal.SIGTERM)
+    trainer = pl.Trainer(
+        accelerator="gpu" if where.type == "cuda" else "cpu",
+        deterministic=where.type == "cuda",
+        devices=job.devices,
+        num_nodes=job.num_nodes,
+        strategy="ddp" if job.world_size > 1 else "auto",
+        plugins=[cluster(job.world_size)],
+        precision=PRECISIONS[spec.precision],  # type: ignore[arg-type]
+        max_epochs=spec.epochs,
+        check_val_every_n_epoch=spec.evaluate_every,
+        num_sanity_val_steps=0,
+        callbacks=[
+            DropoutStream(spec.seed),
+            noise,
+            *([watch] if watch else []),
+            keep,
+            *stop,
+            progress,
+            recorder,
+            checkpoints,
+        ],
+        use_distributed_sampler=False,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, datamodule=build_data(spec, job), **(checkpoints.where() if resume else {}))
+    if not trainer.is_global_zero:
+        return None
+    for milestone, weights in keep.weights.items():
+        write_weights(folder.weights(milestone), weights)
+    finite = all(bool(torch.isfinite(p).all()) for p in module.parameters())
+    reached = {name: finite_only(metrics) for name, metrics in keep.reached.items()}
+    return recorder.result(finite) | {
+        "milestones": reached,
+        "provenance": provenance(job, trainer, checkpoints.seconds)
+        | {"checkpoint_seconds": round(checkpoints.spent, 3)},
+    }
+
+
+def _stop_at(loss: float, epochs: int) -> EarlyStopping:
+    """Ends a run at the first evaluation with at most this training loss; never because it has stopped falling."""
+    return EarlyStopping("train_subset/loss", stopping_threshold=loss, patience=epochs + 1, check_finite=False)
+
+
+class LostWeights(ValueError):
+    """A finished run's saved weights are missing or damaged; it must be trained again."""
+
+
+def write_weights(file: Path, weights: dict[str, Tensor]) -> None:
+    """Whole or not at all, as all files of a run."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(weights, buffer)
+    write_bytes(file, buffer.getvalue())
+
+
+def read_weights(folder: RunFolder, milestone: str) -> dict[str, Tensor]:
+    """Raises LostWeights if they are gone or damaged, OSError if they cannot be read at the moment."""
+    try:
+        return dict(torch.load(folder.weights(milestone), map_location="cpu", weights_only=True))
+    except FileNotFoundError as error:
+        raise LostWeights(f"{folder.weights(milestone)} is not there") from error
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever unpickling a part of a file raises
+        raise LostWeights(f"{folder.weights(milestone)} is damaged ({type(error).__name__})") from error
+
+
+class DropoutStream(pl.Callback):
+    """Reseeds torch from (seed, step, rank) before each step, if the network draws: dropout needs no saved state."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed, self.active = seed, False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.active = any(isinstance(part, torch.nn.Dropout) for part in pl_module.modules())
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.active:
+            torch.manual_seed(integer_seed(self.seed, "dropout", trainer.global_step, trainer.global_rank))
+
+
+def _starter(trainer: pl.Trainer) -> str:
+    """Where the ranks have learned of one another."""
+    known = trainer.strategy.cluster_environment if isinstance(trainer.strategy, ParallelStrategy) else None
+    return type(known or LightningEnvironment()).__name__
+
+
+def provenance(job: Job, trainer: pl.Trainer, seconds: float) -> dict[str, Any]:
+    """Where a result was made: what may differ between two results of one spec."""
+    return {
+        "seconds": round(seconds, 2),
+        "accelerator": job.accelerator,
+        "device": torch.cuda.get_device_name() if job.accelerator == "cuda" else platform.machine(),
+        "devices": job.devices,
+        "num_nodes": job.num_nodes,
+        "processes": torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1,
+        "started_by": _starter(trainer),
+        "threads": job.threads,
+        "parameters": sum(p.numel() for p in trainer.lightning_module.parameters()),
+        "data_origin": job.source.origin,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "pytorch_lightning": pl.__version__,
+        },
+    }
+
+
+def seconds_per_batch(network: Network, job: Job, sizes: tuple[int, int] = (32, 128)) -> tuple[float, float]:
+    """Median time of a training step at two batch sizes on one device: (seconds a step, seconds an example)."""
+    where = configure_device(job)
+    module = build_module(network, lr=1e-4).to(where)
+    optimizer = module.configure_optimizers()
+    times = []
+    for size in sizes:
+        images = torch.randn(size, job.source.channels, job.source.size, job.source.size, device=where)
+        labels = torch.zeros(size, dtype=torch.long, device=where)
+        elapsed: list[float] = []
+        while len(elapsed) < 3 or (len(elapsed) < 10 and sum(elapsed) < 0.5):
+            start = time.perf_counter()
+            optimizer.zero_grad()
+            module.loss(module(images), labels).backward()
+            optimizer.step()
+            if where.type == "cuda":
+                torch.cuda.synchronize()
+            elapsed.append(time.perf_counter() - start)
+        times.append(statistics.median(elapsed[1:]))
+    per_example = max((times[1] - times[0]) / (sizes[1] - sizes[0]), 1e-9)
+    return max(times[0] - sizes[0] * per_example, 2e-4), per_example

@@ -1,0 +1,186 @@
+"""The arms of an experiment (`--arm`): its runs once more, with a confound of eta/S taken away.
+
+The paper compares runs at equal epochs; there t_eta, the training loss, batch norm's own noise and the steps all differ
+with eta and S. Each arm changes the specs and nothing else; a figure says which it has.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from three_factors.datamodules.schedules import Constant, NoiseSchedule, as_schedule
+from three_factors.reproduce.engine import claims, plots, seedwise
+from three_factors.reproduce.engine.contract.spec import HalfBatchNoise, RunSpec
+from three_factors.reproduce.engine.experiment import Arm, Setting, Settings
+from three_factors.reproduce.engine.judge.table import Evidence, Table
+from three_factors.reproduce.engine.options import InputError
+
+CAP = 5.0  # a run gets at most this many times its figure's epochs, and at least one CAP-th
+STOP = 0.1  # training loss at which the arm `loss` ends a run
+WEIGHT_DECAY = 5e-4
+LEVELS = (1, 2, 4)  # l of SVAG
+SMALLEST_GHOST = 8  # examples: batch norm over fewer is mostly noise
+
+
+def constants(spec: RunSpec) -> tuple[float, int]:
+    """Returns eta and S of a run in which both are constant. Raises InputError for any other."""
+    lr, size = as_schedule(spec.schedule.lr), as_schedule(spec.schedule.batch_size)
+    if not (isinstance(lr, Constant) and isinstance(size, Constant)):
+        raise InputError(f"--arm: only for constant eta and S, not {spec.schedule!r}")
+    return lr.value, round(size.value)
+
+
+def noise(spec: RunSpec) -> float:
+    """Returns eta/(S (1 - beta)): t_eta/(1 - beta) grows by N times this in an epoch."""
+    lr, size = constants(spec)
+    return lr / size / (1 - spec.momentum)
+
+
+def at_equal_time(settings: Settings) -> Settings:
+    """Gives runs the epochs to end at the t_eta of the grid's geometric middle; leaves out cells beyond the cap."""
+    ratios = [noise(setting.spec) for setting in settings.values()]
+    middle = math.sqrt(min(ratios) * max(ratios))
+    found = {}
+    for label, setting in settings.items():
+        spec, factor = setting.spec, middle / noise(setting.spec)
+        if 1 / CAP <= factor <= CAP:
+            every = spec.evaluate_every
+            found[label] = setting.changed(epochs=max(1, round(spec.epochs * factor / every)) * every)
+    return found
+
+
+def at_equal_loss(settings: Settings) -> Settings:
+    """Stops runs at the same training loss, or after 5 times the epochs."""
+    return {k: s.changed(epochs=round(CAP) * s.spec.epochs, stop_at_loss=STOP) for k, s in settings.items()}
+
+
+def with_ghosts(settings: Settings) -> Settings:
+    """Takes batch norm over groups of the figure's smallest S (at least 8), so that its noise is the same at all S."""
+    smallest = min(as_schedule(setting.spec.schedule.batch_size)(0.0) for setting in settings.values())
+    size = max(SMALLEST_GHOST, round(smallest))
+    return {k: _network(s, ghost_batch_size=size) for k, s in settings.items() if s.spec.network.batch_norm}
+
+
+def without_batch_norm(settings: Settings) -> Settings:
+    """Takes batch norm out of the networks that have it, and leaves out the others."""
+    return {k: _network(s, batch_norm=False) for k, s in settings.items() if s.spec.network.batch_norm}
+
+
+def with_weight_decay(settings: Settings) -> Settings:
+    """Adds the weight decay that Theorem 1 assumes."""
+    return {k: s.changed(weight_decay=WEIGHT_DECAY) for k, s in settings.items()}
+
+
+def _network(setting: Setting, **changes: Any) -> Setting:
+    return setting.changed(network=replace(setting.spec.network, **changes))
+
+
+def with_svag(settings: Settings) -> Settings:
+    """Repeats every run at l = 1, 2, 4: l times the steps of eta/l, with noise as if S were S/l (`SGDClassifier`).
+
+    A step takes two batches of S, so the epochs grow about 2l-fold, to l times the steps; batch norm is over each of
+    them alone. Drawn with replacement: the theory's batches are independent.
+    """
+    return {f"{label}, l {level}": _at_level(setting, level) for label, setting in settings.items() for level in LEVELS}
+
+
+def _at_level(setting: Setting, level: int) -> Setting:
+    spec = setting.spec
+    lr, size = constants(spec)
+    if 2 * size > spec.data.train:
+        raise InputError(f"--arm: svag takes two batches of {size} a step, of {spec.data.train} examples")
+    changed = Setting(spec, {**setting.factors, "level": level}, setting.measurements).changed(sampling="replacement")
+    if level == 1:
+        return changed
+    every = 2 * level * spec.evaluate_every
+    steps = level * spec.epochs * (spec.data.train // size)
+    epochs = max(1, round(steps / (spec.data.train // (2 * size)) / every)) * every
+    halves = HalfBatchNoise(math.sqrt(2 * level - 1))
+    changed = changed.changed(
+        schedule=NoiseSchedule(lr / level, 2 * size), noise=halves, epochs=epochs, evaluate_every=every
+    )
+    return _network(changed, ghost_batch_size=size) if spec.network.batch_norm else changed
+
+
+ACCURACY, NORM = "val/accuracy", "end hessian/frobenius"
+MEASURED = {ACCURACY: "validation accuracy", NORM: "Hessian norm at the end"}
+
+
+def same_at_every_level(table: Evidence) -> list[claims.Claim]:
+    """Claims that SGD is at the limit of a stochastic differential equation: its end does not change with l."""
+    found = []
+    for level in LEVELS[1:]:
+        ends, start = (_grid(table, metric, ACCURACY) for metric in (level, 1))
+        about = claims.Statement(
+            f"svag.accuracy.{level}",
+            f"SVAG: the same validation accuracy at l = {level} as at l = 1",
+            "difference, mean over cells, a seed",
+            control_of=claims.EVERY,
+        )
+        found.append(seedwise.over_seeds(about, _mean(ends - start), seedwise.Range(-0.005, 0.005)))
+        norms, first = (_grid(table, at, NORM) for at in (level, 1))
+        if not np.isnan(norms).all():
+            about = claims.Statement(
+                f"svag.norm.{level}",
+                f"SVAG: the same Hessian norm at l = {level} as at l = 1",
+                "ratio, geometric mean over cells, a seed",
+                control_of=claims.EVERY,
+            )
+            ratio = np.exp(_mean(np.log(norms) - np.log(first)))
+            found.append(seedwise.over_seeds(about, ratio, seedwise.Range(1 / 1.25, 1.25), seedwise.LOG))
+    return found
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Returns the mean over the cells that are not NaN, (seeds,)."""
+    valid = ~np.isnan(values)
+    return np.where(valid.any(axis=1), np.nansum(values, axis=1) / np.maximum(valid.sum(axis=1), 1), np.nan)
+
+
+def _grid(table: Evidence, level: int, metric: str) -> np.ndarray:
+    """Returns a metric at a level, (seeds, cells); the cells are those of l = 1."""
+
+    def cells(at: int) -> dict[Any, str]:
+        return {
+            frozenset((name, value) for name, value in table.factors[label].items() if name != "level"): label
+            for label in table.select(level=at)
+        }
+
+    there = cells(level)
+    return table.grid([there.get(cell, "") for cell in cells(1)], metric)
+
+
+def draw_levels(table: Table, axes: Any) -> None:
+    """Draws each cell's mean at l = 2 and 4 against its mean at l = 1."""
+    metrics = [metric for metric in MEASURED if metric in table.frame]
+    for panel, metric in zip(axes(1, len(metrics)), metrics):
+        factor = 100 if metric == ACCURACY else 1
+        start = factor * _column_means(_grid(table, 1, metric))
+        for level, colour in zip(LEVELS[1:], (plots.BLUE, plots.ORANGE)):
+            ends = factor * _column_means(_grid(table, level, metric))
+            panel.scatter(start, ends, s=22, color=colour, label=f"l = {level}")
+        unit = " (%)" if factor == 100 else ""
+        panel.set(xlabel=f"{MEASURED[metric]}{unit}, l = 1", ylabel=f"{MEASURED[metric]}{unit}, l = 2, 4")
+        if factor == 1:
+            plots.log_scale(panel.xaxis)
+            plots.log_scale(panel.yaxis)
+        panel.axline(
+            (float(np.nanmin(start)),) * 2, (float(np.nanmax(start)) * 1.001,) * 2, color=plots.GREY, linewidth=0.8
+        )
+        plots.legend_below(panel, columns=2)
+
+
+def _column_means(values: np.ndarray) -> np.ndarray:
+    return _mean(values.T)
+
+
+TIME = Arm("time", "equal t_eta", at_equal_time)
+LOSS = Arm("loss", f"stopped at a training loss of {STOP:g}", at_equal_loss)
+GHOST = Arm("ghost", "batch norm over groups of a fixed size", with_ghosts)
+NO_BN = Arm("no-bn", "without batch norm", without_batch_norm)
+L2 = Arm("l2", f"weight decay {WEIGHT_DECAY:g}", with_weight_decay)
+SVAG = Arm("svag", "SVAG at l = 1, 2, 4", with_svag, same_at_every_level, draw_levels)

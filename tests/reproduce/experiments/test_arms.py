@@ -1,0 +1,136 @@
+"""The arms take one confound away each, and leave everything else of a run as it was."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.reproduce.script import run
+from three_factors.datamodules.schedules import Cyclic, NoiseSchedule
+from three_factors.reproduce.engine.contract.networks import MLPNetwork, VGG11Network
+from three_factors.reproduce.engine.contract.spec import Data, RunSpec
+from three_factors.reproduce.engine.definition import Figure
+from three_factors.reproduce.engine.experiment import PAPERS, Experiment, Setting
+from three_factors.reproduce.engine.judge.table import SyntheticTable
+from three_factors.reproduce.engine.options import InputError
+from three_factors.reproduce.experiments import arms
+from three_factors.reproduce.experiments.arms import CAP
+
+SPEC = RunSpec(
+    VGG11Network(width=1 / 32), Data("digits", "-", train=480, validation=50, test=100), NoiseSchedule(0.1, 24),
+    epochs=12, seed=0,
+)  # fmt: skip
+GRID = {
+    f"eta {lr:g}, S {size}": Setting(replace(SPEC, schedule=NoiseSchedule(lr, size)), {"eta": lr, "S": size})
+    for lr in (0.001, 0.01, 0.1)
+    for size in (24, 48, 240)
+}
+FIGURE = Figure(
+    name="figx", title="", doc="", data=("digits",), experiment=Experiment(), check=list, draw=print,
+    arms=(arms.TIME, arms.SVAG),
+)  # fmt: skip
+
+
+def changed(arm, **specs):
+    """The specs that an arm makes of these."""
+    return specs_of(arm.change({label: Setting(spec) for label, spec in specs.items()}))
+
+
+def specs_of(settings):
+    return {label: setting.spec for label, setting in settings.items()}
+
+
+def t_eta(spec):
+    """Sum of eta over the steps, with a momentum's factor."""
+    lr, size = arms.constants(spec)
+    return spec.epochs * spec.data.train / size * lr / (1 - spec.momentum)
+
+
+def test_at_equal_time_all_runs_end_at_the_middle_t_eta_within_half_an_epoch():
+    found, grid = specs_of(arms.TIME.change(GRID)), specs_of(GRID)
+    middle = np.sqrt(min(map(t_eta, grid.values())) * max(map(t_eta, grid.values())))
+    assert 0 < len(found) < len(GRID)
+    for label, spec in found.items():
+        an_epoch = t_eta(replace(spec, epochs=1))
+        assert abs(t_eta(spec) - middle) <= an_epoch / 2 + 1e-9
+        assert replace(spec, epochs=12) == grid[label]
+    left_out = {label: t_eta(spec) / middle for label, spec in grid.items() if label not in found}
+    assert all(not 1 / CAP <= factor <= CAP for factor in left_out.values())
+
+
+def test_equal_time_counts_momentum_and_keeps_whole_evaluations():
+    plain, heavy = SPEC, replace(SPEC, momentum=0.9, schedule=NoiseSchedule(0.01, 24))
+    found = changed(arms.TIME, plain=plain, heavy=heavy)
+    assert [spec.epochs for spec in found.values()] == [12, 12]
+    found = specs_of(arms.TIME.change({k: v.changed(evaluate_every=4) for k, v in GRID.items()}))
+    assert all(spec.epochs % 4 == 0 for spec in found.values())
+
+
+def test_a_schedule_that_varies_has_no_equal_time():
+    with pytest.raises(InputError, match="--arm: only for constant eta and S"):
+        changed(arms.TIME, x=replace(SPEC, schedule=NoiseSchedule(0.1, Cyclic(48, 24, 2))))
+
+
+def test_the_other_arms_change_one_thing():
+    assert changed(arms.LOSS, x=SPEC)["x"] == replace(SPEC, epochs=60, stop_at_loss=0.1)
+    assert changed(arms.L2, x=SPEC)["x"] == replace(SPEC, weight_decay=5e-4)
+    assert arms.GHOST.change(GRID)["eta 0.1, S 240"].spec.network == VGG11Network(width=1 / 32, ghost_batch_size=24)
+    assert changed(arms.NO_BN, x=SPEC)["x"].network == VGG11Network(width=1 / 32, batch_norm=False)
+    without = replace(SPEC, network=MLPNetwork(in_features=3072))
+    assert changed(arms.NO_BN, x=SPEC, y=without).keys() == {"x"}  # y is without already
+    assert PAPERS.change(GRID) == GRID
+
+
+def test_svag_keeps_t_eta_and_the_noise_of_the_trajectory():
+    """l steps of eta/l with covariance l C/S move as far as one of eta with C/S: eta^2 C/S in all."""
+    for level in arms.LEVELS:
+        spec = changed(arms.SVAG, x=SPEC)[f"x, l {level}"]
+        lr, size = arms.constants(spec)
+        steps = spec.epochs * spec.data.train / size
+        factor = spec.noise.factor if spec.noise else 0.0
+        assert lr == pytest.approx(0.1 / level)
+        assert steps * lr == pytest.approx(t_eta(SPEC))
+        assert steps * lr**2 * (1 + factor**2) / size == pytest.approx(12 * 20 * 0.1**2 / 24)
+        assert spec.sampling == "replacement"
+        assert level == 1 or spec.network.ghost_batch_size == 24
+
+
+def test_svag_claims_compare_every_level_with_the_first():
+    seeds = 6
+    random = np.random.default_rng(0)
+
+    def world(shift):
+        finals, factors = {}, {}
+        for level in arms.LEVELS:
+            for cell in ("a", "b"):
+                factors[f"{cell}, l {level}"] = {"cell": cell, "level": level}
+                accuracy = 0.8 + shift * (level == 4) + random.normal(0, 0.001, seeds)
+                norm = np.exp(random.normal(0, 0.02, seeds))
+                finals[f"{cell}, l {level}"] = {"val/accuracy": accuracy, "end hessian/frobenius": norm}
+        return [claim.verdict for claim in arms.SVAG.check(SyntheticTable(finals, factors=factors))]
+
+    assert world(0.0) == ["supported"] * 4
+    assert world(0.05) == ["supported", "supported", "not supported", "supported"]
+
+
+def test_an_arm_that_a_figure_does_not_have_is_refused_in_one_line():
+    assert FIGURE.arm("time") is arms.TIME
+    with pytest.raises(InputError, match="--arm: figx has no arm 'ghost', only epochs, time, svag"):
+        FIGURE.arm("ghost")
+
+
+def test_a_figures_script_refuses_an_arm_before_it_reads_anything(tmp_path):
+    done = run("fig4", tmp_path / "out", "--arm", "time")
+    assert done.returncode == 2
+    assert done.stderr.strip() == "error: --arm: fig4 has no arm 'time', only epochs, ghost, no-bn, l2"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", ["time", "loss", "ghost", "no-bn", "l2", "svag"])
+def test_figure_1_runs_in_every_arm(arm, tmp_path_factory):
+    out = tmp_path_factory.getbasetemp() / "arms"
+    done = run("fig1", out, "--arm", arm, "--wandb", "disabled", data="digits28")
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = out / "fig1" / f"smoke-digits28-{arm}"
+    assert (folder / "fig1.png").is_file()

@@ -1,0 +1,153 @@
+"""Intervals over chains cover at their rate; claims are not judged unless chains from every start agree."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from three_factors.reproduce.engine.judge import chainwise
+from three_factors.reproduce.engine.judge.chainwise import Contains, Direction, Range
+from three_factors.reproduce.engine.judge.claims import Statement
+
+MIXED = 0.05
+REPETITIONS = 400
+ABOUT = Statement("about", "a claim", "a statistic")
+
+
+def covers_at(rate, claims, truth):
+    """That as many intervals contain the truth as would by chance at this rate, but for one case in a thousand."""
+    inside = sum(claim.low <= truth <= claim.high for claim in claims)
+    low, high = stats.binom.interval(0.999, len(claims), rate)
+    return low <= inside <= high
+
+
+def squares(random, chains=1000):
+    """Values of mean 3, no Gaussians: squares of one, as the scripts have them."""
+    return 3 * random.standard_normal(chains) ** 2
+
+
+def test_the_interval_of_equal_covers_at_90_percent():
+    random = np.random.default_rng(0)
+    claims = [chainwise.equal(ABOUT, squares(random), 2.0, 0.1) for _ in range(REPETITIONS)]
+    assert covers_at(0.9, claims, 1.5)
+
+
+@pytest.mark.parametrize("reference", [2.0, -2.0])
+def test_equal_is_relative_to_a_reference_of_either_sign(reference):
+    values = np.sign(reference) * squares(np.random.default_rng(1), 100_000) / 1.5
+    claim = chainwise.equal(ABOUT, values, reference, 0.05)
+    assert claim.verdict == "supported"
+    assert claim.low < 1 < claim.high
+
+
+@pytest.mark.parametrize("rule", [Range(2.0, 4.0), Direction(1, smallest=0.5, null=2.0)], ids=["range", "direction"])
+def test_the_interval_of_an_estimate_with_a_known_error_covers_at_90_percent(rule):
+    random, claims = np.random.default_rng(2), []
+    for _ in range(REPETITIONS):
+        values = squares(random)
+        estimate = float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
+        claims.append(chainwise.over_chains(ABOUT, *estimate, rule, len(values)))
+    assert covers_at(0.9, claims, 3.0)
+
+
+def in_proportion(random, chains):
+    """x, and the mean over chains of values in proportion to it, as the function that `exponent` takes."""
+    x = np.array([1.0, 2.0, 4.0, 8.0])
+    values = x[:, None] * (1 + 0.5 * random.standard_normal((len(x), chains)))
+    return x, lambda used: values[:, used].mean(axis=1)
+
+
+def test_the_jackknifes_interval_of_an_exponent_covers_at_95_percent():
+    random, chains = np.random.default_rng(3), 500
+    claims = [
+        chainwise.exponent(ABOUT, *in_proportion(random, chains), chains, Contains(1.0, width=9.0))
+        for _ in range(REPETITIONS)
+    ]
+    assert covers_at(0.95, claims, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("expected", "width", "verdict"),
+    [(1.0, 0.5, "supported"), (2.0, 0.5, "not supported"), (1.0, 1e-3, "inconclusive")],
+)
+def test_an_exponent_is_judged_by_what_its_interval_contains_and_by_its_width(expected, width, verdict):
+    x, distances = in_proportion(np.random.default_rng(4), 20_000)
+    claim = chainwise.exponent(ABOUT, x, distances, 20_000, Contains(expected, width=width))
+    assert claim.verdict == verdict
+    assert claim.value == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "verdict"),
+    [
+        (0.5, 0.1, "supported"), (0.9, 0.1, "inconclusive"), (1.1, 0.1, "inconclusive"), (1.5, 0.1, "not supported"),
+        (-0.5, 0.1, "not supported"), (0.5, 5.0, "inconclusive"), (0.5, 0.0, "supported"), (1.5, 0.0, "not supported"),
+    ],
+)  # fmt: skip
+def test_an_equivalence_is_supported_inside_the_margin_and_refuted_outside(value, error, verdict):
+    claim = chainwise.over_chains(ABOUT, value, error, Range(0.0, 1.0), 100)
+    assert claim.verdict == verdict
+    assert (claim.p < 0.05) == (verdict == "supported")
+
+
+@pytest.mark.parametrize(
+    ("value", "smallest", "verdict"),
+    [
+        (1.5, 0.2, "supported"), (1.17, 0.2, "supported"), (1.1, 0.2, "inconclusive"), (1.05, 0.2, "inconclusive"),
+        (1.03, 0.2, "not supported"), (0.9, 0.2, "not supported"), (0.5, 0.2, "not supported"),
+        (0.9, 0.05, "inconclusive"), (0.85, 0.0, "inconclusive"), (0.83, 0.0, "not supported"),
+    ],
+)  # fmt: skip
+def test_what_is_above_a_bound_is_refuted_where_the_smallest_effect_of_interest_is_excluded(value, smallest, verdict):
+    claim = chainwise.over_chains(ABOUT, value, 0.1, Direction(1, smallest, null=1.0), 100)
+    assert claim.verdict == verdict
+    assert (claim.p < 0.05) == (verdict == "supported")
+    assert claim.statistic.endswith(f"> 1, smallest effect of interest {smallest:g}")
+
+
+def test_at_the_margins_edge_an_equivalence_is_wrongly_supported_once_in_twenty():
+    random = np.random.default_rng(5)
+    verdicts = [chainwise.equal(ABOUT, squares(random), 3 / 1.1, 0.1).verdict for _ in range(REPETITIONS)]
+    assert verdicts.count("supported") <= stats.binom.ppf(0.999, REPETITIONS, 0.05)
+
+
+# -- mixing
+
+
+def starts(random, *shares, chains=20_000):
+    return {f"start {i}": random.random(chains) < share for i, share in enumerate(shares)}
+
+
+def claims():
+    return [
+        chainwise.over_chains(ABOUT, 0.5, 0.01, Range(0.0, 1.0), 100),
+        chainwise.over_chains(ABOUT, 2.0, 0.1, Direction(1, smallest=0.1, null=1.0), 100),
+    ]
+
+
+def test_claims_stay_as_they_are_where_chains_from_every_start_agree():
+    found = claims()
+    assert chainwise.unless_mixed(found, starts(np.random.default_rng(6), 0.4, 0.4, 0.41), MIXED) == found
+    assert {claim.verdict for claim in found} == {"supported"}
+
+
+@pytest.mark.parametrize(
+    "shares", [(0.4, 0.4, 0.4 + 2 * MIXED), (0.4 + 2 * MIXED, 0.4, 0.4), (0.4, 0.4 - 2 * MIXED, 0.4), (0.0, 1.0)]
+)
+def test_claims_are_not_judged_where_chains_of_two_starts_differ(shares):
+    judged = chainwise.unless_mixed(claims(), starts(np.random.default_rng(7), *shares), MIXED)
+    assert [(claim.verdict, claim.p) for claim in judged] == [("not judged", None)] * 2
+    assert all(claim.note.startswith("not mixed: chains from 'start ") for claim in judged)
+    assert [claim.value for claim in judged] == [claim.value for claim in claims()]
+
+
+def test_so_few_chains_that_they_cannot_agree_are_not_judged():
+    few = starts(np.random.default_rng(8), 0.4, 0.4, chains=50)
+    assert {claim.verdict for claim in chainwise.unless_mixed(claims(), few, MIXED)} == {"not judged"}
+
+
+def test_chains_at_the_edge_of_agreement_pass_as_mixed_once_in_twenty():
+    random, passed = np.random.default_rng(9), 0
+    for _ in range(REPETITIONS):
+        found = chainwise.unless_mixed(claims(), starts(random, 0.4, 0.4 + MIXED, chains=5000), MIXED)
+        passed += found[0].verdict == "supported"
+    assert passed <= stats.binom.ppf(0.999, REPETITIONS, 0.05)

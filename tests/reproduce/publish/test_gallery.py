@@ -1,0 +1,78 @@
+"""The gallery holds what was measured, small, and the README tells the same verdicts."""
+
+import io
+import json
+
+import pytest
+from PIL import Image
+
+from three_factors.reproduce.contents import CONTENTS
+from three_factors.reproduce.engine.options import InputError
+from three_factors.reproduce.engine.publish import gallery
+
+CLAIM = {"id": "ab", "claim": "a | b", "value": 0.012, "low": 0.0, "high": 0.02, "n": 4, "paper": None,
+         "verdict": "supported", "note": "", "unit": "share", "control_of": ""}  # fmt: skip
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """A README and a gallery of the test's own; results of Figure 1 with a wide, noisy picture."""
+    readme, folder = tmp_path / "README.md", tmp_path / "gallery"
+    folder.mkdir()
+    readme.write_text("before\n" + "\nold\n".join(gallery.MARKERS) + "\nafter\n")
+    monkeypatch.setattr(gallery, "README", readme)
+    monkeypatch.setattr(gallery, "GALLERY", folder)
+    monkeypatch.setattr(gallery, "is_current", lambda *_: True)
+    results = tmp_path / "results" / "fig1" / "quick"
+    results.mkdir(parents=True)
+    Image.effect_noise((2000, 1000), 40).convert("RGB").save(results / "fig1.png")
+    (results / "claims.json").write_text(
+        json.dumps([CLAIM, CLAIM | {"id": "c", "control_of": "ab", "verdict": "inconclusive"}])
+    )
+    provenance = {"missing": [], "seconds": 250.0, "data": {"name": "fashionmnist"}, "hardware": "x", "commit": "abc",
+                  "uncommitted_changes": True, "runs": {"a": "0" * 16}}  # fmt: skip
+    (results / "provenance.json").write_text(json.dumps(provenance))
+    return readme, folder, results
+
+
+def make(results):
+    gallery.write(gallery._read(gallery.GalleryOptions(results.parents[1]), CONTENTS.load("fig1")))
+
+
+def test_pictures_shrink_and_the_table_stands_between_the_markers(places):
+    readme, folder, results = places
+    make(results)
+    with Image.open(io.BytesIO((folder / "fig1.png").read_bytes())) as picture:
+        assert picture.size == (1500, 750)
+        assert len(picture.getcolors()) <= gallery.COLOURS
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    row = next(line for line in text.splitlines() if "fig1" in line)
+    hours = json.loads(gallery.PAPER_SCALE.read_text())["hours"]["fig1"]
+    told = f"| 1 supported | 1 inconclusive | `reproduce/fig1.py --data fashionmnist` | 4.2 min | {hours:.0f} h |"
+    assert told in row
+    make(results)
+    assert readme.read_text() == text
+    assert "a \\| b" in (folder / "README.md").read_text()
+    assert "1.20 [0.00, 2.00] pp" in (folder / "README.md").read_text()
+    assert "commit abc and changes." in (folder / "README.md").read_text()
+
+
+def test_an_incomplete_figure_and_a_gallery_too_large_are_refused_and_nothing_is_written(places, monkeypatch):
+    readme, folder, results = places
+    before = readme.read_text()
+    monkeypatch.setattr(gallery, "LIMIT", 1000)
+    with pytest.raises(InputError, match=r"--out: the pictures take .* more than 1000"):
+        make(results)
+    told = json.loads((results / "provenance.json").read_text())
+    (results / "provenance.json").write_text(json.dumps(told | {"missing": ["eta 0.1 seed 0"]}))
+    with pytest.raises(InputError, match="misses 1 runs"):
+        make(results)
+    (results / "provenance.json").write_text(json.dumps(told))
+    monkeypatch.setattr(gallery, "is_current", lambda *_: False)
+    with pytest.raises(InputError, match="is of other settings"):
+        make(results)
+    assert readme.read_text() == before
+    assert not list(folder.iterdir())

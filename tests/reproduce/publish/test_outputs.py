@@ -1,0 +1,159 @@
+"""What a figure leaves behind when some of its runs diverged or are missing."""
+
+import json
+from dataclasses import replace
+from threading import Thread
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from filelock import Timeout
+
+from tests.reproduce.figures import source
+from tests.reproduce.specs import SPEC
+from three_factors.reproduce.engine.contract.files import lock, write_json
+from three_factors.reproduce.engine.contract.folder import Results
+from three_factors.reproduce.engine.contract.work import Item
+from three_factors.reproduce.engine.definition import Context
+from three_factors.reproduce.engine.evidence import table_of
+from three_factors.reproduce.engine.judge.table import SyntheticTable, Table
+from three_factors.reproduce.engine.options import Options
+from three_factors.reproduce.engine.prospects import Prospects
+from three_factors.reproduce.engine.publish import outputs, plots
+from three_factors.reproduce.fig4 import FIGURE, panels
+
+CIFAR10 = source("cifar10")
+CONTEXT = Context(FIGURE, Options(), CIFAR10, 4, "")
+
+
+def write(results, run, status, losses):
+    folder = results.folder(run.spec).path
+    folder.mkdir(parents=True)
+    rows = [
+        {"epoch": i + 1, "step": i + 1, "t_eta": 0.1 * i, "train/loss": loss, "train/accuracy": 0.5,
+         "test/accuracy": 0.4, "steps": {"loss": [loss], "lr": [0.1], "batch_size": [32]}}
+        for i, loss in enumerate(losses)
+    ]  # fmt: skip
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    final = {k: v for k, v in rows[-1].items() if k != "steps"}
+    result = {"key": run.spec.key, "status": status, "final": final, "provenance": {"seconds": 1.0}}
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def test_a_diverged_run_is_a_row_and_no_curve_and_a_missing_one_is_named(tmp_path):
+    results = Results(tmp_path)
+    planned = [Item("constant, small S", seed, replace(SPEC, seed=seed)) for seed in range(3)]
+    write(results, planned[0], "ok", [2.0, 1.0])
+    write(results, planned[1], "diverged", [2.0, None])
+    table, missing = table_of(FIGURE.experiment, planned, results, print), results.missing(planned, print)
+    assert table.frame[["seed", "status"]].to_numpy().tolist() == [[0, "ok"], [1, "diverged"]]
+    assert table.seeds("constant, small S") == [0]
+    assert [item.name for item in missing] == ["constant, small S seed 2"]
+    assert table.diverged("constant, small S") == 1
+    assert table.values("constant, small S", "test/accuracy").tolist() == [0.4]
+
+
+def test_a_figure_with_missing_arms_is_drawn_with_what_is_there(tmp_path):
+    results = Results(tmp_path)
+    planned = [Item("cyclic S", seed, replace(SPEC, seed=seed)) for seed in range(2)]
+    for run in planned:
+        write(results, run, "ok", [2.0, 1.5, 1.0])
+    table = table_of(FIGURE.experiment, planned, results, print)
+    plots.save(FIGURE.draw, table, tmp_path, "fig4", footer="", watermark=None)
+    assert (tmp_path / "fig4.png").read_bytes()[:4] == b"\x89PNG"
+    first = (tmp_path / "fig4.svg").read_bytes()
+    plots.save(FIGURE.draw, table, tmp_path, "fig4", footer="", watermark=None)
+    assert (tmp_path / "fig4.svg").read_bytes() == first  # equal results give equal files
+    judged = outputs.judge(CONTEXT, table, {}, None)
+    assert {claim.verdict for claim in judged} == {"not judged"}
+    assert isinstance(table.frame, pd.DataFrame)
+
+
+def publish(out, items, seconds, draw=lambda table, axes: axes(1, 1)):
+    """Publishes a figure without claims, and no run of it."""
+    context = replace(CONTEXT, definition=replace(FIGURE, check=lambda table: [], draw=draw), options=Options(out=out))
+    table = Table(pd.DataFrame(columns=["label", "seed", "status"]), {})
+    return outputs.publish(context, items, table, [], {}, seconds).folder
+
+
+def test_the_time_of_several_calls_is_added_up_until_the_settings_change(tmp_path):
+    def told(seeds, seconds):
+        folder = publish(tmp_path, [Item("a", seed, replace(SPEC, seed=seed)) for seed in seeds], seconds)
+        return json.loads((folder / "provenance.json").read_text())["seconds"]
+
+    times = [told((0, 1), 100.0), told((0, 1, 2), 50.0), told((0, 1, 2), 0.0), told((3, 4), 30.0)]
+    assert times == [100.0, 150.0, 150.0, 30.0]
+
+
+def test_two_calls_write_a_figure_one_after_the_other(tmp_path):
+    folder, drawn, items = tmp_path / "fig4" / "quick", [], [Item("a", 0, SPEC)]
+
+    def draw(table, axes):
+        axes(1, 1)
+        with pytest.raises(Timeout):
+            lock(folder, "lock", patience=0).acquire()
+        drawn.append(table)
+
+    folder.mkdir(parents=True)
+    (folder / ".fig4.png.123").write_text("of a call that was killed")
+    threads = [Thread(target=publish, args=(tmp_path, items, 1.0, draw)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(drawn) == 2
+    assert json.loads((folder / "provenance.json").read_text())["seconds"] == 2.0  # neither call's is lost
+    assert {file.name for file in folder.iterdir()} == {"fig4.png", "fig4.svg", *outputs.FILES}
+
+
+@pytest.mark.parametrize("scale", ["quick", "paper"])
+def test_every_setting_that_is_trained_is_drawn_and_judged(scale):
+    random = np.random.default_rng(0)
+    table = FIGURE.experiment.imagined(scale, 4, random)
+    settings = set(FIGURE.experiment.runs(scale, CIFAR10))
+    drawn = {label for panel in panels(table).values() for label in panel}
+    judged = {label for claim in FIGURE.check(table) for label in claim.labels}
+    assert settings == drawn
+    assert judged == settings - {"root rule, equal epochs"}  # shown only
+
+
+def test_the_stability_of_a_milestone_takes_the_eta_of_the_step_before_it(tmp_path):
+    """eta falls from 0.4 to 0.1 after the second epoch."""
+    results, run = Results(tmp_path), Item("cyclic S", 0, SPEC)
+    write(results, run, "ok", [2.0, 1.5, 1.0])
+    folder = results.folder(run.spec).path
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for row, lr in zip(rows, (0.4, 0.4, 0.1)):
+        row["steps"]["lr"] = [lr]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = json.loads((folder / "result.json").read_text())
+    top = {"hessian/top_eigenvalue": 10.0}
+    result["milestones"] = {name: {"epoch": epoch, **top} for name, epoch in (("initial", 0), ("best", 2), ("end", 3))}
+    (folder / "result.json").write_text(json.dumps(result))
+    table = table_of(FIGURE.experiment, [run], results, print)
+    found = [float(table.values("cyclic S", f"{at} hessian/lr_top_eigenvalue")[0]) for at in ("initial", "best", "end")]
+    assert found == pytest.approx([4.0, 4.0, 1.0])
+
+
+def test_a_run_that_is_half_done_is_expected_to_take_what_is_left_of_it(tmp_path):
+    run, prospects = Item("cyclic S", 0, SPEC), SimpleNamespace(results=Results(tmp_path), seconds=lambda item: 80.0)
+    folder = prospects.results.folder(run.spec)
+    folder.path.mkdir(parents=True)
+    write_json(folder.path / "progress.json", {"fraction": 0.75})
+    assert Prospects.seconds_left(prospects, run) == 80  # without a checkpoint it begins again
+    folder.checkpoint.write_bytes(b"-")
+    assert Prospects.seconds_left(prospects, run) == 20
+
+
+def test_a_claim_says_which_of_its_runs_diverged():
+    class OneLost(SyntheticTable):
+        def diverged(self, label):
+            return int(label == "constant, large S")
+
+    drawn = FIGURE.experiment.imagined("quick", 4, np.random.default_rng(0))
+    table = OneLost(drawn.finals, drawn.series)
+    notes = {claim.claim: claim.note for claim in outputs.judge(CONTEXT, table, {}, None)}
+    touched = notes["constant pair: end test accuracies within 0.5 points"]
+    assert "1 diverged run of 'constant, large S' left out" in touched
+    assert "diverged" not in notes["cyclic pair: loss curves no further apart than two seeds"]

@@ -1,0 +1,157 @@
+"""The report shows what is on disk, from no network, and says what is not there."""
+
+import base64
+import html
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.reproduce.script import ROOT
+from three_factors.reproduce.contents import CONTENTS
+from three_factors.reproduce.engine.options import parse
+from three_factors.reproduce.engine.publish.page import write
+from three_factors.reproduce.engine.report import ReportOptions, _complete, _run_missing
+
+CLAIM = {
+    "id": "wider", "claim": "higher is <wider>", "statistic": "rho", "value": 0.5, "low": 0.2, "high": 0.8, "n": 4,
+    "power": 0.9,
+    "paper": "by eye", "data": "cifar10", "arm": "epochs", "verdict": "supported", "note": "", "unit": "",
+    "control_of": "",
+}  # fmt: skip
+SVG = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
+
+
+def results(out, name, *claims, scale="quick"):
+    folder = out / name / scale
+    folder.mkdir(parents=True)
+    (folder / f"{name}.svg").write_bytes(SVG)
+    (folder / "claims.json").write_text(json.dumps(claims))
+    provenance = {
+        "command": f"python {name}.py",
+        "data": {"name": claims[0]["data"], "own": True},
+        "reductions": [["5 seeds", "4 seeds", "time"]],
+        "runs": {},
+        "missing": [],
+        "seeds": 4,
+    }
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+
+
+def current(monkeypatch):
+    """Results as if of the settings that the code has."""
+    for place in ("publish.page", "report"):
+        monkeypatch.setattr(f"three_factors.reproduce.engine.{place}.is_current", lambda *_: True)
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    current(monkeypatch)
+    controlled = CLAIM | {"id": "at", "claim": "at equal loss", "control_of": "wider", "verdict": "not supported"}
+    unbounded = CLAIM | {"id": "share", "claim": "a share", "low": None, "high": None, "verdict": "inconclusive"}
+    results(tmp_path, "fig1", CLAIM, controlled)
+    results(tmp_path, "fig4", unbounded, CLAIM | {"value": 0.012, "low": 0.0, "high": 0.02, "unit": "share"})
+    file, entries = write(CONTENTS, ReportOptions(out=tmp_path))
+    assert [entry.name for entry in entries] == ["fig1", "fig4"]
+    return file.read_text()
+
+
+def test_every_claim_of_every_figure_there_is_on_the_page_with_its_verdict(page):
+    for text in ("higher is <wider>", "at equal loss", "a share", "0.5 [0.2, 0.8]", "1.20 [0.00, 2.00] pp",
+                 "0.5 [unbounded]", "not supported", "5 seeds", "python fig1.py"):  # fmt: skip
+        assert html.escape(text) in page
+    assert base64.b64encode(SVG).decode() in page
+    assert "A 4-layer batch-norm MLP on FashionMNIST" in page  # the caption is the script's own
+
+
+def test_a_control_stands_beside_the_claim_that_it_controls_and_no_other(tmp_path):
+    other = CLAIM | {"id": "another", "claim": "another", "verdict": "inconclusive"}
+    controlled = CLAIM | {"id": "at", "claim": "at equal loss", "control_of": "wider", "verdict": "not supported"}
+    of_all = CLAIM | {"id": "noise", "claim": "noise matters", "control_of": "*"}
+    results(tmp_path, "fig1", CLAIM, controlled, other, of_all)
+    file, (entry,) = write(CONTENTS, ReportOptions(out=tmp_path))
+    assert [(claim, [c["claim"] for c in controls]) for claim, controls in entry.own] == [
+        (CLAIM, ["at equal loss", "noise matters"]),
+        (other, ["noise matters"]),
+    ]
+    overview = file.read_text().split('<section id="fig1">')[0]
+    rows = re.findall(r"<tr>\n<td>.*?</tr>", overview, re.DOTALL)
+    assert [len(re.findall("<li>", row)) for row in rows] == [2, 1]
+    assert re.search(r">1 supported</span>, <span class=\"not-supported\">1 not supported<", rows[0])
+    assert "at equal loss" not in rows[1]
+
+
+def test_results_of_other_settings_are_marked(page, tmp_path, monkeypatch):
+    words = "Made with other settings"
+    assert words not in page
+    monkeypatch.undo()
+    file, _ = write(CONTENTS, ReportOptions(out=tmp_path))
+    assert file.read_text().count(words) == 2
+
+
+def test_a_theory_scripts_formulas_are_mathml(tmp_path):
+    results(tmp_path, "theorem2", CLAIM | {"data": "simulation"})
+    file, _ = write(CONTENTS, ReportOptions(out=tmp_path))
+    page = file.read_text()
+    assert page.count("<math") == 2
+    assert "<mfrac>" in page
+
+
+def test_figures_that_are_incomplete_outdated_or_have_too_few_seeds_are_made_again(tmp_path, monkeypatch):
+    results(tmp_path, "fig1", CLAIM)
+    folder = tmp_path / "fig1" / "quick"
+    told = json.loads((folder / "provenance.json").read_text())
+
+    def complete(told=told, **options):
+        return _complete(CONTENTS.load("fig1"), folder, told, ReportOptions(out=tmp_path, **options))
+
+    assert not complete()  # of other settings
+    current(monkeypatch)
+    assert complete()
+    assert not complete(seeds=8)
+    assert not complete(told | {"missing": ["a run"]})
+
+
+def test_a_script_with_several_data_sets_is_run_on_and_shown_for_each(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr("three_factors.reproduce.engine.report._run", lambda command: commands.append(command) or 0)
+    current(monkeypatch)
+    results(tmp_path, "noise_only", CLAIM | {"data": "fashionmnist"})
+    _run_missing(CONTENTS, ReportOptions(out=tmp_path))
+    (again,) = [command for command in commands if command[1].endswith("noise_only.py")]
+    assert again[again.index("--data") + 1] == "cifar10"
+    results(tmp_path, "noise_only", CLAIM | {"data": "cifar10"}, scale="quick-cifar10")
+    page, entries = write(CONTENTS, ReportOptions(out=tmp_path))
+    assert [entry.name for entry in entries] == ["noise_only-fashionmnist", "noise_only-cifar10"]
+    assert page.read_text().count('<section id="noise_only-') == 2
+
+
+@pytest.mark.parametrize("flag", ["--plot-only", "--dry-run"])
+def test_flags_of_a_single_figure_are_refused(flag, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        parse("", [flag, "--out", str(tmp_path)], ReportOptions)
+    assert ended.value.code == 2
+
+
+def test_nothing_comes_from_the_network_and_what_is_absent_is_named(page):
+    assert not re.findall(r"(?:src|href)=.?https?://", page)
+    absent = re.search(r"No results yet: (.*?)\.<", page)[1].split(", ")
+    assert set(absent) == set(CONTENTS.page) - {"fig1", "fig4"}
+
+
+def test_the_report_knows_every_figure_script():
+    makers = {
+        p.stem for p in (ROOT / "reproduce").glob("*.py") if re.search("^(FIGURE|THEORY) = (Figure|Theory)", p.read_text(), re.M)
+    }
+    assert set(CONTENTS.page) == makers == set(CONTENTS.running)
+
+
+def test_an_empty_folder_is_one_line_and_exit_2(tmp_path):
+    command = [sys.executable, str(ROOT / "reproduce" / "report.py"), "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --out: ")
+    assert "holds no figure at scale quick" in done.stderr
+    assert not list(tmp_path.iterdir())
