@@ -142,9 +142,8 @@ def test_nothing_comes_from_the_network_and_what_is_absent_is_named(page):
 
 
 def test_the_report_knows_every_figure_script():
-    makers = {
-        p.stem for p in (ROOT / "reproduce").glob("*.py") if re.search("^(FIGURE|THEORY) = (Figure|Theory)", p.read_text(), re.M)
-    }
+    texts = {path.stem: path.read_text() for path in (ROOT / "reproduce").glob("*.py")}
+    makers = {name for name, text in texts.items() if re.search("^(FIGURE|THEORY) = (Figure|Theory)", text, re.M)}
     assert set(CONTENTS.page) == makers == set(CONTENTS.running)
 
 
