@@ -44,7 +44,7 @@ class DrawnBatches:
         return True
 
     def wants(self, amount: int) -> bool:
-        """Whether more are to be kept, where `amount` is all that is wanted."""
+        """Tells whether more are to be kept, where `amount` is all that is wanted."""
         return self.batches is not None and self._amount < amount
 
     def add(self, batch: Any, amount: int) -> None:

@@ -53,7 +53,10 @@ class _Replacing(TorchCheckpointIO):
 
 
 def _unknown(path: Path) -> str:
-    """A class in a checkpoint that `weights_only=True` refuses, found without reading it; "" if there is none."""
+    """Returns a class in a checkpoint that `weights_only=True` refuses, found without reading it.
+
+    "" if there is none.
+    """
     try:
         return next(iter(sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))), "")
     except Exception:  # a damaged file: reading it says so
@@ -83,7 +86,10 @@ class _Front(pl.Callback):
 
 
 def _begins_anywhere(trainer: pl.Trainer) -> bool:
-    """Whether a resumed epoch gets the batches that it lacks; another loader would begin with the epoch's first."""
+    """Tells whether a resumed epoch gets the batches that it lacks.
+
+    Another loader would begin with the epoch's first.
+    """
     loader: Any = trainer.train_dataloader
     if hasattr(loader, "state_dict"):
         return True
@@ -96,7 +102,7 @@ def _begins_anywhere(trainer: pl.Trainer) -> bool:
 
 
 def _never_saves(trainer: pl.Trainer) -> str:
-    """Why the training may have no moment between two epochs, as far as it is known before the first step."""
+    """Says why the training may have no moment between two epochs, as far as it is known before the first step."""
     batches, steps = trainer.num_training_batches, trainer.max_steps
     if math.isinf(batches):
         return "the loader has no length, and perhaps no end"
@@ -222,7 +228,7 @@ class ExactResume(pl.Callback):
             self._save_if_due(trainer, agreed=self.every == 0 or trainer.global_step % AGREE == 0)
 
     def _validates(self, trainer: pl.Trainer, batch_idx: int) -> bool:
-        """Whether a validation may follow a batch; Lightning resumes behind it, as if it had been made."""
+        """Tells whether a validation may follow a batch; Lightning resumes behind it, as if it had been made."""
         if not trainer.enable_validation or trainer.val_check_batch is None:  # None: by the clock
             return False
         made = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx

@@ -175,7 +175,9 @@ class GradientNoiseMonitor(Monitor):
         return self._summary(found)
 
     def _sizes(self, given: bool, fitting: list[int]) -> list[int]:
-        """The sizes of the batches that training takes, over all ranks: those measured on, unless these were given."""
+        """Returns the sizes of the batches that training takes, over all ranks: those measured on, unless these were
+        given.
+        """
         if not given:
             return fitting
         whole = [sum(parts) for parts in zip_longest(*of_all_ranks(self._trained), fillvalue=0)]
@@ -183,7 +185,7 @@ class GradientNoiseMonitor(Monitor):
         return [size for size in whole if fits(size, common)] or fitting
 
     def _noise_ratio(self, trainer: pl.Trainer, module: nn.Module, sizes: list[int]) -> float | None:
-        """n, in the units of C: eta/S, or eta where a step descends the sum over its S examples."""
+        """Returns n, in the units of C: eta/S, or eta where a step descends the sum over its S examples."""
         found = rates(trainer, module, self.params)
         if len(found) != 1:
             return None
@@ -191,7 +193,7 @@ class GradientNoiseMonitor(Monitor):
         return found.pop() / over
 
     def measure(self, module: nn.Module, batches: Any, *, noise_ratio: float | None = None) -> GradientNoise:
-        """The noise of any module on any batches."""
+        """Returns the noise of any module on any batches."""
         held = list(batches)
         with measuring(module, training=True):
             rows = self._gradients(module, held)
@@ -307,12 +309,15 @@ class GradientNoiseMonitor(Monitor):
 
 
 def fits(size: int, common: int) -> bool:
-    """Whether a batch of `size` can be cut to `common` by at most a tenth."""
+    """Tells whether a batch of `size` can be cut to `common` by at most a tenth."""
     return 0 < 9 * size <= 10 * common <= 10 * size
 
 
 def common_size(sizes: list[int]) -> int:
-    """The size to measure batches of `sizes` at: the most frequent; if they vary, that which the most can be cut to."""
+    """Returns the size to measure batches of `sizes` at: the most frequent.
+
+    If they vary, that which the most can be cut to.
+    """
     if not sizes:
         return 0
     counts = Counter(sizes)
@@ -323,7 +328,8 @@ def common_size(sizes: list[int]) -> int:
 
 
 def share(batches: list[Any], ranks: list[list[int]], common: int, *, whole: bool = False) -> list[Any]:
-    """This rank's parts of the batches of about the `common` size, cut so that over all ranks they have that size.
+    """Returns this rank's parts of the batches of about the `common` size, cut so that over all ranks they have that
+    size.
 
     `ranks`: the sizes of each rank's parts. The examples of a batch are in random order: a part is a smaller batch.
     With `whole` batches stay as they are.

@@ -8,7 +8,7 @@ from three_factors.datamodules.resuming import put_right
 
 
 class Sampler(Protocol):
-    """What is asked of a `PlannedBatchSampler`."""
+    """Describes what is asked of a `PlannedBatchSampler`."""
 
     plan: Any
     start: int
@@ -17,7 +17,10 @@ class Sampler(Protocol):
 
 
 def holder_of_plan(loader: object) -> Any:
-    """What holds the plan that a loader follows: a loader of ours, or a DataLoader's sampler; None without a plan."""
+    """Returns what holds the plan that a loader follows: a loader of ours, or a DataLoader's sampler.
+
+    None without a plan.
+    """
     for holder in (loader, getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None)):
         if hasattr(getattr(holder, "plan", None), "edges"):
             return holder
@@ -25,7 +28,7 @@ def holder_of_plan(loader: object) -> Any:
 
 
 def handed_loader(trainer: Any) -> Any:
-    """What was handed to `fit` in place of a module or data module, alone in a list or dictionary or by itself."""
+    """Returns what was handed to `fit` in place of a data module: in a list, a dictionary or by itself."""
     # Lightning has no public name for it before it has taken its length, which is too late.
     source = trainer.fit_loop._data_source.instance
     source = getattr(source, "iterables", source)  # of a CombinedLoader
@@ -35,7 +38,7 @@ def handed_loader(trainer: Any) -> Any:
 
 
 def handed_sampler(trainer: Any) -> Sampler | None:
-    """The planned sampler in it, which Lightning will not ask anybody to make anew."""
+    """Returns the planned sampler in it, which Lightning will not ask anybody to make anew."""
     holder = holder_of_plan(handed_loader(trainer))
     return holder if hasattr(holder, "set_epoch") else None
 

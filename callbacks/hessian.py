@@ -59,8 +59,10 @@ class HessianMonitor(SubsetMonitor):
 
     Args:
         measures: which of them.
-        k: eigenvalues. tol: their relative error. trace_tol, norm_tol: relative 95 % half-widths,
-            as far as `max_products` reach for each; the error that is logged says.
+        k: eigenvalues.
+        tol: their relative error.
+        trace_tol, norm_tol: relative 95 % half-widths, as far as `max_products` reach for each; the error that is
+            logged says.
         max_vectors: vectors as long as the parameters that are kept at most; with fewer of them eigenvalues take more
             products. A measurement needs some max_vectors + 14 of them: 3.7 GB for ResNet-18 at 64.
         max_memory: bytes; where the vectors would need more the fit is refused at its start, with the `max_vectors`
@@ -68,8 +70,9 @@ class HessianMonitor(SubsetMonitor):
         examples, batch_size: of the subset; see `SubsetMonitor`. For batch sharpness `batch_size` is the run's S.
         curvature: "hessian", or "gauss_newton": the Gauss-Newton matrix, for networks with layers that have no second
             derivative (hardsigmoid, some attention kernels). It logs under "gauss_newton", but by `name`.
-        dtype: of the arithmetic. backend: "lanczos", or "pyhessian" for eigenvalue and trace by PyHessian's own
-            algorithms on our operator (its values come without an error: NaN).
+        dtype: of the arithmetic.
+        backend: "lanczos", or "pyhessian" for eigenvalue and trace by PyHessian's own algorithms on our operator (its
+            values come without an error: NaN).
         loss, batch_loss, reduction, weights, batches, params, name, on_error: see `Monitor`.
 
     `measure(module, batches)` gives the same dictionary without a Trainer, for a checkpoint say.
@@ -140,7 +143,7 @@ class HessianMonitor(SubsetMonitor):
         return self.measure(module, self.subset(trainer, module), lr=self._lr(trainer, module))
 
     def measure(self, module: nn.Module, batches: Iterable[Any], *, lr: float | None = None) -> dict[str, float]:
-        """What would be logged, for any module and data."""
+        """Returns what would be logged, for any module and data."""
         operator = self._operator(module, batches)
         found: dict[str, float] = {self._name("weight_norm"): float(operator.weights().norm())}
         if self.backend == "pyhessian":
@@ -199,7 +202,7 @@ class HessianMonitor(SubsetMonitor):
             )
 
     def _lr(self, trainer: pl.Trainer, module: nn.Module) -> float | None:
-        """The learning rate of the parameters measured; None if they have several."""
+        """Returns the learning rate of the parameters measured; None if they have several."""
         found = rates(trainer, module, self.params)
         return found.pop() if len(found) == 1 else None
 

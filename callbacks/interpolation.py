@@ -108,7 +108,7 @@ class InterpolationMonitor(SubsetMonitor):
         return self._summary(profile)
 
     def measure(self, module: nn.Module, batches: Any, reference: Any) -> Interpolation:
-        """The path from `reference` to the module's own weights."""
+        """Returns the path from `reference` to the module's own weights."""
         return self._path(module, batches, reference, None, self.alphas)
 
     def tried(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
@@ -166,7 +166,8 @@ class InterpolationMonitor(SubsetMonitor):
 
 
 def _of_every_rank(batches: list[Any], batch_size: int) -> list[Any] | None:
-    """All ranks' batches as one process would have them, so that batch norm is re-estimated alike on any number.
+    """Returns all ranks' batches as one process would have them, so that batch norm is re-estimated alike on any
+    number.
 
     None on one process, which has them already.
     """

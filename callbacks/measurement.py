@@ -156,11 +156,11 @@ class Monitor(pl.Callback, ABC):
             self._tell(trainer, f"resumed within an epoch, measures on the examples that are left of it {UNLESS}")
 
     def logs(self, name: str) -> bool:
-        """Whether the value of this name is one of this monitor's."""
+        """Tells whether the value of this name is one of this monitor's."""
         return name.startswith(f"{self.prefix}/")
 
     def due(self, epoch: int) -> bool:
-        """Whether epoch number `epoch` (from 0) ends with a measurement."""
+        """Tells whether epoch number `epoch` (from 0) ends with a measurement."""
         return (epoch + 1) % self.every_n_epochs == 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -189,20 +189,20 @@ class Monitor(pl.Callback, ABC):
 
     @abstractmethod
     def keeps(self, trainer: pl.Trainer) -> bool:
-        """Whether batches that training draws are to be kept for a measurement."""
+        """Tells whether batches that training draws are to be kept for a measurement."""
 
     @abstractmethod
     def wanted(self, trainer: pl.Trainer) -> int:
-        """How much of them, in units of `counted`."""
+        """Says how much of them, in units of `counted`."""
 
     @abstractmethod
     def counted(self, batch: Any) -> int:
-        """What a batch is of what is wanted."""
+        """Returns what a batch is of what is wanted."""
 
     # -- measuring
 
     def objective(self, module: nn.Module) -> Objective:
-        """What is measured: the loss given, or the module's own `loss(output, target)`."""
+        """Returns what is measured: the loss given, or the module's own `loss(output, target)`."""
         loss = self.loss or (None if self.batch_loss else getattr(module, "loss", None))
         if self.batch_loss is None and not callable(loss):
             raise ValueError(
@@ -233,7 +233,10 @@ class Monitor(pl.Callback, ABC):
             raise ValueError(f"{type(self).__name__}: this cannot be measured on rank {rank}: {text}")
 
     def _measured(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, float]:
-        """The values to log; NaN where weights are not finite or, by `on_error`, where the measurement failed."""
+        """Returns the values to log.
+
+        NaN where weights are not finite or, by `on_error`, where the measurement failed.
+        """
         if not all(finite(p) for p in module.parameters()):
             self._tell(trainer, "weights are not finite")
             return self._nothing()
@@ -262,7 +265,7 @@ class Monitor(pl.Callback, ABC):
         return {name: math.nan for name in last if self.logs(name)}
 
     def given_batches(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[Any] | None:
-        """What the user gave, read once and kept on the device; None if nothing was given."""
+        """Returns what the user gave, read once and kept on the device; None if nothing was given."""
         if self.batches is None:
             return None
         if not isinstance(self.batches, list):
@@ -317,7 +320,7 @@ class SubsetMonitor(Monitor):
             self._taken, self._lost = self.batches is not None, self.batches is None
 
     def subset(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[Any]:
-        """This rank's batches, the same at every measurement of a fit."""
+        """Returns this rank's batches, the same at every measurement of a fit."""
         if self.batches is None and self._drawn.batches is None:
             data: Any = getattr(trainer, "datamodule", None)
             with measuring(module):
@@ -339,7 +342,7 @@ def _unknown(output: Any, target: Any) -> Any:
 
 
 def _few(batch: Any) -> Any:
-    """A few examples of a batch; all of it where it cannot be cut."""
+    """Returns a few examples of a batch; all of it where it cannot be cut."""
     try:
         return cut(batch, 0, FEW)
     except Exception:  # a batch of any kind, whose parts do not go by examples
@@ -347,14 +350,17 @@ def _few(batch: Any) -> Any:
 
 
 def _line(error: Exception) -> str:
-    """An error in one line."""
+    """Returns an error in one line."""
     text = str(error).strip().splitlines()
     kind = type(error).__name__
     return f"{kind}: {text[0][:300]}" if text else kind
 
 
 def _resized(batches: list[Any], examples: int, batch_size: int) -> list[Any]:
-    """The first `examples` of these batches in batches of `batch_size`; as they are where they cannot be joined."""
+    """Returns the first `examples` of these batches in batches of `batch_size`.
+
+    As they are where they cannot be joined.
+    """
     try:
         together = joined(batches)
         total = min(examples, size_of(together))
@@ -364,7 +370,9 @@ def _resized(batches: list[Any], examples: int, batch_size: int) -> list[Any]:
 
 
 def _as_trained(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Any:
-    """A loader's batch after what Lightning does before `training_step`: precision, transfer, and the hooks there."""
+    """Returns a loader's batch after what Lightning does before `training_step`: precision, transfer, and the hooks
+    there.
+    """
     batch = trainer.precision_plugin.convert_input(batch)
     batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
     batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
@@ -372,7 +380,7 @@ def _as_trained(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> 
 
 
 def rates(trainer: pl.Trainer, module: nn.Module, params: Iterable[str] | None) -> set[float]:
-    """The learning rates that the measured parameters have, over all optimizers."""
+    """Returns the learning rates that the measured parameters have, over all optimizers."""
     named = dict(plain(module).named_parameters())
     measured = {id(p) for n, p in named.items() if (p.requires_grad if params is None else n in set(params))}
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]

@@ -132,7 +132,7 @@ class KeepWeights(pl.Callback):
             raise self._refusal("the fit ended before its first validation")
 
     def _waits(self) -> bool:
-        """Whether a milestone that only a validation can reach is still to come."""
+        """Tells whether a milestone that only a validation can reach is still to come."""
         return self.best or any(name not in self.weights for name in self.levels)
 
     def _refusal(self, why: str) -> ValueError:
@@ -151,7 +151,7 @@ class KeepWeights(pl.Callback):
         return value > best if self.mode == "max" else value < best
 
     def _metric(self, trainer: pl.Trainer, name: str, logged: dict[str, float]) -> float:
-        """What this validation has logged; NaN where it is one that only some validations log."""
+        """Returns what this validation has logged; NaN where it is one that only some validations log."""
         if name not in logged and name not in self._known:
             why = "logged before the validation, of other weights" if name in trainer.callback_metrics else "not logged"
             raise ValueError(f"metric: {name!r} is {why}; best_of=, loss_of= take one of {', '.join(logged)}")
@@ -183,7 +183,7 @@ def _counts(trainer: pl.Trainer) -> bool:
 
 
 def _never_validates(trainer: pl.Trainer) -> str:
-    """Why no validation will run, as far as it is known before the first step; else nothing."""
+    """Says why no validation will run, as far as it is known before the first step; else nothing."""
     if trainer.limit_val_batches == 0:
         return "no validation runs with limit_val_batches=0"
     if not trainer.enable_validation:

@@ -261,7 +261,7 @@ class NoiseScheduler(pl.Callback):
                 logger.log_metrics(self.state(), step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
     def state(self) -> dict[str, float]:
-        """The step just taken, under the names it is logged by."""
+        """Returns the step just taken, under the names it is logged by."""
         lr, batch_size, progress = self._made
         return {
             "noise/lr": lr,

@@ -139,7 +139,7 @@ class Steps:
 
 
 def moved(optimizer: Optimizer) -> bool:
-    """Whether a step that was just taken can have changed a parameter.
+    """Tells whether a step that was just taken can have changed a parameter.
 
     Without any gradient it does nothing. A fused optimiser under a gradient scaler steps in name only if it has found
     gradients that are not finite.
@@ -151,6 +151,9 @@ def moved(optimizer: Optimizer) -> bool:
 
 
 def smallest_gradient(optimizer: Optimizer) -> Tensor | None:
-    """The gradient with the fewest elements. It is another tensor once gradients have been set to None in between."""
+    """Returns the gradient with the fewest elements.
+
+    It is another tensor once gradients have been set to None in between.
+    """
     there = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     return min(there, key=Tensor.numel) if there else None

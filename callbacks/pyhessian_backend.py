@@ -47,7 +47,7 @@ class PyHessian(_PyHessian):
             return super().eigenvalues(maxIter, tol, top_n)
 
     def trace(self, maxIter: int = 100, tol: float = 1e-3) -> list[float]:
-        """The samples v·Hv, as PyHessian returns them; their mean estimates the trace."""
+        """Returns the samples v·Hv, as PyHessian returns them; their mean estimates the trace."""
         with self._seeded():
             return super().trace(maxIter, tol)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def check_readers(trainer: pl.Trainer, monitor: Monitor) -> None:
-    """For `on_train_start`: raises ValueError if something reads a value when the monitor has not just logged it.
+    """Raises ValueError, for `on_train_start`, if something reads a value when the monitor has not just logged it.
 
     Lightning keeps the last value logged: what reads it in between takes it for a new one, and what reads before there
     is a first one ends the training.
@@ -25,7 +25,7 @@ def check_readers(trainer: pl.Trainer, monitor: Monitor) -> None:
 
 
 def _wrong(trainer: pl.Trainer, monitor: Monitor) -> Iterator[tuple[str, Any, str]]:
-    """Who reads a value (and which) when this monitor has none, and what to do about it."""
+    """Says who reads a value (and which) when this monitor has none, and what to do about it."""
     every = monitor.every_n_epochs
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     for reader in callbacks:

@@ -102,7 +102,7 @@ def _lead(sampler: Sampler | None, epoch: int) -> None:
 
 
 def accumulating(trainer: pl.Trainer) -> GradientAccumulationScheduler | None:
-    """The callback that will change `accumulate_grad_batches`, if there is one."""
+    """Returns the callback that will change `accumulate_grad_batches`, if there is one."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, GradientAccumulationScheduler) and callback.going_to_accumulate_grad_batches():
             return callback

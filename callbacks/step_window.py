@@ -44,7 +44,10 @@ class StepWindow:
         return self.examples == self.wanted or self._own or (self._rest and self.examples < self.wanted)
 
     def begin(self, batch: Batch, *, first: bool, cut: bool = False) -> None:
-        """A batch begins. `first`: its gradient is added to no other's. `cut`: to some that a resume has lost."""
+        """Takes note that a batch begins.
+
+        `first`: its gradient is added to no other's. `cut`: to some that a resume has lost.
+        """
         if first or self.closed or not self._batches:
             self._restart(batch)
             self._cut = cut
@@ -56,7 +59,7 @@ class StepWindow:
         self._batches = self._examples = 0
 
     def end(self, *, added: bool) -> None:
-        """The batch is over without a step. `added`: its gradient waits for one."""
+        """Takes note that the batch is over without a step. `added`: its gradient waits for one."""
         if added:
             self._batches, self._examples = self.batches, self.examples
         self._now = None
@@ -74,7 +77,7 @@ class StepWindow:
             self._restart(self._now)
 
     def still_waits(self, optimizer: Optimizer) -> bool:
-        """Whether the optimiser has the gradients, by now perhaps with others added to them, that waited."""
+        """Tells whether the optimiser has the gradients, by now perhaps with others added to them, that waited."""
         waited = self._gradients.get(id(optimizer))
         return waited is not None and smallest_gradient(optimizer) is waited
 

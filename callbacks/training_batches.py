@@ -27,7 +27,9 @@ class Batch(NamedTuple):
     """A batch of all devices.
 
     Attributes:
-        progress: t before it. size: its examples. wanted: those of the schedule.
+        progress: t before it.
+        size: its examples.
+        wanted: those of the schedule.
         rest: whether it may be smaller, at an epoch's end.
         own: whether it may be of any size: the loader's sizes are its own, and eta follows them.
     """
@@ -41,7 +43,13 @@ class Batch(NamedTuple):
 
 @dataclass
 class Count:
-    """How much has come, for loaders without a plan: `consumed` examples of `epoch`, `seen` of the whole training."""
+    """Counts what has come, for loaders without a plan.
+
+    Attributes:
+        epoch: the one that goes on.
+        consumed: its examples so far.
+        seen: those of the whole training.
+    """
 
     epoch: int = -1
     consumed: int = 0
@@ -89,7 +97,7 @@ class PlannedBatches:
         refuse_accumulation(trainer)
 
     def first(self) -> tuple[float, float]:
-        """t and S of the epoch's first batch."""
+        """Returns t and S of the epoch's first batch."""
         return float(self._epoch), self._edges[1]
 
     def next(self, trainer: pl.Trainer, batch: Any, index: int) -> Batch:
@@ -107,7 +115,7 @@ class PlannedBatches:
         return Batch(progress, size, wanted, rest=index + 2 == len(edges))
 
     def taken(self) -> Taken:
-        """What tells whether another plan has begun this epoch with the same batches."""
+        """Returns what tells whether another plan has begun this epoch with the same batches."""
         over = self._came == len(self._plan)
         return {"epoch": self._epoch, "batches": self._came, "over": over, "sum": self._sum(self._came)}
 
@@ -172,7 +180,7 @@ class CountedBatches:
     def _clock(
         self, trainer: pl.Trainer, loader: Any, schedule: NoiseSchedule, examples: int | None
     ) -> Callable[[int], float]:
-        """t as a function of the batch's number in the epoch."""
+        """Returns t as a function of the batch's number in the epoch."""
         count, epoch, limit = self._count, trainer.current_epoch, trainer.limit_train_batches
         batches = getattr(loader, "batch_sampler", None)
         self._end = 0.0 if examples is not None else float(trainer.max_epochs or 0)  # t at the training's, if known
@@ -203,7 +211,7 @@ class CountedBatches:
         raise ValueError("examples: the training loader has no length; say NoiseScheduler(schedule, examples=N)")
 
     def first(self) -> tuple[float, float]:
-        """t and, as far as the schedule knows, S of the epoch's first batch."""
+        """Returns t and, as far as the schedule knows, S of the epoch's first batch."""
         progress = self._progress(0)
         return progress, _whole(self._schedule(progress))
 
@@ -256,7 +264,7 @@ class CountedBatches:
 def batches_of(
     trainer: pl.Trainer, schedule: NoiseSchedule, count: Count, *, examples: int | None, size: Size | None
 ) -> PlannedBatches | CountedBatches:
-    """The batches of the epoch that begins or goes on."""
+    """Returns the batches of the epoch that begins or goes on."""
     loader: Any = trainer.train_dataloader
     while isinstance(loader, dict | list | tuple) and len(loader) == 1:
         loader = next(iter(loader.values() if isinstance(loader, dict) else loader))
@@ -269,7 +277,7 @@ def batches_of(
 
 
 def _first_length(batch: Any) -> int:
-    """The length of the first tensor in a batch, however deep; strings and numbers beside it do not matter."""
+    """Returns the length of the first tensor in a batch, however deep; strings and numbers beside it do not matter."""
     if isinstance(batch, Tensor):
         return len(batch) if batch.dim() else 0
     inside = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()

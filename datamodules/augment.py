@@ -14,7 +14,7 @@ from three_factors.datamodules.streams import generator
 
 
 def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: int, fill: Tensor) -> Tensor:
-    """Each image cropped from its padded self at (top, left), then mirrored where `flip`.
+    """Returns each image cropped from its padded self at (top, left), then mirrored where `flip`.
 
     Args:
         images: (B, C, H, W).

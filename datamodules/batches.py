@@ -54,7 +54,7 @@ class PlannedLoader:
 
     @property
     def batch_sampler(self) -> Ear:
-        """Where Lightning tells the epoch."""
+        """Says where Lightning tells the epoch."""
         return Ear(self._hear)
 
     def _hear(self, name: int) -> None:
@@ -161,7 +161,7 @@ class PlannedBatchSampler(Sampler[list[int]]):
 
     @property
     def sampler(self) -> Ear:
-        """Where Lightning tells the epoch."""
+        """Says where Lightning tells the epoch."""
         return Ear(self._hear)
 
     def _hear(self, name: int) -> None:
@@ -208,7 +208,7 @@ class Start(int):
 
 
 def resumed_at(trainer: Any) -> int:
-    """The batch at which a Trainer that was given a mid-epoch checkpoint goes on; 0 for any other epoch.
+    """Returns the batch at which a Trainer that was given a mid-epoch checkpoint goes on; 0 for any other epoch.
 
     For a `train_dataloader` hook: Lightning counts on from there, but starts the loader anew, and takes some
     checkpoints for others (see `put_right`).
@@ -221,7 +221,7 @@ def resumed_at(trainer: Any) -> int:
 
 
 def plan_of(loader: object) -> EpochPlan | None:
-    """The plan that a loader follows (ours, or a DataLoader with a PlannedBatchSampler), else None."""
+    """Returns the plan that a loader follows (ours, or a DataLoader with a PlannedBatchSampler), else None."""
     for holder in (loader, getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None)):
         plan = getattr(holder, "plan", None)
         if isinstance(plan, EpochPlan):

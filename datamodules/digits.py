@@ -72,7 +72,7 @@ def _image(
 def _placed(
     glyph: Image.Image, size: int, random: np.random.Generator, *, shift: float, offset: complex = 0
 ) -> Image.Image:
-    """One affine map from the glyph's square to the image's: rotation ±15°, shear ±.2, scale .7-1.1, shift."""
+    """Returns one affine map from the glyph's square to the image's: rotation ±15°, shear ±.2, scale .7-1.1, shift."""
     angle, shear = np.deg2rad(random.uniform(-15, 15)), random.uniform(-0.2, 0.2)
     scale = GLYPH / size / random.uniform(0.7, 1.1)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])

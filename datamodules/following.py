@@ -31,7 +31,7 @@ class EpochNames:
         self._last: int | None = None
 
     def translate(self, name: int) -> tuple[int, bool]:
-        """The plan's epoch, and whether it is the one that follows the last one told."""
+        """Returns the plan's epoch, and whether it is the one that follows the last one told."""
         if self._ahead is None:
             self._ahead = name - self._epoch if self._placed else 0
         successive = self._last is not None and name == self._last + 1

@@ -31,7 +31,7 @@ class LabelNoise:
             raise ValueError(f"kind: {self.kind!r} is neither 'uniform' nor 'other'")
 
     def __call__(self, labels: np.ndarray, classes: int, seed: int) -> np.ndarray:
-        """New labels, int64 (N,), for true ones (N,) in [0, classes). The same at equal seed and N."""
+        """Returns new labels, int64 (N,), for true ones (N,) in [0, classes). The same at equal seed and N."""
         random = generator(seed, "labels")
         chosen = random.permutation(len(labels))[: round(self.fraction * len(labels))]
         noisy = np.array(labels, dtype=np.int64)

@@ -45,11 +45,11 @@ class EpochPlan:
         return np.diff(self.edges)
 
     def progress(self, batch: int) -> float:
-        """Epoch progress t at the start of a batch: examples consumed / N."""
+        """Returns the epoch progress t at the start of a batch: examples consumed / N."""
         return self.epoch + int(self.edges[batch]) / self.examples
 
     def shard(self, batch: int, rank: int, world_size: int) -> slice:
-        """Where rank's part of a batch lies in `indices`. Parts of a batch differ by one example at most."""
+        """Returns where rank's part of a batch lies in `indices`. Parts of a batch differ by one example at most."""
         start, stop = int(self.edges[batch]), int(self.edges[batch + 1])
         size = stop - start
         return slice(start + size * rank // world_size, start + size * (rank + 1) // world_size)
@@ -93,7 +93,7 @@ def plan_epoch(
     max_batch_size: int | None = None,
     drop_last: bool = True,
 ) -> EpochPlan:
-    """The plan of one epoch; the same on every rank. See `check_batch_size` for what is refused."""
+    """Returns the plan of one epoch; the same on every rank. See `check_batch_size` for what is refused."""
     schedule = as_schedule(batch_size, "batch_size")
     edges = epoch_edges(examples, schedule, epoch, smallest=world_size, largest=max_batch_size, drop_last=drop_last)
     random = generator(seed, "order", epoch)
@@ -110,7 +110,7 @@ def plan_epoch(
 def check_batch_size(
     batch_size: float | Schedule, examples: int, world_size: int = 1, max_batch_size: int | None = None
 ) -> Schedule:
-    """The schedule, if a training set of `examples` on `world_size` devices can follow it.
+    """Returns the schedule, if a training set of `examples` on `world_size` devices can follow it.
 
     Raises:
         ValueError: S asks for more examples than there are (an exchanged schedule is clipped instead, because it

@@ -38,17 +38,17 @@ class Prepared:
     origin: str
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """uint8 images (N, C, H, W) and int64 labels (N,), memory-mapped, read-only."""
+        """Returns uint8 images (N, C, H, W) and int64 labels (N,), memory-mapped, read-only."""
         return {name: np.load(Path(self.folder) / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
 
 
 def cache_folder() -> Path:
-    """Where prepared arrays live: $THREE_FACTORS_CACHE, else the user's cache folder."""
+    """Returns where prepared arrays live: $THREE_FACTORS_CACHE, else the user's cache folder."""
     return Path(os.environ.get("THREE_FACTORS_CACHE") or platformdirs.user_cache_dir("three-factors"))
 
 
 def prepare(name: str, data_dir: str | Path = "data", *, download: bool = True) -> Prepared:
-    """Find, decode and cache a data set; returns at once if its prepared files match the source files.
+    """Finds, decodes and caches a data set; returns at once if its prepared files match the source files.
 
     Raises:
         DataError: unknown name, nothing found and no download, or files that cannot be read.
@@ -64,7 +64,7 @@ def prepare(name: str, data_dir: str | Path = "data", *, download: bool = True) 
 
 
 def cached(name: str, data_dir: str | Path) -> Prepared | None:
-    """The prepared data set if it is there and its source files are unchanged; decodes and downloads nothing.
+    """Returns the prepared data set if it is there and its source files are unchanged; decodes and downloads nothing.
 
     Raises:
         DataError: unknown name, or nothing here and no way to the server that has it.

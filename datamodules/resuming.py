@@ -92,7 +92,7 @@ def _complete(progress: Any) -> None:
 
 
 def _due(trainer: Any, length: Callable[[], int] | None) -> bool:
-    """Whether Lightning would validate after the batches that are made, as its `_should_check_val_fx` says."""
+    """Tells whether Lightning would validate after the batches that are made, as its `_should_check_val_fx` says."""
     batches, every = trainer.fit_loop.epoch_loop.batch_progress, trainer.check_val_every_n_epoch
     if not trainer.enable_validation or trainer._val_check_time_interval is not None:
         return False

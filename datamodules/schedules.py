@@ -297,22 +297,22 @@ class Inverse:
 
 
 def _between(start: float, end: float, share: float) -> float:
-    """`start` at share 0, `end` at share 1, and never outside them by rounding."""
+    """Returns `start` at share 0, `end` at share 1, and never outside them by rounding."""
     return start * (1 - share) + end * share
 
 
 def _over(value: float, divisor: float) -> float:
-    """value / divisor; infinite over 0."""
+    """Returns value / divisor; infinite over 0."""
     return value / divisor if divisor else math.inf
 
 
 def _half_cosine(share: float) -> float:
-    """1 at share 0, 0 at share 1."""
+    """Returns 1 at share 0, 0 at share 1."""
     return (1 + math.cos(math.pi * share)) / 2
 
 
 def as_schedule(value: float | Schedule, name: str = "schedule") -> Schedule:
-    """A number becomes a `Constant`; a callable stays itself. Raises ValueError naming `name` otherwise."""
+    """Returns a number becomes a `Constant`; a callable stays itself. Raises ValueError naming `name` otherwise."""
     if callable(value):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -327,7 +327,7 @@ class _Boundless(ValueError):
 
 
 def bounds(schedule: Schedule) -> tuple[float, float]:
-    """(lowest, highest) value of a schedule. Raises ValueError for a callable that does not say."""
+    """Returns (lowest, highest) value of a schedule. Raises ValueError for a callable that does not say."""
     known: tuple[float, float] | None = getattr(schedule, "bounds", None)
     if known is None:
         raise _Boundless(f"schedule: {schedule!r} has no `bounds`; say which value stays constant")
@@ -335,7 +335,7 @@ def bounds(schedule: Schedule) -> tuple[float, float]:
 
 
 def known_bounds(schedule: Schedule) -> tuple[float, float] | None:
-    """(lowest, highest) value, or None if the schedule, or one inside it, does not say."""
+    """Returns (lowest, highest) value, or None if the schedule, or one inside it, does not say."""
     try:
         return bounds(schedule)
     except _Boundless:
@@ -343,7 +343,7 @@ def known_bounds(schedule: Schedule) -> tuple[float, float] | None:
 
 
 class Setting(NamedTuple):
-    """What one optimisation step uses: the learning rate, and the number of examples over all devices."""
+    """Describes what one optimisation step uses: the learning rate, and the number of examples over all devices."""
 
     lr: float
     batch_size: int
@@ -369,23 +369,26 @@ class NoiseSchedule:
             raise ValueError(f"batch_size: falls to {size[0]!r}, below 1 example")
 
     def noise_ratio(self, epoch: float) -> float:
-        """n(t) = eta(t)/S(t), per example, before S is rounded."""
+        """Returns n(t) = eta(t)/S(t), per example, before S is rounded."""
         lr, batch_size = as_schedule(self.lr), as_schedule(self.batch_size)
         return lr(epoch) / batch_size(epoch)
 
     def setting(self, epoch: float, batch_size: int) -> Setting:
-        """The step that keeps eta/S = n(t) with the whole number of examples that the batch really has."""
+        """Returns the step that keeps eta/S = n(t) with the whole number of examples that the batch really has."""
         return Setting(self.noise_ratio(epoch) * batch_size, batch_size)
 
     def scaled(self, factor: float) -> NoiseSchedule:
-        """Constant eta and S both multiplied by `factor`: the same noise (the paper's right panel of Fig. 4)."""
+        """Multiplies constant eta and S by `factor`, at the same noise (the right panel of the paper's Fig. 4)."""
         if not (isinstance(self.lr, Constant) and isinstance(self.batch_size, Constant)):
             raise ValueError("scaled: only a constant schedule can be scaled; exchange() moves a variation")
         return NoiseSchedule(self.lr.value * factor, self.batch_size.value * factor)
 
 
 def round_batch_size(value: float, smallest: int, largest: int) -> int:
-    """The whole number of examples nearest to `value` in [smallest, largest]; an infinite value gives largest."""
+    """Returns the whole number of examples nearest to `value` in [smallest, largest].
+
+    An infinite value gives largest.
+    """
     return largest if value >= largest else max(round(value), smallest)
 
 
@@ -396,7 +399,7 @@ def exchange(
     lr: float | None = None,
     batch_size: float | None = None,
 ) -> NoiseSchedule:
-    """Move a variation from the learning rate to the batch size, or back, at equal eta/S at every t.
+    """Moves a variation from the learning rate to the batch size, or back, at equal eta/S at every t.
 
     A varying eta at constant S becomes a constant eta (its highest value, or `lr`) with S(t) = eta/n(t); a varying
     S at constant eta becomes a constant S (its lowest value, or `batch_size`) with eta(t) = n(t) S. Where eta is 0
@@ -451,7 +454,7 @@ class Ratio:
 
 
 def _inverse(schedule: Schedule, product: float) -> Schedule:
-    """product / schedule, where the inverse of an inverse is the schedule itself."""
+    """Returns product / schedule, where the inverse of an inverse is the schedule itself."""
     if isinstance(schedule, Inverse) and math.isclose(schedule.product, product, rel_tol=1e-12):
         return schedule.of
     return Inverse(schedule, product)

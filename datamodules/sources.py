@@ -62,7 +62,10 @@ _IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 def find(name: str, data_dir: Path) -> Source | None:
-    """The data set; None if it is not here, but torchvision can download it. Raises DataError for an unknown name."""
+    """Returns the data set.
+
+    None if it is not here, but torchvision can download it. Raises DataError for an unknown name.
+    """
     if name in ("digits", "digits28"):
         return Source("drawn with matplotlib's fonts", f"v{FORMAT}", lambda: _draw(name))
     if name in _TORCHVISION:
@@ -146,7 +149,7 @@ def check_reachable(name: str, data_dir: Path) -> None:
 
 
 def _connect(host: str, port: int) -> OSError | None:
-    """Why no connection can be made; None if one can."""
+    """Says why no connection can be made; None if one can."""
     try:
         socket.create_connection((host, port), timeout=REACH_TIMEOUT).close()
     except OSError as error:
@@ -213,7 +216,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _listing(folder: Path) -> str:
-    """A hash of every file's name, size and time: what must be unchanged for prepared files to be valid."""
+    """Returns a hash of every file's name, size and time: what must be unchanged for prepared files to be valid."""
     digest = hashlib.sha256(str(FORMAT).encode())
     pending = [str(folder)]
     entries: list[tuple[str, int, int]] = []
@@ -234,12 +237,12 @@ def _listing(folder: Path) -> str:
 
 
 def alone(place: Path) -> FileLock:
-    """Held by the process that makes `place`; the others wait, and then find it made."""
+    """Locks `place` for the process that makes it; the others wait, and then find it made."""
     place.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(place.with_name(f".{place.name}.lock"))
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text in one line, of 200 characters at most."""
+    """Returns an error's text in one line, of 200 characters at most."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) < 200 else text[:197] + "..."

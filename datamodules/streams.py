@@ -14,12 +14,12 @@ STREAMS = ("weights", "split", "order", "augmentation", "dropout", "labels", "me
 
 
 def generator(seed: int, stream: str, *counters: int) -> np.random.Generator:
-    """The generator of `stream` at `counters` (an epoch, a step, a rank …)."""
+    """Returns the generator of `stream` at `counters` (an epoch, a step, a rank …)."""
     return np.random.Generator(np.random.PCG64(_sequence(seed, stream, counters)))
 
 
 def integer_seed(seed: int, stream: str, *counters: int) -> int:
-    """A seed below 2^63 for generators that take an integer (torch.manual_seed)."""
+    """Returns a seed below 2^63 for generators that take an integer (torch.manual_seed)."""
     return int(_sequence(seed, stream, counters).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 

@@ -8,7 +8,7 @@ from three_factors.datamodules.streams import generator
 
 
 def stratified_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """`size` indices in random order whose class shares equal those of `labels`, up to one example a class.
+    """Returns `size` indices in random order whose class shares equal those of `labels`, up to one example a class.
 
     Args:
         labels: int (N,).
@@ -30,7 +30,7 @@ def stratified_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 
 def split(labels: np.ndarray, validation: int, train: int | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Disjoint (train, validation) indices: a seeded permutation, then a stratified subset of what is left."""
+    """Returns disjoint (train, validation) indices: a seeded permutation, then a stratified subset of what is left."""
     if validation >= len(labels):
         raise ValueError(f"validation: {validation} examples leave none of {len(labels)} for training; pass fewer")
     order = generator(seed, "split").permutation(len(labels)).astype(np.int64)

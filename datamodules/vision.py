@@ -235,7 +235,7 @@ class ImageDataModule(pl.LightningDataModule):
         return loader
 
     def measurement_batches(self, examples: int, batch_size: int) -> list[tuple[Tensor, Tensor]]:
-        """A fixed subset of the training set without augmentation, this rank's part of it, in batches."""
+        """Returns a fixed subset of the training set without augmentation, this rank's part of it, in batches."""
         images, labels = self._on_device("train")  # already in random order, see `subsets`
         rank, world_size = self._place()
         return list(
@@ -252,7 +252,7 @@ class ImageDataModule(pl.LightningDataModule):
         return self._evaluation("test")
 
     def predict_dataloader(self) -> EvaluationLoader:
-        """The test images, as in `test_dataloader`."""
+        """Returns the test images, as in `test_dataloader`."""
         return self._evaluation("test")
 
 

@@ -63,7 +63,7 @@ class SGDClassifier(pl.LightningModule):
 
     @staticmethod
     def loss(output: Tensor, target: Tensor) -> Tensor:
-        """Mean cross-entropy over a batch, a scalar."""
+        """Returns the mean cross-entropy over a batch, a scalar."""
         return F.cross_entropy(output, target)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | dict[str, Tensor]:
@@ -99,7 +99,7 @@ class SGDClassifier(pl.LightningModule):
         return 0 if self._trainer is None else self.trainer.global_step
 
     def _gradient_length(self, loss: Tensor) -> Tensor:
-        """|gradient| of the mean of a loss over ranks, (); the graph is kept."""
+        """Returns |gradient| of the mean of a loss over ranks, (); the graph is kept."""
         flat = torch.cat([g.flatten() for g in torch.autograd.grad(loss, self._trained, retain_graph=True)])
         if self._ranks > 1:
             torch.distributed.all_reduce(flat)
@@ -111,17 +111,17 @@ class SGDClassifier(pl.LightningModule):
         return 1 if self._trainer is None else self.trainer.world_size
 
     def _share(self, local: int) -> Tensor:
-        """local x ranks / S: makes DDP's mean over ranks the mean over the global batch, however S was split."""
+        """Returns local x ranks / S, which makes DDP's mean over ranks that over the global batch, however split."""
         return local * self._ranks / self._global_batch_size(local)
 
     def _global_batch_size(self, local: int) -> Tensor:
-        """S, float64 and on the device: nothing waits for it."""
+        """Returns S, float64 and on the device: nothing waits for it."""
         total = torch.tensor(float(local), device=self.device, dtype=torch.float64)
         torch.distributed.all_reduce(total)
         return total
 
     def _local(self, of_all: Tensor, losses: Tensor) -> Tensor:
-        """This rank's part (local,) of numbers for the global batch, as its plan is split."""
+        """Returns this rank's part (local,) of numbers for the global batch, as its plan is split."""
         first = len(of_all) * self.trainer.global_rank // self._ranks if self._ranks > 1 else 0
         return of_all[first : first + len(losses)].to(losses)
 
@@ -137,7 +137,7 @@ class SGDClassifier(pl.LightningModule):
         self._seen += len(targets)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The sums of an epoch that is not over, of every rank: added up in another order they would differ."""
+        """Returns the sums of an epoch that is not over, of every rank: added up in another order they would differ."""
         there = self._loss_sum is not None and self._correct is not None
         own = (float(self._loss_sum), int(self._correct), self._seen) if there else None  # type: ignore[arg-type]
         sums: list[Any] = [own] * self._ranks

@@ -25,7 +25,10 @@ class HalfBatch:
     factor: float
 
     def weights(self, total: int, step: int) -> Tensor:
-        """What the losses of the global batch are multiplied by, float64 (total,). ValueError for an odd batch."""
+        """Returns what the losses of the global batch are multiplied by, float64 (total,).
+
+        ValueError for an odd batch.
+        """
         return 1 + self.factor * _halves(total)
 
 
@@ -46,7 +49,7 @@ class GaussianOfItsShape:
     block: int = 1
 
     def weights(self, total: int, step: int) -> Tensor:
-        """As `HalfBatch.weights`. Raises ValueError if the batch is not at least two whole blocks."""
+        """Returns what `HalfBatch.weights` does. Raises ValueError if the batch is not at least two whole blocks."""
         blocks = total // self.block
         if blocks < 2 or total % self.block:
             raise ValueError(f"batch_size: {total} is not two or more whole blocks of {self.block}")

@@ -111,7 +111,7 @@ class BatchNorm2d(_BatchNorm):
 
 
 class BatchNorm1d(_BatchNorm):
-    """As `BatchNorm2d`, over (B, C) inputs."""
+    """Does what `BatchNorm2d` does, over (B, C) inputs."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() != 2:

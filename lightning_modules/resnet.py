@@ -22,7 +22,8 @@ class ResNet56Net(nn.Module):
     At depth 56 for CIFAR-10: 855,578 parameters in the pre-activation form, 853,018 in the original one.
 
     Args:
-        depth: 6n + 2. width: multiplies the filters 16/32/64.
+        depth: 6n + 2.
+        width: multiplies the filters 16/32/64.
         form: "preactivation" (BN-ReLU-conv twice, 1x1 projections with stride 2 where the shape changes; He et al.
             2016b) or "original" (post-activation, option A: subsampled identity, padded with zero channels; 2016a).
         batch_norm: without it every block's last convolution starts at 0, so that the signal does not grow with depth

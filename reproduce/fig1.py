@@ -17,10 +17,9 @@ from typing import Any
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main
 from three_factors.reproduce.experiments import arms
+from three_factors.reproduce.experiments.metrics import END_NORM, VALID
 from three_factors.reproduce.experiments.noise_grid import (
-    ACCURACY,
     BATCH_NORM_MLP,
-    END_NORM,
     SINGLE,
     draw,
     draw_beside,
@@ -35,7 +34,7 @@ def check(table: Evidence) -> list[claims.Claim]:
 def panels(table: Table, axes: Any) -> None:
     a, b = axes(1, 2)
     draw(table, [a], SINGLE, "(a)", (END_NORM,))
-    draw(table, [b], SINGLE, "(b)", (ACCURACY,))
+    draw(table, [b], SINGLE, "(b)", (VALID,))
 
 
 FIGURE = Figure(

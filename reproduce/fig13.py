@@ -15,6 +15,7 @@ from typing import Any
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
 from three_factors.reproduce.experiments import arms, cycles
+from three_factors.reproduce.experiments.metrics import STEP_LOSS, TEST, VALID
 
 PAIRS = {"cyclic": (cycles.CYCLIC_S, cycles.CYCLIC_ETA), "constant": (cycles.SMALL_S, cycles.LARGE_S)}
 NOISIER = {  # in single steps: what has the smaller S, and the larger
@@ -34,7 +35,7 @@ def check(table: Evidence) -> list[claims.Claim]:
     for name, (a, b) in PAIRS.items():
         text = f"{name} pair: epoch losses no further apart than two seeds"
         about = claims.Statement(f"{name}.curves", text, paper="match well, by eye")
-        same = claims.same_curve(about, table, a, b, on="train/loss", bound=1.5)
+        same = claims.same_curve(about, table, a, b, on=STEP_LOSS, bound=1.5)
         found += claims.where_noise_shows([same], table, a, b, noise)
     for name, (words, noisier, quieter) in NOISIER.items():
         about = claims.Statement(
@@ -53,7 +54,7 @@ def draw(table: Table, axes: Any) -> None:
     by_step, *by_epoch, sizes, rates, ratios = axes(4, 2)
     for label, colour in colours.items():
         plots.per_step(by_step, table, label, "loss", colour, legend=NAMES[label])
-        for panel, metric in zip(by_epoch, ("train/loss", "train/accuracy", "val/accuracy", "test/accuracy")):
+        for panel, metric in zip(by_epoch, (STEP_LOSS, "train/accuracy", VALID, TEST)):
             percent = metric.endswith("accuracy")
             plots.band(panel, table, label, metric, colour, percent=percent)
             what = metric.replace("/", " ") + (" (%)" if percent else "")

@@ -16,7 +16,8 @@ from typing import Any
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots
 from three_factors.reproduce.experiments import arms
-from three_factors.reproduce.experiments.memorisation import CLEAN, MEMORISATION, NOISY, begins_late, fractions_of
+from three_factors.reproduce.experiments.memorisation import MEMORISATION, NOISY, begins_late, fractions_of
+from three_factors.reproduce.experiments.metrics import VALID
 
 
 def check(table: Evidence) -> list[claims.Claim]:
@@ -31,8 +32,8 @@ def draw(table: Table, axes: Any) -> None:
         colours = plots.blue_to_red(table.column(labels, "n"))
         for label in labels:
             colour = colours[float(table.factors[label]["n"])]
-            for metric in (NOISY, CLEAN):
-                style: dict[str, Any] = {"legend": "_", "dotted": metric == CLEAN, "spread": False}
+            for metric in (NOISY, VALID):
+                style: dict[str, Any] = {"legend": "_", "dotted": metric == VALID, "spread": False}
                 plots.band(panel, table, label, metric, colour, percent=True, **style)
         words = "accuracy (%): noisy training set solid, validation dotted"
         panel.set(title=f"{100 * fraction:g} % random labels", xlabel="epoch", ylabel=words)

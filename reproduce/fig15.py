@@ -20,12 +20,11 @@ from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main
 from three_factors.reproduce.experiments import arms, equal_loss
 from three_factors.reproduce.experiments.collapse import collapse
 from three_factors.reproduce.experiments.memorisation import (
-    BEST_LOSS,
-    BEST_NORM,
     MEMORISATION,
     MOMENTA,
     fractions_of,
 )
+from three_factors.reproduce.experiments.metrics import BEST_LOSS, BEST_NORM, best
 
 
 def falls(table: Evidence, fraction: float, momentum: float) -> list[claims.Claim]:
@@ -38,8 +37,8 @@ def falls(table: Evidence, fraction: float, momentum: float) -> list[claims.Clai
         text = f"higher eta/S, smaller norm {words}; {100 * fraction:g} % noise, momentum {momentum:g}"
         return claims.Statement(f"{own}{control}", text, statistic, control_of=own if control else "", **more)
 
-    best = about("", "at the best epoch", "Spearman's rho with log eta/S, a seed", paper="falls, by eye")
-    ways = [(best, statistics.spearman(log_n, norms))]
+    at_best = about("", "at the best epoch", "Spearman's rho with log eta/S, a seed", paper="falls, by eye")
+    ways = [(at_best, statistics.spearman(log_n, norms))]
     for level in equal_loss.LEVELS:
         rho, note = equal_loss.correlation(table, labels, log_n, level)
         crossing = about(f".at_{claims.key(level)}", f"at the first loss of {level:g}", equal_loss.STATISTIC, note=note)
@@ -82,7 +81,7 @@ def draw_beside(table: Table, axes: Any) -> None:
     columns = len(MOMENTA)
     panels = axes(len(plots.WORDS), columns, sharey="row")
     for row, (metric, words) in enumerate(plots.WORDS.items()):
-        draw_metric(table, panels[row * columns : (row + 1) * columns], f"best {metric}", words)
+        draw_metric(table, panels[row * columns : (row + 1) * columns], best(metric), words)
 
 
 def draw_metric(table: Table, panels: Sequence[Any], metric: str, words: str) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
 from three_factors.reproduce.experiments import arms, cyclical
+from three_factors.reproduce.experiments.metrics import LOSS, NORM
 
 PHASES = (
     "log norm in a phase less the line through the phases about it, high noise less low, mean over phases, a seed: the "
@@ -51,8 +52,8 @@ def draw(table: Table, axes: Any) -> None:
     spare.remove()
     others = plots.twins(panels, "training loss", plots.RED, "norm of the Hessian", plots.BLUE)
     for panel, other, label in zip(panels, others, cyclical.SCHEDULES):
-        plots.band(panel, table, label, cyclical.LOSS, plots.RED)
-        plots.band(other, table, label, cyclical.NORM, plots.BLUE)
+        plots.band(panel, table, label, LOSS, plots.RED)
+        plots.band(other, table, label, NORM, plots.BLUE)
         panel.set(title=label, xlabel="epoch")
         plots.log_scale(panel.yaxis)
         plots.log_scale(other.yaxis)

@@ -17,6 +17,7 @@ from typing import Any
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
 from three_factors.reproduce.experiments import arms, cycles
+from three_factors.reproduce.experiments.metrics import STEP_LOSS, TEST
 
 PAIRS = {
     "cyclic": (cycles.CYCLIC_S, cycles.CYCLIC_ETA, "89.39 % and 89.24 %"),
@@ -38,12 +39,12 @@ def check(table: Evidence) -> list[claims.Claim]:
         )
         about_the_pair = [
             claims.share_of_effect(share, table, a, b, noise=noise, margin=1 / 3),
-            claims.equivalent(ends, table, a, b, on=cycles.TEST, margin=0.005),
-            claims.same_curve(curves, table, a, b, on="train/loss", bound=1.5),
+            claims.equivalent(ends, table, a, b, on=TEST, margin=0.005),
+            claims.same_curve(curves, table, a, b, on=STEP_LOSS, bound=1.5),
         ]
         found += claims.where_noise_shows(about_the_pair, table, a, b, noise)
     return found + [
-        claims.differ(about, table, higher, lower, seedwise.Direction(1, smallest=0.005), on=cycles.TEST)
+        claims.differ(about, table, higher, lower, seedwise.Direction(1, smallest=0.005), on=TEST)
         for about, higher, lower in controls()
         if lower in table.labels  # the paper scale has more of them
     ]
@@ -99,7 +100,7 @@ def draw(table: Table, axes: Any) -> None:
     for panel, (title, lines) in zip(axes(1, len(shown), sharex=True, sharey=True), shown.items()):
         for label, line in lines.items():
             options: dict[str, Any] = {"stretch": line.stretch, "percent": True}
-            plots.band(panel, table, label, cycles.TEST, line.colour, legend=line.name, **options)
+            plots.band(panel, table, label, TEST, line.colour, legend=line.name, **options)
             plots.band(panel, table, label, "train/accuracy", line.colour, legend="_", dashed=True, **options)
         panel.set(title=title, xlabel="epoch", ylabel="accuracy (%): test solid, train dashed")
         panel.set_xlim(left=0)

@@ -19,7 +19,6 @@ import numpy as np
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise, statistics
 from three_factors.reproduce.experiments import arms
 from three_factors.reproduce.experiments.memorisation import (
-    CLEAN,
     LEVELS,
     MEMORISATION,
     MOMENTA,
@@ -28,6 +27,7 @@ from three_factors.reproduce.experiments.memorisation import (
     begins_late,
     fractions_of,
 )
+from three_factors.reproduce.experiments.metrics import VALID
 
 STATISTIC = (
     "Spearman's rho of eta/S and validation accuracy where the accuracy on the noisy training set first reaches "
@@ -66,7 +66,7 @@ def draw(table: Table, axes: Any) -> None:
     colours = plots.blue_to_red(everywhere)
     for panel, (fraction, momentum) in zip(panels, places):
         for label in table.select(fraction=fraction, momentum=momentum):
-            ends = (100 * table.values(label, metric) for metric in (NOISY, CLEAN))
+            ends = (100 * table.values(label, metric) for metric in (NOISY, VALID))
             colour = colours[float(table.factors[label]["n"])]
             panel.scatter(*ends, s=16, color=colour, linewidths=0.4, edgecolors="#444444")
         panel.set(

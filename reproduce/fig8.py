@@ -15,7 +15,8 @@ from typing import Any
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
 from three_factors.reproduce.experiments import arms
-from three_factors.reproduce.experiments.breaking_point import ACCURACY, RESNET_RATIOS
+from three_factors.reproduce.experiments.breaking_point import RESNET_RATIOS
+from three_factors.reproduce.experiments.metrics import VALID
 
 
 def check(table: Evidence) -> list[claims.Claim]:
@@ -32,7 +33,7 @@ def draw(table: Table, axes: Any) -> None:
     (panel,) = axes(1, 1)
     for size, colour in zip(table.levels("S"), (plots.BLUE, plots.ORANGE)):
         labels = table.select(S=size)
-        values, solid = 100 * table.grid(labels, ACCURACY), plots.all_trained(table, labels)
+        values, solid = 100 * table.grid(labels, VALID), plots.all_trained(table, labels)
         plots.points(panel, table.column(labels, "n"), values, solid, colour, f"S {size}")
     panel.set(xlabel="η/S", ylabel="validation accuracy (%)")
     plots.log_scale(panel.xaxis)

@@ -17,11 +17,10 @@ from typing import Any
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main
 from three_factors.reproduce.experiments import arms
+from three_factors.reproduce.experiments.metrics import END_NORM, VALID
 from three_factors.reproduce.experiments.noise_grid import (
-    ACCURACY,
     BAD,
     DEEP_MLP,
-    END_NORM,
     GOOD,
     REFERENCE,
     draw,
@@ -53,7 +52,7 @@ def panels(table: Table, axes: Any) -> None:
     a, b, c = axes(1, 3)
     draw(table, [a], GOOD, f"(a) {good}", (END_NORM,))
     draw(table, [b], BAD, f"(b) {bad}", (END_NORM,))
-    draw(table, [c], GOOD, f"(c) {good}", (ACCURACY,))
+    draw(table, [c], GOOD, f"(c) {good}", (VALID,))
 
 
 FIGURE = Figure(

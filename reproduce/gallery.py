@@ -1,7 +1,7 @@
 """The gallery: the quick figures as they were measured, small enough to keep, and their verdicts in the README.
 
 Takes what is in the results folder, on the paper's own data and complete; writes reproduce/gallery/ (pictures, and a
-page with every claim) and the table between the README's markers. Run the figures first, with report.py --run.
+page with every claim) and the outcome between the README's markers. Run the figures first, with report.py --run.
 
     python reproduce/gallery.py
     python reproduce/gallery.py --out results

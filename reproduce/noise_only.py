@@ -19,18 +19,16 @@ from typing import Any
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
 from three_factors.reproduce.experiments import equal_loss
+from three_factors.reproduce.experiments.metrics import END_NORM, LOSS, TEST, end
 from three_factors.reproduce.experiments.noise_dial import (
     DIALLED,
-    END_NORM,
     HALVES,
     ISOTROPIC,
-    LOSS,
     NOISE_DIAL,
     OF_ITS_SHAPE,
     QUIET,
     RATIO,
     SGD,
-    TEST,
     ratio,
 )
 
@@ -50,7 +48,7 @@ def norms(
 ) -> list[claims.Claim]:
     """Claims something of the end norm over SGD's at S; as its control, of that at equal training loss."""
     over = f"norm of '{label}' over that of '{SGD}'"
-    end = claims.Statement(name, text, f"{over}, a seed")
+    at_end = claims.Statement(name, text, f"{over}, a seed")
     at_equal_loss, note = equal_loss.ratio(table, label, SGD)
     control = claims.Statement(
         f"{name}.equal_loss",
@@ -60,7 +58,7 @@ def norms(
         control_of=name,
     )
     return [
-        seedwise.over_seeds(end, ratio(table, label, SGD, END_NORM), rule, seedwise.LOG),
+        seedwise.over_seeds(at_end, ratio(table, label, SGD, END_NORM), rule, seedwise.LOG),
         seedwise.over_seeds(control, at_equal_loss, rule, seedwise.LOG),
     ]
 
@@ -111,7 +109,7 @@ def draw_ends(table: Table, panel: Any, metric: str) -> None:
 
 def draw_beside(table: Table, axes: Any) -> None:
     for panel, (metric, words) in zip(axes(1, len(plots.WORDS)), plots.WORDS.items()):
-        draw_ends(table, panel, f"end {metric}")
+        draw_ends(table, panel, end(metric))
         panel.set(ylabel=f"{words}, at the end")
         plots.log_scale(panel.yaxis)
         if metric == plots.STABILITY:

@@ -17,7 +17,8 @@ from typing import Any
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
 from three_factors.reproduce.experiments import arms, cyclical, tuning
-from three_factors.reproduce.experiments.tuning import BASELINE, TEST
+from three_factors.reproduce.experiments.metrics import TEST
+from three_factors.reproduce.experiments.tuning import BASELINE
 
 
 def check(table: Evidence) -> list[claims.Claim]:

@@ -1,6 +1,9 @@
 """The README's examples run, and its promises about flags and names hold."""
 
+import json
 import re
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +18,10 @@ from three_factors import callbacks, datamodules, lightning_modules
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+EXAMPLES, OF_CALLBACKS, OF_FIGURES = (
+    re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    for text in (README, (ROOT / "callbacks" / "README.md").read_text(), (ROOT / "reproduce" / "README.md").read_text())
+)
 
 
 @pytest.fixture
@@ -50,8 +56,8 @@ def small(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda text: text.splitlines()[0][:40])
-def test_every_python_example_of_the_readme_runs(example, small):
+@pytest.mark.parametrize("example", [*EXAMPLES, *OF_CALLBACKS], ids=lambda text: text.splitlines()[0][:40])
+def test_every_python_example_of_the_readmes_runs(example, small):
     exec(compile(example, "README.md", "exec"), small)
     for monitor in small.get("monitors", []):
         assert getattr(monitor, "history", ["Lightning's own"]), f"{monitor} did not measure"
@@ -78,3 +84,39 @@ def test_every_schedule_named_in_the_readme_exists():
     sentence = re.search(r"Schedules: (.*?), and any function", README, re.DOTALL).group(1)
     for name in re.findall(r"`(\w+)`", sentence):
         assert hasattr(datamodules, name), name
+
+
+@pytest.mark.slow
+def test_a_figure_of_ones_own_takes_forty_lines_and_runs(tmp_path):
+    (example,) = OF_FIGURES
+    assert sum(bool(line.strip()) for line in example.splitlines()) <= 40
+    (tmp_path / "momentum_or_eta.py").write_text(example)
+    command = [sys.executable, "momentum_or_eta.py", "--scale", "smoke", "--data", "digits28", "--seeds", "2"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "paper scale: python momentum_or_eta.py --scale paper" in done.stdout
+    folder = tmp_path / "results" / "momentum_or_eta" / "smoke-digits28"
+    assert (folder / "momentum_or_eta.png").is_file()
+    (claim,) = json.loads((folder / "claims.json").read_text())
+    assert (claim["id"], claim["n"]) == ("alike", 2)
+
+
+PAGES = ("README.md", "reproduce/README.md", "callbacks/README.md", "reproduce/gallery/README.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_between_the_pages_lead_somewhere(page):
+    file = ROOT / page
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(#[^)]*)?\)", file.read_text()):
+        place = (file.parent / target).resolve() if target else file
+        assert place.exists(), target
+        if anchor:
+            text = place.read_text()
+            headings = {
+                re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.*)$", text, re.M)
+            }
+            assert anchor[1:] in headings or f'<a id="{anchor[1:]}">' in text, anchor
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 170

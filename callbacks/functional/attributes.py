@@ -14,7 +14,7 @@ SMALL = 1_000_000  # values of a tensor that is copied so that it can be put bac
 
 @contextmanager
 def attributes_kept(module: nn.Module) -> Iterator[None]:
-    """After it every part of the module has the attributes it had: the same objects, with what was in them.
+    """Gives every part of the module the attributes back that it had: the same objects, with what was in them.
 
     Covers what is assigned in a forward pass or a hook (the weight that `weight_norm` computes, caches, counters), the
     entries of lists, dictionaries and sets, and tensors that are written to and are no buffers (buffers and parameters
@@ -33,7 +33,7 @@ def attributes_kept(module: nn.Module) -> Iterator[None]:
 
 
 def _parts(module: nn.Module) -> list[nn.Module]:
-    """The module and all in it, each once. Told apart as objects: a metric's hash is that of all its states."""
+    """Returns the module and all in it, each once. Told apart as objects: a metric's hash is that of all its states."""
     found: dict[int, nn.Module] = {}
     left = [module]
     while left:
@@ -92,7 +92,7 @@ def _same(container: Any, copy: Any) -> bool:
 
 @contextmanager
 def logging_nothing(module: nn.Module) -> Iterator[None]:
-    """Within it `self.log` and `self.log_dict` of a LightningModule do nothing: a measurement may run its steps."""
+    """Makes `self.log` and `self.log_dict` of a module do nothing within it: a measurement may run its steps."""
     talking = [part for part in module.modules() if hasattr(part, "training_step") and hasattr(part, "log_dict")]
     for part in talking:
         part.__dict__ |= {"log": _silent, "log_dict": _silent}

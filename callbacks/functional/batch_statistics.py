@@ -15,7 +15,7 @@ from three_factors.callbacks.functional.inputs import distributed
 
 
 def batch_norms(module: nn.Module) -> dict[str, Any]:
-    """The layers that have running statistics, by name; those without use each batch's own in every mode."""
+    """Returns the layers that have running statistics, by name; those without use each batch's own in every mode."""
     kind = nn.modules.batchnorm._BatchNorm
     return {n: m for n, m in module.named_modules() if isinstance(m, kind) and m.running_mean is not None}
 
@@ -24,7 +24,7 @@ def batch_norms(module: nn.Module) -> dict[str, Any]:
 def own_statistics(
     layers: list[Any], *, ghosts: bool = False, seen: list[list[Tensor]] | None = None
 ) -> Iterator[None]:
-    """Within it the layers normalise what comes in by its own mean and variance, which overwrites their running ones.
+    """Makes layers normalise by their input's own mean and variance within it, which overwrites their running ones.
 
     To be called with copies of the buffers in place of the layers' own. The layers stay in eval mode: in train mode
     one may wait for the other ranks, which may have fewer batches. For each layer `seen` gets a (3, features) table of
@@ -68,7 +68,7 @@ def _by_its_own(layer: Any, ghosts: bool, seen: list[Tensor] | None) -> Any:
 
 
 def re_estimated(layers: dict[str, Any], passes: Callable[[], None]) -> dict[str, Tensor]:
-    """The layers' statistics over all ranks' data, by the names of the buffers; see `interpolate`.
+    """Returns the layers' statistics over all ranks' data, by the names of the buffers; see `interpolate`.
 
     Args:
         passes: lets this rank's data through the module, with copies of the buffers in place of its own.
@@ -85,7 +85,7 @@ def re_estimated(layers: dict[str, Any], passes: Callable[[], None]) -> dict[str
 
 
 def _pooled(tables: list[Tensor], like: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Mean and variance over all ranks' tables of (number, mean, variance); None if no rank has one."""
+    """Returns mean and variance over all ranks' tables of (number, mean, variance); None if no rank has one."""
     nothing = torch.zeros(3, len(like), dtype=torch.float64, device=like.device)
     number, mean, variance = torch.stack([nothing, *tables]).unbind(1)
     total, weighted = _over_ranks(torch.stack([number, number * mean]).sum(1))

@@ -40,7 +40,9 @@ class Called:
         self._tied = any(len(set(map(id, of))) < len(of) for of in (_every(module, True), _every(module, False)))
 
     def tensors(self, *, own: bool = False) -> dict[str, Tensor]:
-        """The module's parameters without their graphs (`own`: copies of them), and copies of its buffers, by name."""
+        """Returns the module's parameters without their graphs (`own`: copies of them), and copies of its buffers, by
+        name.
+        """
         of = copied if own else detached
         found = {name: of(held[last], self.dtype) for name, held, last in self._parameters}
         return found | self.buffers()  # a forward pass may write to them
@@ -50,14 +52,17 @@ class Called:
         return {name: copied(held[last], self.dtype) for name, held, last in self._buffers}
 
     def __call__(self, f: Callable[..., Any], argument: Any, tensors: dict[str, Tensor]) -> Any:
-        """f(module, argument) with these tensors, by name."""
+        """Returns f(module, argument) with these tensors, by name."""
         named = {f"module.{name}": tensor for name, tensor in tensors.items()}
         with Equivalents(), without_checkpointing():
             return functional_call(self._carrier, named, (f, (argument,)), tie_weights=self._tied)
 
 
 def _places(module: nn.Module, kind: str) -> list[tuple[str, dict[str, Tensor], str]]:
-    """Name, the dictionary that holds it, and its key there, of every parameter or buffer; of tied ones the first."""
+    """Returns name, the dictionary that holds it, and its key there, of every parameter or buffer.
+
+    Of tied ones the first.
+    """
     named = module.named_parameters() if kind == "_parameters" else module.named_buffers()
     parts, found = dict(module.named_modules(remove_duplicate=False)), []
     for name, _ in named:
@@ -67,6 +72,6 @@ def _places(module: nn.Module, kind: str) -> list[tuple[str, dict[str, Tensor], 
 
 
 def _every(module: nn.Module, parameters: bool) -> list[Tensor]:
-    """All of them, tied ones as often as they are there."""
+    """Returns all of them, tied ones as often as they are there."""
     named = module.named_parameters if parameters else module.named_buffers
     return [tensor for _, tensor in named(remove_duplicate=False)]

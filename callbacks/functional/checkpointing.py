@@ -33,7 +33,7 @@ _PARTS: dict[str, Any] = {
 
 @contextmanager
 def without_checkpointing() -> Iterator[None]:
-    """Within it `torch.utils.checkpoint.checkpoint(f, …)` is f(…)."""
+    """Makes `torch.utils.checkpoint.checkpoint(f, …)` f(…) within it."""
     own = vars(torch.utils.checkpoint)
     before = {name: own[name] for name in _PARTS if name in own}
     own |= {name: _PARTS[name] for name in before}

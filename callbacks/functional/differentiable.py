@@ -26,7 +26,7 @@ class NoDerivative(ValueError):
 
 
 def ways_out(objective: Objective) -> str:
-    """What does without second derivatives of a module."""
+    """Returns what does without second derivatives of a module."""
     if objective.loss is None:
         return "measures=('finite_difference',) of HessianMonitor does without"
     return (
@@ -36,7 +36,7 @@ def ways_out(objective: Objective) -> str:
 
 
 def named_layer(called: Called, objective: Objective, batch: Any, error: Exception) -> str | None:
-    """What fails to have a second derivative: the loss, or the first layer in the order of the forward pass.
+    """Returns what fails to have a second derivative: the loss, or the first layer in the order of the forward pass.
 
     The operation of torch's message where neither does (what a module calls in its own forward); None if the error is
     of another kind.
@@ -69,7 +69,8 @@ def check_differentiable(gradients: list[Tensor]) -> None:
 
 
 def own_functions(loss: Tensor) -> list[str]:
-    """The names of the `torch.autograd.Function`s in a loss's graph. What torch makes of their `backward` is right only
+    """Returns the names of the `torch.autograd.Function`s in a loss's graph. What torch makes of their `backward` is
+    right only
     if that computes everything from its saved inputs: what `forward` has computed and saved counts as a constant."""
     made = {type(n).__name__.removesuffix("Backward") for n in _nodes([loss]) if isinstance(n, BackwardCFunction)}
     return sorted(made)
@@ -87,7 +88,10 @@ def check_against_differences(
     Steps are so short that hardly a ReLU's kink lies within them; one direction that agrees is enough.
 
     Args:
-        product: H v for v (q,). gradient: ∇L at θ + shift (q,). weights: θ. names: of the functions to blame.
+        product: H v for v (q,).
+        gradient: ∇L at θ + shift (q,).
+        weights: θ.
+        names: of the functions to blame.
     """
     step, apart = 1e-7 * max(float(weights.norm()), 1.0), math.inf
     for seed in range(3):
@@ -107,7 +111,7 @@ def check_against_differences(
 
 
 def _nodes(tensors: Iterable[Tensor]) -> Iterator[Any]:
-    """Every node of the graph behind some tensors, once."""
+    """Returns every node of the graph behind some tensors, once."""
     seen, left = set(), [t.grad_fn for t in tensors if t.grad_fn is not None]
     while left:
         node = left.pop()
@@ -118,7 +122,7 @@ def _nodes(tensors: Iterable[Tensor]) -> Iterator[Any]:
 
 
 def _calls(called: Called, objective: Objective, batch: Any) -> list[tuple[str, nn.Module, tuple[Any, ...]]]:
-    """Name, layer and inputs of every call of a layer without layers inside."""
+    """Returns name, layer and inputs of every call of a layer without layers inside."""
     found: list[tuple[str, nn.Module, tuple[Any, ...]]] = []
 
     def note(name: str) -> Any:
@@ -156,7 +160,7 @@ def _twice(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
 
 
 def _fails(differentiate: Callable[[], None]) -> bool:
-    """Whether it fails for want of a derivative."""
+    """Tells whether it fails for want of a derivative."""
     try:
         differentiate()
     except (RuntimeError, NotImplementedError) as error:

@@ -50,7 +50,8 @@ def top_eigenvalues(
     max_vectors: int | None = 64,
     lanczos: Lanczos | None = None,
 ) -> Eigenvalues:
-    """The k largest distinct eigenvalues (of largest magnitude, if asked for), each to the relative error `tol`.
+    """Returns the k largest distinct eigenvalues (of largest magnitude, if asked for), each to the relative error
+    `tol`.
 
     Stops once every residual has been at most tol |λ|, with the same values, for a quarter more Lanczos steps (four at
     least), or after `max_products` of them (default max(200, 4 k)). A residual tells that there is an eigenvalue, not

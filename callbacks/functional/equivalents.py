@@ -16,7 +16,9 @@ def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    """g v/|v|: the second derivatives of torch 2.14's own are not symmetric, and not those of finite differences."""
+    """Returns g v/|v|: the second derivatives of torch 2.14's own are not symmetric, and not those of finite
+    differences.
+    """
     return v * (g / torch.norm_except_dim(v, 2, dim))
 
 

@@ -14,7 +14,7 @@ CONFIDENCE = 0.95
 
 
 def t_quantile(df: float, confidence: float = CONFIDENCE) -> float:
-    """Two-sided quantile of Student's t."""
+    """Returns the two-sided quantile of Student's t."""
     return float(special.stdtrit(df, 0.5 + confidence / 2))
 
 
@@ -23,7 +23,8 @@ class Estimate:
     """A value with its 95 % interval.
 
     Attributes:
-        value: the estimate. error: half the width of the interval [low, high].
+        value: the estimate.
+        error: half the width of the interval [low, high].
         products: Hessian products (or gradients, where the function says so) computed for it.
         samples: what it is the mean of, (n,); empty where it is exact.
         converged: the error is within the tolerance asked for.
@@ -39,7 +40,7 @@ class Estimate:
 
     @classmethod
     def of(cls, samples: Tensor, products: int) -> Estimate:
-        """Mean and t interval of independent samples (n,), n ≥ 2."""
+        """Returns the mean and t interval of independent samples (n,), n ≥ 2."""
         values = samples.double()
         n = len(values)
         return cls.around(
@@ -59,7 +60,7 @@ class Estimate:
 def two_stage(
     sample: Callable[[int], Tensor], tolerance: Callable[[float], float], *, pilot: int, limit: int
 ) -> Estimate:
-    """A mean to a tolerance, by Stein's two-stage procedure (1945).
+    """Returns a mean to a tolerance, by Stein's two-stage procedure (1945).
 
     A pilot of `pilot` samples fixes how many are taken in all: n = (t s / tolerance)², s being the pilot's sd and t the
     quantile for pilot - 1 degrees of freedom. Unlike stopping when the standard error happens to be small (which

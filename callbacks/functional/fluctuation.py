@@ -18,8 +18,11 @@ class Stationarity:
     """2<θ·g> / (eta (1 + beta) <|v|²>), 1 in the stationary state, with its 95 % interval.
 
     Attributes:
-        value, error, low, high: the ratio; nan where it is undefined (no gradient, or values that are not finite).
-            products: 0, it needs none.
+        value: the ratio; nan where it is undefined (no gradient, or values that are not finite).
+        error: half the width of its interval.
+        low: where that begins.
+        high: where it ends.
+        products: 0, it needs none.
         verdict: "stationary" only if the interval lies in [.9, 1.1]; "too short" for less than ten windows;
             "no stationary state" for scale-invariant weights without weight decay, whose norm only grows;
             "clipped": not followed, since the gradients that could be seen are not those of the step.
@@ -80,7 +83,7 @@ def stationarity(
 
 
 def autocorrelation_time(series: Tensor) -> float:
-    """Integrated autocorrelation time in steps, at least 1, with Sokal's window (five times itself)."""
+    """Returns the integrated autocorrelation time in steps, at least 1, with Sokal's window (five times itself)."""
     x = series.double() - series.double().mean()
     n = len(x)
     if n < 2 or float(x.abs().max()) == 0:

@@ -83,7 +83,7 @@ class GGNOperator(HessianOperator):
             result[k].add_(flat(back, leaves), alpha=self._shares[index])
 
     def _pushed(self, index: int, leaves: list[Tensor], outputs: list[Tensor], row: Tensor) -> list[Tensor]:
-        """J v of every output."""
+        """Returns J v of every output."""
         pieces = [piece.view(shape) for piece, shape in zip(row.split(self.lengths), self.shapes)]
         if not self._forward_mode:
             try:
@@ -94,7 +94,7 @@ class GGNOperator(HessianOperator):
 
     @staticmethod
     def _pushed_by_reverse(leaves: list[Tensor], outputs: list[Tensor], pieces: list[Tensor]) -> list[Tensor]:
-        """J v as the derivative of J' u with respect to u."""
+        """Returns J v as the derivative of J' u with respect to u."""
         dummies = [torch.zeros_like(o, requires_grad=True) for o in outputs]
         pulled = torch.autograd.grad(outputs, leaves, dummies, create_graph=True, allow_unused=True)
         used = [(i, p) for i, p in enumerate(pulled) if p is not None]
@@ -121,7 +121,7 @@ class GGNOperator(HessianOperator):
         return output
 
     def _slopes(self, index: int, output: Any, free: list[Tensor]) -> list[Tensor | None]:
-        """∇ℓ in the outputs `free`, differentiable; None for those that do not enter."""
+        """Returns ∇ℓ in the outputs `free`, differentiable; None for those that do not enter."""
         replacing = iter(free)
         tensors = [next(replacing) if t.requires_grad else t for t in tensors_of(output)]
         given = rebuilt(output, tensors)

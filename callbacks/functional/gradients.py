@@ -86,7 +86,7 @@ class Gradients:
         return len(self.batches) if self.estimator == "batch_means" else sum(self.sizes)
 
     def __call__(self, start: int, stop: int) -> Tensor:
-        """(stop - start, q). Random layers draw by the number of the example, of its group, or of the batch."""
+        """Returns (stop - start, q). Random layers draw by the number of the example, of its group, or of the batch."""
         if self.estimator == "per_example":
             return self._of_examples(start, stop)
         if self.estimator == "loop":
@@ -97,14 +97,14 @@ class Gradients:
         return torch.stack(rows)
 
     def differences(self, n: int) -> Tensor:
-        """(n, q): (g_2i - g_2i+1)/√2, of mean 0 and the covariance of one row."""
+        """Returns (n, q): (g_2i - g_2i+1)/√2, of mean 0 and the covariance of one row."""
         rows = self(0, 2 * n)
         return (rows[0::2] - rows[1::2]) / math.sqrt(2)
 
     # -- which estimator
 
     def _chosen(self, asked: Estimator | Literal["auto"]) -> Estimator:
-        """The estimator asked for, if it can be had; by default the first of all that can."""
+        """Returns the estimator asked for, if it can be had; by default the first of all that can."""
         if asked not in ("auto", *ESTIMATORS):
             raise ValueError(f"estimator: {asked!r} is none of {', '.join(map(repr, ('auto', *ESTIMATORS)))}")
         if asked == "batch_means":
@@ -126,7 +126,7 @@ class Gradients:
         return "loop"
 
     def _coupled(self) -> str | None:
-        """Why the loss of a batch is not made of its examples' own, if it is not."""
+        """Says why the loss of a batch is not made of its examples' own, if it is not."""
         norms = [m for m in self.module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         if any(norm.training for norm in norms):
             return "under batch norm in train mode an example has no gradient of its own"
@@ -153,7 +153,7 @@ class Gradients:
         return [sum(self.sizes[:i]) for i in range(len(self.sizes))]
 
     def _losses(self, first: int, size: int, batch: Any) -> Tensor:
-        """The losses of a batch's examples, one at a time, (size,)."""
+        """Returns the losses of a batch's examples, one at a time, (size,)."""
         if self.examples is not None and self._asked != "loop":
             try:
                 with attributes_kept(self.module):  # metrics, say, that vmap's tensors have got into
@@ -171,7 +171,10 @@ class Gradients:
         return torch.cat(found)
 
     def _without_vmap(self) -> str | None:
-        """Why vmap cannot go through the module, in a few words; or that it gave another gradient than the loop."""
+        """Says why vmap cannot go through the module, in a few words.
+
+        Or that it gave another gradient than the loop.
+        """
         if self.examples is None:
             return "its batches have different shapes"
         try:
@@ -190,7 +193,7 @@ class Gradients:
         return None
 
     def _draws(self) -> bool:
-        """Whether a forward pass draws random numbers."""
+        """Tells whether a forward pass draws random numbers."""
         device = device_of(self.module)
         before = _random_state(device)
         with torch.no_grad():
@@ -198,7 +201,10 @@ class Gradients:
         return any(not torch.equal(a, b) for a, b in zip(before, _random_state(device)))
 
     def _small(self) -> Any:
-        """A few examples, two where there are, since batch norm takes no single one; all where they belong together."""
+        """Returns a few examples, two where there are, since batch norm takes no single one.
+
+        All where they belong together.
+        """
         if self.objective.reduction == "batch":
             return self.batches[0]
         try:
@@ -218,7 +224,7 @@ class Gradients:
         raise IndexError(index)
 
     def _gradient(self, batch: Any, seed: int) -> Tensor:
-        """(q,), of a batch."""
+        """Returns (q,), of a batch."""
         torch.manual_seed(seed)
         leaves = {n: p.detach().requires_grad_() for n, p in self.leaves.items()}
         value = self._loss(batch, self.called.tensors() | leaves)
@@ -233,13 +239,13 @@ class Gradients:
         return torch.cat(found)
 
     def _gradients(self, first: int, last: int) -> Tensor:
-        """(last - first, q), those of a chunk of examples."""
+        """Returns (last - first, q), those of a chunk of examples."""
         torch.manual_seed(self.seed + first)
         gradients = self._vmapped(grad, first, last, self.called.tensors(), self.leaves)
         return torch.cat([g.flatten(1) for g in gradients.values()], 1)
 
     def _vmapped(self, transform: Any, first: int, last: int, tensors: dict[str, Tensor], leaves: Any = None) -> Any:
-        """transform(loss of one example), for each of them; its first argument are the leaves."""
+        """Returns transform(loss of one example), for each of them; its first argument are the leaves."""
         number, total = last - first, sum(self.sizes)
         each = [t.dim() > 0 and len(t) == total for t in tensors_of(self.examples)]
         given = [t[first:last] if own else t for t, own in zip(tensors_of(self.examples), each)]
@@ -254,7 +260,9 @@ class Gradients:
         return vmap(transform(loss_of), in_dims=dims, randomness="different")(leaves or {}, buffers, *given)
 
     def _own_buffers(self) -> list[str]:
-        """The buffers that each example needs a copy of: a forward pass writes to them what depends on the example."""
+        """Returns the buffers that each example needs a copy of: a forward pass writes to them what depends on the
+        example.
+        """
         if self.examples is None:
             return []
         buffers = self.called.buffers()
@@ -287,7 +295,7 @@ def _random_state(device: torch.device) -> Sequence[Tensor]:
 
 
 def _over_ranks(batches: Iterable[Any]) -> list[Any]:
-    """The i-th batches of all ranks as one, on every rank; in one process the batches as they are."""
+    """Returns the i-th batches of all ranks as one, on every rank; in one process the batches as they are."""
     own = list(as_batches(batches))
     if not distributed():
         return own

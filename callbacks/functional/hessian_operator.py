@@ -108,7 +108,7 @@ class HessianOperator:
         params: Iterable[str | nn.Parameter] | None = None,
         dtype: torch.dtype | None = None,
     ) -> HessianOperator:
-        """The same for f(module, batch) -> scalar, whatever a batch is.
+        """Returns the same for f(module, batch) -> scalar, whatever a batch is.
 
         Args:
             sizes: how much each batch weighs in the mean: its number of examples (the default, which is compared with
@@ -128,14 +128,14 @@ class HessianOperator:
         params: Iterable[str | nn.Parameter] | None = None,
         dtype: torch.dtype | None = None,
     ) -> HessianOperator:
-        """The same for an `Objective`."""
+        """Returns the same for an `Objective`."""
         self = cls.__new__(cls)
         self._build(module, objective, as_batches(batches), None, params, dtype)
         return self
 
     @classmethod
     def tried(cls, module: nn.Module, objective: Objective, batch: Any, **options: Any) -> HessianOperator:
-        """The same for one small batch, for a trial: the loss is tried on its halves, as those of two batches."""
+        """Returns the same for one small batch, for a trial: the loss is tried on its halves, as of two batches."""
         self = cls.__new__(cls)
         self._build(module, objective, [batch], [size_of(batch)], **{"params": None, "dtype": None} | options)
         with measuring(self.module):
@@ -195,11 +195,11 @@ class HessianOperator:
     # -- products
 
     def matvec(self, vector: Tensor) -> Tensor:
-        """H v for v (q,)."""
+        """Returns H v for v (q,)."""
         return self.matmat(vector.reshape(-1, 1))[:, 0]
 
     def matmat(self, vectors: Tensor) -> Tensor:
-        """H V for V (q, k). The graph of each batch's gradient is built once for all k; one all_reduce."""
+        """Returns H V for V (q, k). The graph of each batch's gradient is built once for all k; one all_reduce."""
         if vectors.dim() != 2 or len(vectors) != self.num_params:
             raise ValueError(f"vectors: shape {tuple(vectors.shape)}, not ({self.num_params}, k)")
         with measuring(self.module):  # tensors made in inference mode could not be added to outside it
@@ -236,7 +236,7 @@ class HessianOperator:
             result[k].add_(flat(curved, leaves), alpha=weight)
 
     def gradient(self, shift: Tensor | None = None) -> Tensor:
-        """∇L, (q,); at θ + shift (q,) if given."""
+        """Returns ∇L, (q,); at θ + shift (q,) if given."""
         with measuring(self.module):
             total = torch.zeros(self.num_params, device=self.device, dtype=self.dtype)
 
@@ -251,7 +251,7 @@ class HessianOperator:
             return summed(own, total)
 
     def gradients_and_products(self) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """For every batch of this rank: its size, its own gradient g_B (q,), and H_B g_B (q,); not summed."""
+        """Yields for every batch of this rank its size, its own gradient g_B (q,), and H_B g_B (q,); not summed."""
         for index, size in enumerate(self.sizes):
             with measuring(self.module):
                 leaves, gradients = self._gradient_graph(index)
@@ -261,7 +261,7 @@ class HessianOperator:
             yield size, g, result[0] / self._shares[index]
 
     def weights(self) -> Tensor:
-        """θ, (q,), a copy."""
+        """Returns θ, (q,), a copy."""
         return torch.cat([p.detach().reshape(-1).to(self.dtype) for p in self.parameters.values()])
 
     # -- inside
@@ -316,7 +316,7 @@ class HessianOperator:
         return [*self.module.parameters(), *self.module.buffers()]
 
     def _leaves(self, shift: Tensor | None = None) -> list[Tensor]:
-        """The chosen parameters as leaves of a graph of our own."""
+        """Returns the chosen parameters as leaves of a graph of our own."""
         if shift is None:
             # With a single batch the graph outlives this call: it gets weights of its own.
             own = copied if len(self._batches) == 1 else detached

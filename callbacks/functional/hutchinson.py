@@ -21,14 +21,14 @@ class _Probes:
         self.operator, self.generator = operator, generator
 
     def __call__(self, n: int) -> Tensor:
-        """The next n, a vector a row."""
+        """Returns the next n, a vector a row."""
         shape = (n, self.operator.num_params)
         draws = torch.randint(0, 2, shape, generator=self.generator, dtype=torch.int8)
         return draws.to(self.operator.device, self.operator.dtype).mul_(2).sub_(1)
 
 
 class _Deflated:
-    """What the first `deflated` Lanczos steps tell exactly, and samples of what is left.
+    """Describes what the first `deflated` Lanczos steps tell exactly, and samples of what is left.
 
     With Q their orthonormal basis, T = Q'HQ and P = 1 - QQ': tr H = tr T + tr PHP and
     |H|_F² = |T|² + 2 beta² + |PHP|_F², however far the eigenvalues in Q have converged. They are mostly the largest,
@@ -57,11 +57,11 @@ class _Deflated:
         self.probes = _Probes(operator, run.generator_after(steps))
 
     def project(self, v: Tensor) -> Tensor:
-        """Pv for v (q,), in its place."""
+        """Returns Pv for v (q,), in its place."""
         return v.sub_(self.basis.T @ (self.basis @ v))
 
     def sample(self, n: int, of: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """of(Pv, HPv) for the next n probes, (n,) float64; `block` of them share a gradient's graph.
+        """Returns of(Pv, HPv) for the next n probes, (n,) float64; `block` of them share a gradient's graph.
 
         Everything but the product is of one vector at a time, so that no rounding depends on `block`.
         """
@@ -86,7 +86,7 @@ def trace(
     max_products: int = 1000,
     lanczos: Lanczos | None = None,
 ) -> Estimate:
-    """tr H = tr T + E[v·PHPv] over Rademacher v, to the relative error `tol` at 95 % confidence.
+    """Returns tr H = tr T + E[v·PHPv] over Rademacher v, to the relative error `tol` at 95 % confidence.
 
     T is of `deflated` Lanczos steps, see `_Deflated`: on trained networks the sample's sd is then a half to a quarter,
     and its interval holds where a few eigenvalues are most of the trace. The number of vectors is fixed by a pilot of
@@ -126,7 +126,8 @@ def frobenius_norm(
     max_products: int = 1000,
     lanczos: Lanczos | None = None,
 ) -> Estimate:
-    """|H|_F to the relative error `tol` at 95 % confidence, from |H|_F² = |T|² + 2 beta² + E|PHPv|², v Rademacher.
+    """Returns |H|_F to the relative error `tol` at 95 % confidence, from |H|_F² = |T|² + 2 beta² + E|PHPv|², v
+    Rademacher.
 
     T and beta are of `deflated` Lanczos steps, see `_Deflated`. Without deflation 1 % takes hundreds of products;
     and on eigenvalues ∝ i^-1.5 the interval covers 92 % of the time with 8 steps, 94 % with 24.

@@ -23,13 +23,13 @@ class FailedElsewhere(RuntimeError):
 
 
 def distributed() -> bool:
-    """Whether there are ranks to agree with."""
+    """Tells whether there are ranks to agree with."""
     return not _alone.get() and torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Within it this rank talks to no other, as if it were the only one."""
+    """Makes this rank talk to no other within it, as if it were the only one."""
     token = _alone.set(True)
     try:
         yield
@@ -38,7 +38,7 @@ def alone() -> Iterator[None]:
 
 
 def of_all_ranks(own: Any) -> list[Any]:
-    """What each rank gave, in the order of the ranks; every rank must come here."""
+    """Returns what each rank gave, in the order of the ranks; every rank must come here."""
     if not distributed():
         return [own]
     parts: list[Any] = [None] * torch.distributed.get_world_size()
@@ -47,7 +47,7 @@ def of_all_ranks(own: Any) -> list[Any]:
 
 
 def gathered(own: Callable[[], T]) -> list[T]:
-    """`own()` of each rank. Where it fails on one rank it fails on all, instead of leaving the others waiting.
+    """Returns `own()` of each rank. Where it fails on one rank it fails on all, instead of leaving the others waiting.
 
     Raises:
         FailedElsewhere: on the ranks whose own part went well; the error itself on the others.
@@ -70,7 +70,7 @@ def gathered(own: Callable[[], T]) -> list[T]:
 
 
 def summed(own: Callable[[], Tensor], like: Tensor) -> Tensor:
-    """`own()`, of the shape, type and device of `like`, summed over ranks; it fails on all ranks or on none.
+    """Returns `own()`, of the shape, type and device of `like`, summed over ranks; it fails on all ranks or on none.
 
     The failure travels with the values: an exchange of its own would cost as much as theirs.
     """
@@ -92,14 +92,14 @@ def summed(own: Callable[[], Tensor], like: Tensor) -> Tensor:
 
 
 def as_batches(batches: Iterable[Any]) -> Iterable[Any]:
-    """The batches; one pair of tensors, or one dictionary of them, is one batch."""
+    """Returns the batches; one pair of tensors, or one dictionary of them, is one batch."""
     pair = isinstance(batches, tuple | list) and len(batches) == 2 and all(isinstance(b, Tensor) for b in batches)
     named = isinstance(batches, Mapping) and all(isinstance(b, Tensor) for b in batches.values())
     return [batches] if pair or named else batches
 
 
 def chosen_parameters(module: nn.Module, params: Iterable[str | nn.Parameter] | None) -> dict[str, nn.Parameter]:
-    """The parameters to measure, by name: those of `params`, or all that require grad.
+    """Returns the parameters to measure, by name: those of `params`, or all that require grad.
 
     Raises:
         ValueError: one that is not there, not finite, not initialised, complex, sparse or sharded.
@@ -133,13 +133,13 @@ def chosen_parameters(module: nn.Module, params: Iterable[str | nn.Parameter] | 
 
 
 def finite(tensor: Tensor) -> bool:
-    """Whether all values are; of a sparse tensor those that are there."""
+    """Tells whether all values are; of a sparse tensor those that are there."""
     there = tensor.detach()
     return bool(torch.isfinite(there if there.layout is torch.strided else there.coalesce().values()).all())
 
 
 def _unlike(parameter: Tensor) -> str | None:
-    """What keeps a parameter from being measured, if anything does."""
+    """Returns what keeps a parameter from being measured, if anything does."""
     if parameter.is_meta or hasattr(parameter, "device_mesh"):
         return "sharded or without storage"
     if parameter.layout is not torch.strided:
@@ -150,12 +150,15 @@ def _unlike(parameter: Tensor) -> str | None:
 
 
 def detached(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The same storage without its graph; floating values in `dtype`, complex ones in the type that goes with it."""
+    """Returns the same storage without its graph.
+
+    Floating values in `dtype`, complex ones in the type that goes with it.
+    """
     return _in(tensor.clone() if tensor.is_inference() else tensor.detach(), dtype)
 
 
 def copied(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A copy without its graph; the types as in `detached`."""
+    """Returns a copy without its graph; the types as in `detached`."""
     return _in(tensor.detach().clone(), dtype)
 
 
@@ -166,7 +169,7 @@ def _in(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def stored(batch: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
-    """A batch on the device; inference tensors become ordinary ones; floating values in `dtype` if given."""
+    """Returns a batch on the device; inference tensors become ordinary ones; floating values in `dtype` if given."""
 
     def there(tensor: Tensor) -> Tensor:
         moved = tensor.to(device)
@@ -177,7 +180,7 @@ def stored(batch: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
 
 
 def scalar(loss: Any) -> Tensor:
-    """A loss as a tensor without dimensions; of a dictionary, as training steps return, its "loss".
+    """Returns a loss as a tensor without dimensions; of a dictionary, as training steps return, its "loss".
 
     Raises:
         ValueError: it is not a single number.
@@ -191,6 +194,6 @@ def scalar(loss: Any) -> Tensor:
 
 
 def flat(pieces: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
-    """All of them in one vector; zeros for those that are None."""
+    """Returns all of them in one vector; zeros for those that are None."""
     dense = (None if p is None else p.to_dense() if p.layout is not torch.strided else p for p in pieces)
     return torch.cat([(torch.zeros_like(x) if p is None else p).reshape(-1) for p, x in zip(dense, like)])

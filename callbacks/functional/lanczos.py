@@ -98,7 +98,7 @@ class Lanczos:
 
     @property
     def complete(self) -> bool:
-        """Whether the basis spans everything."""
+        """Tells whether the basis spans everything."""
         return self.held == self.operator.num_params
 
     @property
@@ -107,7 +107,7 @@ class Lanczos:
         return self._cycles[-1].rows(self.size)
 
     def rows(self, steps: int) -> int:
-        """The rows in use once so many steps were made."""
+        """Returns the rows in use once so many steps were made."""
         return self._cycle(steps).rows(steps)
 
     def extend(self, steps: int) -> None:
@@ -117,7 +117,7 @@ class Lanczos:
             self.step()
 
     def generator_after(self, steps: int) -> torch.Generator:
-        """A generator as it stood after so many steps: its draws are independent of the basis up to there.
+        """Returns a generator as it stood after so many steps: its draws are independent of the basis up to there.
 
         It does not depend on the steps that followed.
         """
@@ -148,7 +148,7 @@ class Lanczos:
                 self._next = self._fresh(known)
 
     def vectors(self, steps: int) -> Tensor:
-        """V^T of the first `steps` steps, (rows, q): a view of the basis, valid until a further step is made."""
+        """Returns V^T of the first `steps` steps, (rows, q): a view of the basis, valid until a further step."""
         if 0 < steps <= self._cycles[-1].begin:
             self.generator = torch.Generator().set_state(self._origin)
             self._begin()
@@ -156,7 +156,7 @@ class Lanczos:
         return self.basis[: self.rows(steps)]
 
     def projected(self, steps: int | None = None) -> Tensor:
-        """T = V'HV of the first m = `steps` steps (by default all), (rows, rows) float64.
+        """Returns T = V'HV of the first m = `steps` steps (by default all), (rows, rows) float64.
 
         Tridiagonal before the first restart; after one, its first rows are diagonal with an arrowhead.
         """
@@ -164,14 +164,15 @@ class Lanczos:
         return self._cycle(m).projected(self.alphas, self.betas, m)
 
     def tridiagonal(self, steps: int | None = None) -> Tensor:
-        """The same before the first restart, where it is tridiagonal. Raises ValueError after it."""
+        """Returns the same before the first restart, where it is tridiagonal. Raises ValueError after it."""
         m = self.size if steps is None else steps
         if self._cycle(m).begin:
             raise ValueError(f"steps: {m} with a restart at {self.room}, where T is projected() and not tridiagonal")
         return self.projected(m)
 
     def ritz(self, steps: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Ritz values (m,) ascending, their vectors in the basis (m, m), their residuals (m,); NaN for a NaN matrix.
+        """Returns Ritz values (m,) ascending, their vectors in the basis (m, m), their residuals (m,); NaN for a NaN
+        matrix.
 
         Of the m = `rows(steps)` vectors after `steps` steps, at least one; by default all.
         """
@@ -182,7 +183,7 @@ class Lanczos:
         return values, vectors, self.betas[(self.size if steps is None else steps) - 1] * vectors[-1].abs()
 
     def _cycle(self, steps: int) -> Cycle:
-        """The one that the last of so many steps belongs to."""
+        """Returns the one that the last of so many steps belongs to."""
         return next(cycle for cycle in reversed(self._cycles) if cycle.begin < steps or cycle.begin == 0)
 
     def _restart(self) -> None:
@@ -231,7 +232,7 @@ class Lanczos:
 
 
 def run_of(operator: Operator, seed: int, lanczos: Lanczos | None, max_vectors: int | None) -> Lanczos:
-    """The run that is given, or a new one from `seed`. Raises ValueError if it is of another operator."""
+    """Returns the run that is given, or a new one from `seed`. Raises ValueError if it is of another operator."""
     if lanczos is None:
         return Lanczos(operator, seeded(seed), max_vectors=max_vectors)
     if lanczos.operator is not operator:

@@ -53,7 +53,7 @@ class Line:
         self._shares = shares(self.objective, self._ways(), held, [size_of(batch) for batch in held])
 
     def try_on(self, batch: Any) -> None:
-        """For a trial: raises what `weigh` would raise of the batch's halves; then it is the only one."""
+        """Raises, for a trial, what `weigh` would raise of the batch's halves; then it is the only one."""
         try_on(self.objective, self._ways(), batch)
         self._shares = [1.0]
 
@@ -65,7 +65,7 @@ class Line:
         return probes(self._called, self.objective, leaves)
 
     def at(self, a: float) -> dict[str, Tensor]:
-        """The state (1 - a) θ1 + a θ2; what is no real or complex number is the first end's."""
+        """Returns the state (1 - a) θ1 + a θ2; what is no real or complex number is the first end's."""
         state = {}
         for name, first in self.one.items():
             if first.is_floating_point() or first.is_complex():
@@ -100,7 +100,7 @@ class Line:
         return module(*batch) if len(batch) == 1 else self.objective.output(module, batch)
 
     def _row(self, state: dict[str, Tensor], batch: Any, share: float) -> tuple[float, float, int, float]:
-        """How much a batch counts, its loss, its examples, and how many of them are classified rightly."""
+        """Says how much a batch counts, its loss, its examples, and how many of them are classified rightly."""
         size = size_of(batch)
         if share == 0:  # it has no loss of its own
             return 0.0, 0.0, size, math.nan
@@ -115,7 +115,7 @@ class Line:
         return share, value, size, right
 
     def _apart(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The state with copies of all buffers, stored or not: a forward pass may write to them."""
+        """Returns the state with copies of all buffers, stored or not: a forward pass may write to them."""
         buffers = {n: state.get(n, b).detach().clone() for n, b in self.module.named_buffers()}
         return {n: state[n] for n in self.parameters} | buffers
 
@@ -141,7 +141,10 @@ def _precise(tensor: Tensor) -> torch.dtype:
 
 
 def _state(weights: Weights, module: nn.Module, name: str) -> dict[str, Tensor]:
-    """The module's parameters, and the buffers that are stored, out of these weights; of tied ones the first name."""
+    """Returns the module's parameters, and the buffers that are stored, out of these weights.
+
+    Of tied ones the first name.
+    """
     found = aligned(load_weights(weights), module, name)
     own = (*module.named_parameters(), *module.named_buffers())
     return {key: found[key] for key, _ in own if key in found}

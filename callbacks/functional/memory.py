@@ -23,7 +23,8 @@ def needed(q: int, itemsize: int, *, k: int = 1, max_vectors: int = 64, deflated
         itemsize: bytes of a value, 4 for float32.
         k: eigenvalues; 0 for trace and norm alone.
         max_vectors: of the run. One with None needs what twice as many vectors as its products do.
-        deflated: the largest of the calls. block: likewise; 0 for eigenvalues alone.
+        deflated: the largest of the calls.
+        block: likewise; 0 for eigenvalues alone.
     """
     basis = min(q, max_vectors if k else min(max_vectors, max(deflated, FIRST)))
     return (basis + 1 + k + 2 * block + _PRODUCT) * q * itemsize  # the run's next vector; probes and their products

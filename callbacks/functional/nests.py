@@ -15,12 +15,12 @@ class Unjoinable(ValueError):
 
 
 def mapped(batch: Any, f: Callable[[Tensor], Tensor]) -> Any:
-    """The same structure with f of every tensor in it."""
+    """Returns the same structure with f of every tensor in it."""
     return apply_to_collection(batch, Tensor, f)
 
 
 def tensors_of(batch: Any) -> list[Tensor]:
-    """All tensors of a batch, in the order of its structure."""
+    """Returns all tensors of a batch, in the order of its structure."""
     found: list[Tensor] = []
 
     def note(tensor: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def tensors_of(batch: Any) -> list[Tensor]:
 
 
 def rebuilt(batch: Any, tensors: Sequence[Tensor]) -> Any:
-    """The structure of `batch` around other tensors, given in the order of `tensors_of`."""
+    """Returns the structure of `batch` around other tensors, given in the order of `tensors_of`."""
     replacing: Iterator[Tensor] = iter(tensors)
     return mapped(batch, lambda _: next(replacing))
 
@@ -68,7 +68,7 @@ def _simple(part: Any) -> bool:
 
 
 def part_sizes(batch: Any) -> tuple[int, ...]:
-    """The examples in each part of a batch that is made of batches, of several loaders; () for any other."""
+    """Returns the examples in each part of a batch that is made of batches, of several loaders; () for any other."""
     values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
     nests = [value for value in values if isinstance(value, Mapping | list | tuple)]
     parts = [nest for nest in nests if any(tensor.dim() for tensor in tensors_of(nest))]
@@ -78,7 +78,7 @@ def part_sizes(batch: Any) -> tuple[int, ...]:
 
 
 def listed(batch: Any) -> int | None:
-    """The length of the lists in a batch if they hold the examples; None for any other batch.
+    """Returns the length of the lists in a batch if they hold the examples; None for any other batch.
 
     One of them has a dictionary an example, or has tensors that are not as long as it is, beside a tensor that is; and
     all parts of the batch are equally long.
@@ -94,7 +94,7 @@ def listed(batch: Any) -> int | None:
 
 
 def _longer_or_shorter(part: Sequence[Any]) -> bool:
-    """Whether a list holds tensors, of which some are not as long as it is."""
+    """Tells whether a list holds tensors, of which some are not as long as it is."""
     tensors = all(isinstance(entry, Tensor) for entry in part)
     return tensors and any(not entry.dim() or len(entry) != len(part) for entry in part)
 
@@ -107,7 +107,7 @@ def cut(batch: Any, start: int, stop: int) -> Any:
 
 
 def _cut_lists(batch: Any, start: int, stop: int, size: int) -> Any:
-    """Of a batch in which lists hold the examples: a tensor in them is an example's own."""
+    """Cuts a batch in which lists hold the examples: a tensor in them is an example's own."""
 
     def part(value: Any) -> Any:
         if isinstance(value, list | tuple) and len(value) == size:
@@ -136,7 +136,7 @@ def _cut(part: Any, start: int, stop: int, size: int) -> Any:
 
 
 def joined(batches: Sequence[Any]) -> Any:
-    """One batch of all the examples. Raises Unjoinable where their parts do not fit together."""
+    """Returns one batch of all the examples. Raises Unjoinable where their parts do not fit together."""
     sizes = [size_of(batch) for batch in batches]
     if len(batches) == 1:
         return batches[0]
@@ -144,7 +144,7 @@ def joined(batches: Sequence[Any]) -> Any:
 
 
 def _joined_lists(batches: Sequence[Any], sizes: Sequence[int]) -> Any:
-    """Of batches as in `_cut_lists`."""
+    """Joins batches as in `_cut_lists`."""
     first = batches[0]
     if any(type(batch) is not type(first) or len(batch) != len(first) for batch in batches):
         raise Unjoinable("batches: lists of examples in different structures")
@@ -199,7 +199,7 @@ def _joined_tensors(tensors: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
 
 
 def _entries(part: Sequence[Any], size: int) -> bool:
-    """Whether a list holds one thing an example (names, say), and not one tensor for all of them."""
+    """Tells whether a list holds one thing an example (names, say), and not one tensor for all of them."""
     return len(part) == size and not any(isinstance(entry, Tensor | Mapping | list | tuple) for entry in part)
 
 

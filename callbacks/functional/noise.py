@@ -30,10 +30,14 @@ RESOLVED = 8  # tr C is told from rounding if it exceeds so many units of roundi
 
 @dataclass(frozen=True)
 class Alignment:
-    """How C lies to the Hessian: `cosine` tr(HC)/(|H||C|), and `lift` q tr(HC)/(tr H tr C), 1 if they are unrelated.
+    """Tells how C lies to the Hessian; nan where a denominator is 0.
 
-    Their errors are 95 % half-widths to first order, those of the three estimates in quadrature. nan where a
-    denominator is 0.
+    Attributes:
+        cosine: tr(HC)/(|H||C|).
+        lift: q tr(HC)/(tr H tr C), 1 if they are unrelated.
+        trace_hc: tr(HC).
+        cosine_error: a 95 % half-width to first order, those of the three estimates in quadrature.
+        lift_error: likewise.
     """
 
     cosine: float
@@ -45,11 +49,14 @@ class Alignment:
 
 @dataclass(frozen=True)
 class GradientNoise:
-    """What `gradient_noise` found. C is the covariance of one example's gradient; a batch of S has C/S.
+    """Describes what `gradient_noise` found. C is the covariance of one example's gradient; a batch of S has C/S.
 
     Attributes:
-        value, error: tr C and half its 95 % interval. products: Hessian products, for `alignment`.
-        trace: tr C. square_trace: tr C², unbiased (off-diagonal U-statistic).
+        value: tr C.
+        error: half its 95 % interval.
+        products: Hessian products, for `alignment`.
+        trace: tr C with its interval.
+        square_trace: tr C², unbiased (off-diagonal U-statistic).
         mean_square: |∇L|², unbiased, L being the expected loss: over the population that the examples are a sample of
             (and over augmentation and dropout). For examples drawn without replacement from N training examples this
             is not the training loss's, which is larger by tr C/N.
@@ -61,8 +68,9 @@ class GradientNoise:
         kurtosis: excess kurtosis of a gradient along random directions, 0 for Gaussian noise (assumption 1). That
             of batches of S examples is S times smaller than that of examples.
         alignment: with the Hessian, if one was given.
-        estimator, gradients, batch_size: "per_example" and "loop": from so many gradients of one example (batch_size
-            1); "batch_means": from so many means over batches of that size.
+        estimator: "per_example" and "loop", from gradients of one example; or "batch_means".
+        gradients: from so many gradients.
+        batch_size: examples in each; 1 but for "batch_means".
 
     Ratios are nan where they are undefined: without noise (zero or equal gradients), isotropy and kurtosis; with
     gradients that are not finite, everything.
@@ -86,12 +94,12 @@ class GradientNoise:
     num_params: int
 
     def state(self) -> dict[str, Any]:
-        """All of it in dictionaries, numbers and tensors, for a checkpoint."""
+        """Returns all of it in dictionaries, numbers and tensors, for a checkpoint."""
         return asdict(self)
 
     @classmethod
     def of_state(cls, state: dict[str, Any]) -> GradientNoise:
-        """What `state` was taken of."""
+        """Returns what `state` was taken of."""
 
         def restored(name: str, value: Any) -> Any:
             if not isinstance(value, dict):
@@ -120,7 +128,7 @@ def gradient_noise(
     chunk: int = 32,
     max_bytes: int = 1 << 30,
 ) -> GradientNoise:
-    """The gradient noise of `loss(module(input), target)` under training conditions.
+    """Returns the gradient noise of `loss(module(input), target)` under training conditions.
 
     Args:
         loss, batch_loss, reduction: as for HessianOperator. Where the loss of a batch is not made of its examples'
@@ -157,7 +165,7 @@ def noise_of(
     eigenvalues: int = 3,
     max_bytes: int = 1 << 30,
 ) -> GradientNoise:
-    """The same of gradients that are there already."""
+    """Returns the same of gradients that are there already."""
     with measuring(rows.module, training=rows.training):
         if len(rows) < FEWEST:
             raise ValueError(f"batches: {len(rows)} gradients are too few for a covariance; at least {FEWEST}")
@@ -201,7 +209,7 @@ def noise_of(
 
 
 def _gram(rows: Gradients, max_bytes: int) -> tuple[Tensor, Tensor]:
-    """K = G G' (m, m) and the projections of G on random directions (m, DIRECTIONS), float64 on the CPU."""
+    """Returns K = G G' (m, m) and the projections of G on random directions (m, DIRECTIONS), float64 on the CPU."""
     m, q = len(rows), rows.num_params
     held = max(1, int(max_bytes // (2 * q * torch.finfo(rows.dtype).bits // 8)))
     generator = torch.Generator().manual_seed(rows.seed)
@@ -239,7 +247,7 @@ class _Sums:
         return self.member != (-1 if left_out is None else left_out)
 
     def without(self, left_out: int | None) -> tuple[float, float, float]:
-        """tr C, |g|², tr C² of one row, each unbiased; of all rows if None is left out.
+        """Returns tr C, |g|², tr C² of one row, each unbiased; of all rows if None is left out.
 
         tr C² is the U-statistic of E[(g1 - μ)·(g2 - μ)]² over distinct rows (Chen, Zhang, Zhong 2010), in which no
         diagonal element enters: the plug-in from m ≪ q rows is dominated by its diagonal.
@@ -273,7 +281,7 @@ def _ratio(above: float, below: float) -> float:
 
 
 def _kurtosis(projections: Tensor) -> float:
-    """Mean excess kurtosis over the directions, by the unbiased cumulants (k-statistics)."""
+    """Returns the mean excess kurtosis over the directions, by the unbiased cumulants (k-statistics)."""
     m = len(projections)
     x = projections - projections.mean(0)
     second, fourth = (x**2).sum(0), (x**4).sum(0)
@@ -282,7 +290,7 @@ def _kurtosis(projections: Tensor) -> float:
 
 
 def _jackknife(f: Callable[[int | None], list[float]], groups: int) -> list[Estimate]:
-    """f of all rows, with intervals from leaving out one group of rows at a time."""
+    """Returns f of all rows, with intervals from leaving out one group of rows at a time."""
     left = torch.tensor([f(g) for g in range(groups)], dtype=torch.float64)
     spread = ((groups - 1) / groups * ((left - left.mean(0)) ** 2).sum(0)).sqrt()
     half = t_quantile(groups - 1) * spread
@@ -313,7 +321,7 @@ def _align(
 
 
 def _quotient(above: Estimate, first: Estimate, second: tuple[float, float]) -> tuple[float, float]:
-    """above/(first · second) and its error, to first order, the three taken as independent."""
+    """Returns above/(first · second) and its error, to first order, the three taken as independent."""
     below = first.value * second[0]
     if not below:
         return math.nan, math.nan

@@ -18,7 +18,7 @@ Weights = Callable[[Any], float]
 
 @dataclass(frozen=True)
 class Objective:
-    """What is measured: a loss of batches, and how it treats the examples in one.
+    """Describes what is measured: a loss of batches, and how it treats the examples in one.
 
     Attributes:
         loss: loss(output, target), for batches (input, target) or (inputs…, target), with output = module(inputs…).
@@ -44,17 +44,17 @@ class Objective:
             raise ValueError(f"weights: are those of a mean; reduction={self.reduction!r} has none")
 
     def __call__(self, module: nn.Module, batch: Any) -> Tensor:
-        """The loss of a batch, ()."""
+        """Returns the loss of a batch, ()."""
         if self.batch_loss is not None:
             return scalar(self.batch_loss(module, batch))
         return self.of_output(self.output(module, batch), batch)
 
     def output(self, module: nn.Module, batch: Any) -> Any:
-        """module(inputs…)."""
+        """Returns module(inputs…)."""
         return module(*_pair(batch)[0])
 
     def of_output(self, output: Any, batch: Any) -> Tensor:
-        """loss(output, target), ()."""
+        """Returns loss(output, target), ()."""
         assert self.loss is not None
         return scalar(self.loss(output, self.target(batch)))
 

@@ -23,10 +23,11 @@ from three_factors.callbacks.functional.weights import Weights
 
 @dataclass(frozen=True)
 class Width:
-    """How far from an end, away from the other one, the loss has risen by `rise`.
+    """Tells how far from an end, away from the other one, the loss has risen by `rise`.
 
     Attributes:
-        value: in units of |Δθ| travelled, NaN if censored. relative: the same over |θ| of that end.
+        value: in units of |Δθ| travelled, NaN if censored.
+        relative: the same over |θ| of that end.
         error: half the spacing of the points it lies between (in the same units).
         censored: the loss had not risen so far at the last point, which is `at_least` away.
     """
@@ -44,10 +45,15 @@ class Interpolation:
     """The path's profile.
 
     Attributes:
-        alphas: a. values: the loss at each (mean over the examples). accuracy: likewise, NaN where outputs are no
-            logits of classes. error: one standard error of each loss (no 95 % interval), from the scatter of the
-            batches about it, weighted by their numbers of examples; 0 for one batch.
-        distance: |θ2 - θ1|. norms: |θ1|, |θ2|. products: 0, it needs none. batch_norm: the policy.
+        alphas: a.
+        values: the loss at each (mean over the examples).
+        accuracy: likewise, NaN where outputs are no logits of classes.
+        error: one standard error of each loss (no 95 % interval), from the scatter of the batches about it, weighted by
+            their numbers of examples; 0 for one batch.
+        distance: |θ2 - θ1|.
+        norms: |θ1|, |θ2|.
+        products: 0, it needs none.
+        batch_norm: the policy.
     """
 
     alphas: list[float]
@@ -60,7 +66,7 @@ class Interpolation:
     products: int = 0
 
     def width(self, end: Literal[1, 2], rise: float) -> Width:
-        """Outward distance from θ1 (a < 0) or θ2 (a > 1) to where the loss is `rise` above its value there.
+        """Returns the outward distance from θ1 (a < 0) or θ2 (a > 1) to where the loss is `rise` above its value there.
 
         Between two points the logarithm of the rise is interpolated. Raises ValueError if the end is no point of
         the path.
@@ -175,7 +181,7 @@ def interpolate(
 def try_path(
     module: nn.Module, objective: Objective, batch: Any, start: Weights, batch_norm: BatchNormPolicy = "re-estimate"
 ) -> None:
-    """For a trial on a small batch: raises what `interpolate` from `start` to the module's own weights would raise."""
+    """Raises, for a trial on a small batch, what `interpolate` from `start` to the module's own weights would raise."""
     own = plain(module)
     with measuring(own):
         line = Line(own, objective, start, own.state_dict(), batch_norm)
@@ -185,7 +191,7 @@ def try_path(
 
 
 def _held(batches: Iterable[Any], device: torch.device, field: str, dtype: torch.dtype | None) -> list[Any]:
-    """The batches that hold an example; if no rank has one, ValueError on every rank."""
+    """Returns the batches that hold an example; if no rank has one, ValueError on every rank."""
     given = [stored(batch, device, dtype) for batch in as_batches(batches)]
     held = [batch for batch in given if size_of(batch)]
     if not any(of_all_ranks(len(held))):
@@ -208,7 +214,7 @@ def _joined(batches: list[Any]) -> list[Any]:
 
 
 def _both(one: Any, other: Any) -> Any:
-    """The two in one; None if they do not fit together."""
+    """Returns the two in one; None if they do not fit together."""
     try:
         return joined([one, other])
     except Unjoinable:

@@ -23,11 +23,11 @@ class Cycle:
     couplings: Tensor
 
     def rows(self, steps: int) -> int:
-        """The vectors that there are once so many steps were made in all."""
+        """Returns the vectors that there are once so many steps were made in all."""
         return len(self.values) + steps - self.begin
 
     def projected(self, alphas: list[float], betas: list[float], steps: int) -> Tensor:
-        """T once so many steps were made, (rows, rows) float64; alphas and betas are of all steps."""
+        """Returns T once so many steps were made, (rows, rows) float64; alphas and betas are of all steps."""
         p = len(self.values)
         diagonal = torch.tensor(alphas[self.begin : steps], dtype=torch.float64)
         off = torch.tensor(betas[self.begin : max(steps - 1, 0)], dtype=torch.float64)
@@ -44,7 +44,7 @@ def first_cycle() -> Cycle:
 
 
 def both_ends(values: Tensor, n: int) -> Tensor:
-    """Which 2 n of ascending Ritz values to keep: the n largest, and of the others the n of largest magnitude.
+    """Tells which 2 n of ascending Ritz values to keep: the n largest, and of the others the n of largest magnitude.
 
     These are of both ends of the spectrum, whatever its signs, and have the n algebraically largest and the n of
     largest magnitude among them. Keeping two thirds took fewer products than a half wherever restarts told at all.
@@ -55,5 +55,5 @@ def both_ends(values: Tensor, n: int) -> Tensor:
 
 
 def fewest_vectors(k: int) -> int:
-    """The smallest `max_vectors` for k eigenvalues: of each end a restart keeps one more."""
+    """Returns the smallest `max_vectors` for k eigenvalues: of each end a restart keeps one more."""
     return 3 * (k + 1)

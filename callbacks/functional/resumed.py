@@ -16,14 +16,14 @@ from three_factors.callbacks.functional.inputs import distributed, of_all_ranks
 
 
 def about_path(policy: str, one: Any, two: Any, batches: list[Any], estimation: list[Any] | None) -> dict[str, Any]:
-    """What the points of a path depend on, but for the loss; of all ranks, the same on each."""
+    """Returns what the points of a path depend on, but for the loss; of all ranks, the same on each."""
     data = {"batches": batches, "estimation": estimation}
     of_data = {name: digest(of_all_ranks(digest(held))) for name, held in data.items()}
     return {"batch_norm": policy, "start": digest(one), "end": digest(two), **of_data}
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of tensors (type, shape and bytes), also in lists, tuples and dictionaries."""
+    """Returns SHA-256 of tensors (type, shape and bytes), also in lists, tuples and dictionaries."""
     if isinstance(value, Tensor):
         found = hashlib.sha256(f"{value.dtype} {tuple(value.shape)} ".encode())
         found.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -54,7 +54,7 @@ class Resumed:
 
     @staticmethod
     def _opened(path: Path, about: dict[str, Any]) -> tuple[str, dict[float, tuple[float, ...]]]:
-        """What is wrong with the file, or "", and its points; afterwards it can be appended to."""
+        """Returns what is wrong with the file, or "", and its points; afterwards it can be appended to."""
         text = path.read_text(errors="replace") if path.exists() else ""
         if not text:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,8 @@ from three_factors.callbacks.functional.sides import Sides, WrongLoss, alike, si
 
 
 def shares(objective: Objective, ways: Sequence[Probe], batches: Sequence[Any], sizes: Sequence[int]) -> list[float]:
-    """The factors c of this rank's batches in L = Σ c_b L_b, the loss of all ranks' data; every rank must come here.
+    """Returns the factors c of this rank's batches in L = Σ c_b L_b, the loss of all ranks' data; every rank must come
+    here.
 
     A batch without a loss of its own (all its targets are ignored) counts 0.
 
@@ -63,7 +64,7 @@ def shares(objective: Objective, ways: Sequence[Probe], batches: Sequence[Any], 
 
 
 def try_on(objective: Objective, ways: Sequence[Probe], batch: Any) -> None:
-    """For a trial on one small batch: raises what `shares` of its halves would raise, in half of the passes."""
+    """Raises, for a trial on one small batch, what `shares` of its halves would raise, in half of the passes."""
     size = size_of(batch)
     if objective.reduction == "batch" or size < 2:
         return
@@ -75,7 +76,7 @@ def try_on(objective: Objective, ways: Sequence[Probe], batch: Any) -> None:
 
 @dataclass(frozen=True)
 class _Weight:
-    """What a batch weighs in units of an example of the reference; `plain`: as many as it has examples."""
+    """Describes what a batch weighs in units of an example of the reference; `plain`: as many as it has examples."""
 
     size: int
     value: float
@@ -103,7 +104,10 @@ def check_parts(objective: Objective, batches: Sequence[Any]) -> None:
 
 
 def _reference(ways: Sequence[Probe], batches: Sequence[Any]) -> tuple[tuple[int, int], Any]:
-    """(rank, index) and the first batch with a finite loss and a gradient; (-1, -1) and None if there is none."""
+    """Returns (rank, index) and the first batch with a finite loss and a gradient.
+
+    (-1, -1) and None if there is none.
+    """
 
     def first() -> tuple[int, Any]:
         for i, batch in enumerate(batches):
@@ -119,7 +123,7 @@ def _reference(ways: Sequence[Probe], batches: Sequence[Any]) -> tuple[tuple[int
 
 
 def _meet(way: Probe, batch: Any) -> bool:
-    """Whether examples meet in the module, so that its outputs depend on what else is in the batch."""
+    """Tells whether examples meet in the module, so that its outputs depend on what else is in the batch."""
     size = size_of(batch)
     if size < 2:
         return False
@@ -132,7 +136,7 @@ def _meet(way: Probe, batch: Any) -> bool:
 
 
 def _slope(ways: Sequence[Probe], batch: Any) -> tuple[float, list[Tensor]]:
-    """The loss and its gradient by the first way that can take the batch."""
+    """Returns the loss and its gradient by the first way that can take the batch."""
     for way in ways[:-1]:
         try:
             return way.slope(way.item(batch))
@@ -152,13 +156,13 @@ def _weight(objective: Objective, ways: Sequence[Probe], reference: Any, batch: 
 
 
 def _given(objective: Objective, batch: Any, size: int) -> _Weight:
-    """By what is said of it."""
+    """Returns the factors by what is said of the loss."""
     weight = float(size if objective.weights is None else objective.weights(batch))
     return _Weight(size, weight, objective.weights is None)
 
 
 def _compared(objective: Objective, sides: Sides, one: Any, batch: Any, size: int) -> _Weight:
-    """What `batch` weighs beside `one`."""
+    """Returns what `batch` weighs beside `one`."""
     given = _given(objective, batch, size)
     if not sides.telling:
         nothing_counts = not math.isfinite(sides.values[1]) and math.isfinite(sides.values[2])
@@ -181,7 +185,7 @@ def _compared(objective: Objective, sides: Sides, one: Any, batch: Any, size: in
 
 
 def _single(objective: Objective, ways: Sequence[Probe], batch: Any, size: int) -> _Weight:
-    """Of the only batch: the loss of all the data is its own, but the mean must be no sum, and the sum no mean."""
+    """Returns the factor of the only batch, whose loss is that of all the data; a mean must still be no sum."""
     sides = sides_of(ways, *_halves(batch, size), batch) if size > 1 else None
     if sides is not None and sides.telling:
         _as_said(objective, sides, size // 2, size - size // 2)
@@ -189,7 +193,7 @@ def _single(objective: Objective, ways: Sequence[Probe], batch: Any, size: int) 
 
 
 def _inside(objective: Objective, ways: Sequence[Probe], batch: Any, given: _Weight) -> _Weight:
-    """Of a batch that does not fit together with others: only its own parts can be compared with it."""
+    """Returns the factor of a batch that does not fit together with others: only its parts are compared with it."""
     size = given.size
     sides = sides_of(ways, *_halves(batch, size)) if objective.weights is None and size > 1 else None
     if sides is not None and sides.telling and not _as_said(objective, sides, size // 2, size - size // 2):
@@ -206,7 +210,7 @@ def _halves(batch: Any, size: int) -> tuple[Any, Any]:
 
 
 def _as_said(objective: Objective, sides: Sides, n: int, m: int) -> bool:
-    """Whether the loss is what `reduction` says. Raises WrongLoss where it is the other one."""
+    """Tells whether the loss is what `reduction` says. Raises WrongLoss where it is the other one."""
     mean, total = _normalised(n, m), (1.0, 1.0)
     said, other = (total, mean) if objective.reduction == "sum" else (mean, total)
     if sides.joined_by(*said):

@@ -41,7 +41,7 @@ class RescaledHessian:
 
 
 def parameter_scale(operator: HessianOperator, kind: Scale) -> Tensor:
-    """The scale of every row of H, (q,); see `RescaledHessian`."""
+    """Returns the scale of every row of H, (q,); see `RescaledHessian`."""
     if kind not in ("filter", "tensor", "adaptive"):
         raise ValueError(f"scale: {kind!r} is none of 'filter', 'tensor', 'adaptive'")
     pieces = []
@@ -70,7 +70,8 @@ class Ratio:
 
 
 def batch_sharpness(operator: HessianOperator) -> Ratio:
-    """E[g'H_B g] / E|g|², g = ∇L_B, over the operator's batches (Andreyev, Beneventano 2024); compare with 2/eta.
+    """Returns E[g'H_B g] / E|g|², g = ∇L_B, over the operator's batches (Andreyev, Beneventano 2024); compare with
+    2/eta.
 
     The batches should be minibatches of the run's S; together they cost one product. Under torch.distributed those of
     all ranks count.
@@ -107,7 +108,8 @@ class FiniteDifference:
 def finite_difference_norm(
     operator: HessianOperator, r: float | None = None, seed: int = 0, *, vectors: int = 16
 ) -> FiniteDifference:
-    """|H|_F as the paper measures it (after Wu et al. 2017): from gradients at θ ± δ, without second derivatives.
+    """Returns |H|_F as the paper measures it (after Wu et al. 2017): from gradients at θ ± δ, without second
+    derivatives.
 
     |H|_F² = q E|(g(θ + δu) - g(θ - δu)) / 2δ|² over random unit vectors u, δ = r|θ|. r is by default 1e-3 in float32
     and 1e-6 in float64. On ReLU networks there is no limit of small steps (kinks give (ratio² - 1) ∝ 1/δ), so the

@@ -38,11 +38,13 @@ class Sides:
 
     @property
     def telling(self) -> bool:
-        """Whether there is something to compare: finite losses with a gradient."""
+        """Tells whether there is something to compare: finite losses with a gradient."""
         return all(map(math.isfinite, (*self.values, self._scale))) and self._scale > 0
 
     def joined_by(self, first: float, second: float, tolerance: float | None = None) -> bool:
-        """Whether the whole is first x one + second x the other, in loss and gradient, to rounding or `tolerance`."""
+        """Tells whether the whole is first x one + second x the other, in loss and gradient, to rounding or
+        `tolerance`.
+        """
         eps = torch.finfo(self.slopes[0].dtype).eps
         (a, b, c), (ga, gb, gc) = self.values, self.slopes
         if abs(c - first * a - second * b) > (tolerance or 300 * eps) * (abs(first * a) + abs(second * b)) + eps**2:
@@ -54,7 +56,8 @@ class Sides:
         return apart <= min(20 * self.noise, 0.3 * length)
 
     def mean(self, first: float, second: float) -> bool:
-        """Whether these are the weights of a mean, and the whole is it (the root of a mean has others, that add up to
+        """Tells whether these are the weights of a mean, and the whole is it (the root of a mean has others, that add
+        up to
         less; its logarithm is not the mean of theirs)."""
         tolerance = max(3e3 * torch.finfo(self.slopes[0].dtype).eps, 1e-9)
         if not self._way.by_example:  # found to what rounding leaves
@@ -73,7 +76,7 @@ class Sides:
 
     @property
     def noise(self) -> float:
-        """What rounding makes of the whole's gradient: near a minimum, where examples cancel, it is not small."""
+        """What rounding makes of the whole's gradient; near a minimum, where examples cancel, it is not small."""
         if self._way.by_example:
             return 0.0
         if self._noise is None:
@@ -85,7 +88,7 @@ class Sides:
         return self._noise
 
     def solved(self) -> tuple[float, float]:
-        """The factors for `joined_by`, by least squares."""
+        """Returns the factors for `joined_by`, by least squares."""
         size = max(map(abs, self.values)) or 1.0
         length = max(float(g.norm()) for g in self.slopes) or 1.0
         values = [torch.tensor([v / size], dtype=torch.float64, device=self.slopes[0].device) for v in self.values]
@@ -97,14 +100,14 @@ class Sides:
 
 
 def _among(rows: Tensor, whole: Tensor, place: int) -> Tensor:
-    """A part's rows where they stand in the whole, zeros elsewhere."""
+    """Returns a part's rows where they stand in the whole, zeros elsewhere."""
     found = torch.zeros_like(whole)
     (found[: len(rows)] if place == 0 else found[len(whole) - len(rows) :]).copy_(rows)
     return found
 
 
 def sides_of(ways: Sequence[Probe], one: Any, other: Any, whole: Any = None) -> Sides | None:
-    """Both batches and the two in one, by the first way that can take them; None if they do not fit together.
+    """Returns both batches and the two in one, by the first way that can take them; None if they do not fit together.
 
     `whole`: the two in one, to see whether examples meet in the module.
     """
@@ -125,7 +128,7 @@ def sides_of(ways: Sequence[Probe], one: Any, other: Any, whole: Any = None) -> 
 
 
 def alike(whole: Any, parts: Sequence[Any]) -> bool:
-    """Whether the outputs of a whole batch are those of its parts."""
+    """Tells whether the outputs of a whole batch are those of its parts."""
     pairs = zip(tensors_of(whole[0]), tensors_of(joined(list(parts))[0]), strict=True)
     return all(_close(x, y) for x, y in pairs)
 

@@ -18,8 +18,10 @@ class SpectralDensity:
     """The eigenvalue density by stochastic Lanczos quadrature, one quadrature a start vector.
 
     Attributes:
-        nodes, weights: (vectors, steps); the weights of a vector sum to 1.
-        grid: (points,), eigenvalues at which the density is given. width: sd of the Gaussians it is smoothed with.
+        nodes: (vectors, steps).
+        weights: (vectors, steps); those of a vector sum to 1.
+        grid: (points,), eigenvalues at which the density is given.
+        width: sd of the Gaussians it is smoothed with.
         values: (points,), mean density over the vectors; integrates to 1.
         error: (points,), 95 % half-width of `values` over the vectors.
         products: H v computed for it.
@@ -34,7 +36,7 @@ class SpectralDensity:
     products: int
 
     def expectation(self, f: Callable[[Tensor], Tensor]) -> Estimate:
-        """tr f(H) / q with a 95 % interval; exact for each vector if f is a polynomial of degree < 2 steps."""
+        """Returns tr f(H) / q with a 95 % interval; exact for each vector if f is a polynomial of degree < 2 steps."""
         return Estimate.of((self.weights * f(self.nodes)).sum(1), self.products)
 
 
@@ -48,7 +50,7 @@ def spectral_density(
     points: int = 512,
     width: float | None = None,
 ) -> SpectralDensity:
-    """Stochastic Lanczos quadrature (Ubaru, Chen, Saad 2017; for networks Ghorbani et al. 2019).
+    """Returns the density by stochastic Lanczos quadrature (Ubaru, Chen, Saad 2017; for networks Ghorbani et al. 2019).
 
     `steps` Lanczos steps from each of `vectors` random unit vectors, one after the other; the vectors of all steps of
     one are kept, `steps` of q values. `width` is by default 1 % of the spectrum's.
@@ -113,7 +115,7 @@ class _Without:
 
 
 def log_determinant(operator: Operator, cut: float, seed: int = 0, *, max_products: int = 300) -> LogDeterminant:
-    """log det of H on the space of its eigenvalues above `cut` (Theorem 2's det H; over all of them it is 0).
+    """Returns log det of H on the space of its eigenvalues above `cut` (Theorem 2's det H; over all of them it is 0).
 
     Lanczos until every Ritz value above the cut is settled (its residual is small and less than its distance to the
     cut) and at least eight lie below it, the largest of those settled; then again without the eigenvectors found,
@@ -160,5 +162,5 @@ def _run_to_cut(lanczos: Lanczos, cut: float, limit: int) -> bool:
 
 
 def _settled(values: Tensor, residuals: Tensor, cut: float) -> Tensor:
-    """On which side of the cut the eigenvalue lies is certain; above it, its logarithm is as well."""
+    """Tells whether it is certain on which side of the cut the eigenvalue lies; above it, whether its logarithm is."""
     return (residuals < (values - cut).abs()) & ((values <= cut) | (residuals <= 1e-3 * values.abs()))

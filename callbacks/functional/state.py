@@ -18,7 +18,7 @@ from three_factors.callbacks.functional.attributes import attributes_kept, loggi
 
 
 def plain(module: nn.Module) -> nn.Module:
-    """The module inside wrappers of torch.compile and DistributedDataParallel: what is measured."""
+    """Returns the module inside wrappers of torch.compile and DistributedDataParallel: what is measured."""
     while True:
         inner = getattr(module, "_orig_mod", None)  # torch.compile's OptimizedModule
         if inner is None and isinstance(module, nn.parallel.DistributedDataParallel):
@@ -29,14 +29,14 @@ def plain(module: nn.Module) -> nn.Module:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where the module's first parameter or buffer lives; the CPU if it has none."""
+    """Returns where the module's first parameter or buffer lives; the CPU if it has none."""
     tensor = next(itertools.chain(module.parameters(), module.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device
 
 
 @contextmanager
 def measuring(module: nn.Module, *, training: bool = False) -> Iterator[None]:
-    """Within it second derivatives are right and repeatable; after it everything is as it was.
+    """Makes second derivatives right and repeatable within it; afterwards everything is as it was.
 
     The module is in eval mode (`training=True`: in train mode, but for parts that the user keeps in eval mode while it
     trains), gradients are on, inference mode and autocast are
@@ -96,7 +96,7 @@ def _modes(module: nn.Module, training: bool) -> Iterator[None]:
 
 @contextmanager
 def _full_float32() -> Iterator[None]:
-    """By the setting of each kind of operation: the global ones raise an error if a user has set these."""
+    """Sets full float32 for each kind of operation: the global setting raises an error if a user has set these."""
     backends: Any = torch.backends  # its stubs lack what it makes by name
     kinds = (
         backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn,

@@ -25,7 +25,7 @@ def _unknown(origin: str) -> type[Unknown]:
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Tensor:
-    """Without what else may be written of a tensor: hooks, attributes of a backend."""
+    """Returns a tensor without what else may be written of it: hooks, attributes of a backend."""
     tensor = torch._utils._rebuild_tensor(storage, offset, size, stride)
     bits = rest[2] if len(rest) > 2 and isinstance(rest[2], dict) else {}
     tensor = tensor.conj() if bits.get("conj") is True else tensor
@@ -160,5 +160,5 @@ class Unpickler(_Python):
 
 
 def load(file: Any, **options: Any) -> Any:
-    """What `pickle.load` is, for torch.load's `pickle_module`."""
+    """Returns what `pickle.load` is, for torch.load's `pickle_module`."""
     return Unpickler(file, **options).load()

@@ -116,7 +116,7 @@ def _plain(key: str) -> str:
 
 
 def _common(keys: Mapping[str, str]) -> list[str]:
-    """The prefixes that all keys share, "" first."""
+    """Returns the prefixes that all keys share, "" first."""
     shared = [""]
     for level in zip(*(key.split(".")[:-1] for key in keys)):
         if len(set(level)) > 1:
@@ -126,12 +126,12 @@ def _common(keys: Mapping[str, str]) -> list[str]:
 
 
 def _before(rest: str, given: Mapping[str, str]) -> list[str]:
-    """What stands before `rest` in the keys that end with it."""
+    """Returns what stands before `rest` in the keys that end with it."""
     return [key[: len(key) - len(rest)] for key in given if key == rest or key.endswith("." + rest)]
 
 
 def _state(found: Any, where: str) -> Mapping[str, Tensor]:
-    """The state dictionary in what a file holds."""
+    """Returns the state dictionary in what a file holds."""
     if not isinstance(found, Mapping):
         raise ValueError(f"{where}: is a {_kind(found)}, not a state dictionary; save `module.state_dict()`")
     states = {
@@ -151,7 +151,7 @@ def _state(found: Any, where: str) -> Mapping[str, Tensor]:
 
 
 def _strange(state: Mapping[Any, Any]) -> dict[Any, Any]:
-    """The entries of a state dictionary that are none of tensors; a module's extra state may be anything."""
+    """Returns the entries of a state dictionary that are none of tensors; a module's extra state may be anything."""
     return {
         key: value
         for key, value in state.items()

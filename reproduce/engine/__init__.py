@@ -15,6 +15,10 @@ from three_factors.reproduce.engine.surroundings import usable_backend
 
 if TYPE_CHECKING:
     from three_factors.reproduce.engine.contract.names import register as register
+    from three_factors.reproduce.engine.contract.networks import MLPNetwork as MLPNetwork
+    from three_factors.reproduce.engine.contract.networks import ResNet56Network as ResNet56Network
+    from three_factors.reproduce.engine.contract.networks import VGG11Network as VGG11Network
+    from three_factors.reproduce.engine.contract.spec import RunSpec as RunSpec
     from three_factors.reproduce.engine.definition import Figure as Figure
     from three_factors.reproduce.engine.definition import Theory as Theory
     from three_factors.reproduce.engine.experiment import Arm as Arm
@@ -39,10 +43,14 @@ _OBJECTS = {
     "Evidence": "judge.table",
     "Experiment": "experiment",
     "Figure": "definition",
+    "MLPNetwork": "contract.networks",
+    "ResNet56Network": "contract.networks",
+    "RunSpec": "contract.spec",
     "Setting": "experiment",
     "SyntheticTable": "judge.table",
     "Table": "judge.table",
     "Theory": "definition",
+    "VGG11Network": "contract.networks",
     "main": "figure",
     "register": "contract.names",
 }

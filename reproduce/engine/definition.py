@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from three_factors.reproduce.engine.experiment import PAPERS, Arm, Experiment
@@ -25,7 +26,7 @@ SIMULATION = "simulation"  # what stands for a data set where there is none
 
 @dataclass(frozen=True, kw_only=True)
 class Definition:
-    """What every script defines.
+    """Describes what every script defines.
 
     Attributes:
         name: the script's.
@@ -58,6 +59,11 @@ class Definition:
         if name not in known:
             raise InputError(f"--arm: {self.name} has no arm {name!r}, only {', '.join(known)}")
         return known[name]
+
+    @property
+    def file(self) -> Path:
+        """The script's file, by its claims."""
+        return Path(self.check.__code__.co_filename).resolve()
 
     def is_own(self, data: str) -> bool:
         """Tells whether claims are judged on a data set."""
@@ -108,8 +114,9 @@ class Figure(Definition):
         return self.experiment.reductions
 
     @property
-    def imagined(self) -> Callable[[Scale, int, np.random.Generator], Evidence]:
-        return self.experiment.imagined
+    def imagined(self) -> Callable[[Scale, int, np.random.Generator], Evidence] | None:
+        own = type(self.experiment).imagined is not Experiment.imagined
+        return self.experiment.imagined if own else None
 
     def frame(self, evidence: Table) -> pd.DataFrame:
         return evidence.frame
@@ -146,7 +153,7 @@ class Theory(Definition):
 
 @dataclass(frozen=True)
 class Context:
-    """What a call is about, as its outputs tell it.
+    """Describes what a call is about, as its outputs tell it.
 
     Attributes:
         definition: of the script.
@@ -183,7 +190,7 @@ class Context:
 
     @property
     def other_data(self) -> str | None:
-        """What is to be said of data that are not the definition's own."""
+        """Describes what is to be said of data that are not the definition's own."""
         return None if self.own_data else f"{self.data}, not {' or '.join(self.definition.data)}"
 
     @property

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from three_factors.reproduce.engine.contract.folder import PathFolder, Results, RunFolder, Say, SimulationFolder
-from three_factors.reproduce.engine.contract.work import Item
+from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.judge.chains import Chains
 from three_factors.reproduce.engine.judge.table import EIGENVALUE, NOISE, STABILITY, STEP_VARIANCE, Table
 

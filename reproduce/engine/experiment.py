@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from three_factors.reproduce.engine.options import EPOCHS, Scale
@@ -13,8 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from three_factors.datamodules.prepared import Prepared
-    from three_factors.reproduce.engine.contract.spec import Measurement, PathSpec, RunSpec
-    from three_factors.reproduce.engine.contract.work import Factors
+    from three_factors.reproduce.engine.contract.spec import Factors, Measurement, PathSpec, RunSpec
     from three_factors.reproduce.engine.judge.claims import Claim
     from three_factors.reproduce.engine.judge.table import Evidence, Table
 
@@ -42,8 +42,25 @@ Settings = Mapping[str, Setting]  # by label
 
 
 @dataclass(frozen=True)
+class Line:
+    """A line between two runs.
+
+    Attributes:
+        id: its name in claims.
+        start: the setting whose run is θ1.
+        end: that of θ2, of the same seed and so with the same initialisation.
+        apart: whether θ2 is of the next seed instead.
+    """
+
+    id: str
+    start: str
+    end: str
+    apart: bool = False
+
+
+@dataclass(frozen=True)
 class Tuning:
-    """How final runs are chosen by an experiment's runs, which then are its tuning.
+    """Tells how final runs are chosen by an experiment's runs, which then are its tuning.
 
     Attributes:
         seeds: the seeds of the tuning runs at a scale; no verdict uses them.
@@ -56,25 +73,27 @@ class Tuning:
 
 
 class Experiment:
-    """What is run at which scale, and what was left out of the paper's; the base class of all experiments.
+    """Describes what is run at which scale, and what was left out of the paper's; the base class of all experiments.
 
     Attributes:
         scales: everything that a scale changes; each has `seeds`, how many there are by default.
         reductions: (the paper's, at quick scale, why), a line each.
+        lines: label -> a line between two runs, along which the loss is evaluated.
         tuning: None unless the runs only choose the final ones.
     """
 
     scales: Mapping[Scale, Any]
     reductions: Sequence[tuple[str, str, str]] = ()
+    lines: Mapping[str, Line] = MappingProxyType({})
     tuning: Tuning | None = None
 
     def runs(self, scale: Scale, source: Prepared) -> Mapping[str, Setting]:
         """Returns label -> setting, on a data set."""
         raise NotImplementedError
 
-    def paths(self, scale: Scale, settings: Settings, following: Settings) -> dict[str, PathSpec]:
-        """Returns label -> line between two runs, of a seed's settings and the next seed's (none if there is one)."""
-        return {}
+    def path(self, scale: Scale, start: RunSpec, end: RunSpec) -> PathSpec:
+        """Returns how the line between two runs is followed; asked for where there are `lines`."""
+        raise NotImplementedError
 
     def derive(self, rows: pd.DataFrame) -> dict[str, float]:
         """Returns further columns of the table, from a run's rows (one an epoch)."""
@@ -92,16 +111,16 @@ class Arm:
     Attributes:
         name: what `--arm` calls it.
         words: what it is, for footers and help.
-        change: the changed settings.
+        change: the changed settings; None for the paper's own.
         check: replaces the figure's own claims.
         draw: replaces its own panels.
     """
 
     name: str
     words: str
-    change: Callable[[Settings], Settings]
+    change: Callable[[Settings], Settings] | None
     check: Callable[[Any], list[Claim]] | None = None
     draw: Callable[[Any, Any], None] | None = None
 
 
-PAPERS = Arm(EPOCHS, "equal epochs, as the paper", lambda settings: settings)
+PAPERS = Arm(EPOCHS, "equal epochs, as the paper", None)

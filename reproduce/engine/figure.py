@@ -16,7 +16,7 @@ from three_factors.reproduce.engine.options import EPOCHS, OF_ALL, Options, pars
 
 if TYPE_CHECKING:
     from three_factors.reproduce.engine.contract.job import Job
-    from three_factors.reproduce.engine.contract.work import Item
+    from three_factors.reproduce.engine.contract.spec import Item
     from three_factors.reproduce.engine.launch.runner import Runner
     from three_factors.reproduce.engine.launch.slurm import SlurmRunner
     from three_factors.reproduce.engine.planning import Plan, Stage
@@ -83,8 +83,6 @@ class _Session:
             missing = self._conclude(items, hopes, mirror, made=made)
         finally:
             mirror.close()
-        if not options.plot_only:
-            self._say_paper(items)
         self.say(f"done in {time.monotonic() - self.started:.1f} s")
         return 1 if missing else 0
 
@@ -102,7 +100,7 @@ class _Session:
         from three_factors.reproduce.engine.prospects import paper_command
 
         if self.options.scale != "paper":
-            paper_command(self.definition.name, self.options.arm, self.plan, self.prospects, done, self.say)
+            paper_command(self.definition.file, self.options.arm, self.plan, self.prospects, done, self.say)
 
     def _make(self, stage: Stage, mirror: Any) -> bool:
         """Does what is missing of a stage, mirrors the rest. Returns whether there was anything to do.
@@ -144,6 +142,8 @@ class _Session:
         name = self.definition.name
         self.say(f"written: {found.folder}/{{{name}.png,{name}.svg,{','.join(outputs.FILES)}}}")
         mirror.figure(found.picture, found.frame, found.claims)
+        if not self.options.plot_only:
+            self._say_paper(items)
         return missing
 
     def job(self, threads: int | None = None, *, alone: bool = False) -> Job:

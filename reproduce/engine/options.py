@@ -7,9 +7,9 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args, get_type_hints
 
 from three_factors.reproduce.engine import surroundings
 
@@ -23,30 +23,42 @@ class InputError(ValueError):
     """Bad input: one line that names the field and the value. A script prints it and exits with 2."""
 
 
+def flag(default: Any, words: str, metavar: str = "K") -> Any:
+    """Returns a field that is a flag of the command line, with its help."""
+    return field(default=default, metadata={"help": words, "metavar": metavar})
+
+
 LEAST = 5  # minutes of an array task: SLURM keeps time by the minute, and a run takes some to begin
+DATA = (
+    "cifar10, mnist, fashionmnist, digits, digits28, or a folder NAME/{train,test}/<class>/* in --data-dir; default: "
+    "the figure's own, or the embedded digits, said loudly, if it is nowhere to be had"
+)
+SIZES = "smoke (seconds), quick (minutes on two CPU cores, the default) or paper (the paper's own numbers)"
+MIRROR = "W&B mirror: offline, online or disabled (default: what WANDB_MODE says, else offline)"
+LIMIT = "with --slurm: minutes an array task may take; a run that needs more goes on in another (default: 240)"
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a script is asked to do. Every field is a flag of the same name; scripts that train nothing have fewer."""
+    """Holds what a script is asked to do. Every field is a flag of the same name; not every script has all of them."""
 
-    scale: Scale = "quick"
-    arm: str = EPOCHS
-    data: str | None = None
-    data_dir: Path = Path("data")
-    out: Path = Path("results")
-    seeds: int | None = None
-    devices: int = 1
-    num_nodes: int = 1
-    slurm: bool = False
-    partition: str | None = None
-    time: int | None = None
-    gpus: bool = False
-    detach: bool = False
-    jobs: int | None = None
-    wandb: str = "offline"
-    plot_only: bool = False
-    dry_run: bool = False
+    scale: Scale = flag("quick", SIZES, "smoke|quick|paper")
+    arm: str = flag(EPOCHS, "what is changed in all runs: {arms} (default: epochs, the paper's own protocol)", "NAME")
+    data: str | None = flag(None, DATA, "NAME")
+    data_dir: Path = flag(Path("data"), "where data sets are looked for and downloaded to (default: data)", "DIR")
+    out: Path = flag(Path("results"), "results folder (default: results)", "DIR")
+    seeds: int | None = flag(None, "seeds per setting; more seeds train only the new ones (default: the scale's)")
+    devices: int = flag(1, "devices a run trains on together, with DDP (default: 1)")
+    num_nodes: int = flag(1, "nodes a run trains on together, with --devices on each (default: 1)")
+    slurm: bool = flag(False, "submit the runs as array tasks of SLURM and wait for them")
+    partition: str | None = flag(None, "with --slurm: the partition (default: the cluster's)", "NAME")
+    time: int | None = flag(None, LIMIT, "MINUTES")
+    gpus: bool = flag(False, "with --slurm: the devices are GPUs")
+    detach: bool = flag(False, "with --slurm: submit and return; the same command collects later")
+    jobs: int | None = flag(None, "runs at a time (default: one a GPU, or one a CPU core)")
+    wandb: str = flag("offline", MIRROR, "offline|online|disabled")
+    plot_only: bool = flag(False, "draw and judge what is there; train nothing")
+    dry_run: bool = flag(False, "print runs, steps and expected hours; train nothing")
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
@@ -76,40 +88,6 @@ class Options:
 
 OF_ALL = ("scale", "out", "seeds", "jobs", "wandb", "plot_only", "dry_run")  # flags that every script has
 
-HELP = {
-    "scale": "smoke (seconds), quick (minutes on two CPU cores, the default) or paper (the paper's own numbers)",
-    "arm": "what is kept equal over the runs, or changed in all of them: {arms} (default: epochs, the paper's)",
-    "data": "cifar10, mnist, fashionmnist, digits, digits28, or a folder NAME/{train,test}/<class>/* in --data-dir; "
-    "default: the figure's own, or the embedded digits, said loudly, if it is nowhere to be had",
-    "data_dir": "where data sets are looked for and downloaded to (default: data)",
-    "out": "results folder (default: results)",
-    "seeds": "seeds per setting; more seeds train only the new ones (default: the scale's)",
-    "devices": "devices a run trains on together, with DDP (default: 1)",
-    "num_nodes": "nodes a run trains on together, with --devices on each (default: 1)",
-    "slurm": "submit the runs as array tasks of SLURM and wait for them",
-    "partition": "with --slurm: the partition (default: the cluster's)",
-    "time": "with --slurm: minutes an array task may take; a run that needs more goes on in another (default: 240)",
-    "gpus": "with --slurm: the devices are GPUs",
-    "detach": "with --slurm: submit and return; the same command collects later",
-    "jobs": "runs at a time (default: one a GPU, or one a CPU core)",
-    "wandb": "W&B mirror: offline, online or disabled (default: what WANDB_MODE says, else offline)",
-    "plot_only": "draw and judge what is there; train nothing",
-    "run": "make the figures that are not there yet, shortest first",
-    "dry_run": "print runs, steps and expected hours; train nothing",
-}
-METAVARS = {
-    "scale": "smoke|quick|paper",
-    "arm": "NAME",
-    "wandb": "offline|online|disabled",
-    "data": "NAME",
-    "entity": "NAME",
-    "partition": "NAME",
-    "time": "MINUTES",
-    "project": "NAME",
-    "data_dir": "DIR",
-    "out": "DIR",
-}
-
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -134,23 +112,19 @@ def parse(
     """
     surroundings.spell_out()
     parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    for field in fields(kind):
-        if flags is not None and field.name not in flags:
+    hints = get_type_hints(kind)
+    for each in fields(kind):
+        if flags is not None and each.name not in flags:
             continue
-        flag, text = "--" + field.name.replace("_", "-"), field.metadata.get("help") or HELP[field.name]
-        if field.name == "arm":
-            text = text.format(arms=", ".join((EPOCHS, *arms)))
-        if field.type == "bool":
-            parser.add_argument(flag, action="store_true", help=text)
+        name, words = f"--{each.name.replace('_', '-')}", each.metadata["help"]
+        if each.name == "arm":
+            words = words.format(arms=", ".join((EPOCHS, *arms)))
+        if hints[each.name] is bool:
+            parser.add_argument(name, action="store_true", help=words)
             continue
-        convert: Any = int if "int" in str(field.type) else Path if field.type == "Path" else str
-        parser.add_argument(
-            flag,
-            type=convert,
-            default=None if field.name == "wandb" else field.default,
-            metavar=METAVARS.get(field.name, "K"),
-            help=text,
-        )
+        convert = next((kind for kind in (int, Path) if kind in (hints[each.name], *get_args(hints[each.name]))), str)
+        default = None if each.name == "wandb" else each.default
+        parser.add_argument(name, type=convert, default=default, metavar=each.metadata["metavar"], help=words)
     try:
         given = vars(parser.parse_args(arguments))
         if "wandb" in given and given["wandb"] is None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from three_factors.datamodules.schedules import as_schedule
-from three_factors.reproduce.engine.contract.spec import PathSpec, RunSpec
-from three_factors.reproduce.engine.contract.work import Item
+from three_factors.reproduce.engine.contract.spec import Item, PathSpec, RunSpec
 from three_factors.reproduce.engine.definition import Definition, Figure, Theory
 from three_factors.reproduce.engine.experiment import Arm, Setting, Settings
 from three_factors.reproduce.engine.options import InputError, Options
@@ -42,11 +41,12 @@ class Stage:
 
 
 class Plan(ABC):
-    """What a call does, at a scale, on a data set, in an arm, with so many seeds.
+    """Describes what a call does, at a scale, on a data set, in an arm, with so many seeds.
 
     Attributes:
         seeds: how many there are of each setting.
-        noun, verb: what is done, in words.
+        noun: what is done, in words.
+        verb: likewise.
     """
 
     noun: ClassVar[str]
@@ -102,7 +102,9 @@ class FigurePlan(Plan):
     def runs(self) -> list[Item]:
         """Returns all that is known before anything has run: of a tuned figure, the tuning."""
         try:
-            settings = self.arm.change(self.experiment.runs(self.options.scale, self.source))
+            settings: Settings = self.experiment.runs(self.options.scale, self.source)
+            if self.arm.change is not None:
+                settings = self.arm.change(settings)
             for setting in settings.values():
                 setting.spec.check_devices(self.options.devices * self.options.num_nodes)
         except InputError:
@@ -122,12 +124,14 @@ class FigurePlan(Plan):
 
     def lines(self, runs: list[Item]) -> list[Item]:
         """Returns the lines between runs: of a seed, and from a seed to the next one (from the last to the first)."""
-        of_seed = [{item.label: _setting(item) for item in runs if item.seed == seed} for seed in range(self.seeds)]
+        specs: dict[tuple[str, int], Any] = {(item.label, item.seed): item.spec for item in runs}
         found = []
-        for seed, settings in enumerate(of_seed):
-            following = of_seed[(seed + 1) % self.seeds] if self.seeds > 1 else {}
-            lines = self.experiment.paths(self.options.scale, settings, following)
-            found += [Item(label, seed, line) for label, line in lines.items()]
+        for seed in range(self.seeds):
+            for label, line in self.experiment.lines.items():
+                other = (seed + 1) % self.seeds if line.apart else seed
+                start, end = specs.get((line.start, seed)), specs.get((line.end, other))
+                if start and end and (self.seeds > 1 or not line.apart):
+                    found.append(Item(label, seed, self.experiment.path(self.options.scale, start, end)))
         return found
 
     def paper(self) -> FigurePlan:

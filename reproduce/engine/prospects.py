@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from three_factors.reproduce.engine.console import duration, waiting
 from three_factors.reproduce.engine.contract import provenance
-from three_factors.reproduce.engine.contract.files import read_cache, write_json
+from three_factors.reproduce.engine.contract.files import CHECKOUT, read_cache, write_json
 from three_factors.reproduce.engine.contract.folder import Results
 from three_factors.reproduce.engine.contract.job import Job
-from three_factors.reproduce.engine.contract.spec import PathSpec, RunSpec
-from three_factors.reproduce.engine.contract.work import Item
+from three_factors.reproduce.engine.contract.spec import Item, PathSpec, RunSpec
 from three_factors.reproduce.engine.launch.devices import Hardware
 from three_factors.reproduce.engine.launch.forecast import Forecast, steps_of, wall_time
 from three_factors.reproduce.engine.launch.server import Server
@@ -34,7 +34,7 @@ START_UP = 8  # seconds: torch and Lightning are imported once, and the figure i
 
 
 class Prospects:
-    """How long work takes on this machine.
+    """Tells how long work takes on this machine.
 
     Args:
         here: this machine's hardware.
@@ -148,13 +148,14 @@ def _expect(
 
 
 def paper_command(
-    name: str, arm: str, plan: Plan, prospects: Prospects, done: Sequence[Item], say: Callable[..., None]
+    script: Path, arm: str, plan: Plan, prospects: Prospects, done: Sequence[Item], say: Callable[..., None]
 ) -> None:
     """Says the paper-scale command, and its hours on this machine."""
     stages = plan.paper().foreseen()
     items = [item for stage in stages if not stage.alone for item in stage.items]
     flags = "--scale paper" + (f" --arm {arm}" if arm != EPOCHS else "")
-    command = f"paper scale: python reproduce/{name}.py {flags}    {len(items)} {plan.noun}"
+    shown = script.relative_to(CHECKOUT) if script.is_relative_to(CHECKOUT) else script.name
+    command = f"paper scale: python {shown} {flags}    {len(items)} {plan.noun}"
     try:
         if isinstance(items[0].spec, Simulation):
             total = prospects.simulation_seconds(items, done, say)
@@ -181,11 +182,9 @@ def hopes(context: Context, say: Callable[..., None]) -> dict[str, Hope]:
     draw = context.imagined
     if draw is None or context.options.scale == "smoke" or context.seeds < 2 or not context.own_data:
         return {}
-    file, name = (
-        context.options.out / "power.json",
-        f"{context.definition.name} {context.options.scale} {context.seeds}",
-    )
-    code, known = provenance.judging(context.definition.name), read_cache(file)
+    definition, file = context.definition, context.options.out / "power.json"
+    name, code = f"{definition.name} {context.options.scale} {context.seeds}", provenance.judging(definition.file)
+    known = read_cache(file)
     entry = known.get(name)
     if not isinstance(entry, dict) or entry.get("code") != code:
         found = power.hopes(context.check, draw, context.seeds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,7 +13,7 @@ from three_factors.reproduce.engine.contract.files import CHECKOUT
 from three_factors.reproduce.engine.definition import Contents, Definition
 from three_factors.reproduce.engine.launch import interrupts
 from three_factors.reproduce.engine.launch.ending import end_with
-from three_factors.reproduce.engine.options import EPOCHS, OF_ALL, InputError, Options, parse
+from three_factors.reproduce.engine.options import EPOCHS, OF_ALL, InputError, Options, flag, parse
 from three_factors.reproduce.engine.publish.current import is_current
 from three_factors.reproduce.engine.publish.page import papers, write
 
@@ -22,16 +22,16 @@ SCRIPTS = CHECKOUT / "reproduce"
 
 @dataclass(frozen=True)
 class ReportOptions(Options):
-    """What the report is asked to do."""
+    """Describes what the report is asked to do."""
 
-    run: bool = False
-    arm: str = field(default=EPOCHS, metadata={"help": "for a figure's own script; here arms are among the controls"})
+    run: bool = flag(False, "make the figures that are not there yet, shortest first")
+    arm: str = flag(EPOCHS, "for a figure's own script; here arms are among the controls", "NAME")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for flag in ("plot_only", "dry_run"):
-            if getattr(self, flag):
-                raise InputError(f"--{flag.replace('_', '-')}: is for a figure's own script")
+        for name in ("plot_only", "dry_run"):
+            if getattr(self, name):
+                raise InputError(f"--{name.replace('_', '-')}: is for a figure's own script")
         if self.arm != EPOCHS:
             raise InputError(
                 f"--arm: {self.arm!r} is for a figure's own script; the report shows it among the controls"

@@ -78,7 +78,10 @@ def _in_ascii(letter: str) -> str:
 
 
 def wandb_mode() -> str | None:
-    """The mode that WANDB_MODE asks for, None if it is not set. Raises ValueError if it is none that a mirror has."""
+    """Returns the mode that WANDB_MODE asks for, None if it is not set.
+
+    Raises ValueError if it is none that a mirror has.
+    """
     mode = os.environ.get("WANDB_MODE", "").lower()
     if mode and mode not in MODES:
         raise ValueError(f"WANDB_MODE: {mode!r} is not one of offline, online, disabled; --wandb goes before it")

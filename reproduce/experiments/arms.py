@@ -14,10 +14,12 @@ import numpy as np
 
 from three_factors.datamodules.schedules import Constant, NoiseSchedule, as_schedule
 from three_factors.reproduce.engine import claims, plots, seedwise
-from three_factors.reproduce.engine.contract.spec import HalfBatchNoise, RunSpec
+from three_factors.reproduce.engine.contract.noise import HalfBatchNoise
+from three_factors.reproduce.engine.contract.spec import RunSpec
 from three_factors.reproduce.engine.experiment import Arm, Setting, Settings
 from three_factors.reproduce.engine.judge.table import Evidence, Table
 from three_factors.reproduce.engine.options import InputError
+from three_factors.reproduce.experiments.metrics import END_NORM, VALID
 
 CAP = 5.0  # a run gets at most this many times its figure's epochs, and at least one CAP-th
 STOP = 0.1  # training loss at which the arm `loss` ends a run
@@ -106,15 +108,14 @@ def _at_level(setting: Setting, level: int) -> Setting:
     return _network(changed, ghost_batch_size=size) if spec.network.batch_norm else changed
 
 
-ACCURACY, NORM = "val/accuracy", "end hessian/frobenius"
-MEASURED = {ACCURACY: "validation accuracy", NORM: "Hessian norm at the end"}
+MEASURED = {VALID: "validation accuracy", END_NORM: "Hessian norm at the end"}
 
 
 def same_at_every_level(table: Evidence) -> list[claims.Claim]:
     """Claims that SGD is at the limit of a stochastic differential equation: its end does not change with l."""
     found = []
     for level in LEVELS[1:]:
-        ends, start = (_grid(table, metric, ACCURACY) for metric in (level, 1))
+        ends, start = (_grid(table, metric, VALID) for metric in (level, 1))
         about = claims.Statement(
             f"svag.accuracy.{level}",
             f"SVAG: the same validation accuracy at l = {level} as at l = 1",
@@ -122,7 +123,7 @@ def same_at_every_level(table: Evidence) -> list[claims.Claim]:
             control_of=claims.EVERY,
         )
         found.append(seedwise.over_seeds(about, _mean(ends - start), seedwise.Range(-0.005, 0.005)))
-        norms, first = (_grid(table, at, NORM) for at in (level, 1))
+        norms, first = (_grid(table, at, END_NORM) for at in (level, 1))
         if not np.isnan(norms).all():
             about = claims.Statement(
                 f"svag.norm.{level}",
@@ -158,7 +159,7 @@ def draw_levels(table: Table, axes: Any) -> None:
     """Draws each cell's mean at l = 2 and 4 against its mean at l = 1."""
     metrics = [metric for metric in MEASURED if metric in table.frame]
     for panel, metric in zip(axes(1, len(metrics)), metrics):
-        factor = 100 if metric == ACCURACY else 1
+        factor = 100 if metric == VALID else 1
         start = factor * _column_means(_grid(table, 1, metric))
         for level, colour in zip(LEVELS[1:], (plots.BLUE, plots.ORANGE)):
             ends = factor * _column_means(_grid(table, level, metric))

@@ -16,13 +16,14 @@ from three_factors.reproduce.engine.experiment import Experiment, Setting
 from three_factors.reproduce.engine.judge.table import STABILITY, Evidence, SyntheticTable, Table
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments.breaking_statistics import breaking_point, crossing, peak
+from three_factors.reproduce.experiments.metrics import VALID, end
 from three_factors.reproduce.experiments.subset import image_size, subset
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ACCURACY, BEST = "val/accuracy", "highest val/accuracy"
-END_STABILITY = f"end {STABILITY}"
+HIGHEST = f"highest {VALID}"
+END_STABILITY = end(STABILITY)
 CHANCE = 0.1
 
 
@@ -132,7 +133,7 @@ class Scaling(Experiment):
         return {place.label: run(place) for place in self._places(scale)}
 
     def derive(self, rows: pd.DataFrame) -> dict[str, float]:
-        return {BEST: float(rows[ACCURACY].max())}
+        return {HIGHEST: float(rows[VALID].max())}
 
     def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> SyntheticTable:
         """Draws breaks at each panel's imagined b*; 8 points are lost per factor 2 beyond."""
@@ -141,22 +142,22 @@ class Scaling(Experiment):
             excess = place.beta / place.panel.imagined
             lost = 0.08 * max(0.0, float(np.log2(excess)))
             top = 2 * excess**0.5 * np.exp(random.normal(0, 0.2, seeds))
-            finals[place.label] = {BEST: 0.8 - lost + random.normal(0, s.seed_sd, seeds), END_STABILITY: top}
+            finals[place.label] = {HIGHEST: 0.8 - lost + random.normal(0, s.seed_sd, seeds), END_STABILITY: top}
         return SyntheticTable(finals, factors={place.label: place.factors for place in places})
 
     def stars(self, table: Evidence, panel: str | None) -> np.ndarray:
         """Returns b* of every seed, (seeds,); see `breaking_point` for where it lies outside the range."""
         labels, betas = self._from_one(table, panel)
         if not labels:
-            return np.full(len(table.grid(table.labels, BEST)), np.nan)
-        seeds = zip(table.grid(labels, BEST), table.broken(labels))
+            return np.full(len(table.grid(table.labels, HIGHEST)), np.nan)
+        seeds = zip(table.grid(labels, HIGHEST), table.broken(labels))
         return np.array([breaking_point(betas, *of_seed) for of_seed in seeds])
 
     def edges(self, table: Evidence) -> np.ndarray:
         """Returns the b at which eta·lambda_max at the end reaches 2, of every seed of the panel where it is known."""
         labels, betas = self._from_one(table, self.stability)
         if not labels:
-            return np.full(len(table.grid(table.labels, BEST)), np.nan)
+            return np.full(len(table.grid(table.labels, HIGHEST)), np.nan)
         seeds = zip(table.grid(labels, END_STABILITY), table.broken(labels))
         return np.array([crossing(betas, *of_seed) for of_seed in seeds])
 
@@ -173,7 +174,7 @@ class Scaling(Experiment):
         """
 
         def mean(labels: list[str]) -> np.ndarray:
-            return statistics.nanmean(np.where(table.broken(labels), CHANCE, table.grid(labels, BEST)).T)
+            return statistics.nanmean(np.where(table.broken(labels), CHANCE, table.grid(labels, HIGHEST)).T)
 
         drops = []
         for panel in self.panels:
@@ -186,7 +187,7 @@ class Scaling(Experiment):
 
 def highest(table: Table, label: str, name: str) -> str:
     """Returns 'b 2 (81.3 ± 0.4 %)': mean and sd of the highest validation accuracy; * where a seed diverged."""
-    _, _, values = table.curves(label, "val/accuracy")
+    _, _, values = table.curves(label, VALID)
     star = "*" if table.diverged(label) else ""
     if not len(values):
         return f"{name}{star}"
@@ -199,7 +200,7 @@ def draw_panel(panel: Any, table: Table, labels: list[str]) -> None:
     """Draws validation accuracy against the epoch, a shade a b; the legend has the highest."""
     for label, colour in plots.shades(labels).items():
         legend = highest(table, label, f"b {table.factors[label]['b']:.3g}")
-        plots.band(panel, table, label, ACCURACY, colour, percent=True, legend=legend)
+        plots.band(panel, table, label, VALID, colour, percent=True, legend=legend)
     panel.set(xlabel="epoch", ylabel="validation accuracy (%)")
 
 
@@ -344,12 +345,12 @@ class Ratios(Experiment):
         def drawn(n: float) -> np.ndarray:
             return 0.9 - 0.02 * np.log(n / 2e-3) ** 2 + random.normal(0, spread, seeds)
 
-        return SyntheticTable({label: {ACCURACY: drawn(of["n"])} for label, of in cells.items()}, factors=cells)
+        return SyntheticTable({label: {VALID: drawn(of["n"])} for label, of in cells.items()}, factors=cells)
 
     def peaks(self, table: Evidence) -> np.ndarray:
         """Returns eta/S of the highest validation accuracy of every seed, (seeds,); infinite at an edge."""
         log_n = np.log(table.column(table.labels, "n"))
-        seeds = zip(table.grid(table.labels, ACCURACY), table.broken(table.labels))
+        seeds = zip(table.grid(table.labels, VALID), table.broken(table.labels))
         return np.array([peak(log_n, *of_seed, CHANCE) for of_seed in seeds])
 
 

@@ -14,9 +14,9 @@ from three_factors.reproduce.engine.contract.spec import RunSpec
 from three_factors.reproduce.engine.experiment import Experiment, Setting
 from three_factors.reproduce.engine.judge.table import STEP_VARIANCE, Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale
+from three_factors.reproduce.experiments.metrics import STEP_LOSS, TEST
 from three_factors.reproduce.experiments.subset import image_size, subset
 
-TEST = "test/accuracy"
 CYCLIC_S, CYCLIC_ETA = "cyclic S", "cyclic eta"
 SMALL_S, LARGE_S = "constant, small S", "constant, large S"
 NOISE_CONTROL = "noise control"
@@ -150,7 +150,7 @@ class Cycles(Experiment):
         finals = {k: {TEST: random.normal(0.8 - below, s.seed_sd, seeds)} for k, below in lost.items()}
         series = {
             label: {
-                "train/loss": random.normal(0, 1, (seeds, DEVIATIONS)),
+                STEP_LOSS: random.normal(0, 1, (seeds, DEVIATIONS)),
                 # of a variance over 20 steps; the eta runs, with S at its small value, have five times as much
                 STEP_VARIANCE: (5.0 if label in (CYCLIC_ETA, SMALL_S) else 1.0)
                 * random.chisquare(18, (seeds, DEVIATIONS)),

@@ -16,6 +16,7 @@ from three_factors.reproduce.engine.experiment import Experiment, Setting
 from three_factors.reproduce.engine.judge.table import NOISE, Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments.cycles import SMALLER
+from three_factors.reproduce.experiments.metrics import DIFFERENCES, LOSS, NORM, TEST, end
 from three_factors.reproduce.experiments.subset import image_size, subset
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ DISCRETE_S, DISCRETE_ETA, TRIANGLE_ETA = "discrete S", "discrete eta", "triangle
 LOW_ETA, HIGH_ETA = "constant, low eta", "constant, high eta"
 SCHEDULES = (DISCRETE_S, DISCRETE_ETA, TRIANGLE_ETA, LOW_ETA, HIGH_ETA)  # the order of the paper's panels
 CYCLICAL = SCHEDULES[:3]
-NORM, LOSS = "hessian/frobenius", "train_subset/loss"
-DIFFERENCES, TRACE = "end hessian/finite_difference", "end hessian/trace"
 PHASES = "log norm at high noise less that at low noise"
 IDS = {DISCRETE_S: "discrete_s", DISCRETE_ETA: "discrete_eta", TRIANGLE_ETA: "triangle_eta"}  # in claims
 
@@ -198,7 +197,7 @@ def tension(table: Evidence) -> list[claims.Claim]:
 
     The theory has them equal at equal eta/S. Beside each, as controls: by finite differences, and at equal loss.
     """
-    ends, differences = (table.grid([DISCRETE_S, DISCRETE_ETA], metric) for metric in (NORM, DIFFERENCES))
+    ends, differences = (table.grid([DISCRETE_S, DISCRETE_ETA], metric) for metric in (NORM, end(DIFFERENCES)))
     valid = ~np.isnan(ends).all(axis=1)  # seeds of Table 1's tuning have neither
     plain, by_differences = (values[valid, 0] / values[valid, 1] for values in (ends, differences))
     matched = at_matched_loss(table, DISCRETE_S, DISCRETE_ETA)
@@ -231,8 +230,8 @@ def imagined(s: Size, seeds: int, random: np.random.Generator) -> SyntheticTable
         finals[label] = {
             PHASES: -np.log(1.5) + random.normal(0, s.seed_sd, seeds),
             NORM: np.exp(random.normal(0, s.seed_sd, seeds)),
-            DIFFERENCES: np.exp(random.normal(0, s.seed_sd, seeds)),
-            "test/accuracy": 0.8 + random.normal(0, 0.01, seeds),
+            end(DIFFERENCES): np.exp(random.normal(0, s.seed_sd, seeds)),
+            TEST: 0.8 + random.normal(0, 0.01, seeds),
         }
         loss = np.linspace(0, -2, points) + np.zeros((seeds, 1))
         noise = random.normal(0, s.seed_sd, (seeds, points))

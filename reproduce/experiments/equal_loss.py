@@ -14,12 +14,12 @@ import numpy as np
 from three_factors.reproduce.engine import statistics
 from three_factors.reproduce.engine.contract.spec import Curvature, Measurement
 from three_factors.reproduce.engine.judge.table import Evidence
+from three_factors.reproduce.experiments.metrics import LOSS, NORM
 
 LEVELS = (0.3, 0.1, 0.03, 0.01)  # of the loss on the training subset, evaluated in eval mode without augmentation
-FROBENIUS, LOSS = "hessian/frobenius", "train_subset/loss"
 
 
-def at(level: float, metric: str = FROBENIUS) -> str:
+def at(level: float, metric: str = NORM) -> str:
     """Returns a metric's name at the first crossing of a level."""
     return f"loss {level:g} {metric}"
 
@@ -61,7 +61,7 @@ def ratio(table: Evidence, label: str, reference: str) -> tuple[np.ndarray, str]
 
     NaN for seeds without such a level. The note tells the ratio of the losses there.
     """
-    apart = _log_ratios(table, label, reference, FROBENIUS)
+    apart = _log_ratios(table, label, reference, NORM)
     valid = ~np.isnan(apart)
     mean = np.where(valid, apart, 0.0).sum(axis=0) / np.where(valid.any(axis=0), valid.sum(axis=0), np.nan)
     crossed = [f"{level:g} in {int(found.sum())}" for level, found in zip(LEVELS, valid)]

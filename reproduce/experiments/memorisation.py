@@ -17,13 +17,13 @@ from three_factors.reproduce.engine.experiment import Experiment, Setting
 from three_factors.reproduce.engine.judge.table import Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments import equal_loss
+from three_factors.reproduce.experiments.metrics import BEST_LOSS, BEST_NORM, VALID
 from three_factors.reproduce.experiments.subset import subset
 
 if TYPE_CHECKING:
     import pandas as pd
 
-BEST_NORM, BEST_LOSS = "best hessian/frobenius", "best train_subset/loss"
-NOISY, CLEAN, WRONG = "train_subset/accuracy", "val/accuracy", "train_wrong/accuracy"
+NOISY, WRONG = "train_subset/accuracy", "train_wrong/accuracy"  # accuracy on all training labels, on the wrong ones
 BEGINS, LATE = "memorisation begins", "memorisation after best"  # epochs
 LEVELS = (0.80, 0.85, 0.90, 0.95, 0.99)  # of the accuracy on the noisy training set
 ONSET = 0.02  # memorisation has begun when the accuracy on wrong labels is so far above its lowest value
@@ -180,7 +180,7 @@ class Memorisation(Experiment):
         a run trains. Levels that are not crossed are missing.
         """
         found: dict[str, float] = {}
-        noisy, clean = (rows[metric].to_numpy(dtype=float) for metric in (NOISY, CLEAN))
+        noisy, clean = (rows[metric].to_numpy(dtype=float) for metric in (NOISY, VALID))
         for level in LEVELS:
             crossed = np.flatnonzero(noisy >= level)
             if len(crossed):
@@ -189,7 +189,7 @@ class Memorisation(Experiment):
         lowest = np.minimum.accumulate(rows[WRONG].to_numpy())
         begun = rows.index[rows[WRONG].to_numpy() >= lowest + ONSET]
         if len(begun):
-            best = rows.index[int(rows[CLEAN].to_numpy().argmax())]
+            best = rows.index[int(rows[VALID].to_numpy().argmax())]
             found[BEGINS] = float(begun[0])
             found[LATE] = float(begun[0] - best)
         return found
@@ -214,7 +214,7 @@ MEMORISATION = Memorisation()
 
 def at_level(level: float) -> str:
     """Returns the name of validation accuracy where the accuracy on the noisy training set first reaches a level."""
-    return f"{CLEAN} at {NOISY} {level:g}"
+    return f"{VALID} at {NOISY} {level:g}"
 
 
 def fractions_of(table: Evidence) -> list[float]:

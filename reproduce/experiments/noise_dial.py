@@ -12,18 +12,13 @@ import numpy as np
 from three_factors.datamodules.prepared import Prepared
 from three_factors.datamodules.schedules import NoiseSchedule
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, VGG11Network
-from three_factors.reproduce.engine.contract.spec import (
-    Curvature,
-    GaussianNoise,
-    HalfBatchNoise,
-    Keep,
-    Measurement,
-    RunSpec,
-)
+from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise
+from three_factors.reproduce.engine.contract.spec import Curvature, Keep, Measurement, RunSpec
 from three_factors.reproduce.engine.experiment import Experiment, Setting
 from three_factors.reproduce.engine.judge.table import Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments import equal_loss
+from three_factors.reproduce.experiments.metrics import END_NORM, LOSS, TEST
 from three_factors.reproduce.experiments.noise_grid import SHALLOW
 from three_factors.reproduce.experiments.subset import image_size, subset
 
@@ -34,7 +29,6 @@ ISOTROPIC = "4 S, isotropic Gaussian noise"
 DIALLED = (HALVES, OF_ITS_SHAPE, ISOTROPIC)
 RATIO = 4
 FACTOR = (RATIO - 1) ** 0.5  # 1 + FACTOR^2 = RATIO
-TEST, LOSS, END_NORM = "test/accuracy", "train_subset/loss", "end hessian/frobenius"
 
 
 @dataclass(frozen=True)

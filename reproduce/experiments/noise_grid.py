@@ -25,9 +25,9 @@ from three_factors.reproduce.engine.judge.table import (
 )
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments import equal_loss
+from three_factors.reproduce.experiments.metrics import DIFFERENCES, END_NORM, LOSS, NORM, VALID, end
 from three_factors.reproduce.experiments.subset import subset
 
-END_NORM, ACCURACY, LOSS = "end hessian/frobenius", "val/accuracy", "train_subset/loss"
 TRAINED = 0.1  # a run counts as trained if its loss on clean training images ends at most here: PAPER's "≈ 100 %"
 
 
@@ -91,7 +91,7 @@ class NoiseGrid(Experiment):
         s = self.scales[scale]
         data = subset(source, scale, train=s.train, validation=s.validation, test=s.test)
         keep = Keep(end=True, loss_levels=equal_loss.LEVELS)
-        end = Curvature(s.measured, 250)
+        curvature = Curvature(s.measured, 250)
         shape: dict[str, Any] = {"in_features": source.channels * source.size**2, "num_classes": source.classes}
 
         def run(of: dict[str, Any]) -> Setting:
@@ -100,7 +100,7 @@ class NoiseGrid(Experiment):
                 NoiseSchedule(of["eta"], of["S"]),
             )
             spec = RunSpec(network, data, schedule, s.epochs, seed=0, keep=keep, evaluate_every=s.evaluate_every)
-            return Setting(spec, of, (Measurement(end), equal_loss.measurement(end)))
+            return Setting(spec, of, (Measurement(curvature), equal_loss.measurement(curvature)))
 
         return {label: run(factors) for label, factors in self._cells(scale).items()}
 
@@ -111,9 +111,9 @@ class NoiseGrid(Experiment):
         for label, of in cells.items():
             log_n = np.log(of["eta"] / of["S"])
             crossings = equal_loss.imagined(np.exp(-0.5 * log_n + noise()), random)
-            ends = {f"end hessian/{name}": np.exp(-0.5 * log_n + noise()) for name in DRAWN}
+            ends = {end(metric): np.exp(-0.5 * log_n + noise()) for metric in DRAWN}
             finals[label] = crossings | ends
-            finals[label][ACCURACY] = 0.85 + 0.01 * (log_n + noise())
+            finals[label][VALID] = 0.85 + 0.01 * (log_n + noise())
             largest = np.log(s.batch_sizes[0] / s.lrs[-1])
             finals[label][LOSS] = np.exp(-4 - 0.5 * log_n - 0.5 * largest + noise())
         return SyntheticTable(finals, factors=cells)
@@ -129,7 +129,7 @@ class NoiseGrid(Experiment):
             return []
         say = _Words(network, self.networks[network].name)
         everywhere, trained = np.ones(grid.shape, dtype=bool), grid.values(LOSS) <= TRAINED
-        norm, accuracy = np.log(grid.values(END_NORM)), grid.values(ACCURACY)
+        norm, accuracy = np.log(grid.values(END_NORM)), grid.values(VALID)
         rises, falls = (seedwise.Direction(sign, smallest=0.3) for sign in (1, -1))
         of_norm = say("norm.trained", f"{SMALLER}; {WITHIN}", paper=norm_paper or None, note=grid.trained_note())
         found = [
@@ -157,11 +157,11 @@ class NoiseGrid(Experiment):
                 note=note,
             )
             found.append(seedwise.over_seeds(about, rho, falls, seedwise.FISHER))
-        for name, text in (
-            ("normalized_sharpness", f"higher eta/S, smaller scale-normalised sharpness; {WITHIN}"),
-            ("finite_difference", f"{SMALLER} by finite differences, as the paper's; {WITHIN}"),
+        for metric, name, text in (
+            (NORMALISED, "normalized_sharpness", f"higher eta/S, smaller scale-normalised sharpness; {WITHIN}"),
+            (DIFFERENCES, "finite_difference", f"{SMALLER} by finite differences, as the paper's; {WITHIN}"),
         ):
-            values = np.log(grid.values(f"end hessian/{name}"))
+            values = np.log(grid.values(end(metric)))
             found.append(grid.correlation(say(f"norm_as.{name}", text, control_of="norm"), values, trained, falls))
         return found
 
@@ -181,7 +181,7 @@ class NoiseGrid(Experiment):
         return seedwise.over_seeds(about.noting(grids[0].trained_note()), z[0] - z[1], rule)
 
 
-DRAWN = ("frobenius", "finite_difference", "normalized_sharpness")
+DRAWN = (NORM, DIFFERENCES, NORMALISED)
 WITHIN = f"cells trained to a loss of {TRAINED:g}"
 SMALLER, HIGHER = "higher eta/S, smaller Hessian norm", "higher eta/S, higher validation accuracy"
 RATIO = "only the ratio counts: norm ~ (eta/S^g)^-p with g = 1"
@@ -278,10 +278,10 @@ class _Grid:
 CROSSING = equal_loss.at(0.1)
 WORDS = {
     END_NORM: "Hessian norm (Frobenius)",
-    ACCURACY: "validation accuracy (%)",
+    VALID: "validation accuracy (%)",
     CROSSING: "Hessian norm where the loss first reaches 0.1",
 }
-BESIDE = (CROSSING, *(f"end {metric}" for metric in (NORMALISED, STABILITY, WEIGHT_NORM)))
+BESIDE = (CROSSING, *map(end, (NORMALISED, STABILITY, WEIGHT_NORM)))
 
 
 def words_of(metric: str) -> str:
@@ -289,13 +289,13 @@ def words_of(metric: str) -> str:
     return WORDS.get(metric) or plots.WORDS[metric.removeprefix("end ")]
 
 
-def draw(table: Table, axes: Any, network: str, title: str = "", metrics: Sequence[str] = (END_NORM, ACCURACY)) -> None:
+def draw(table: Table, axes: Any, network: str, title: str = "", metrics: Sequence[str] = (END_NORM, VALID)) -> None:
     """Draws a panel for each metric against eta/S, a point a cell."""
     labels = table.select(network=network)
     sizes, n = table.column(labels, "S"), table.column(labels, "eta") / table.column(labels, "S")
     trained = table.grid(labels, LOSS) <= TRAINED
     for panel, metric in zip(axes, metrics):
-        values = table.grid(labels, metric) * (100 if metric == ACCURACY else 1)
+        values = table.grid(labels, metric) * (100 if metric == VALID else 1)
         for size, colour in plots.shades(sorted(set(sizes))).items():
             chosen = np.flatnonzero(sizes == size)
             plots.points(panel, n[chosen], values[:, chosen], trained[:, chosen].mean(0) > 0.5, colour, f"S {size}")
@@ -306,7 +306,7 @@ def draw(table: Table, axes: Any, network: str, title: str = "", metrics: Sequen
             plots.nothing(panel, "no run got there" if ended else none_trained)
             continue
         plots.log_scale(panel.xaxis)
-        if metric != ACCURACY:
+        if metric != VALID:
             plots.log_scale(panel.yaxis)
         if STABILITY in metric:
             plots.edge_of_stability(panel)

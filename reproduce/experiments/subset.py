@@ -29,7 +29,7 @@ def subset(
     label_noise: LabelNoise | None = None,
     examples: int = 500,
 ) -> Data:
-    """The spec of that part; refused, with the flag to change, if the data set is too small for it."""
+    """Returns the spec of that part; refused, with the flag to change, if the data set is too small for it."""
     for part, wanted, there in (("train", train + validation, source.train), ("test", test, source.test)):
         if wanted > there:
             raise InputError(f"--data: {source.name!r} has {there} {part} images, --scale {scale} takes {wanted}")

@@ -20,18 +20,18 @@ from three_factors.reproduce.engine.judge.table import (
 )
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments import cyclical
-from three_factors.reproduce.experiments.cyclical import CYCLICAL, DIFFERENCES, LOSS, NORM, TRACE
+from three_factors.reproduce.experiments.cyclical import CYCLICAL
+from three_factors.reproduce.experiments.metrics import DIFFERENCES, LOSS, NORM, TEST, TRACE, VALID, VALID_LOSS, end
 
 BASELINE = "constant eta"
 SCHEDULES = (*CYCLICAL, BASELINE)
-TEST, VALID, VALID_LOSS = "test/accuracy", "val/accuracy", "val/loss"
 RATIO = 5  # the highest eta of a cycle over its lowest, Appendix F.4
 FIRST_SEED = 10_000  # of tuning: no verdict uses it
 
 
 @dataclass(frozen=True)
 class Size:
-    """What a scale tunes; everything else is Figure 16's.
+    """Describes what a scale tunes; everything else is Figure 16's.
 
     Attributes:
         lrs: the highest eta of a cycle; the eta of the constant baseline.
@@ -178,7 +178,7 @@ class TunedSchedules(Experiment):
             schedule: {
                 TEST: (0.78 if schedule == BASELINE else 0.8) + random.normal(0, s.seed_sd, seeds),
                 NORM: np.exp(random.normal(0, 0.2, seeds)),
-                DIFFERENCES: np.exp(random.normal(0, 0.2, seeds)),
+                end(DIFFERENCES): np.exp(random.normal(0, 0.2, seeds)),
             }
             for schedule in SCHEDULES
         }
@@ -196,13 +196,23 @@ PAPERS = {  # Table 1: test, valid, loss, norm
 }
 COLUMNS = {TEST: "test (%)", VALID: "valid (%)", LOSS: "loss", NORM: "norm"}
 BESIDE = {  # not in the paper
-    DIFFERENCES: "norm, finite\ndifferences",
-    TRACE: "trace",
+    end(DIFFERENCES): "norm, finite\ndifferences",
+    end(TRACE): "trace",
     NORMALISED: "scale-norm.\nsharpness",
     STABILITY: "η ·\neigenvalue",
     WEIGHT_NORM: "|θ|",
 }
-DECIMALS = {TEST: 2, VALID: 2, LOSS: 3, NORM: 0, DIFFERENCES: 0, TRACE: 0, NORMALISED: 0, STABILITY: 2, WEIGHT_NORM: 1}
+DECIMALS = {
+    TEST: 2,
+    VALID: 2,
+    LOSS: 3,
+    NORM: 0,
+    end(DIFFERENCES): 0,
+    end(TRACE): 0,
+    NORMALISED: 0,
+    STABILITY: 2,
+    WEIGHT_NORM: 1,
+}
 
 
 def written(table: Table) -> list[list[str]]:
@@ -216,8 +226,8 @@ def written(table: Table) -> list[list[str]]:
         cells = []
         for metric, paper in zip(COLUMNS, PAPERS[schedule]):
             values = table.values(schedule, metric) * (100 if metric in (TEST, VALID) else 1)
-            cells.append(f"{_spread(values, DECIMALS[metric])}\n({paper})")
-        cells += [_spread(table.values(schedule, metric), DECIMALS[metric]) for metric in BESIDE]
+            cells.append(f"{_spread(values, DECIMALS.get(metric, 0))}\n({paper})")
+        cells += [_spread(table.values(schedule, metric), DECIMALS.get(metric, 0)) for metric in BESIDE]
         rows.append([schedule, words, *cells])
     return rows
 

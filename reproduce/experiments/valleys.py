@@ -13,7 +13,7 @@ from three_factors.datamodules.schedules import NoiseSchedule, Steps
 from three_factors.reproduce.engine import claims, plots, seedwise
 from three_factors.reproduce.engine.contract.networks import Network, ResNet56Network, VGG11Network
 from three_factors.reproduce.engine.contract.spec import RISES, Keep, PathSpec, RunSpec
-from three_factors.reproduce.engine.experiment import Experiment, Setting, Settings
+from three_factors.reproduce.engine.experiment import Experiment, Line, Setting
 from three_factors.reproduce.engine.judge.table import Evidence, SyntheticTable, Table
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments.breaking_point import fitting
@@ -30,23 +30,6 @@ ENDS = ("θ1", "θ2")
 def width(kind: str, end: str, rise: float, *, at_least: bool = False) -> str:
     """Returns the name of a width's column: where the loss has risen by `rise`, or how far it was followed."""
     return f"{kind}{' at least' if at_least else ''} {end} {rise:g}"
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line between two runs.
-
-    Attributes:
-        id: its name in claims.
-        start: the setting whose run is θ1.
-        end: that of θ2, with the same initialisation.
-        apart: whether θ2 is of the next seed, with another one.
-    """
-
-    id: str
-    start: str
-    end: str
-    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,19 +93,10 @@ class Valleys(Experiment):
 
         return {name: run(*pair) for name, pair in s.pairs.items()}
 
-    def paths(self, scale: Scale, settings: Settings, following: Settings) -> dict[str, PathSpec]:
+    def path(self, scale: Scale, start: RunSpec, end: RunSpec) -> PathSpec:
         s = self.scales[scale]
         alphas = tuple(round(-1 + 3 * i / (s.points - 1), 9) for i in range(s.points))
-
-        def along(line: Line) -> PathSpec:
-            ends = settings[line.start].spec, (following if line.apart else settings)[line.end].spec
-            return PathSpec(*ends, alphas, s.examples, min(500, s.examples), s.directions)
-
-        return {
-            label: along(line)
-            for label, line in self.lines.items()
-            if {line.start, line.end} <= set(settings) and (following or not line.apart)
-        }
+        return PathSpec(start, end, alphas, s.examples, min(500, s.examples), s.directions)
 
     def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> SyntheticTable:
         """Draws minima half as sharp at higher noise, alike at equal noise."""
@@ -212,7 +186,7 @@ def _statistic(kind: str) -> str:
 
 @dataclass(frozen=True)
 class Censored:
-    """How many rises were not reached on a line, at θ1 (`start`) and at θ2 (`end`)."""
+    """Tells how many rises were not reached on a line, at θ1 (`start`) and at θ2 (`end`)."""
 
     start: int
     end: int

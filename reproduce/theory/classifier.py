@@ -15,15 +15,17 @@ TOGETHER = 500  # chains whose losses are evaluated together: a few MB
 
 @dataclass(frozen=True)
 class SoftmaxRegression:
-    """Which examples and which regulariser; the content of the data is in `fingerprint`, the data are not.
+    """Tells which examples and which regulariser; the content of the data is in `fingerprint`, the data are not.
 
     L = mean_i(-log p(y_i | x_i)) + l2 |θ|^2/2. The last class's logit is 0: a weight vector for every class would leave
     directions in which no example's gradient differs, and whose noise is 0 for no deeper reason. θ holds
     (classes - 1) x (features + 1) numbers, the last of each row its bias.
 
     Attributes:
-        fingerprint: of the whole data set. classes: labels that are told apart; the others are left out.
-        examples: the first so many training images of these classes. features: principal components of those images.
+        fingerprint: of the whole data set.
+        classes: labels that are told apart; the others are left out.
+        examples: the first so many training images of these classes.
+        features: principal components of those images.
     """
 
     fingerprint: str
@@ -46,7 +48,8 @@ class SoftmaxRegression:
         return (len(self.classes) - 1) * (self.features + 1)
 
     def on(self, arrays: Mapping[str, np.ndarray]) -> Classifier:
-        """The loss on a data set's `train_images` (N, ...) and `train_labels` (N,). ValueError if those are too few.
+        """Returns the loss on a data set's `train_images` (N, ...) and `train_labels` (N,). ValueError if those are too
+        few.
 
         The principal components are fitted to these examples alone; all are divided by one number, so that their mean
         square is 1 and their proportions stay.
@@ -83,7 +86,7 @@ class Classifier:
         return theta.reshape(len(theta), self.rows, -1)
 
     def _probabilities(self, theta: np.ndarray) -> np.ndarray:
-        """Of all classes but the last, (rows, chains, N)."""
+        """Returns the probabilities of all classes but the last, (rows, chains, N)."""
         weights = self._weights(theta)
         logits = np.empty((self.rows, len(theta), len(self.x)))
         for k in range(self.rows):
@@ -111,7 +114,7 @@ class Classifier:
         return flat
 
     def batch_gradient(self, theta: np.ndarray, batches: np.ndarray) -> np.ndarray:
-        """The gradient of every chain on examples of its own, `batches` (chains, S)."""
+        """Returns the gradient of every chain on examples of its own, `batches` (chains, S)."""
         inputs = self.x.take(batches, axis=0, mode="clip")  # (chains, S, d)
         residuals = _softmax(inputs @ self._weights(theta).transpose(0, 2, 1), axis=2)
         residuals -= self.truth.take(batches, axis=0, mode="clip")
@@ -121,25 +124,28 @@ class Classifier:
         return found
 
     def hessian(self, theta: np.ndarray) -> np.ndarray:
-        """At one point (q,): (q, q)."""
+        """Returns the Hessian at one point (q,), (q, q)."""
         p = self._probabilities(theta[None])[:, 0].T  # (N, rows)
         curvature = p[:, :, None] * (np.eye(self.rows) - p[:, None, :])
         found = np.einsum("nkl,ni,nj->kilj", curvature, self.x, self.x, optimize=True) / len(self.x)
         return found.reshape(self.dim, self.dim) + self.l2 * np.eye(self.dim)
 
     def example_gradients(self, theta: np.ndarray) -> np.ndarray:
-        """At one point (q,): (N, q)."""
+        """Returns the gradients at one point (q,), (N, q)."""
         residuals = self._probabilities(theta[None])[:, 0].T - self.truth
         return (residuals[:, :, None] * self.x[:, None, :]).reshape(len(self.x), -1) + self.l2 * theta
 
     def covariance(self, theta: np.ndarray) -> np.ndarray:
-        """C of the examples' gradients about their mean, at one point (q,): (q, q). A batch that is drawn has C/S."""
+        """Returns C of the examples' gradients about their mean, at one point (q,): (q, q).
+
+        A batch that is drawn has C/S.
+        """
         gradients = self.example_gradients(theta)
         gradients = gradients - gradients.mean(axis=0)
         return gradients.T @ gradients / len(gradients)
 
     def noise_trace(self, theta: np.ndarray) -> np.ndarray:
-        """tr C at many points, (chains,)."""
+        """Returns tr C at many points, (chains,)."""
         return np.concatenate([self._noise_trace(part) for part in _parts(theta)])
 
     def _noise_trace(self, theta: np.ndarray) -> np.ndarray:
@@ -164,7 +170,7 @@ class Classifier:
 
 
 def _softmax(logits: np.ndarray, axis: int) -> np.ndarray:
-    """exp(z_k)/(1 + sum exp(z)), in place."""
+    """Returns exp(z_k)/(1 + sum exp(z)), in place."""
     np.minimum(logits, LARGEST, out=logits)
     np.exp(logits, out=logits)
     total = logits.sum(axis=axis, keepdims=True)

@@ -45,7 +45,7 @@ def as_text(value: Any) -> str:
 
 
 def check_positive_definite(name: str, matrix: tuple[tuple[float, ...], ...]) -> None:
-    """A square matrix by rows, symmetric and positive definite."""
+    """Returns a square matrix by rows, symmetric and positive definite."""
     regular = len({len(matrix), *map(len, matrix)}) == 1
     m = np.array(matrix) if regular else np.zeros((1, 1))
     if not np.allclose(m, m.T) or np.linalg.eigvalsh(m).min() <= 0:

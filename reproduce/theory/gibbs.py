@@ -18,7 +18,7 @@ JUMPS = 1_000  # between points of the grid on which rates are found
 
 
 def temperature(lr: float, batch_size: int, sigma: float, momentum: float = 0.0) -> float:
-    """T = n sigma^2/2 with n = eta/(S (1 - beta)).
+    """Returns T = n sigma^2/2 with n = eta/(S (1 - beta)).
 
     With momentum (appendix E, corrected) dθ = v dt, dv = -(mu v + eta ∇L) dt + (eta sigma/√S) dW, mu = 1 - beta. Its
     Fokker-Planck equation is ∂P/∂t = -v·∇_θ P + eta ∇L·∇_v P + ∇_v·(mu v P + D ∇_v P), D = eta^2 sigma^2/2S: both
@@ -30,7 +30,7 @@ def temperature(lr: float, batch_size: int, sigma: float, momentum: float = 0.0)
 
 
 def effective(potential: DoubleWell | Quartic | Quadratic, t: float, x: np.ndarray) -> np.ndarray:
-    """The potential of the first coordinate alone: the others integrated out of exp(-L/T), up to a constant."""
+    """Returns the potential of the first coordinate alone: the others integrated out of exp(-L/T), up to a constant."""
     if isinstance(potential, DoubleWell):
         return potential.along(x) + t / 2 * np.log(potential.stiffness(x)).sum(axis=1)
     if potential.dim != 1:
@@ -39,7 +39,7 @@ def effective(potential: DoubleWell | Quartic | Quadratic, t: float, x: np.ndarr
 
 
 def density(potential: DoubleWell | Quartic | Quadratic, t: float) -> tuple[np.ndarray, np.ndarray]:
-    """x (P,) and the Gibbs density of the first coordinate (P,)."""
+    """Returns x (P,) and the Gibbs density of the first coordinate (P,)."""
     half = 1.0
     while (effective(potential, t, np.array([-half, half])) - effective(potential, t, np.zeros(1))).min() < REACH * t:
         half *= 1.3
@@ -50,20 +50,20 @@ def density(potential: DoubleWell | Quartic | Quadratic, t: float) -> tuple[np.n
 
 
 def mean_of(potential: DoubleWell | Quartic | Quadratic, t: float, f: Callable[[np.ndarray], np.ndarray]) -> float:
-    """<f(x)> under Gibbs."""
+    """Returns <f(x)> under Gibbs."""
     x, p = density(potential, t)
     return float(trapezoid(p * f(x), x))
 
 
 def mean_loss(potential: DoubleWell | Quartic | Quadratic, t: float) -> float:
-    """<L> under Gibbs; T/2 for every coordinate that is Gaussian given the first."""
+    """Returns <L> under Gibbs; T/2 for every coordinate that is Gaussian given the first."""
     if isinstance(potential, DoubleWell):
         return mean_of(potential, t, potential.along) + t / 2 * (potential.dim - 1)
     return mean_of(potential, t, lambda x: potential.loss(x[:, None]))
 
 
 def cumulative(potential: DoubleWell | Quartic | Quadratic, t: float) -> tuple[np.ndarray, np.ndarray]:
-    """x (P,) and the distribution function of the first coordinate (P,)."""
+    """Returns x (P,) and the distribution function of the first coordinate (P,)."""
     x, p = density(potential, t)
     c = np.concatenate([[0.0], np.cumsum((p[1:] + p[:-1]) / 2 * np.diff(x))])
     return x, c / c[-1]
@@ -85,20 +85,20 @@ def sample(
 
 
 def share_in_a(potential: DoubleWell, t: float) -> float:
-    """p_A, the probability of x below the top of the barrier, by quadrature."""
+    """Returns p_A, the probability of x below the top of the barrier, by quadrature."""
     x, c = cumulative(potential, t)
     return float(np.interp(potential.top, x, c))
 
 
 def laplace_ratio(potential: DoubleWell, t: float) -> float:
-    """p_A/p_B = sqrt(det H_B/det H_A) exp((L_B - L_A)/T) (Theorem 2)."""
+    """Returns p_A/p_B = sqrt(det H_B/det H_A) exp((L_B - L_A)/T) (Theorem 2)."""
     a, b = potential.minima
     depth = potential.along(np.array([b]))[0] - potential.along(np.array([a]))[0]
     return float(np.sqrt(potential.determinant(b) / potential.determinant(a)) * np.exp(depth / t))
 
 
 def crossover(potential: DoubleWell, sigma: float) -> tuple[float, float]:
-    """n* at which both wells are as probable, by Laplace: (corrected, as printed in eq. 4 of the paper).
+    """Returns n* at which both wells are as probable, by Laplace: (corrected, as printed in eq. 4 of the paper).
 
     p_A = p_B means 2 (L_A - L_B)/(n* sigma^2) = ln sqrt(det H_B/det H_A), so
     n* = 2 (L_A - L_B)/(sigma^2 ln sqrt(det H_B/det H_A)). Equation 4 has the 2 on the other side: a quarter of it.
@@ -111,7 +111,9 @@ def crossover(potential: DoubleWell, sigma: float) -> tuple[float, float]:
 
 
 def barrier_over_t(potential: DoubleWell, t: float) -> float:
-    """The lower of the two barriers, in T, of the first coordinate's effective potential: whether chains can mix."""
+    """Returns the lower of the two barriers, in T, of the first coordinate's effective potential: whether chains can
+    mix.
+    """
     x = np.linspace(-1.6, 1.6, 4001)
     u = effective(potential, t, x)
     top = np.abs(x - potential.top) < 0.6
@@ -120,7 +122,7 @@ def barrier_over_t(potential: DoubleWell, t: float) -> float:
 
 
 def relaxation_time(potential: DoubleWell | Quartic | Quadratic, t: float) -> float:
-    """In t_eta, of the slowest deviation from Gibbs of the first coordinate: between wells, of their shares.
+    """Returns the t_eta in which the first coordinate's slowest deviation from Gibbs (of wells, their shares) decays.
 
     1 over the smallest rate but 0 of dx = -U' dt + sqrt(2 T) dW, U the effective potential: of its Fokker-Planck
     equation as jumps between neighbours on a grid, made symmetric. The other coordinates are taken to follow x at once.
@@ -142,7 +144,7 @@ def relaxation_time(potential: DoubleWell | Quartic | Quadratic, t: float) -> fl
 
 
 def sgd_variance(h: float, lr: float, batch_size: int, sigma: float, momentum: float = 0.0) -> float:
-    """Exact stationary variance of SGD on h θ^2/2: infinite from eta h = 2 (1 + beta) on.
+    """Returns the exact stationary variance of SGD on h θ^2/2: infinite from eta h = 2 (1 + beta) on.
 
     θ' = θ - eta v', v' = beta v + h θ + noise. The second moments of (θ, v) are a linear fixed point; solved, they give
     (eta sigma^2/S) (1 + beta)/(h (1 - beta) (2 (1 + beta) - eta h)), which is n sigma^2/(h (2 - eta h)) at beta = 0.
@@ -153,14 +155,14 @@ def sgd_variance(h: float, lr: float, batch_size: int, sigma: float, momentum: f
 
 
 def lyapunov(hessian: np.ndarray, covariance: np.ndarray, n: float) -> np.ndarray:
-    """Σ of the diffusion: HΣ + ΣH = n C."""
+    """Returns Σ of the diffusion: HΣ + ΣH = n C."""
     from scipy.linalg import solve_continuous_lyapunov  # takes longer to import than all else here
 
     return solve_continuous_lyapunov(hessian, n * covariance)
 
 
 def discrete_lyapunov(hessian: np.ndarray, covariance: np.ndarray, lr: float, batch_size: int) -> np.ndarray:
-    """Σ of SGD itself: HΣ + ΣH - eta HΣH = n C."""
+    """Returns Σ of SGD itself: HΣ + ΣH - eta HΣH = n C."""
     from scipy.linalg import solve_discrete_lyapunov
 
     step = np.eye(len(hessian)) - lr * hessian
@@ -168,12 +170,13 @@ def discrete_lyapunov(hessian: np.ndarray, covariance: np.ndarray, lr: float, ba
 
 
 def gibbs_covariance(hessian: np.ndarray, covariance: np.ndarray, n: float) -> np.ndarray:
-    """What Gibbs at the temperature n tr(C)/(2q) would have: T H^-1."""
+    """Returns what Gibbs at the temperature n tr(C)/(2q) would have: T H^-1."""
     return n * np.trace(covariance) / (2 * len(hessian)) * np.linalg.inv(hessian)
 
 
 def excess_loss(hessian: np.ndarray, sigma: np.ndarray) -> float:
-    """<L> - L* = tr(HΣ)/2 of a quadratic. HΣ + ΣH = nC makes it n tr(C)/4 whatever C is: the trace of both sides.
+    """Returns <L> - L* = tr(HΣ)/2 of a quadratic. HΣ + ΣH = nC makes it n tr(C)/4 whatever C is: the trace of both
+    sides.
 
     At a finite step 2 tr(HΣ) - eta tr(HΣH) = n tr C.
     """
@@ -181,7 +184,7 @@ def excess_loss(hessian: np.ndarray, sigma: np.ndarray) -> float:
 
 
 def loss_variance(hessian: np.ndarray, sigma: np.ndarray) -> float:
-    """Var L = tr((HΣ)^2)/2 of a Gaussian θ on a quadratic; q T^2/2 where Σ = T H^-1.
+    """Returns Var L = tr((HΣ)^2)/2 of a Gaussian θ on a quadratic; q T^2/2 where Σ = T H^-1.
 
     With tr(HΣ) given it is least where Σ = T H^-1 (Cauchy-Schwarz): of all noises of one trace the isotropic one varies
     the loss least.
@@ -191,5 +194,5 @@ def loss_variance(hessian: np.ndarray, sigma: np.ndarray) -> float:
 
 
 def current(hessian: np.ndarray, covariance: np.ndarray, n: float) -> np.ndarray:
-    """Q = n C/2 - HΣ, antisymmetric; the stationary current is Q Σ^-1 θ P. It is 0 if H and C commute."""
+    """Returns Q = n C/2 - HΣ, antisymmetric; the stationary current is Q Σ^-1 θ P. It is 0 if H and C commute."""
     return n * covariance / 2 - hessian @ lyapunov(hessian, covariance, n)

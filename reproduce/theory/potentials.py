@@ -100,11 +100,11 @@ class DoubleWell:
         return 1 + len(self.stiffness_a)
 
     def along(self, x: np.ndarray) -> np.ndarray:
-        """L at y = 0."""
+        """Returns L at y = 0."""
         return self.barrier * (x * x - 1) ** 2 + self.tilt * x
 
     def stiffness(self, x: np.ndarray) -> np.ndarray:
-        """k_j(x), (len(x), q - 1)."""
+        """Returns k_j(x), (len(x), q - 1)."""
         a, b = np.array(self.stiffness_a), np.array(self.stiffness_b)
         return a + (b - a) * self._switch(x)[:, None]
 
@@ -139,6 +139,6 @@ class DoubleWell:
         return float(np.sort(np.roots([4 * self.barrier, 0, -4 * self.barrier, self.tilt]).real)[1])
 
     def determinant(self, x: float) -> float:
-        """det of the Hessian at (x, 0), exact."""
+        """Returns det of the Hessian at (x, 0), exact."""
         along = self.barrier * (12 * x * x - 4)
         return float(along * np.prod(self.stiffness(np.array([x]))))

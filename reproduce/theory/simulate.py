@@ -106,7 +106,8 @@ class Simulation:
     """One simulation; its hash over all fields names its folder.
 
     Attributes:
-        steps: of SGD. record: the steps after which all chains are kept, ascending; 0 is the start.
+        steps: of SGD.
+        record: the steps after which all chains are kept, ascending; 0 is the start.
         start: a point for all chains, "minimum", or "gibbs": drawn from the Gibbs distribution that the theory expects.
         seed: chains of different seeds are independent.
         protocol: of `PROTOCOLS`, by the kind of noise; 0 stands for the current one.
@@ -204,7 +205,7 @@ def simulate(
     told: Callable[[float], None] = lambda share: None,
     arrays: Mapping[str, np.ndarray] | None = None,
 ) -> np.ndarray:
-    """θ at the recorded steps, float64 (records, chains, q). `told` hears how much is done, in [0, 1].
+    """Returns θ at the recorded steps, float64 (records, chains, q). `told` hears how much is done, in [0, 1].
 
     `arrays` is the data set of a loss of examples; ValueError without it.
     """
@@ -235,7 +236,7 @@ def _wide(spec: Simulation) -> int:
 
 
 def bind(spec: Simulation, arrays: Mapping[str, np.ndarray] | None) -> Potential:
-    """The loss that a simulation descends: its potential, on the data set if it needs one."""
+    """Returns the loss that a simulation descends: its potential, on the data set if it needs one."""
     if not isinstance(spec.potential, SoftmaxRegression):
         return spec.potential
     if arrays is None:
@@ -343,7 +344,7 @@ def _example_noise(noise: Examples, batch_size: int, random: np.random.Generator
 def _batches(
     noise: Minibatches, count: int, batch_size: int, random: np.random.Generator, chains: int
 ) -> Callable[[], np.ndarray]:
-    """A function that gives the next batch of every chain, indices of examples (chains, S)."""
+    """Returns a function that gives the next batch of every chain, indices of examples (chains, S)."""
     if noise.sampling == "replacement":
         return lambda: random.integers(0, count, (chains, batch_size))
     ordered = np.tile(np.arange(count), (chains, 1))

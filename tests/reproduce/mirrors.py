@@ -4,7 +4,7 @@ import json
 
 from tests.reproduce.specs import SPEC
 from three_factors.reproduce.engine.contract.folder import RunFolder
-from three_factors.reproduce.engine.contract.work import Item
+from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.watch.mirror import Mirror
 
 RUN = Item("a", 0, SPEC)

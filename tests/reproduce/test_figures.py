@@ -10,8 +10,10 @@ from tests.reproduce.figures import SCRIPTS, figure, source
 from tests.reproduce.script import run
 from three_factors.datamodules.schedules import Constant, Cyclic
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, ResNet56Network, VGG11Network
+from three_factors.reproduce.engine.experiment import PAPERS
 from three_factors.reproduce.engine.judge.claims import controls, own
-from three_factors.reproduce.engine.options import InputError
+from three_factors.reproduce.engine.options import InputError, Options
+from three_factors.reproduce.engine.planning import FigurePlan
 
 FILES = {"png", "svg", "csv", "json"}
 
@@ -53,7 +55,7 @@ def test_figures_of_the_same_networks_share_their_runs_and_measurements(group, s
     runs = first.experiment.runs(scale, source(first.data[0]))
     for other in others:
         assert other.experiment.runs(scale, source(other.data[0])) == runs  # with what is measured of them
-        assert other.experiment.paths(scale, runs, runs) == first.experiment.paths(scale, runs, runs)
+        assert other.experiment.lines == first.experiment.lines
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -64,7 +66,7 @@ def test_every_claim_has_a_power_before_anything_is_trained(name, scale):
     runs = experiment.runs(scale, source(figure(name).data[0]))
     if experiment.tuning is not None:
         runs = experiment.tuning.choose(scale, runs, None)
-    assert set(drawn.labels) == set(experiment.paths(scale, runs, runs) or runs)
+    assert set(drawn.labels) == set(experiment.lines or runs)
     assert all(claim.id and claim.claim and claim.statistic for claim in figure(name).check(drawn))
 
 
@@ -182,8 +184,8 @@ def test_figures_2_and_10_to_12_at_paper_scale_are_the_papers():
         assert {(s.network.depth, s.network.width, s.network.form, s.epochs) for s in specs.values()} == {
             (56, 1.0, "preactivation", 200)
         }
-        settings_of = figure(name).experiment.runs("paper", source("cifar10"))
-        for path in figure(name).experiment.paths("paper", settings_of, settings_of).values():
+        plan = FigurePlan(figure(name), Options(scale="paper"), source("cifar10"), PAPERS)
+        for path in (item.spec for item in plan.lines(plan.runs())):
             assert (len(path.alphas), path.alphas[0], path.alphas[-1], path.directions) == (61, -1, 2, 10)
     decayed = of("fig10")["baseline"].schedule.lr
     assert [round(decayed(t), 9) for t in (0, 99, 100, 149, 150)] == [0.1, 0.1, 0.01, 0.01, 0.001]

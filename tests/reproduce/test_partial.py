@@ -7,7 +7,7 @@ import pytest
 
 from tests.reproduce.figures import SCRIPTS, figure, source
 from three_factors.reproduce.engine.contract.folder import Results
-from three_factors.reproduce.engine.contract.work import Item
+from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.evidence import table_of
 from three_factors.reproduce.engine.publish import plots
 

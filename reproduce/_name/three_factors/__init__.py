@@ -33,7 +33,7 @@ class _ShortNames(MetaPathFinder, Loader):
         sys.modules[name] = import_module(f"{__name__}.{name}")
 
     def get_code(self, name: str) -> CodeType | None:
-        """For `python -m`."""
+        """Returns a module's code, for `python -m`."""
         spec = find_spec(f"{__name__}.{name}")
         loader: Any = spec and spec.loader
         return loader.get_code(f"{__name__}.{name}") if loader else None

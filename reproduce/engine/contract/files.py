@@ -21,7 +21,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """As `write_text`."""
+    """Does for bytes what `write_text` does."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with draft.open("wb") as file:
@@ -38,7 +38,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def lock(path: Path, kind: str, patience: float = -1) -> FileLock:
-    """For one process at a time, until it is released or that process ends, however; `with` waits for it.
+    """Returns a lock for one process at a time, held until it is released or that process ends; `with` waits for it.
 
     It lies beside `path`, which may be moved or replaced meanwhile. patience: seconds until filelock.Timeout; -1: none.
     """
@@ -47,7 +47,7 @@ def lock(path: Path, kind: str, patience: float = -1) -> FileLock:
 
 
 def read_cache(path: Path) -> dict[str, Any]:
-    """The object in a JSON file that can be made again: {} if it is absent or damaged."""
+    """Returns the object in a JSON file that can be made again: {} if it is absent or damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -56,7 +56,7 @@ def read_cache(path: Path) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file; a last line that is still being written is left for later."""
+    """Returns the rows of a JSON-lines file; a last line that is still being written is left for later."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

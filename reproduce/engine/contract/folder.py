@@ -16,9 +16,8 @@ from filelock import FileLock, Timeout
 
 from three_factors.reproduce.engine.contract.files import lock, read_cache, read_lines, write_text
 from three_factors.reproduce.engine.contract.job import Job, environment_of
-from three_factors.reproduce.engine.contract.spec import Measurement, PathSpec, RunSpec
+from three_factors.reproduce.engine.contract.spec import Item, Measurement, PathSpec, RunSpec, Spec
 from three_factors.reproduce.engine.contract.stored import dumps
-from three_factors.reproduce.engine.contract.work import Item, Spec
 from three_factors.reproduce.theory.simulate import Simulation
 
 PATIENCE = 20.0  # seconds
@@ -35,11 +34,13 @@ class Folder:
 
     Attributes:
         place: the folder below OUT that holds those of this kind.
+        noun: what they are, in the plural.
         current: the protocol that this code follows, of kinds that have one.
     """
 
     path: Path
     place: ClassVar[str]
+    noun: ClassVar[str]
     current: ClassVar[int | None] = None
 
     @property
@@ -161,7 +162,7 @@ class Folder:
 class RunFolder(Folder):
     """A run's files: its rows in metrics.jsonl, weights at milestones, measurements."""
 
-    place = "runs"
+    place, noun = "runs", "runs"
     current = RunSpec.current_protocol
 
     @property
@@ -231,7 +232,7 @@ class RunFolder(Folder):
 class PathFolder(Folder):
     """A line's files. It lies beside the runs whose ends it joins."""
 
-    place = "paths"
+    place, noun = "paths", "lines"
     current = PathSpec.current_protocol
 
     def _check(self, result: dict[str, Any]) -> None:
@@ -257,7 +258,7 @@ class PathFolder(Folder):
 class SimulationFolder(Folder):
     """A simulation's files, with the chains at the recorded steps in samples.npy."""
 
-    place = "simulations"
+    place, noun = "simulations", "simulations"
 
     @property
     def samples(self) -> Path:

@@ -51,7 +51,7 @@ class Job:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """What may change the bits of a run: a half-done one goes on only where all of it is the same."""
+        """Describes what may change the bits of a run: a half-done one goes on only where all of it is the same."""
         return _environment(self.made | {name: getattr(self, name) for name in DECISIVE})
 
     def write(self, folder: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from three_factors.reproduce.engine.contract.files import CHECKOUT
@@ -62,9 +63,9 @@ def bits(hardware: str) -> dict[str, str]:
     }
 
 
-def judging(script: str) -> str:
+def judging(script: Path) -> str:
     """Returns a hash of all that decides what a script's claims are worth before anything has run."""
-    return _hash(*JUDGING, f"reproduce/{script}.py")
+    return _hash(*JUDGING, str(script))
 
 
 def _hash(*places: str) -> str:
@@ -72,7 +73,8 @@ def _hash(*places: str) -> str:
     digest = hashlib.sha256()
     for place in (CHECKOUT / place for place in places):
         for file in sorted(place.rglob("[!.]*.py")) if place.is_dir() else [place]:
-            digest.update(f"{file.relative_to(CHECKOUT)}\0{meaning(file.read_bytes())}\0".encode())
+            name = file.relative_to(CHECKOUT) if file.is_relative_to(CHECKOUT) else file.name
+            digest.update(f"{name}\0{meaning(file.read_bytes())}\0".encode())
     return digest.hexdigest()[:12]
 
 

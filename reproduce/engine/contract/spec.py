@@ -7,14 +7,17 @@ are not part of it, so figures that need the same network share its run.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from three_factors.datamodules.label_noise import LabelNoise
 from three_factors.datamodules.plan import check_batch_size
 from three_factors.datamodules.schedules import NoiseSchedule, as_schedule, known_bounds, round_batch_size
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, Network
+from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise
 from three_factors.reproduce.engine.contract.stored import Typed, short_hash
+from three_factors.reproduce.theory.simulate import Simulation
 
 PROTOCOL = 1  # of training and measurement; raise it when the same spec would give another result
 PATH_PROTOCOL = 2  # the same of lines
@@ -27,7 +30,8 @@ class Data(Typed):
     """A data set by its content, and the parts of it that a run uses.
 
     Attributes:
-        label_noise: wrong labels in the training set. subset: training examples that are evaluated.
+        label_noise: wrong labels in the training set.
+        subset: training examples that are evaluated.
     """
 
     name: str
@@ -49,7 +53,7 @@ class Data(Typed):
 
 @dataclass(frozen=True)
 class Curvature(Typed):
-    """What `HessianMonitor` measures, on the first `examples` of the training subset."""
+    """Describes what `HessianMonitor` measures, on the first `examples` of the training subset."""
 
     examples: int = 1_000
     batch_size: int = 250
@@ -112,49 +116,6 @@ class Keep(Typed):
         for level in self.loss_levels:
             if not (math.isfinite(level) and level > 0):
                 raise ValueError(f"loss_levels: {level!r} is not a positive finite number")
-
-
-@dataclass(frozen=True)
-class HalfBatchNoise(Typed):
-    """`lightning_modules.HalfBatch`: 1 + factor^2 times the covariance of the gradient."""
-
-    factor: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (math.isfinite(self.factor) and self.factor > 0):
-            raise ValueError(f"factor: {self.factor!r} is not a positive finite number")
-
-    def check(self, batch_size: int) -> None:
-        if batch_size % 2:
-            raise ValueError(f"noise: a batch of {batch_size} has no two equal halves")
-
-
-@dataclass(frozen=True)
-class GaussianNoise(Typed):
-    """Gaussian noise added to the gradient, its trace factor^2 times that of the noise which is there.
-
-    shape: "covariance" (`lightning_modules.GaussianOfItsShape`, in blocks of examples) or "isotropic" (`Isotropic`).
-    """
-
-    factor: float
-    shape: Literal["covariance", "isotropic"]
-    block: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (math.isfinite(self.factor) and self.factor > 0):
-            raise ValueError(f"factor: {self.factor!r} is not a positive finite number")
-        if self.shape not in ("covariance", "isotropic"):
-            raise ValueError(f"shape: {self.shape!r} is neither 'covariance' nor 'isotropic'")
-        if self.block < 1:
-            raise ValueError(f"block: {self.block} is less than 1 example")
-
-    def check(self, batch_size: int) -> None:
-        if self.shape == "isotropic" and batch_size % 2:
-            raise ValueError(f"noise: a batch of {batch_size} has no two equal halves")
-        if self.shape == "covariance" and (batch_size % self.block or batch_size < 2 * self.block):
-            raise ValueError(f"noise: a batch of {batch_size} is not two or more whole blocks of {self.block}")
 
 
 @dataclass(frozen=True)
@@ -234,8 +195,10 @@ class PathSpec(Typed):
     """The loss on the line through the ends of two runs of the same network, (1 - a) θ1 + a θ2.
 
     Attributes:
-        alphas: where on it; 0 and 1 among them. examples: training and test examples it is evaluated on.
-        directions: random filter-normalised directions from each end, for comparison. outward: points on each, in |θ|.
+        alphas: where on it; 0 and 1 among them.
+        examples: training and test examples it is evaluated on.
+        directions: random filter-normalised directions from each end, for comparison.
+        outward: points on each, in |θ|.
     """
 
     start: RunSpec
@@ -262,3 +225,30 @@ class PathSpec(Typed):
     @property
     def key(self) -> str:
         return short_hash(self)
+
+
+Spec = RunSpec | PathSpec | Simulation
+Factors = Mapping[str, float | str]  # what a setting is made of: eta, S, panel, network, ...
+
+
+@dataclass(frozen=True)
+class Item:
+    """One piece of work.
+
+    Attributes:
+        label: the setting's name, for people; the same for all its seeds.
+        seed: which repetition.
+        spec: what is done.
+        measurements: what is measured of a run after its training.
+        factors: the setting in numbers and words; columns of the table.
+    """
+
+    label: str
+    seed: int
+    spec: Spec
+    measurements: tuple[Measurement, ...] = ()
+    factors: Factors = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.label} seed {self.seed}"

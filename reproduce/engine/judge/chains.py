@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Chains:
-    """What was simulated: the chains of all seeds of a label are one sample.
+    """Describes what was simulated: the chains of all seeds of a label are one sample.
 
     Attributes:
         specs: label -> the simulation of seed 0.

@@ -25,7 +25,7 @@ NO_EFFECT = "no effect of noise is shown here: the control differs neither clear
 
 @dataclass(frozen=True)
 class Statement:
-    """What is claimed, before anything has run. Verdicts, controls and currency go by `id` alone; the rest is words.
+    """Says what is claimed, before anything has run. Verdicts and controls go by `id` alone; the rest is words.
 
     Attributes:
         id: names the claim within its figure, words joined by dots: "cyclic.accuracy".
@@ -71,15 +71,24 @@ class Claim:
     """One claim and what became of it; the fields of claims.json.
 
     Attributes:
-        id, claim, statistic, paper, note, control_of: of its `Statement`.
-        value: the statistic; `low` and `high` bound it, at 90 % (two one-sided 95 % bounds) unless the rule says
-            otherwise.
+        id: of its `Statement`.
+        claim: the statement's text.
+        statistic: what was computed, and the rule in words.
+        value: the statistic.
+        low: bounds it below, at 90 % (two one-sided 95 % bounds) unless the rule says otherwise.
+        high: bounds it above, likewise.
         n: replicates.
-        verdict: by `rule`, its kind and numbers.
-        p: one-sided; p_holm: after Holm's correction.
+        verdict: by `rule`.
+        p: one-sided.
+        p_holm: after Holm's correction.
         power: of the planned experiment; below 60 %, `needs_n` says how many seeds reach it.
-        data: the data set. arm: what was changed in all runs.
+        data: the data set.
+        arm: what was changed in all runs.
         unit: of the estimate.
+        paper: the paper's own value.
+        note: what else is to be said.
+        control_of: of its `Statement`.
+        rule: its kind and numbers.
         labels: the settings whose runs it is about; empty if it is about all of the figure's.
     """
 
@@ -191,7 +200,7 @@ def tally(claims: list[dict[str, Any]]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class NoiseContrast:
-    """What the noise alone does to `on`: the mean of a pair minus its control, at equal eta, steps and t_eta."""
+    """Says what the noise alone does to `on`: the mean of a pair minus its control, at equal eta, steps and t_eta."""
 
     pair: tuple[str, str]
     control: str

@@ -21,7 +21,7 @@ Draw = Callable[[int, np.random.Generator], Evidence]
 
 @dataclass(frozen=True)
 class Hope:
-    """What a claim can hope for before anything is trained.
+    """Describes what a claim can hope for before anything is trained.
 
     Attributes:
         power: the share of experiments that would support it where it holds.

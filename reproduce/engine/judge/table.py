@@ -23,7 +23,7 @@ Factors = Mapping[str, Mapping[str, float | str]]  # label -> what the setting i
 
 
 class Evidence(ABC):
-    """What claims are judged on: values of metrics, by label and seed.
+    """Describes what claims are judged on: values of metrics, by label and seed.
 
     Attributes:
         factors: label -> eta, S, panel and the like, by which claims find their settings.

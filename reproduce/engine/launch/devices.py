@@ -40,13 +40,13 @@ def detect() -> Hardware:
 
 
 def cpu(note: str = "") -> Hardware:
-    """The CPU cores that this process may use."""
+    """Returns the CPU cores that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Hardware("cpu", cores, _cpu_name(), note)
 
 
 def _torch_has_cuda() -> bool:
-    """From the version file of the installed torch, which is not imported."""
+    """Tells it from the version file of the installed torch, which is not imported."""
     found = importlib.util.find_spec("torch")
     if found is None or not found.submodule_search_locations:
         return False
@@ -55,7 +55,7 @@ def _torch_has_cuda() -> bool:
 
 
 def of_slurm(gpus: bool, partition: str | None) -> Hardware:
-    """What a cluster's nodes have is not known here; runs say it themselves."""
+    """Describes a cluster: what its nodes have is not known here; runs say it themselves."""
     where = f"SLURM, partition {partition or 'of its choice'}"
     return Hardware("cuda" if gpus else "cpu", 1, where)
 

@@ -47,7 +47,7 @@ class Forecast:
         self.known = read_cache(file)
 
     def seconds(self, spec: RunSpec, measurements: Sequence[Measurement] = ()) -> float:
-        """Of training, and of what is measured meanwhile and afterwards if all milestones are reached."""
+        """Returns the seconds of training, and of what is measured meanwhile and afterwards at all milestones."""
         per_step, per_example = self._costs(spec)
         products = sum(len(m.at) * _products(m.curvature) for m in measurements)
         if spec.watch is not None:
@@ -57,7 +57,7 @@ class Forecast:
         return OVERHEAD * (steps_of(spec) * (per_step + TRAINER) + examples * per_example)
 
     def path_seconds(self, spec: PathSpec) -> float:
-        """Of a line between runs: each point re-estimates batch norm and evaluates."""
+        """Returns the seconds of a line between runs: each point re-estimates batch norm and evaluates."""
         _, per_example = self._costs(spec.start)
         points = 2 * len(spec.alphas) + 2 * spec.directions * len(spec.outward)
         return points * 2 * spec.examples * EVALUATION * per_example
@@ -76,7 +76,7 @@ class Forecast:
 
 
 def wall_time(seconds: list[float], jobs: int) -> float:
-    """How long runs of these lengths take on `jobs` slots, longest first."""
+    """Says how long runs of these lengths take on `jobs` slots, longest first."""
     slots = [0.0] * jobs
     for length in sorted(seconds, reverse=True):
         slots[slots.index(min(slots))] += length

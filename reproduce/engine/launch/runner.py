@@ -26,7 +26,7 @@ from three_factors.reproduce.engine.contract import names
 from three_factors.reproduce.engine.contract.files import CHECKOUT
 from three_factors.reproduce.engine.contract.folder import Folder
 from three_factors.reproduce.engine.contract.job import PREEMPTED, SCHEDULERS, WATCH_STDIN, Job
-from three_factors.reproduce.engine.contract.work import Item
+from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.launch import interrupts
 from three_factors.reproduce.engine.launch.server import Server
 

@@ -35,7 +35,7 @@ TIMEOUTS = 1_000  # how often a task may reach its time limit and go on in a nex
 
 @dataclass(frozen=True)
 class Allocation:
-    """What an array task asks for.
+    """Describes what an array task asks for.
 
     Attributes:
         partition: the cluster's own choice if None.

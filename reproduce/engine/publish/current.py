@@ -12,7 +12,7 @@ import pandas as pd
 from three_factors.datamodules.prepared import Prepared, cached
 from three_factors.datamodules.sources import DataError
 from three_factors.reproduce.engine.contract.files import read_cache
-from three_factors.reproduce.engine.contract.work import Item
+from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.definition import Definition, Figure, Theory
 from three_factors.reproduce.engine.judge.table import Table
 from three_factors.reproduce.engine.options import Options, Scale

@@ -1,4 +1,4 @@
-"""Keeps a small copy of the measured figures beside the code, and tells their verdicts in the README."""
+"""Keeps a small copy of the measured figures beside the code, and tells their outcome in the README."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 
 from three_factors.reproduce.engine.console import duration
 from three_factors.reproduce.engine.contract.files import CHECKOUT, write_bytes, write_text
-from three_factors.reproduce.engine.definition import BESIDE, SIMULATION, Contents, Definition
+from three_factors.reproduce.engine.definition import BESIDE, SIMULATION, Contents, Definition, Theory
 from three_factors.reproduce.engine.judge.claims import interval, own, tally
-from three_factors.reproduce.engine.options import InputError, parse, refuse
+from three_factors.reproduce.engine.options import InputError, flag, parse, refuse
 from three_factors.reproduce.engine.publish.current import is_current
 
 GALLERY, README = CHECKOUT / "reproduce" / "gallery", CHECKOUT / "README.md"
@@ -21,30 +21,50 @@ MARKERS = ("<!-- results: python reproduce/gallery.py -->", "<!-- end of results
 COLOURS = 64  # of a picture's palette
 WIDTH = 1500  # pixels at most
 LIMIT = 3_000_000  # bytes of all pictures together
+INTRODUCTION = """\
+Written by `python reproduce/gallery.py`. Intervals at 90 %; *control*: the same claim with a confound taken away.
+
+*Inconclusive*: so few seeds cannot tell. Each claim's power is printed before the runs with the number of seeds that it
+needs, often more than ten; `--seeds` adds them. *Not judged*: no value, because too few runs trained or crossed a
+level, or chains from different starts did not agree. *Shares runs*: with the figure above it that has a time. The
+hours of the paper scale are a forecast from steps timed on one GPU, one run at a time; `--dry-run` makes it for your
+machine.
+"""
 
 
 @dataclass(frozen=True)
 class GalleryOptions:
-    """Where the results are, and the data that they are of."""
+    """Says where the results are, and the data that they are of."""
 
-    out: Path = Path("results")
-    data_dir: Path = Path("data")
+    out: Path = flag(Path("results"), "results folder (default: results)", "DIR")
+    data_dir: Path = flag(Path("data"), "where the data sets are (default: data)", "DIR")
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One figure of the gallery."""
+    """One figure of the gallery.
+
+    Attributes:
+        name: unique in the gallery.
+        script: its name without the data set.
+        title: one line.
+        pictures: file name -> PNG.
+        claims: as they are stored.
+        provenance: likewise.
+        theory: whether it is simulated.
+    """
 
     name: str
     script: str
     title: str
-    pictures: dict[str, bytes]  # file name -> PNG
+    pictures: dict[str, bytes]
     claims: list[dict[str, Any]]
     provenance: dict[str, Any]
+    theory: bool
 
 
 def main(doc: str, contents: Contents, arguments: list[str] | None = None) -> NoReturn:
-    """Writes the gallery and the README's table; ends the process: 0 done, 2 bad input."""
+    """Writes the gallery and the README's outcome; ends the process: 0 done, 2 bad input."""
     options = parse(doc, arguments, GalleryOptions)
     try:
         shown = [one for name in contents.page for one in _read(options, contents.load(name))]
@@ -78,7 +98,8 @@ def _read(options: GalleryOptions, definition: Definition) -> list[Shown]:
         }
         claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
         title = definition.title + ("" if data is None else f" ({data})")
-        found.append(Shown(name + suffix, name, title, pictures, claims, provenance))
+        theory = isinstance(definition, Theory)
+        found.append(Shown(name + suffix, name, title, pictures, claims, provenance, theory))
     return found
 
 
@@ -97,7 +118,7 @@ def small(file: Path) -> bytes:
 
 
 def write(shown: list[Shown]) -> None:
-    """Writes pictures, the page with every claim, the README's table. Raises InputError if pictures are too large."""
+    """Writes pictures, the page with every claim, the README's outcome. Raises InputError if pictures are too large."""
     size = sum(len(picture) for one in shown for picture in one.pictures.values())
     if size > LIMIT:
         raise InputError(f"--out: the pictures take {size} bytes, more than {LIMIT}")
@@ -109,7 +130,21 @@ def write(shown: list[Shown]) -> None:
         for name, picture in one.pictures.items():
             write_bytes(GALLERY / name, picture)
     write_text(GALLERY / "README.md", page(shown))
-    write_text(README, f"{before}{marker}\n{overview(shown)}\n{end}{after}")
+    write_text(README, f"{before}{marker}\n{outcome(shown)}\n{end}{after}")
+
+
+def outcome(shown: list[Shown]) -> str:
+    """Returns lines for the README: how many claims and controls have which verdict."""
+    networks, theory, controls = (list[dict[str, Any]]() for _ in range(3))
+    for one in shown:
+        (theory if one.theory else networks).extend(own(one.claims))
+        controls += [claim for claim in one.claims if claim["control_of"]]
+    kinds = {
+        "claims about trained networks, at quick scale": networks,
+        "claims about the theory, simulated": theory,
+        "controls, the same claims with a confound taken away": controls,
+    }
+    return "\n".join(f"- {len(claims)} {words}: {_counted(claims)}." for words, claims in kinds.items() if claims)
 
 
 def overview(shown: list[Shown]) -> str:
@@ -125,7 +160,7 @@ def overview(shown: list[Shown]) -> str:
     ]
     for one in shown:
         paper, controls = own(one.claims), [claim for claim in one.claims if claim["control_of"]]
-        link = f"[{one.name}](reproduce/gallery/README.md#{one.name})"
+        link = f"[{one.name}](#{one.name})"
         seconds = one.provenance["seconds"]
         own_runs = seconds > 10 or one.provenance["data"]["name"] == SIMULATION
         time = duration(seconds) if own_runs else "shares runs"
@@ -149,7 +184,8 @@ def page(shown: list[Shown]) -> str:
     """Returns every figure with its claims, as Markdown."""
     parts = [
         "# Gallery: every figure at quick scale, as measured\n",
-        "Written by `python reproduce/gallery.py`. Intervals at 90 %; *control*: a confound taken away.\n",
+        INTRODUCTION,
+        overview(shown) + "\n",
     ]
     for one in shown:
         parts.append(f'<a id="{one.name}"></a>\n\n## {one.name}: {one.title}\n')

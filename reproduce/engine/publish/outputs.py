@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from three_factors.reproduce.engine.console import console
 from three_factors.reproduce.engine.contract import provenance
 from three_factors.reproduce.engine.contract.files import lock, read_cache, write_json, write_text
-from three_factors.reproduce.engine.contract.work import Item
+from three_factors.reproduce.engine.contract.folder import FOLDERS
+from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.definition import BESIDE, Context
 from three_factors.reproduce.engine.judge import claims as judging
 from three_factors.reproduce.engine.judge.power import Hope
@@ -32,7 +33,7 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Published:
-    """What was written.
+    """Describes what was written.
 
     Attributes:
         folder: where.
@@ -110,7 +111,8 @@ def report(items: Sequence[Item], evidence: Any, missing: Sequence[Item], say: C
     """Says which items are missing and which runs diverged."""
     if missing:
         names = ", ".join(item.name for item in missing)
-        say(f"{len(missing)} of {len(items)} are missing: {names}", style="bold red")
+        nouns = " and ".join(dict.fromkeys(FOLDERS[type(item.spec)].noun for item in items))
+        say(f"{len(missing)} of {len(items)} {nouns} are missing: {names}", style="bold red")
     frame = getattr(evidence, "frame", None)
     if frame is None or "status" not in frame:
         return

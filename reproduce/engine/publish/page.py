@@ -25,7 +25,8 @@ class Entry:
     Attributes:
         name: unique on the page.
         script: its name without the data set.
-        heading, caption: of the script's docstring.
+        heading: the first line of the script's docstring.
+        caption: what follows it.
         pictures: base64 of SVGs, the figure and what stands beside it.
         claims: as they are stored, other arms' as controls.
         formulas: MathML.

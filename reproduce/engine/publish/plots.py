@@ -57,7 +57,9 @@ def band(
     dotted: bool = False,
     spread: bool = True,
 ) -> None:
-    """Mean over seeds against the epoch, and a band of one standard deviation between seeds (unless not `spread`)."""
+    """Draws the mean over seeds against the epoch, and a band of one standard deviation between seeds (unless not
+    `spread`).
+    """
     from matplotlib.ticker import MaxNLocator
 
     epochs, _, values = table.curves(label, metric)
@@ -76,7 +78,7 @@ def band(
 
 
 def per_step(axes: Any, table: Table, label: str, what: str, colour: str, *, legend: str | None = None) -> None:
-    """'loss', eta ('lr'), S ('batch_size') or eta/S ('noise_ratio') of every step of one seed's run."""
+    """Draws 'loss', eta ('lr'), S ('batch_size') or eta/S ('noise_ratio') of every step of one seed's run."""
     seeds = table.seeds(label)
     if not seeds:
         return
@@ -90,7 +92,7 @@ def per_step(axes: Any, table: Table, label: str, what: str, colour: str, *, leg
 def profile(
     axes: Any, table: Table, label: str, what: str, colour: str, *, percent: bool = False, seed: int | None = None
 ) -> None:
-    """Loss or accuracy along a line between runs, mean and range over seeds (or of one): train solid, test dashed."""
+    """Draws loss or accuracy along a line, mean and range over seeds (or of one): train solid, test dashed."""
     for part, style in (("train", "-"), ("test", (0, (4, 2)))):
         found = [
             parts[part] for (name, number), parts in table.profiles.items() if name == label and seed in (None, number)
@@ -105,7 +107,7 @@ def profile(
 
 
 def shades(values: Sequence[Any]) -> dict[Any, Any]:
-    """A colour a value, from dark to light; told apart in grey and without colour vision."""
+    """Returns a colour a value, from dark to light; told apart in grey and without colour vision."""
     import matplotlib as mpl
 
     return {v: mpl.colormaps["viridis"](0.92 * i / max(1, len(values) - 1)) for i, v in enumerate(values)}
@@ -115,7 +117,7 @@ WARM = "coolwarm"  # blue to red, as the paper has low and high noise
 
 
 def blue_to_red(values: Sequence[float] | np.ndarray) -> dict[float, Any]:
-    """A colour a value, by its logarithm: blue for the lowest noise, red for the highest."""
+    """Returns a colour a value, by its logarithm: blue for the lowest noise, red for the highest."""
     import matplotlib as mpl
 
     if not len(values):
@@ -125,7 +127,7 @@ def blue_to_red(values: Sequence[float] | np.ndarray) -> dict[float, Any]:
 
 
 def colour_bar(panels: Any, values: Sequence[float] | np.ndarray, words: str) -> None:
-    """The scale of `blue_to_red` beside the panels."""
+    """Draws the scale of `blue_to_red` beside the panels."""
     import matplotlib as mpl
 
     if not len(values):
@@ -143,7 +145,7 @@ def points(
     colour: Any,
     legend: str,
 ) -> None:
-    """A point a cell: the mean over seeds of values (seeds, cells) and a bar of one standard deviation.
+    """Draws a point a cell: the mean over seeds of values (seeds, cells) and a bar of one standard deviation.
 
     Points that are not `solid` (cells,) are hollow: some of their runs, or most, did not train.
     """
@@ -160,7 +162,7 @@ def points(
 
 
 def all_trained(table: Table, labels: Sequence[str]) -> list[bool]:
-    """Which cells are drawn solid: those of which no run diverged. The footer counts the runs that did."""
+    """Tells which cells are drawn solid: those of which no run diverged. The footer counts the runs that did."""
     return [table.diverged(label) == 0 for label in labels]
 
 
@@ -171,7 +173,7 @@ def nothing(axes: Any, words: str) -> None:
 
 
 def log_scale(axis: Any) -> None:
-    """A logarithmic axis (`axes.xaxis` or `.yaxis`) with labels that do not run into one another."""
+    """Makes an axis (`axes.xaxis` or `.yaxis`) logarithmic, with labels that do not run into one another."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     limits = axis.axes.dataLim
@@ -188,13 +190,16 @@ def log_scale(axis: Any) -> None:
 
 
 def _power_of_ten(value: float) -> str:
-    """2e-4 as 2·10⁻⁴, 1e-4 as 10⁻⁴."""
+    """Returns 2e-4 as 2·10⁻⁴, 1e-4 as 10⁻⁴."""
     digits, exponent = f"{value:.0e}".split("e")
     return ("" if digits == "1" else rf"{digits}$\cdot$") + rf"$10^{{{int(exponent)}}}$"
 
 
 def twins(panels: Sequence[Any], left: str, left_colour: str, right: str, right_colour: str) -> list[Any]:
-    """A second y axis on the right of every panel; the outermost axes alone are labelled, in their lines' colours."""
+    """Adds a second y axis on the right of every panel, and returns those.
+
+    The outermost axes alone are labelled, in their lines' colours.
+    """
     others = [panel.twinx() for panel in panels]
     for panel, other in zip(panels, others):
         place = panel.get_subplotspec()
@@ -210,7 +215,7 @@ def twins(panels: Sequence[Any], left: str, left_colour: str, right: str, right_
 
 
 def written(panels: Sequence[Any], head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table of words over the place of all panels of a row."""
+    """Draws a table of words over the place of all panels of a row."""
     grid, figure = panels[0].get_gridspec(), panels[0].figure
     for panel in panels:
         panel.remove()
@@ -229,13 +234,13 @@ def written(panels: Sequence[Any], head: Sequence[str], rows: Sequence[Sequence[
 
 
 def edge_of_stability(axes: Any, momentum: float = 0.0) -> None:
-    """Where gradient descent becomes unstable: η · largest eigenvalue = 2 (1 + β)."""
+    """Draws where gradient descent becomes unstable: η · largest eigenvalue = 2 (1 + β)."""
     edge = 2 * (1 + momentum)
     axes.axhline(edge, color=GREY, linewidth=0.9, linestyle=(0, (4, 2)), label=f"{edge:g}: edge of stability")
 
 
 def legend_below(axes: Any, columns: int) -> None:
-    """A legend that covers no data."""
+    """Adds a legend that covers no data."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(
             loc="upper center",

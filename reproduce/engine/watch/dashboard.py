@@ -6,11 +6,11 @@ import os
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from three_factors.reproduce.engine.launch import interrupts
-from three_factors.reproduce.engine.options import InputError, parse, refuse
+from three_factors.reproduce.engine.options import InputError, flag, parse, refuse
 from three_factors.reproduce.engine.watch import mirror as wandb_mirror
 from three_factors.reproduce.engine.watch.mirror import ACCURACIES, CURVATURE, LOSSES, NOISE, PICTURE, STEP_LOSS, TABLES
 
@@ -26,11 +26,11 @@ INSTALL = "wandb-workspaces is not installed: pip install -e '.[dashboard]'"
 
 @dataclass(frozen=True)
 class DashboardOptions:
-    """Which W&B project gets the workspace."""
+    """Tells which W&B project gets the workspace."""
 
-    entity: str = field(default="", metadata={"help": "W&B user or team that the project belongs to"})
-    project: str = field(default=wandb_mirror.PROJECT, metadata={"help": "W&B project (default: three-factors)"})
-    dry_run: bool = field(default=False, metadata={"help": "print sections and panels; no network, no login"})
+    entity: str = flag("", "W&B user or team that the project belongs to", "NAME")
+    project: str = flag(wandb_mirror.PROJECT, "W&B project (default: three-factors)", "NAME")
+    dry_run: bool = flag(False, "print sections and panels; no network, no login")
 
     def __post_init__(self) -> None:
         if not self.dry_run and not self.entity:
@@ -77,7 +77,7 @@ def exit_at_once(status: int, why: str) -> NoReturn:
 
 
 def build(entity: str, project: str) -> Workspace:
-    """The workspace, not saved. Raises InputError where the library is missing."""
+    """Returns the workspace, not saved. Raises InputError where the library is missing."""
     try:
         from wandb_workspaces import expr, workspaces
     except ModuleNotFoundError as error:
@@ -96,7 +96,7 @@ def build(entity: str, project: str) -> Workspace:
 
 
 def sections() -> list[Section]:
-    """Every metric that the mirror logs is in one of them."""
+    """Returns every metric that the mirror logs is in one of them."""
     from wandb_workspaces.reports import v2
     from wandb_workspaces.workspaces import Section, SectionPanelSettings
 
@@ -116,7 +116,7 @@ def sections() -> list[Section]:
 
 
 def line(names: list[str], x: str = "epoch", log: bool = False) -> LinePlot:
-    """A line plot: of each group the mean over the seeds, and their range."""
+    """Returns a line plot: of each group the mean over the seeds, and their range."""
     from wandb_workspaces.reports import v2
 
     return v2.LinePlot(

@@ -25,8 +25,8 @@ from three_factors.reproduce.engine import surroundings
 from three_factors.reproduce.engine.contract.files import lock, read_cache, write_json
 from three_factors.reproduce.engine.contract.folder import MIRRORED, RunFolder
 from three_factors.reproduce.engine.contract.job import environment_of
+from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.contract.stored import encode
-from three_factors.reproduce.engine.contract.work import Item
 from three_factors.reproduce.engine.launch.runner import Task, Watcher
 from three_factors.reproduce.engine.options import InputError
 

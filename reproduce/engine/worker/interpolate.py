@@ -92,7 +92,7 @@ def _profile(found: Interpolation) -> dict[str, list[float | None]]:
 
 
 def _summary(found: Interpolation) -> dict[str, float]:
-    """Outward widths at both ends; a censored one is NaN, with '… at least' beside it."""
+    """Returns the outward widths at both ends; a censored one is NaN, with '… at least' beside it."""
     values = {"distance": found.distance, "norm θ1": found.norms[0], "norm θ2": found.norms[1]}
     for end, name, at in ((1, "θ1", 0.0), (2, "θ2", 1.0)):
         values[f"loss {name}"] = found.values[found.alphas.index(at)]
@@ -111,7 +111,9 @@ def _told(kind: str, name: str, rise: float, value: float, at_least: float) -> d
 def _random_widths(
     spec: PathSpec, module: nn.Module, train: Any, weights: dict[str, Tensor], name: str
 ) -> dict[str, float]:
-    """The mean over filter-normalised random directions (Li et al. 2018) of how far the loss takes to rise, in |θ|."""
+    """Returns the mean over filter-normalised random directions (Li et al. 2018) of how far the loss takes to rise, in
+    |θ|.
+    """
     parameters = {key for key, _ in module.named_parameters()}
     found: dict[float, list[Width]] = {rise: [] for rise in RISES}
     norm = 1.0
@@ -134,7 +136,7 @@ def _random_widths(
 
 
 def _direction(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Gaussian, each filter with the norm of the weight's own; 0 for vectors (biases, batch norm)."""
+    """Returns gaussian, each filter with the norm of the weight's own; 0 for vectors (biases, batch norm)."""
     if weight.dim() < 2:
         return torch.zeros_like(weight)
     draw = torch.randn(weight.shape, generator=generator)

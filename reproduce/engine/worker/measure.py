@@ -16,7 +16,7 @@ from three_factors.reproduce.engine.worker.train import (
 
 
 def measure(spec: RunSpec, measurement: Measurement, job: Job, folder: RunFolder) -> dict[str, dict[str, float | None]]:
-    """milestone -> values, of the milestones that the finished run reached; NaN becomes None."""
+    """Returns milestone -> values, of the milestones that the finished run reached; NaN becomes None."""
     module = build_module(spec.network).to(configure_device(job))
     data = build_data(spec, job)
     data.setup()

@@ -35,9 +35,8 @@ from three_factors.reproduce.engine.contract.files import read_lines, write_byte
 from three_factors.reproduce.engine.contract.folder import FOLDERS, Folder, PathFolder, RunFolder, SimulationFolder
 from three_factors.reproduce.engine.contract.job import PREEMPTED, SCHEDULERS, WATCH_STDIN, Job
 from three_factors.reproduce.engine.contract.networks import Network
-from three_factors.reproduce.engine.contract.spec import PathSpec, RunSpec
+from three_factors.reproduce.engine.contract.spec import PathSpec, RunSpec, Spec
 from three_factors.reproduce.engine.contract.stored import loads
-from three_factors.reproduce.engine.contract.work import Spec
 from three_factors.reproduce.engine.worker import interpolate as interpolating
 from three_factors.reproduce.engine.worker import measure as measuring
 from three_factors.reproduce.engine.worker import ranks

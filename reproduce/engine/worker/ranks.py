@@ -13,7 +13,7 @@ from pytorch_lightning.plugins.environments import (
 
 
 def cluster(world_size: int) -> ClusterEnvironment:
-    """Where ranks learn of one another.
+    """Returns the ClusterEnvironment for Lightning: where ranks learn of one another.
 
     Left to itself, Lightning takes any SLURM allocation around it for its own: a run on one device would wait for as
     many ranks as the allocation has tasks.
@@ -26,12 +26,12 @@ def cluster(world_size: int) -> ClusterEnvironment:
 
 
 def by_srun(world_size: int) -> bool:
-    """Whether srun has started one process for each rank."""
+    """Tells whether srun has started one process for each rank."""
     return os.environ.get("SLURM_STEP_NUM_TASKS") == str(world_size)
 
 
 def is_first(world_size: int) -> bool:
-    """Whether this is rank 0, before the ranks have met: as Lightning, torchrun and srun count them."""
+    """Tells whether this is rank 0, before the ranks have met: as Lightning, torchrun and srun count them."""
     if world_size == 1:
         return True
     names = ["LOCAL_RANK", "RANK", *(["SLURM_PROCID"] if by_srun(world_size) else [])]

@@ -17,11 +17,11 @@ from torch import Tensor
 from three_factors.callbacks import HessianMonitor, NoiseScheduler
 from three_factors.reproduce.engine.contract.files import read_lines, write_text
 
-HIGHER = 1.01  # than the loss of the first step: diverged
+DIVERGED_ABOVE = 1.01  # times the first step's loss
 
 
 def finite_only(values: dict[str, float]) -> dict[str, float | None]:
-    """JSON has no NaN."""
+    """Replaces what is not finite by None: JSON has no NaN."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
@@ -79,7 +79,7 @@ class Recorder(Checkpoint):
             self._file.close()
 
     def _write(self, row: dict[str, Any], logged: dict[str, float], every: int) -> None:
-        """The epoch's row, with what is logged; evaluations and curvature may be of an earlier epoch."""
+        """Writes the epoch's row, with what is logged; evaluations and curvature may be of an earlier epoch."""
         names = [n for n in logged if row["epoch"] % every == 0 or n.startswith("train/")]
         metrics = {name: logged[name] for name in names if not name.startswith("hessian/")}
         if self.watch and self.watch.history and self.watch.history[-1]["epoch"] == row["epoch"]:
@@ -91,12 +91,15 @@ class Recorder(Checkpoint):
         self.rows.append(row)
 
     def _cut(self) -> TextIO:
-        """The file, to be appended to; rows that a killed attempt wrote after its last checkpoint are cut off."""
+        """Returns the file, to be appended to.
+
+        Rows that a killed attempt wrote after its last checkpoint are cut off.
+        """
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
         return self.path.open("a", encoding="utf-8")
 
     def state_dict(self) -> dict[str, Any]:
-        """How many rows are in the file, and what of every rank is not in it yet."""
+        """Says how many rows are in the file, and what of every rank is not in it yet."""
         if self._file is not None:
             os.fsync(self._file.fileno())  # before the checkpoint that counts its rows
         own = self._earlier + [float(loss) for loss in self._losses]
@@ -129,7 +132,7 @@ class Recorder(Checkpoint):
         """
         last = self.rows[-1]
         final = last.get("train/loss")
-        diverged = self.diverged or not finite_weights or final is None or final > HIGHER * self.first_loss
+        diverged = self.diverged or not finite_weights or final is None or final > DIVERGED_ABOVE * self.first_loss
         return {
             "status": "diverged" if diverged else "ok",
             "first_loss": self.first_loss if math.isfinite(self.first_loss) else None,

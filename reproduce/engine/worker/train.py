@@ -31,13 +31,14 @@ from three_factors.reproduce.engine.contract.files import write_bytes
 from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.networks import Network
-from three_factors.reproduce.engine.contract.spec import PRECISIONS, Curvature, HalfBatchNoise, Keep, RunSpec
+from three_factors.reproduce.engine.contract.noise import HalfBatchNoise
+from three_factors.reproduce.engine.contract.spec import PRECISIONS, Curvature, Keep, RunSpec
 from three_factors.reproduce.engine.worker.ranks import cluster
 from three_factors.reproduce.engine.worker.recorder import Recorder, finite_only
 
 
 def build_module(network: Network, lr: float = 0.0, momentum: float = 0.0, weight_decay: float = 0.0) -> Any:
-    """The network's LightningModule."""
+    """Returns the network's LightningModule."""
     kind = getattr(lightning_modules, network.module)
     module = kind(**asdict(network), lr=lr, momentum=momentum, weight_decay=weight_decay)
     widths = [part.out_channels for part in module.modules() if isinstance(part, torch.nn.Conv2d)]
@@ -48,7 +49,7 @@ def build_module(network: Network, lr: float = 0.0, momentum: float = 0.0, weigh
 
 
 def build_noise(spec: RunSpec) -> GradientNoise | None:
-    """What changes the noise of the run's gradients, if anything does."""
+    """Returns what changes the noise of the run's gradients, if anything does."""
     if spec.noise is None:
         return None
     if isinstance(spec.noise, HalfBatchNoise):
@@ -60,7 +61,7 @@ def build_noise(spec: RunSpec) -> GradientNoise | None:
 
 
 def build_data(spec: RunSpec, job: Job) -> ImageDataModule:
-    """The run's data."""
+    """Returns the run's data."""
     data = spec.data
     return ImageDataModule(
         job.source,
@@ -95,7 +96,7 @@ def configure_device(job: Job) -> torch.device:
 
 
 def hessian_monitor(curvature: Curvature, every: int = 1) -> HessianMonitor:
-    """The callback that a `Curvature` describes."""
+    """Returns the callback that a `Curvature` describes."""
     return HessianMonitor(every_n_epochs=every, **asdict(curvature))
 
 
@@ -166,7 +167,7 @@ class LostWeights(ValueError):
 
 
 def write_weights(file: Path, weights: dict[str, Tensor]) -> None:
-    """Whole or not at all, as all files of a run."""
+    """Writes weights whole or not at all, as all files of a run."""
     file.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(weights, buffer)
@@ -202,13 +203,13 @@ class DropoutStream(pl.Callback):
 
 
 def _starter(trainer: pl.Trainer) -> str:
-    """Where the ranks have learned of one another."""
+    """Returns where the ranks have learned of one another."""
     known = trainer.strategy.cluster_environment if isinstance(trainer.strategy, ParallelStrategy) else None
     return type(known or LightningEnvironment()).__name__
 
 
 def provenance(job: Job, trainer: pl.Trainer, seconds: float) -> dict[str, Any]:
-    """Where a result was made: what may differ between two results of one spec."""
+    """Returns where a result was made: what may differ between two results of one spec."""
     return {
         "seconds": round(seconds, 2),
         "accelerator": job.accelerator,
@@ -229,7 +230,7 @@ def provenance(job: Job, trainer: pl.Trainer, seconds: float) -> dict[str, Any]:
 
 
 def seconds_per_batch(network: Network, job: Job, sizes: tuple[int, int] = (32, 128)) -> tuple[float, float]:
-    """Median time of a training step at two batch sizes on one device: (seconds a step, seconds an example)."""
+    """Times training steps at two batch sizes on one device; returns (seconds a step, seconds an example), medians."""
     where = configure_device(job)
     module = build_module(network, lr=1e-4).to(where)
     optimizer = module.configure_optimizers()

@@ -71,7 +71,7 @@ def test_a_worker_refuses_a_folder_that_names_a_class_of_its_own(inside, tmp_pat
     spec = encode(SPEC)
     spec[inside] = {"type": "own_schedules:Mine", "value": 1.0}
     (folder / "spec.json").write_text(json.dumps(spec))
-    (folder / "job.json").write_text("{}")
+    Job(prepare("digits28")).write(folder)
     command = [sys.executable, "reproduce/worker.py", str(folder)]
     answer = subprocess.run(
         command, cwd=ROOT, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=120
@@ -113,7 +113,7 @@ from three_factors.datamodules.schedules import NoiseSchedule
 from own_schedules import Mine
 from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import Job
-from three_factors.reproduce.engine.contract.work import Item
+from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.launch.runner import Runner, Task, Watcher
 from three_factors.reproduce.engine.launch.server import Server
 from tests.reproduce.specs import MLP

@@ -10,8 +10,17 @@ import pytest
 from three_factors.reproduce.engine.judge.claims import Statement, holm
 from three_factors.reproduce.engine.judge.seedwise import Direction, over_seeds
 from three_factors.reproduce.engine.judge.table import NOISE, STEP_VARIANCE, SyntheticTable, Table
-from three_factors.reproduce.experiments import cycles, cyclical, equal_loss, memorisation, noise_grid, tuning, valleys
-from three_factors.reproduce.experiments.breaking_point import BEST, DATA_SIZES
+from three_factors.reproduce.experiments import (
+    cycles,
+    cyclical,
+    equal_loss,
+    memorisation,
+    metrics,
+    noise_grid,
+    tuning,
+    valleys,
+)
+from three_factors.reproduce.experiments.breaking_point import DATA_SIZES, HIGHEST
 
 
 def table(rows, curves=None, factors=None):
@@ -26,7 +35,7 @@ def table(rows, curves=None, factors=None):
 
 def epochs(noisy, clean, wrong=None):
     wrong = [0.1] * len(noisy) if wrong is None else wrong
-    columns = {memorisation.NOISY: noisy, memorisation.CLEAN: clean, memorisation.WRONG: wrong}
+    columns = {memorisation.NOISY: noisy, metrics.VALID: clean, memorisation.WRONG: wrong}
     return pd.DataFrame(columns, index=range(1, len(noisy) + 1))
 
 
@@ -60,7 +69,7 @@ def test_late_memorisation_is_supported_and_early_is_not():
     cells = {cell.label: cell.factors for cell in memorisation.MEMORISATION._cells("quick")}
 
     def claim(late):
-        rows = [(label, seed, {"memorisation after best": late + seed % 2, memorisation.BEST_LOSS: 0.1})
+        rows = [(label, seed, {"memorisation after best": late + seed % 2, metrics.BEST_LOSS: 0.1})
                 for label in cells for seed in range(4)]  # fmt: skip
         return memorisation.begins_late(table(rows, factors=cells), 0.25)
 
@@ -78,8 +87,8 @@ def test_norms_at_a_crossing_are_compared_with_the_overshoot_taken_out():
     noise = np.random.default_rng(0).permutation(8) / 1e3
 
     def rho(norm, loss):
-        rows = [(label, 0, {equal_loss.at(0.1): norm[i], equal_loss.at(0.1, equal_loss.LOSS): loss[i],
-                            equal_loss.LOSS: 0.01}) for i, label in enumerate(labels)]  # fmt: skip
+        rows = [(label, 0, {equal_loss.at(0.1): norm[i], equal_loss.at(0.1, metrics.LOSS): loss[i],
+                            metrics.LOSS: 0.01}) for i, label in enumerate(labels)]  # fmt: skip
         return equal_loss.correlation(table(rows), labels, log_n, 0.1)
 
     random_losses = 0.1 - noise
@@ -93,8 +102,8 @@ def test_norms_at_a_crossing_are_compared_with_the_overshoot_taken_out():
 
 def test_runs_that_never_cross_a_level_are_counted_and_named_but_not_those_that_diverged():
     rows = [
-        ("a", 0, {equal_loss.at(0.1): 5.0, equal_loss.at(0.1, equal_loss.LOSS): 0.09, equal_loss.LOSS: 0.01}),
-        ("b", 0, {equal_loss.LOSS: 0.7}),
+        ("a", 0, {equal_loss.at(0.1): 5.0, equal_loss.at(0.1, metrics.LOSS): 0.09, metrics.LOSS: 0.01}),
+        ("b", 0, {metrics.LOSS: 0.7}),
         ("c", 0, {}),
     ]
     _, note = equal_loss.correlation(table(rows), ["a", "b", "c"], np.arange(3.0), 0.1)
@@ -106,7 +115,7 @@ def test_the_ratio_of_norms_is_over_the_levels_that_both_runs_cross():
         return {
             name: value
             for level, norm in zip(equal_loss.LEVELS, norms)
-            for name, value in ((equal_loss.at(level), norm), (equal_loss.at(level, equal_loss.LOSS), level))
+            for name, value in ((equal_loss.at(level), norm), (equal_loss.at(level, metrics.LOSS), level))
         }
 
     rows = [("a", 0, run(8.0, 2.0, 1.0)), ("b", 0, run(4.0, 1.0)), ("a", 1, run(1.0)), ("b", 1, {"x": 1.0})]
@@ -121,7 +130,7 @@ def test_the_ratio_of_norms_is_over_the_levels_that_both_runs_cross():
 
 
 def phases(norms, noise):
-    rows = pd.DataFrame({cyclical.NORM: norms, NOISE: noise}, index=np.arange(1.0, len(norms) + 1))
+    rows = pd.DataFrame({metrics.NORM: norms, NOISE: noise}, index=np.arange(1.0, len(norms) + 1))
     return cyclical.CYCLICAL_SCHEDULES.derive(rows).get(cyclical.PHASES)
 
 
@@ -136,7 +145,7 @@ def test_phases_differ_by_what_they_were_made_to_differ_by_whatever_the_trend():
 
 def points(label, losses, norms, seed=0):
     index = np.arange(1.0, len(losses) + 1)
-    return {(label, seed): pd.DataFrame({cyclical.LOSS: losses, cyclical.NORM: norms, "t_eta": index}, index=index)}
+    return {(label, seed): pd.DataFrame({metrics.LOSS: losses, metrics.NORM: norms, "t_eta": index}, index=index)}
 
 
 def test_at_matched_loss_norms_are_compared_where_the_baseline_has_that_loss():
@@ -153,9 +162,9 @@ def test_the_two_claims_in_tension_exclude_one_another(ratio, wider, alike):
     finals, series = {}, {}
     noise = np.array([0.99, 1.0, 1.01, 1.0])
     for label, norm in ((cyclical.DISCRETE_S, ratio), (cyclical.DISCRETE_ETA, 1.0)):
-        finals[label] = {cyclical.NORM: norm * noise, cyclical.DIFFERENCES: norm * noise[::-1]}
+        finals[label] = {metrics.NORM: norm * noise, metrics.end(metrics.DIFFERENCES): norm * noise[::-1]}
         losses = np.tile(np.array([1.0, 0.1, 0.01]), (4, 1))
-        series[label] = {cyclical.LOSS: losses, cyclical.NORM: norm * 10 * losses * noise[:, None]}
+        series[label] = {metrics.LOSS: losses, metrics.NORM: norm * 10 * losses * noise[:, None]}
     found = cyclical.tension(SyntheticTable(finals, series))
     assert [claim.verdict for claim in found[:3]] == [wider] * 3
     assert [claim.verdict for claim in found[3:]] == [alike] * 3
@@ -170,7 +179,7 @@ def test_tuning_takes_the_highest_accuracy_breaks_ties_by_loss_and_skips_what_di
     def of(scores):
         rows = [
             (found[lr].label, tuning.FIRST_SEED,
-             {} if score is None else {tuning.VALID: score[0], tuning.VALID_LOSS: score[1]})
+             {} if score is None else {metrics.VALID: score[0], metrics.VALID_LOSS: score[1]})
             for lr, score in scores.items()
         ]  # fmt: skip
         return table(rows, factors={label: candidate.factors for label, candidate in tried.items()})
@@ -206,10 +215,10 @@ def test_the_variance_of_steps_is_compared_where_the_noisier_run_has_the_smaller
 def test_small_batches_lose_what_they_were_made_to_lose_and_chance_when_they_diverge():
     places = {place.label: place for place in DATA_SIZES._places("quick")}
     factors = {label: place.factors for label, place in places.items()}
-    finals = {label: {BEST: np.full(3, 0.7 if place.beta < 1 else 0.8)} for label, place in places.items()}
+    finals = {label: {HIGHEST: np.full(3, 0.7 if place.beta < 1 else 0.8)} for label, place in places.items()}
     drop = DATA_SIZES.drop_at_small_batches(SyntheticTable(finals, factors=factors))
     assert drop == pytest.approx(np.full(3, 0.1))
-    rows = [(label, seed, {} if place.beta < 1 else {BEST: 0.8})
+    rows = [(label, seed, {} if place.beta < 1 else {HIGHEST: 0.8})
             for label, place in places.items() for seed in range(3)]  # fmt: skip
     assert DATA_SIZES.drop_at_small_batches(table(rows, factors=factors)) == pytest.approx(np.full(3, 0.7))
 
@@ -219,12 +228,12 @@ def test_a_weaker_correlation_is_judged_on_the_cells_that_both_networks_have():
     random = np.random.default_rng(0)
     world = grid.imagined("quick", 3, random)
     rows = []
-    for label, metrics in world.finals.items():
+    for label, drawn in world.finals.items():
         of = world.factors[label]
         for seed in range(3):
-            values = {name: float(column[seed]) for name, column in metrics.items()} | {noise_grid.LOSS: 0.01}
+            values = {name: float(column[seed]) for name, column in drawn.items()} | {metrics.LOSS: 0.01}
             if of["network"] == good:
-                values[noise_grid.END_NORM] = math.exp(-0.5 * math.log(of["eta"] / of["S"]) + random.normal(0, 2.0))
+                values[metrics.END_NORM] = math.exp(-0.5 * math.log(of["eta"] / of["S"]) + random.normal(0, 2.0))
             rows.append((label, seed, values))
 
     def weaker(rows):

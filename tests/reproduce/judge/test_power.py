@@ -8,6 +8,7 @@ from three_factors.reproduce.engine.definition import Context
 from three_factors.reproduce.engine.judge import claims, power
 from three_factors.reproduce.engine.options import Options
 from three_factors.reproduce.experiments import cycles
+from three_factors.reproduce.experiments.metrics import TEST
 from three_factors.reproduce.fig4 import FIGURE
 
 ABOUT, PAIR = claims.Statement("alike", ""), (cycles.SMALL_S, cycles.LARGE_S)
@@ -19,7 +20,7 @@ def draw(n, random):
 
 def test_power_grows_with_seeds():
     def check(t):
-        return [claims.equivalent(ABOUT, t, *PAIR, on=cycles.TEST, margin=0.02)]
+        return [claims.equivalent(ABOUT, t, *PAIR, on=TEST, margin=0.02)]
 
     few, many = (power.simulated(check, draw, n, trials=60)[0] for n in (3, 16))
     assert few < 0.5 < 0.9 < many
@@ -28,7 +29,7 @@ def test_power_grows_with_seeds():
 def test_a_weak_claim_says_how_many_seeds_it_needs():
     def check(t):
         return [
-            claims.equivalent(claims.Statement(f"within_{i}", ""), t, *PAIR, on=cycles.TEST, margin=margin)
+            claims.equivalent(claims.Statement(f"within_{i}", ""), t, *PAIR, on=TEST, margin=margin)
             for i, margin in enumerate((1.0, 0.02, 0.001))
         ]
 

@@ -19,8 +19,7 @@ from three_factors.reproduce.engine.contract import provenance
 from three_factors.reproduce.engine.contract.folder import Results
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.networks import MLPNetwork
-from three_factors.reproduce.engine.contract.spec import Data, Keep, RunSpec
-from three_factors.reproduce.engine.contract.work import Item
+from three_factors.reproduce.engine.contract.spec import Data, Item, Keep, RunSpec
 from three_factors.reproduce.engine.launch import slurm
 from three_factors.reproduce.engine.launch.runner import Task, Watcher
 from three_factors.reproduce.engine.launch.server import Server

@@ -16,8 +16,7 @@ from three_factors.datamodules.schedules import NoiseSchedule
 from three_factors.reproduce.engine.contract.folder import Results
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.networks import MLPNetwork
-from three_factors.reproduce.engine.contract.spec import Data, RunSpec
-from three_factors.reproduce.engine.contract.work import Item
+from three_factors.reproduce.engine.contract.spec import Data, Item, RunSpec
 from three_factors.reproduce.engine.launch.ending import end_with
 from three_factors.reproduce.engine.launch.interrupts import Submitted, Terminated
 from three_factors.reproduce.engine.launch.runner import Runner, Task, Watcher

@@ -49,7 +49,9 @@ def test_pictures_shrink_and_the_table_stands_between_the_markers(places):
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
-    row = next(line for line in text.splitlines() if "fig1" in line)
+    assert "- 1 claims about trained networks, at quick scale: 1 supported.\n- 1 controls" in text
+    page = (folder / "README.md").read_text()
+    row = next(line for line in page.splitlines() if "[fig1]" in line)
     hours = json.loads(gallery.PAPER_SCALE.read_text())["hours"]["fig1"]
     told = f"| 1 supported | 1 inconclusive | `reproduce/fig1.py --data fashionmnist` | 4.2 min | {hours:.0f} h |"
     assert told in row

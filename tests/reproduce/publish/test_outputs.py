@@ -14,7 +14,7 @@ from tests.reproduce.figures import source
 from tests.reproduce.specs import SPEC
 from three_factors.reproduce.engine.contract.files import lock, write_json
 from three_factors.reproduce.engine.contract.folder import Results
-from three_factors.reproduce.engine.contract.work import Item
+from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.definition import Context
 from three_factors.reproduce.engine.evidence import table_of
 from three_factors.reproduce.engine.judge.table import SyntheticTable, Table

@@ -20,7 +20,7 @@ from three_factors.datamodules.vision import WITH_LABEL_NOISE
 from three_factors.reproduce.engine.contract.files import write_json, write_text
 from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import environment_of
-from three_factors.reproduce.engine.contract.work import Item
+from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.options import InputError
 from three_factors.reproduce.engine.watch import mirror as wandb_mirror
 

@@ -16,8 +16,8 @@ from tests.reproduce.mirrors import folder, mirror
 from tests.reproduce.specs import SPEC
 from tests.reproduce.wandb_stub import KEY, serving
 from three_factors.reproduce.engine.contract.files import write_json
+from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.contract.stored import encode
-from three_factors.reproduce.engine.contract.work import Item
 from three_factors.reproduce.engine.watch import mirror as wandb_mirror
 
 CLAIM = {"claim": "higher is wider", "value": 0.5, "low": 0.2, "high": 0.8, "n": 4, "power": None, "paper": 1.0,
@@ -132,7 +132,7 @@ def test_a_server_that_is_broken_from_the_start_costs_one_timeout_and_one_line(h
         wandb.teardown()
     assert len(said) == 1
     assert "results on disk are complete" in said[0]
-    mirror(tmp_path)._claim(f)  # another call may do better
+    mirror(tmp_path)._lock(f)  # another call may do better
     assert not (f.path / "wandb.json").exists()
     assert not stub.runs
 
@@ -159,7 +159,7 @@ def test_a_server_that_breaks_in_the_middle_costs_one_timeout_and_the_run_stays_
         assert begun == []
         wandb.teardown()
     assert len(said) == 1
-    mirror(tmp_path)._claim(f)
+    mirror(tmp_path)._lock(f)
     assert stub.runs
     assert mirror(tmp_path, "online").wanted(f)
     with serving() as later:  # W&B's own copy is whole

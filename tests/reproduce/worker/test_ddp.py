@@ -20,16 +20,8 @@ from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, Triangle
 from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, VGG11Network
-from three_factors.reproduce.engine.contract.spec import (
-    Curvature,
-    Data,
-    GaussianNoise,
-    HalfBatchNoise,
-    Keep,
-    RunSpec,
-    Watch,
-)
-from three_factors.reproduce.engine.contract.work import Item
+from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise
+from three_factors.reproduce.engine.contract.spec import Curvature, Data, Item, Keep, RunSpec, Watch
 from three_factors.reproduce.engine.launch.runner import Runner, Task, Watcher
 from three_factors.reproduce.engine.launch.server import Server
 from three_factors.reproduce.engine.worker import train as training

@@ -15,7 +15,8 @@ from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.schedules import NoiseSchedule
 from three_factors.reproduce.engine.contract.folder import PathFolder, RunFolder
 from three_factors.reproduce.engine.contract.job import Job
-from three_factors.reproduce.engine.contract.spec import GaussianNoise, HalfBatchNoise, Keep, PathSpec, Watch
+from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise
+from three_factors.reproduce.engine.contract.spec import Keep, PathSpec, Watch
 from three_factors.reproduce.engine.worker import train as training
 
 SPECS = {
