@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -27,17 +27,8 @@ from three_factors.callbacks.functional.objective import BatchLoss, Loss, Reduct
 from three_factors.callbacks.functional.restarts import fewest_vectors
 from three_factors.callbacks.functional.state import measuring, plain
 from three_factors.callbacks.measurement import Batches, OnError, SubsetMonitor, rates
+from three_factors.callbacks.measures import Measure, checked
 
-Measure = Literal[
-    "top_eigenvalue",
-    "trace",
-    "frobenius",
-    "finite_difference",
-    "normalized_sharpness",
-    "adaptive_sharpness",
-    "batch_sharpness",
-]
-ALL: tuple[Measure, ...] = get_args(Measure)
 MEASURES: tuple[Measure, ...] = ("top_eigenvalue", "trace", "frobenius")
 WITHOUT_PRODUCTS: tuple[Measure, ...] = ("finite_difference",)
 
@@ -124,10 +115,7 @@ class HessianMonitor(SubsetMonitor):
             name=name or (curvature if curvature != "hessian" else None),
             on_error=on_error,
         )
-        self.measures = tuple(measures)
-        for measure in self.measures:
-            if measure not in ALL:
-                raise ValueError(f"measures: {measure!r} is none of {', '.join(ALL)}")
+        self.measures = checked(tuple(measures))
         if backend not in ("lanczos", "pyhessian"):
             raise ValueError(f"backend: {backend!r} is neither 'lanczos' nor 'pyhessian'")
         for field, value in (("k", k), ("max_memory", 1 if max_memory is None else max_memory)):

@@ -47,7 +47,7 @@ FIGURE = Figure(
     check=check,
     draw=panels,
     beside=lambda table, axes: draw_beside(table, axes, BATCH_NORM_MLP),
-    arms=(arms.TIME, arms.LOSS, arms.GHOST, arms.NO_BN, arms.L2, arms.SVAG),
+    arms=(*arms.CONSTANT, *arms.BATCH_NORM, *arms.EVERY, arms.SVAG),
 )
 
 

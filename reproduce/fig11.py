@@ -27,7 +27,7 @@ FIGURE = Figure(
     check=lambda table: DECAYED.wider(table, SMALL_TO_BASE, paper="sharper at lower eta/S, by eye"),
     spread="one a panel",
     draw=lambda table, axes: draw_seeds(table, axes, SMALL_TO_BASE),
-    arms=(arms.GHOST, arms.NO_BN, arms.L2),
+    arms=(*arms.BATCH_NORM, *arms.EVERY),
 )
 
 if __name__ == "__main__":

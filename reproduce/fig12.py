@@ -27,7 +27,7 @@ FIGURE = Figure(
     check=lambda table: DECAYED.alike(table, LARGE_TO_SMALL, paper="similar quality, by eye"),
     spread="one a panel",
     draw=lambda table, axes: draw_seeds(table, axes, LARGE_TO_SMALL),
-    arms=(arms.GHOST, arms.NO_BN, arms.L2),
+    arms=(*arms.BATCH_NORM, *arms.EVERY),
 )
 
 if __name__ == "__main__":

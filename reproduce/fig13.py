@@ -77,7 +77,7 @@ FIGURE = Figure(
     experiment=cycles.CYCLES,
     check=check,
     draw=draw,
-    arms=(arms.GHOST, arms.NO_BN, arms.L2),
+    arms=(*arms.BATCH_NORM, *arms.EVERY),
 )
 
 

@@ -51,7 +51,7 @@ FIGURE = Figure(
     check=check,
     draw=draw,
     spread="means",
-    arms=(arms.TIME, arms.LOSS, arms.L2),
+    arms=(*arms.CONSTANT, *arms.EVERY),
 )
 
 

@@ -109,7 +109,7 @@ FIGURE = Figure(
     check=check,
     draw=draw,
     beside=draw_beside,
-    arms=(arms.TIME, arms.LOSS, arms.L2),
+    arms=(*arms.CONSTANT, *arms.EVERY),
 )
 
 

@@ -47,7 +47,7 @@ FIGURE = Figure(
     spread="mean and range",
     draw=lambda table, axes: draw(table, axes, list(LINES)),
     beside=lambda table, axes: draw(table, axes, [OTHER_START]),
-    arms=(arms.TIME, arms.LOSS, arms.GHOST, arms.NO_BN, arms.L2),
+    arms=(*arms.CONSTANT, *arms.BATCH_NORM, *arms.EVERY),
 )
 
 

@@ -30,7 +30,7 @@ FIGURE = Figure(
     check=check,
     spread="mean and range",
     draw=lambda table, axes: draw(table, axes, list(SCALED.lines)),
-    arms=(arms.GHOST, arms.NO_BN, arms.L2),
+    arms=(*arms.BATCH_NORM, *arms.EVERY),
 )
 
 

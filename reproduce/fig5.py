@@ -88,7 +88,7 @@ FIGURE = Figure(
     check=check,
     draw=draw,
     spread="a point a run",
-    arms=(arms.TIME, arms.LOSS, arms.L2),
+    arms=(*arms.CONSTANT, *arms.EVERY),
 )
 
 

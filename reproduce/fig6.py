@@ -91,7 +91,7 @@ FIGURE = Figure(
     check=check,
     draw=draw,
     beside=draw_beside,
-    arms=(arms.GHOST, arms.NO_BN, arms.L2),
+    arms=(*arms.BATCH_NORM, *arms.EVERY),
 )
 
 

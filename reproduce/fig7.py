@@ -41,7 +41,7 @@ FIGURE = Figure(
     experiment=RESNET,
     check=check,
     draw=draw,
-    arms=(arms.GHOST, arms.NO_BN, arms.L2),
+    arms=(*arms.BATCH_NORM, *arms.EVERY),
 )
 
 

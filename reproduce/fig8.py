@@ -49,7 +49,7 @@ FIGURE = Figure(
     experiment=RESNET_RATIOS,
     check=check,
     draw=draw,
-    arms=(arms.TIME, arms.LOSS, arms.GHOST, arms.NO_BN, arms.L2, arms.SVAG),
+    arms=(*arms.CONSTANT, *arms.BATCH_NORM, *arms.EVERY, arms.SVAG),
 )
 
 

@@ -65,7 +65,7 @@ FIGURE = Figure(
     check=check,
     draw=panels,
     beside=lambda table, axes: draw_beside(table, axes, DEEP_MLP),
-    arms=(arms.TIME, arms.LOSS, arms.L2),
+    arms=(*arms.CONSTANT, *arms.EVERY),
 )
 
 

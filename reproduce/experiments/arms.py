@@ -185,3 +185,8 @@ GHOST = Arm("ghost", "batch norm over groups of a fixed size", with_ghosts)
 NO_BN = Arm("no-bn", "without batch norm", without_batch_norm)
 L2 = Arm("l2", f"weight decay {WEIGHT_DECAY:g}", with_weight_decay)
 SVAG = Arm("svag", "SVAG at l = 1, 2, 4", with_svag, same_at_every_level, draw_levels)
+
+# Figures take them by what they have, so that one more of a kind reaches them all.
+CONSTANT = (TIME, LOSS)  # with eta and S that do not change
+BATCH_NORM = (GHOST, NO_BN)
+EVERY = (L2,)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from three_factors.callbacks.measures import checked
 from three_factors.datamodules.label_noise import LabelNoise
 from three_factors.datamodules.plan import check_batch_size
 from three_factors.datamodules.schedules import NoiseSchedule, as_schedule, known_bounds, round_batch_size
@@ -65,6 +66,7 @@ class Curvature(Typed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        checked(self.measures)
         for name in ("examples", "batch_size", "max_products"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is less than 1")

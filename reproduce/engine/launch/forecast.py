@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from three_factors.callbacks.measures import COSTS
 from three_factors.datamodules.plan import epoch_edges
 from three_factors.datamodules.schedules import Constant, as_schedule
 from three_factors.reproduce.engine.contract.files import read_cache, write_json
@@ -17,8 +18,6 @@ from three_factors.reproduce.engine.launch.devices import Hardware
 EVALUATION = 1 / 3  # the cost of an example that is only evaluated, in examples trained on
 OVERHEAD = 1.15  # augmentation, and the other core's work
 TRAINER = 7e-4  # seconds a step: Lightning's loop and our callbacks
-LANCZOS = {"top_eigenvalue": 15, "trace": 16, "frobenius": 24}  # steps of the run that these share
-PRODUCTS = {"top_eigenvalue": 0, "trace": 24, "frobenius": 21, "finite_difference": 16, "normalized_sharpness": 15}
 PRODUCT = 3.0  # the cost of a Hessian product on an example, in examples trained on
 
 
@@ -32,8 +31,8 @@ def steps_of(spec: RunSpec) -> int:
 
 def _products(curvature: Curvature) -> float:
     """Counts the Hessian products of one measurement, times examples."""
-    shared = max(LANCZOS.get(measure, 0) for measure in curvature.measures)
-    return curvature.examples * (shared + sum(PRODUCTS.get(measure, 20) for measure in curvature.measures))
+    costs = [COSTS[measure] for measure in curvature.measures]
+    return curvature.examples * (max(cost.shared for cost in costs) + sum(cost.products for cost in costs))
 
 
 class Forecast:

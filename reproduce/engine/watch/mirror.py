@@ -21,6 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from three_factors.callbacks.measures import COSTS
 from three_factors.reproduce.engine import surroundings
 from three_factors.reproduce.engine.contract.files import lock, read_cache, write_json
 from three_factors.reproduce.engine.contract.folder import MIRRORED, RunFolder
@@ -40,17 +41,8 @@ PARTS = ("train", "val", "test", "train_subset", "train_clean", "train_wrong")
 ACCURACIES = tuple(f"{part}/accuracy" for part in PARTS)
 LOSSES = tuple(f"{part}/loss" for part in PARTS)
 SELECTED = ("val/accuracy", "test/accuracy")  # whose best is of interest
-MEASURES = (
-    "top_eigenvalue",
-    "trace",
-    "frobenius",
-    "finite_difference",
-    "normalized_sharpness",
-    "adaptive_sharpness",
-    "batch_sharpness",
-)
 CURVATURE = (
-    *((f"hessian/{measure}", f"hessian/{measure}_error") for measure in MEASURES),
+    *((f"hessian/{measure}", f"hessian/{measure}_error") for measure in COSTS),
     *((f"hessian/{name}",) for name in ("lr_top_eigenvalue", "weight_norm", "finite_difference_step")),
     *((f"hessian/{name}",) for name in ("products", "seconds")),
 )  # what is drawn together

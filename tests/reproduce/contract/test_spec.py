@@ -133,6 +133,7 @@ def test_another_measurement_has_another_key_and_changes_no_run():
         (lambda: Keep(loss_levels=(0.1, 0.0)), "loss_levels: 0.0"),
         (lambda: Curvature(examples=0), "examples: 0"),
         (lambda: Curvature(tol=2.0), "tol: 2.0"),
+        (lambda: Curvature(measures=("trace", "sharpnes")), "measures: 'sharpnes'"),
         (lambda: Watch(Curvature(), every=0), "every: 0"),
     ],
 )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
@@ -15,7 +16,8 @@ from PIL import Image
 
 from tests.reproduce.mirrors import ROW, RUN, folder, mirror
 from tests.reproduce.specs import SPEC
-from three_factors.callbacks.hessian import ALL, HessianMonitor
+from three_factors.callbacks.hessian import HessianMonitor
+from three_factors.callbacks.measures import COSTS, Measure
 from three_factors.datamodules.vision import WITH_LABEL_NOISE
 from three_factors.reproduce.engine.contract.files import write_json, write_text
 from three_factors.reproduce.engine.contract.folder import RunFolder
@@ -189,10 +191,11 @@ def test_the_metrics_are_what_runs_log():
     assert set(wandb_mirror.PARTS) == {"train", *WITH_LABEL_NOISE}
     module = torch.nn.Linear(4, 3)
     batches = [(torch.randn(8, 4), torch.randint(0, 3, (8,))) for _ in range(3)]
-    monitor = HessianMonitor(measures=ALL, loss=torch.nn.functional.cross_entropy)
+    monitor = HessianMonitor(measures=COSTS, loss=torch.nn.functional.cross_entropy)
     measured = monitor.measure(module, batches, lr=0.1)
     logged = {"hessian/seconds", *measured}  # which the monitor adds in a training
     assert logged == {name for name in wandb_mirror.METRICS if name.startswith("hessian/")}
+    assert get_args(Measure) == tuple(COSTS)
 
 
 @pytest.mark.slow
