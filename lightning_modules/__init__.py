@@ -4,9 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _HOME = {
-    "GaussianOfItsShape": ".gradient_noise",
-    "HalfBatch": ".gradient_noise",
-    "Isotropic": ".gradient_noise",
+    "GaussianOfItsShape": ".noise_injection",
+    "HalfBatch": ".noise_injection",
+    "Isotropic": ".noise_injection",
     "MLP": ".mlp",
     "MLPNet": ".mlp",
     "ResNet56": ".resnet",
@@ -19,8 +19,8 @@ __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from three_factors.lightning_modules.classifier import SGDClassifier
-    from three_factors.lightning_modules.gradient_noise import GaussianOfItsShape, HalfBatch, Isotropic
     from three_factors.lightning_modules.mlp import MLP, MLPNet
+    from three_factors.lightning_modules.noise_injection import GaussianOfItsShape, HalfBatch, Isotropic
     from three_factors.lightning_modules.resnet import ResNet56, ResNet56Net
     from three_factors.lightning_modules.vgg import VGG11, VGG11Net
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
-from three_factors.lightning_modules.gradient_noise import GradientNoise, Isotropic
+from three_factors.lightning_modules.noise_injection import GradientNoise, Isotropic
 
 Batch = tuple[Tensor, Tensor]
 EVALUATED = ("val", "test", "train_subset", "train_clean", "train_wrong")  # what the validation loaders hold, in order

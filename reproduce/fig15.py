@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise, statistics
-from three_factors.reproduce.experiments import arms, equal_loss
+from three_factors.reproduce.experiments import arms, loss_levels
 from three_factors.reproduce.experiments.collapse import collapse
 from three_factors.reproduce.experiments.memorisation import (
     MEMORISATION,
@@ -39,9 +39,11 @@ def falls(table: Evidence, fraction: float, momentum: float) -> list[claims.Clai
 
     at_best = about("", "at the best epoch", "Spearman's rho with log eta/S, a seed", paper="falls, by eye")
     ways = [(at_best, statistics.spearman(log_n, norms))]
-    for level in equal_loss.LEVELS:
-        rho, note = equal_loss.correlation(table, labels, log_n, level)
-        crossing = about(f".at_{claims.key(level)}", f"at the first loss of {level:g}", equal_loss.STATISTIC, note=note)
+    for level in loss_levels.LEVELS:
+        rho, note = loss_levels.correlation(table, labels, log_n, level)
+        crossing = about(
+            f".at_{claims.key(level)}", f"at the first loss of {level:g}", loss_levels.STATISTIC, note=note
+        )
         ways.append((crossing, rho))
     partial = "partial rank correlation with log eta/S given log training loss, a seed"
     given = statistics.partial_spearman(log_n, norms, np.log(table.grid(labels, BEST_LOSS)))

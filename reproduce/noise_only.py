@@ -18,7 +18,7 @@ if __package__ in (None, ""):
 from typing import Any
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
-from three_factors.reproduce.experiments import equal_loss
+from three_factors.reproduce.experiments import loss_levels
 from three_factors.reproduce.experiments.metrics import END_NORM, LOSS, TEST, end
 from three_factors.reproduce.experiments.noise_dial import (
     DIALLED,
@@ -49,7 +49,7 @@ def norms(
     """Claims something of the end norm over SGD's at S; as its control, of that at equal training loss."""
     over = f"norm of '{label}' over that of '{SGD}'"
     at_end = claims.Statement(name, text, f"{over}, a seed")
-    at_equal_loss, note = equal_loss.ratio(table, label, SGD)
+    at_equal_loss, note = loss_levels.ratio(table, label, SGD)
     control = claims.Statement(
         f"{name}.equal_loss",
         f"{text}, at equal training loss",

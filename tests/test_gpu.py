@@ -26,7 +26,7 @@ from three_factors.callbacks.functional import (
 )
 from three_factors.datamodules import Cyclic, DigitsDataModule, NoiseSchedule
 from three_factors.lightning_modules import MLP, VGG11
-from three_factors.lightning_modules.gradient_noise import HalfBatch
+from three_factors.lightning_modules.noise_injection import HalfBatch
 from three_factors.lightning_modules.normalization import BatchNorm2d
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, ResNet56Network
 from three_factors.reproduce.engine.launch.server import Server

@@ -16,7 +16,7 @@ from three_factors.reproduce.engine.contract.spec import Curvature, Keep, Measur
 from three_factors.reproduce.engine.experiment import Experiment, Setting
 from three_factors.reproduce.engine.judge.table import Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale
-from three_factors.reproduce.experiments import equal_loss
+from three_factors.reproduce.experiments import loss_levels
 from three_factors.reproduce.experiments.metrics import BEST_LOSS, BEST_NORM, VALID
 from three_factors.reproduce.experiments.subset import subset
 
@@ -160,9 +160,9 @@ class Memorisation(Experiment):
         s = self.scales[scale]
         features = source.channels * source.size**2
         network = MLPNetwork(hidden=s.hidden, in_features=features, num_classes=source.classes)
-        keep = Keep(best=True, loss_levels=equal_loss.LEVELS)
+        keep = Keep(best=True, loss_levels=loss_levels.LEVELS)
         best = Curvature(s.measured, 250)
-        measurements = (Measurement(best, at=("best",)), equal_loss.measurement(best))
+        measurements = (Measurement(best, at=("best",)), loss_levels.measurement(best))
         sizes = {"train": s.train, "validation": s.validation, "test": s.test, "examples": s.subset}
 
         def run(cell: Cell) -> Setting:
@@ -203,7 +203,7 @@ class Memorisation(Experiment):
             finals[cell.label] = accuracy | {
                 BEST_NORM: np.exp(-0.5 * log_n + random.normal(0, 0.2, seeds)),
                 BEST_LOSS: np.exp(-0.5 * log_n + random.normal(0, 0.2, seeds)),
-                **equal_loss.imagined(np.exp(-0.5 * log_n + random.normal(0, 0.2, seeds)), random),
+                **loss_levels.imagined(np.exp(-0.5 * log_n + random.normal(0, 0.2, seeds)), random),
                 LATE: random.normal(2.0, 3.0, seeds),
             }
         return SyntheticTable(finals, factors={cell.label: cell.factors for cell in cells})

@@ -17,7 +17,7 @@ from three_factors.reproduce.engine.contract.spec import Curvature, Keep, Measur
 from three_factors.reproduce.engine.experiment import Experiment, Setting
 from three_factors.reproduce.engine.judge.table import Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale
-from three_factors.reproduce.experiments import equal_loss
+from three_factors.reproduce.experiments import loss_levels
 from three_factors.reproduce.experiments.metrics import END_NORM, LOSS, TEST
 from three_factors.reproduce.experiments.noise_grid import SHALLOW
 from three_factors.reproduce.experiments.subset import image_size, subset
@@ -130,7 +130,7 @@ class NoiseDial(Experiment):
             # The covariance of a batch's gradient is C/S only if its examples are independent. In shuffled epochs the
             # noise of batches cancels over an epoch, and what is given back by hand does not.
             sampling="replacement",
-            keep=Keep(end=True, loss_levels=equal_loss.LEVELS),
+            keep=Keep(end=True, loss_levels=loss_levels.LEVELS),
         )
         longer = {"epochs": RATIO * s.epochs, "evaluate_every": RATIO * s.evaluate_every}
         quiet = replace(plain, schedule=NoiseSchedule(s.lr, RATIO * s.batch_size), **longer)
@@ -142,7 +142,7 @@ class NoiseDial(Experiment):
             ISOTROPIC: replace(quiet, noise=GaussianNoise(FACTOR, "isotropic")),
         }
         end = Curvature(size.measured, 250)
-        measurements = (Measurement(end), equal_loss.measurement(end))
+        measurements = (Measurement(end), loss_levels.measurement(end))
         return {label: Setting(spec, measurements=measurements) for label, spec in specs.items()}
 
     def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> SyntheticTable:
@@ -155,7 +155,7 @@ class NoiseDial(Experiment):
                 TEST: random.normal(0.8 - lost, s.seed_sd, seeds),
                 END_NORM: np.exp(random.normal(sharper, s.norm_sd, seeds)),
                 LOSS: np.exp(random.normal(-sharper, s.norm_sd, seeds)),
-                **equal_loss.imagined(np.exp(random.normal(sharper, s.norm_sd, seeds)), random),
+                **loss_levels.imagined(np.exp(random.normal(sharper, s.norm_sd, seeds)), random),
             }
         return SyntheticTable(finals)
 

@@ -24,7 +24,7 @@ from three_factors.reproduce.engine.judge.table import (
     Table,
 )
 from three_factors.reproduce.engine.options import Scale
-from three_factors.reproduce.experiments import equal_loss
+from three_factors.reproduce.experiments import loss_levels
 from three_factors.reproduce.experiments.metrics import DIFFERENCES, END_NORM, LOSS, NORM, VALID, end
 from three_factors.reproduce.experiments.subset import subset
 
@@ -90,7 +90,7 @@ class NoiseGrid(Experiment):
     def runs(self, scale: Scale, source: Prepared) -> dict[str, Setting]:
         s = self.scales[scale]
         data = subset(source, scale, train=s.train, validation=s.validation, test=s.test)
-        keep = Keep(end=True, loss_levels=equal_loss.LEVELS)
+        keep = Keep(end=True, loss_levels=loss_levels.LEVELS)
         curvature = Curvature(s.measured, 250)
         shape: dict[str, Any] = {"in_features": source.channels * source.size**2, "num_classes": source.classes}
 
@@ -100,7 +100,7 @@ class NoiseGrid(Experiment):
                 NoiseSchedule(of["eta"], of["S"]),
             )
             spec = RunSpec(network, data, schedule, s.epochs, seed=0, keep=keep, evaluate_every=s.evaluate_every)
-            return Setting(spec, of, (Measurement(curvature), equal_loss.measurement(curvature)))
+            return Setting(spec, of, (Measurement(curvature), loss_levels.measurement(curvature)))
 
         return {label: run(factors) for label, factors in self._cells(scale).items()}
 
@@ -110,7 +110,7 @@ class NoiseGrid(Experiment):
         noise = partial(random.normal, 0.0, s.seed_sd, seeds)
         for label, of in cells.items():
             log_n = np.log(of["eta"] / of["S"])
-            crossings = equal_loss.imagined(np.exp(-0.5 * log_n + noise()), random)
+            crossings = loss_levels.imagined(np.exp(-0.5 * log_n + noise()), random)
             ends = {end(metric): np.exp(-0.5 * log_n + noise()) for metric in DRAWN}
             finals[label] = crossings | ends
             finals[label][VALID] = 0.85 + 0.01 * (log_n + noise())
@@ -147,12 +147,12 @@ class NoiseGrid(Experiment):
                 everywhere,
             ),
         ]
-        for level in equal_loss.LEVELS:
-            rho, note = equal_loss.correlation(table, grid.labels, grid.log_n, level)
+        for level in loss_levels.LEVELS:
+            rho, note = loss_levels.correlation(table, grid.labels, grid.log_n, level)
             about = say(
                 f"equal_loss.at_{claims.key(level)}",
                 f"{SMALLER} at the first crossing of a loss of {level:g}",
-                equal_loss.STATISTIC,
+                loss_levels.STATISTIC,
                 control_of="norm",
                 note=note,
             )
@@ -275,7 +275,7 @@ class _Grid:
         return seedwise.ratio_over_seeds(about, fits[:, 1], fits[:, 0], seedwise.Range(0.8, 1.25, confidence=0.95))
 
 
-CROSSING = equal_loss.at(0.1)
+CROSSING = loss_levels.at(0.1)
 WORDS = {
     END_NORM: "Hessian norm (Frobenius)",
     VALID: "validation accuracy (%)",

@@ -26,7 +26,7 @@ from three_factors.callbacks import ExactResume, HessianMonitor, KeepWeights, No
 from three_factors.datamodules.schedules import as_schedule
 from three_factors.datamodules.streams import integer_seed
 from three_factors.datamodules.vision import WATCHED, WITH_LABEL_NOISE, ImageDataModule
-from three_factors.lightning_modules.gradient_noise import GaussianOfItsShape, GradientNoise, HalfBatch, Isotropic
+from three_factors.lightning_modules.noise_injection import GaussianOfItsShape, GradientNoise, HalfBatch, Isotropic
 from three_factors.reproduce.engine.contract.files import write_bytes
 from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import Job

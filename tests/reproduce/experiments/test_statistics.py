@@ -13,7 +13,7 @@ from three_factors.reproduce.engine.judge.table import NOISE, STEP_VARIANCE, Syn
 from three_factors.reproduce.experiments import (
     cycles,
     cyclical,
-    equal_loss,
+    loss_levels,
     memorisation,
     metrics,
     noise_grid,
@@ -87,9 +87,9 @@ def test_norms_at_a_crossing_are_compared_with_the_overshoot_taken_out():
     noise = np.random.default_rng(0).permutation(8) / 1e3
 
     def rho(norm, loss):
-        rows = [(label, 0, {equal_loss.at(0.1): norm[i], equal_loss.at(0.1, metrics.LOSS): loss[i],
+        rows = [(label, 0, {loss_levels.at(0.1): norm[i], loss_levels.at(0.1, metrics.LOSS): loss[i],
                             metrics.LOSS: 0.01}) for i, label in enumerate(labels)]  # fmt: skip
-        return equal_loss.correlation(table(rows), labels, log_n, 0.1)
+        return loss_levels.correlation(table(rows), labels, log_n, 0.1)
 
     random_losses = 0.1 - noise
     falling, _ = rho(np.exp(-log_n), random_losses)
@@ -102,11 +102,11 @@ def test_norms_at_a_crossing_are_compared_with_the_overshoot_taken_out():
 
 def test_runs_that_never_cross_a_level_are_counted_and_named_but_not_those_that_diverged():
     rows = [
-        ("a", 0, {equal_loss.at(0.1): 5.0, equal_loss.at(0.1, metrics.LOSS): 0.09, metrics.LOSS: 0.01}),
+        ("a", 0, {loss_levels.at(0.1): 5.0, loss_levels.at(0.1, metrics.LOSS): 0.09, metrics.LOSS: 0.01}),
         ("b", 0, {metrics.LOSS: 0.7}),
         ("c", 0, {}),
     ]
-    _, note = equal_loss.correlation(table(rows), ["a", "b", "c"], np.arange(3.0), 0.1)
+    _, note = loss_levels.correlation(table(rows), ["a", "b", "c"], np.arange(3.0), 0.1)
     assert note.startswith("1 of 2 runs that trained never cross it, all seeds of: b; evaluated")
 
 
@@ -114,12 +114,12 @@ def test_the_ratio_of_norms_is_over_the_levels_that_both_runs_cross():
     def run(*norms):
         return {
             name: value
-            for level, norm in zip(equal_loss.LEVELS, norms)
-            for name, value in ((equal_loss.at(level), norm), (equal_loss.at(level, metrics.LOSS), level))
+            for level, norm in zip(loss_levels.LEVELS, norms)
+            for name, value in ((loss_levels.at(level), norm), (loss_levels.at(level, metrics.LOSS), level))
         }
 
     rows = [("a", 0, run(8.0, 2.0, 1.0)), ("b", 0, run(4.0, 1.0)), ("a", 1, run(1.0)), ("b", 1, {"x": 1.0})]
-    ratio, note = equal_loss.ratio(table(rows), "a", "b")
+    ratio, note = loss_levels.ratio(table(rows), "a", "b")
     assert ratio[0] == pytest.approx(2.0)
     assert math.isnan(ratio[1])
     assert "0.3 in 1, 0.1 in 1, 0.03 in 0" in note
