@@ -183,10 +183,12 @@ def test_a_wheel_runs_the_readmes_examples_beside_a_strangers_own_packages(wheel
         (project / package / "__init__.py").write_text("OWN = 'his'\n")
     (project / "utils.py").write_text("OWN = 'his'\n")
     shutil.copy(ROOT / "tests" / "test_readme.py", project / "tests")
-    shutil.copy(ROOT / "README.md", project)
+    for page in ("README.md", "callbacks/README.md", "reproduce/README.md"):
+        (project / page).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / page, project / page)
     where = "import callbacks, utils, three_factors.callbacks as ours; print(callbacks.OWN, ours.__file__)"
     assert done(own, "-c", where, cwd=project).split() == ["his", str(place / "three_factors/callbacks/__init__.py")]
-    wanted = ["-k", "test_every_python_example_of_the_readme_runs", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    wanted = ["-k", "test_every_python_example_of_the_readmes_runs", "-p", "no:cacheprovider", "-p", "no:xdist"]
     ran = done(own, "-m", "pytest", "tests/test_readme.py", "-c", os.devnull, "--rootdir", ".", *wanted, cwd=project)
     assert int(re.search(r"(\d+) passed", ran)[1]) >= 5
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from three_factors.callbacks.measures import checked
 from three_factors.datamodules.label_noise import LabelNoise
@@ -18,7 +18,9 @@ from three_factors.datamodules.schedules import NoiseSchedule, as_schedule, know
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, Network
 from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise
 from three_factors.reproduce.engine.contract.stored import Typed, short_hash
-from three_factors.reproduce.theory.simulate import Simulation
+
+if TYPE_CHECKING:
+    from three_factors.reproduce.theory.simulate import Simulation
 
 PROTOCOL = 1  # of training and measurement; raise it when the same spec would give another result
 PATH_PROTOCOL = 2  # the same of lines
@@ -229,7 +231,7 @@ class PathSpec(Typed):
         return short_hash(self)
 
 
-Spec = RunSpec | PathSpec | Simulation
+Spec: TypeAlias = "RunSpec | PathSpec | Simulation"
 Factors = Mapping[str, float | str]  # what a setting is made of: eta, S, panel, network, ...
 
 
