@@ -266,6 +266,7 @@ def test_another_rate_starts_the_series_anew():
     assert (len(series.rows), len(series.recent), series.size) == (2, 2, 0)
 
 
+@pytest.mark.slow
 def test_a_long_series_makes_a_small_checkpoint_that_can_be_resumed():
     series, watch, again = Series(), GradientNoiseMonitor(), GradientNoiseMonitor()
     steps(series, [(16, False)] * 20_000)

@@ -34,7 +34,9 @@ def unwatched(project):
 
 
 @pytest.mark.parametrize("project", ["own", "mlp", pytest.param("vgg", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in ("hessian", "noise"))) for kind in KINDS]
+)
 def test_training_is_bit_equal_with_and_without_a_monitor(project, kind):
     watch = monitor(kind)
     weights, trainer = fit(project, [watch])
@@ -63,6 +65,7 @@ class OwnPlan(Own):
         return DataLoader(self.pairs, batch_sampler=sampler)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error:PlannedBatchSampler")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("project", [OwnGenerator, OwnPlan])

@@ -46,6 +46,7 @@ def torchs_own(factor, patience):
     return rates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["batch_size", "lr"])
 def test_the_noise_falls_when_torchs_rule_would_lower_the_learning_rate(change):
     module = Scripted()

@@ -59,6 +59,7 @@ def test_half_batch_gradients_are_those_of_the_halves():
         gradient(module, images[:7], labels[:7])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 2])
 def test_gaussian_noise_of_its_shape_has_exactly_the_covariance_that_is_said(block):
     """Given the batch it is linear in normal numbers: their covariance is exact, and so is that of the gradient."""

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,12 @@ FIGURES = sorted(p.stem for p in (ROOT / "reproduce").glob("*.py") if p.stem[0] 
 FILES = [p.relative_to(ROOT) for top in OURS for p in (ROOT / top).rglob("*.py")]
 
 
+@cache
 def imported(path):
+    return list(_imported(path))
+
+
+def _imported(path):
     for node in ast.walk(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -83,6 +89,7 @@ def test_one_file_builds_a_trainer_and_one_touches_wandb(needle, home):
     assert users == [home]
 
 
+@cache
 def code_lines(path):
     """Lines of a file without docstrings and comments."""
     tree = ast.parse((ROOT / path).read_text())

@@ -114,6 +114,7 @@ LEAKING = {
 }
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_figure_are_none_of_the_run_around_it(tmp_path, monkeypatch):
     for name, value in (LEAKING | {"WANDB_PROJECT": "other", "WANDB_ENTITY": "me"}).items():
         monkeypatch.setenv(name, value)
@@ -129,6 +130,7 @@ def test_the_runs_of_a_figure_are_none_of_the_run_around_it(tmp_path, monkeypatc
     assert os.environ["WANDB_ENTITY"] == "me"
 
 
+@pytest.mark.slow
 def test_scripts_and_their_runs_start_in_a_notebooks_environment_on_an_ascii_terminal():
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     hostile = {

@@ -67,6 +67,7 @@ def test_predict_takes_images_without_labels(module, shape, tmp_path):
 # -- BatchSizeFinder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "mode", "found", "how"),
     [
@@ -129,6 +130,7 @@ def test_a_search_in_a_resumed_training_is_refused_since_lightning_would_begin_a
         trainer(tmp_path, BatchSizeFinder(), max_epochs=4).fit(MLP(hidden=(4,)), noise(), ckpt_path=tmp_path / "a.ckpt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["validate", "test", "predict"])
 def test_the_size_that_evaluation_goes_by_is_searched_under_its_own_name(method, tmp_path):
     data = noise()

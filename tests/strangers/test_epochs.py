@@ -143,6 +143,7 @@ class Saves(pl.Callback):
 EPOCHS, STEPS = {"max_epochs": 4}, {"max_steps": 20}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "where", "limit"),
     [

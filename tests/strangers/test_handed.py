@@ -44,6 +44,7 @@ def test_an_epoch_that_max_steps_has_cut_is_finished_with_a_handed_loader(batch_
     assert len(first.batches + rest.batches) == (12 if batch_size is VARYING else 9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["alone", "validated", "validated every second epoch", "no limit", "limited"])
 @pytest.mark.parametrize(("make", "workers"), [(loader, 0), (planned, 0), (planned, 1)])
 def test_after_an_epochs_last_batch_comes_the_next_epochs_first(how, make, workers, tmp_path):

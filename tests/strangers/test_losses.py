@@ -187,6 +187,7 @@ def test_gradient_noise_with_dropout_depends_on_no_memory_argument(argument):
     assert found[1] == pytest.approx(found[0], rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [4, 7, 24])
 @pytest.mark.parametrize("kind", [HessianMonitor, InterpolationMonitor])
 def test_a_monitors_values_do_not_depend_on_its_batch_size(kind, batch_size):

@@ -45,6 +45,7 @@ def test_the_error_asked_for_is_kept_by_every_seed(seed):
     assert found.products <= 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("second", "share"), [(9.9, 0.08), (9.5, 0.02)])
 def test_a_close_pair_is_rarely_taken_for_one(second, share):
     matrix = symmetric(torch.cat([torch.tensor([10.0, second]), 5 * torch.rand(198)]))
@@ -196,6 +197,7 @@ def test_a_hessian_that_is_not_finite_never_counts_as_converged(estimator):
     assert math.isnan(float(found.error if isinstance(found.error, float) else found.error[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", [trace, frobenius_norm])
 def test_a_smaller_tolerance_costs_more_and_errs_less(estimator):
     matrix = symmetric(torch.cat([torch.tensor([5.0, 4, 3]), torch.rand(397)]))
@@ -219,6 +221,7 @@ def test_few_rows_are_measured_exactly():
     assert (frobenius_norm(matrix).value, frobenius_norm(matrix).error) == (pytest.approx(math.sqrt(14)), 0)
 
 
+@pytest.mark.slow
 def test_the_density_has_the_moments_of_the_spectrum(pair):
     operator, dense = pair
     density = spectral_density(operator, vectors=24, steps=20, seed=1)

@@ -122,6 +122,7 @@ def _of_ranks(rank, world_size):
     return True
 
 
+@pytest.mark.slow
 def test_ranks_end_together_where_one_finds_it():
     assert on_ranks(2, _of_ranks) == [True, True]
 

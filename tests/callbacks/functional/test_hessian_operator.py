@@ -189,6 +189,7 @@ def test_everything_is_left_as_it_was(fails):
     assert all(same(x, y) for x, y in zip(before, after))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["inference mode", "no grad", "autocast", "train mode", "stale gradient"])
 def test_the_numbers_do_not_depend_on_where_it_is_called(state):
     module, dense = Noisy(), hessian(Noisy().layers)

@@ -62,6 +62,7 @@ def test_leaving_out_a_group_is_computing_without_its_rows():
         assert whole.without(group) == pytest.approx(_Sums(rest @ rest.T).without(None), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_the_error_shrinks_with_the_number_of_gradients():
     module = network("tanh")
     few, many = (gradient_noise(module, F.cross_entropy, data(n)).trace.error for n in (40, 2560))
@@ -137,6 +138,7 @@ def test_the_fewest_gradients_and_more_give_finite_intervals(estimator, many):
         assert math.isfinite(estimate.error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["per_example", "batch_means"])
 @pytest.mark.parametrize("kind", ["saturated", "dead", "equal", "equal in float32"])
 def test_without_noise_the_ratios_are_nan(kind, estimator):

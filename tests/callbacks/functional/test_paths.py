@@ -156,6 +156,7 @@ def test_the_error_over_equal_batches_is_the_standard_error_of_their_mean():
     assert error == pytest.approx(statistics.stdev(means) / math.sqrt(3), rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(5, 5), (10, 7, 3)])
 def test_the_squared_error_is_the_variance_of_the_loss_on_average(sizes):
     squares = [error**2 for _, error, _ in errors(sizes, 800)]

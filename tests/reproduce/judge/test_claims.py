@@ -42,6 +42,7 @@ def test_the_interval_is_welchs():
     assert (claim.low, claim.high) == pytest.approx((expected.low, expected.high))
 
 
+@pytest.mark.slow
 def test_equivalence_is_falsely_supported_in_at_most_five_percent_at_the_margin():
     random = np.random.default_rng(0)
     wrong = [
@@ -156,6 +157,7 @@ def test_curves_are_paired_by_seed_when_one_diverged():
     assert values[0] == values[1]
 
 
+@pytest.mark.slow
 def test_fiellers_interval_covers_the_true_share_in_ninety_percent():
     random, hits, trials = np.random.default_rng(1), 0, 1500
     for _ in range(trials):

@@ -234,6 +234,7 @@ def test_chains_of_the_right_law_about_the_minimum_support_every_claim_of_the_br
     assert set(of_chains(verdicts(bridge, AS_IT_SHOULD, **ON_IMAGES)).values()) == {"supported"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("law", "claims"),
     [

@@ -100,6 +100,7 @@ def test_a_run_resumed_from_any_checkpoint_is_the_uninterrupted_one(name, moment
         assert repeated(found) == repeated(result)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error:.*not resumable.*")
 def test_a_run_resumes_at_every_epochs_end_and_in_every_epoch(whole, tmp_path, monkeypatch):
     folder, _, checkpoints = whole("cyclic")
