@@ -27,11 +27,13 @@ class Setting:
         spec: its run of seed 0; other seeds differ in `seed` alone.
         factors: what it is made of (eta, S, panel, ...): columns of the table, by which claims find their runs.
         measurements: what is measured of its runs after their training.
+        every_step: whether the loss of every step is kept, besides the epochs' means and variances.
     """
 
     spec: RunSpec
     factors: Factors = field(default_factory=dict)
     measurements: tuple[Measurement, ...] = ()
+    every_step: bool = False
 
     def changed(self, **fields: Any) -> Setting:
         """Returns the setting with other fields of its spec."""

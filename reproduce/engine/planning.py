@@ -145,7 +145,14 @@ class FigurePlan(Plan):
         """Orders runs seed by seed, so that an interrupted figure has whole seeds; the longest first within one."""
         longest_first = sorted(settings.items(), key=lambda item: -_cost(item[1].spec))
         return [
-            Item(label, seed, replace(setting.spec, seed=seed), setting.measurements, setting.factors)
+            Item(
+                label,
+                seed,
+                replace(setting.spec, seed=seed),
+                setting.measurements,
+                setting.factors,
+                setting.every_step,
+            )
             for seed in seeds
             for label, setting in longest_first
         ]

@@ -118,7 +118,8 @@ class Cycles(Experiment):
         def run(schedule: NoiseSchedule, stretch: float = 1.0) -> Setting:
             epochs = round(s.epochs * stretch)
             every = round(stretch) if epochs % round(stretch) == 0 else 1
-            return Setting(RunSpec(network, data, schedule, epochs, seed=0, evaluate_every=every))
+            # Figure 13 draws every step.
+            return Setting(RunSpec(network, data, schedule, epochs, seed=0, evaluate_every=every), every_step=True)
 
         # A cycle starts at high noise, that is at small S, and ends at low noise.
         cyclic = NoiseSchedule(lr_high, Cyclic(high=large, low=small, period=s.period, phase=0.5))

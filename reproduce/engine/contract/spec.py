@@ -243,6 +243,7 @@ class Item:
         spec: what is done.
         measurements: what is measured of a run after its training.
         factors: the setting in numbers and words; columns of the table.
+        every_step: whether the loss of every step of a run is kept.
     """
 
     label: str
@@ -250,6 +251,7 @@ class Item:
     spec: Spec
     measurements: tuple[Measurement, ...] = ()
     factors: Factors = field(default_factory=dict)
+    every_step: bool = False
 
     @property
     def name(self) -> str:

@@ -112,7 +112,7 @@ def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) ->
     module.gradient_noise = build_noise(spec)
     noise = NoiseScheduler(spec.schedule)
     watch = None if spec.watch is None else hessian_monitor(spec.watch.curvature, spec.watch.every)
-    recorder = Recorder(folder.path / "metrics.jsonl", noise, watch)
+    recorder = Recorder(folder.path / "metrics.jsonl", noise, watch, every_step=job.every_step)
     keep = KeepWeights(**asdict(spec.keep or Keep(end=False)))
     progress = ProgressFile(folder.path / "progress.json")
     stop = [] if spec.stop_at_loss is None else [_stop_at(spec.stop_at_loss, spec.epochs)]
