@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from three_factors.reproduce.engine.contract.archive import four_digits
 from three_factors.reproduce.engine.contract.folder import PathFolder, Results, RunFolder, Say, SimulationFolder
 from three_factors.reproduce.engine.contract.spec import Item, RunSpec
-from three_factors.reproduce.engine.contract.steps import BATCH_SIZE, LR, first_lr, planned
+from three_factors.reproduce.engine.contract.steps import BATCH_SIZE, LR, OF_PLAN, first_lr, planned
 from three_factors.reproduce.engine.judge.chains import Chains
 from three_factors.reproduce.engine.judge.table import EIGENVALUE, NOISE, STABILITY, Table
 
@@ -27,9 +28,10 @@ def table_of(experiment: Experiment, items: Sequence[Item], results: Results, sa
     rows: list[dict[str, Any]] = []
     curves, of_steps, profiles = {}, {}, {}
     for item in items:
-        folder, result, place = results.folder(item.spec), results.finished(item, say), (item.label, item.seed)
+        result, place = results.finished(item, say), (item.label, item.seed)
         if result is None:
             continue
+        folder = results.place(item)
         row = {"label": item.label, "seed": item.seed, "status": result["status"], **item.factors}
         row |= {k: v for k, v in result["final"].items() if v is not None}
         if isinstance(folder, PathFolder):
@@ -42,7 +44,7 @@ def table_of(experiment: Experiment, items: Sequence[Item], results: Results, sa
         row |= reached | _stability_at(reached, epochs, item.spec)
         rows.append(row | {"seconds": result["provenance"]["seconds"], "key": item.spec.key})
         if result["status"] == "ok":
-            frame = pd.DataFrame(epochs).set_index("epoch")
+            frame = pd.DataFrame(epochs).set_index("epoch").apply(_shortened)
             frame[NOISE] = frame.pop(LR) / frame.pop(BATCH_SIZE)
             curves[place] = frame
             rows[-1] |= experiment.derive(frame)
@@ -62,6 +64,11 @@ def chains_of(specs: dict[str, Simulation], items: Sequence[Item], results: Resu
         assert isinstance(folder, SimulationFolder)
         parts[item.label].append(np.load(folder.samples).astype(float))
     return Chains(specs, {label: np.concatenate(found, axis=1) for label, found in parts.items() if found}, source)
+
+
+def _shortened(column: pd.Series) -> pd.Series:
+    """Rounds measured curves to the digits that the archive has, so that both give the same evidence."""
+    return column if column.name in OF_PLAN else pd.Series(four_digits(column.to_numpy(dtype=float)), column.index)
 
 
 class _Lazy(Mapping[tuple[str, int], pd.DataFrame]):

@@ -15,6 +15,7 @@ from three_factors.reproduce.engine import surroundings
 
 Scale = Literal["smoke", "quick", "paper"]
 SCALES: tuple[Scale, ...] = ("smoke", "quick", "paper")
+KEPT: tuple[Scale, ...] = ("paper",)  # scales whose runs are taken from the archive, where it has them
 EPOCHS = "epochs"  # the arm that keeps the paper's own protocol
 WANDB_MODES = ("offline", "online", "disabled")
 
@@ -57,6 +58,7 @@ class Options:
     detach: bool = flag(False, "with --slurm: submit and return; the same command collects later")
     jobs: int | None = flag(None, "runs at a time (default: one a GPU, or one a CPU core)")
     wandb: str = flag("offline", MIRROR, "offline|online|disabled")
+    archive: bool = flag(False, "at smoke and quick scale too take from the archive what it has")
     plot_only: bool = flag(False, "draw and judge what is there; train nothing")
     dry_run: bool = flag(False, "print runs, steps and expected hours; train nothing")
 
@@ -86,7 +88,7 @@ class Options:
             raise InputError(f"--num-nodes: {self.num_nodes} nodes need --slurm, or an allocation of SLURM around them")
 
 
-OF_ALL = ("scale", "out", "seeds", "jobs", "wandb", "plot_only", "dry_run")  # flags that every script has
+OF_ALL = ("scale", "out", "seeds", "jobs", "wandb", "archive", "plot_only", "dry_run")  # flags that every script has
 
 
 class _Parser(argparse.ArgumentParser):
@@ -100,6 +102,7 @@ def parse(
     kind: type[Any] = Options,
     flags: Iterable[str] | None = None,
     arms: Iterable[str] = (),
+    positional: str = "",
 ) -> Any:
     """Returns the options of a command line; ends the process with one line and status 2 on bad input.
 
@@ -109,6 +112,7 @@ def parse(
         kind: the class of the options; each of its fields is a flag.
         flags: those of its fields that there are here; the others have their defaults.
         arms: the names that `--arm` takes besides `epochs`.
+        positional: the field that is given without a flag, if there is one.
     """
     surroundings.spell_out()
     parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
@@ -121,6 +125,9 @@ def parse(
             words = words.format(arms=", ".join((EPOCHS, *arms)))
         if hints[each.name] is bool:
             parser.add_argument(name, action="store_true", help=words)
+            continue
+        if each.name == positional:
+            parser.add_argument(each.name, metavar=each.metadata["metavar"], help=words)
             continue
         convert = next((kind for kind in (int, Path) if kind in (hints[each.name], *get_args(hints[each.name]))), str)
         default = None if each.name == "wandb" else each.default

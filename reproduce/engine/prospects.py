@@ -98,7 +98,8 @@ def announce(plan: Plan, prospects: Prospects, say: Callable[..., None], *, dry_
     todo = results.missing(everything, say)
     counted = f"{_counted(first.items)} to tune, then {_counted(final.items)}" if final.items else _counted(first.items)
     cached, begun = len(everything) - len(todo), sum(bool(results.folder(i.spec).resumable_files()) for i in todo)
-    where = results.folder(everything[0].spec).path.parent
+    where = str(results.folder(everything[0].spec).path.parent)
+    where += f" and the archive ({results.archived})" if results.archived else ""
     what = "missing" if plot_only else f"to {plan.verb}"
     say(
         f"{plan.noun}: {len(everything)} = {counted}; {cached} cached in {where}, {len(todo)} {what}"

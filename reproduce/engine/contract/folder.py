@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -311,17 +311,39 @@ class SimulationFolder(Folder):
 FOLDERS: dict[type, type[Folder]] = {RunSpec: RunFolder, PathSpec: PathFolder, Simulation: SimulationFolder}
 
 
-class Results:
-    """All that is done below one OUT folder. What was found finished is not looked at again."""
+class Elsewhere(Protocol):
+    """Finished work that is kept elsewhere than in a results folder, as `archive.Archive` keeps it."""
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
+    def folder_of(self, spec: Spec) -> Folder | None:
+        """Returns what there is of a spec."""
+
+
+class Results:
+    """All that is done below one OUT folder. What was found finished is not looked at again.
+
+    Args:
+        out: the folder.
+        archive: asked for what is not there.
+    """
+
+    def __init__(self, out: Path, archive: Elsewhere | None = None) -> None:
+        self.out, self.archive = out, archive
+        self._archived: dict[str, Folder] = {}
         self._known: dict[tuple[str, tuple[str, ...], bool], dict[str, Any]] = {}
 
     def folder(self, spec: Spec) -> Folder:
         """Returns where a spec's files are, or would be."""
         kind = FOLDERS[type(spec)]
         return kind(self.out / kind.place / spec.key)
+
+    def place(self, item: Item) -> Folder:
+        """Returns where a finished item was found."""
+        return self._archived.get(item.spec.key) or self.folder(item.spec)
+
+    @property
+    def archived(self) -> int:
+        """How much of what was found finished is the archive's."""
+        return len(self._archived)
 
     def other_protocols(self) -> dict[int, int]:
         """Returns protocol -> how much there is of it, for protocols that this code does not follow."""
@@ -344,15 +366,23 @@ class Results:
         """
         name = item.spec.key, tuple(measurement.key for measurement in item.measurements), item.every_step
         if name not in self._known:
-            found = _finished(self.folder(item.spec), item, say)
+            found = _finished(self.folder(item.spec), item, say) or self._from_archive(item)
             if found is None:
                 return None
             self._known[name] = found
         return self._known[name]
 
+    def _from_archive(self, item: Item) -> dict[str, Any] | None:
+        folder = None if self.archive is None else self.archive.folder_of(item.spec)
+        found = None if folder is None else folder.complete(item.measurements, every_step=item.every_step)
+        if folder is not None and found is not None:
+            self._archived[item.spec.key] = folder
+        return found
+
     def forget(self) -> None:
         """Looks at the disk again from now on."""
         self._known.clear()
+        self._archived.clear()
 
 
 def _finished(folder: Folder, item: Item, say: Say) -> dict[str, Any] | None:

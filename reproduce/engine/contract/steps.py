@@ -15,6 +15,7 @@ from three_factors.reproduce.engine.contract.spec import RunSpec
 
 STEP_VARIANCE = "train/step_variance"  # of the losses of an epoch's steps
 LR, BATCH_SIZE = "noise/lr", "noise/batch_size"  # of an epoch's last step
+OF_PLAN = ("epoch", "step", "t_eta", LR, BATCH_SIZE)  # what of a row follows from the spec
 OF_STEPS = (STEP_VARIANCE, LR, BATCH_SIZE)  # what a row keeps of its epoch's steps
 KEPT = "steps.f32"  # the loss of every step, little-endian float32
 DTYPE = np.dtype("<f4")
