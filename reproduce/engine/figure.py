@@ -57,7 +57,9 @@ class _Session:
         self.server, self.results = Server(), Results(options.out, archive)
         self.source = resolve(definition, options, self.server, say, archive)
         self.plan: Plan = plan_of(definition, options, self.source, arm)
-        self.context = Context(definition, options, self.source, self.plan.seeds, self.hardware.describe(), arm)
+        self.context = Context(
+            definition, options, self.source, self.plan.seeds, self.hardware.describe(), arm, self.plan.regime()
+        )
         self.prospects = Prospects(self.server, self.results, self.here, self.at_once, self.job)
 
     def run(self) -> int:
@@ -99,10 +101,10 @@ class _Session:
             self.say(f"arm: {arm.name} ({arm.words})")
 
     def _say_paper(self, done: Sequence[Item]) -> None:
-        from three_factors.reproduce.engine.prospects import paper_command
+        from three_factors.reproduce.engine.prospects import larger_scales
 
         if self.options.scale != "paper":
-            paper_command(self.definition.file, self.options.arm, self.plan, self.prospects, done, self.say)
+            larger_scales(self.definition.file, self.options.arm, self.plan, self.prospects, done, self.say)
 
     def _make(self, stage: Stage, mirror: Any) -> bool:
         """Does what is missing of a stage, mirrors the rest. Returns whether there was anything to do.

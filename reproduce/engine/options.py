@@ -13,9 +13,9 @@ from typing import Any, Literal, NoReturn, get_args, get_type_hints
 
 from three_factors.reproduce.engine import surroundings
 
-Scale = Literal["smoke", "quick", "paper"]
-SCALES: tuple[Scale, ...] = ("smoke", "quick", "paper")
-KEPT: tuple[Scale, ...] = ("paper",)  # scales whose runs are taken from the archive, where it has them
+Scale = Literal["smoke", "quick", "gpu", "paper"]
+SCALES: tuple[Scale, ...] = ("smoke", "quick", "gpu", "paper")
+KEPT: tuple[Scale, ...] = ("gpu", "paper")  # scales whose runs are taken from the archive, where it has them
 EPOCHS = "epochs"  # the arm that keeps the paper's own protocol
 WANDB_MODES = ("offline", "online", "disabled")
 
@@ -34,7 +34,10 @@ DATA = (
     "cifar10, mnist, fashionmnist, digits, digits28, or a folder NAME/{train,test}/<class>/* in --data-dir; default: "
     "the figure's own, or the embedded digits, said loudly, if it is nowhere to be had"
 )
-SIZES = "smoke (seconds), quick (minutes on two CPU cores, the default) or paper (the paper's own numbers)"
+SIZES = (
+    "smoke (seconds), quick (minutes on two CPU cores, the default), gpu (minutes on one large GPU: the paper's own "
+    "network, data, eta and S, fewer epochs and seeds) or paper (the paper's own numbers)"
+)
 MIRROR = "W&B mirror: offline, online or disabled (default: what WANDB_MODE says, else offline)"
 LIMIT = "with --slurm: minutes an array task may take; a run that needs more goes on in another (default: 240)"
 
@@ -43,7 +46,7 @@ LIMIT = "with --slurm: minutes an array task may take; a run that needs more goe
 class Options:
     """Holds what a script is asked to do. Every field is a flag of the same name; not every script has all of them."""
 
-    scale: Scale = flag("quick", SIZES, "smoke|quick|paper")
+    scale: Scale = flag("quick", SIZES, "smoke|quick|gpu|paper")
     arm: str = flag(EPOCHS, "what is changed in all runs: {arms} (default: epochs, the paper's own protocol)", "NAME")
     data: str | None = flag(None, DATA, "NAME")
     data_dir: Path = flag(Path("data"), "where data sets are looked for and downloaded to (default: data)", "DIR")
