@@ -30,7 +30,7 @@ FIGURE = Figure(
     check=check,
     spread="mean and range",
     draw=lambda table, axes: draw(table, axes, list(EQUAL_NOISE)),
-    arms=(*arms.BATCH_NORM, *arms.EVERY),
+    arms=(*arms.BATCH_NORM, *arms.EVERY, *arms.TRIPLET),
 )
 
 

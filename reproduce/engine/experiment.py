@@ -124,6 +124,7 @@ class Arm:
         change: the changed settings; None for the paper's own.
         check: replaces the figure's own claims.
         draw: replaces its own panels.
+        tell: says in a line what it can show, of the settings before the change.
     """
 
     name: str
@@ -131,6 +132,7 @@ class Arm:
     change: Callable[[Settings], Settings] | None
     check: Callable[[Any], list[Claim]] | None = None
     draw: Callable[[Any, Any], None] | None = None
+    tell: Callable[[Settings], str] | None = None
 
 
 PAPERS = Arm(EPOCHS, "equal epochs, as the paper", None)

@@ -99,6 +99,8 @@ class _Session:
         self.say(f"device: {self.hardware.describe()}; {slots}{crowded}")
         if arm.name != EPOCHS:
             self.say(f"arm: {arm.name} ({arm.words})")
+        if self.plan.told:
+            self.say(self.plan.told)
 
     def _say_paper(self, done: Sequence[Item]) -> None:
         from three_factors.reproduce.engine.prospects import larger_scales

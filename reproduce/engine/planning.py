@@ -49,12 +49,14 @@ class Plan(ABC):
         seeds: how many there are of each setting.
         noun: what is done, in words.
         verb: likewise.
+        told: what its arm says of itself, once the runs are known.
     """
 
     noun: ClassVar[str]
     verb: ClassVar[str]
     scale: Scale
     seeds: int
+    told: str = ""
 
     @abstractmethod
     def foreseen(self) -> list[Stage]:
@@ -84,7 +86,7 @@ class FigurePlan(Plan):
 
     def __init__(self, figure: Figure, options: Options, source: Prepared, arm: Arm) -> None:
         self.figure, self.options, self.source, self.arm = figure, options, source, arm
-        self.experiment = figure.experiment
+        self.experiment, self.told = figure.experiment, ""
         self.scale, self.seeds = options.scale, options.seeds or self.experiment.scales[options.scale].seeds
 
     def foreseen(self) -> list[Stage]:
@@ -110,6 +112,7 @@ class FigurePlan(Plan):
         """Returns all that is known before anything has run: of a tuned figure, the tuning."""
         try:
             settings: Settings = self.experiment.runs(self.options.scale, self.source)
+            self.told = "" if self.arm.tell is None else self.arm.tell(settings)
             if self.arm.change is not None:
                 settings = self.arm.change(settings)
             for setting in settings.values():

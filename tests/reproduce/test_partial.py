@@ -44,7 +44,7 @@ def collected(name, kind, folder):
     defined, results = figure(name), Results(folder)
     settings = defined.experiment.runs("smoke", source(defined.data[0]))
     planned = [
-        Item(label, seed, replace(setting.spec, seed=seed), setting.measurements, setting.factors)
+        Item(label, seed, setting.of_seed(seed), setting.measurements, setting.factors)
         for seed in (0, 1)
         for label, setting in settings.items()
     ]

@@ -134,6 +134,7 @@ class RunSpec(Typed):
         watch: the curvature that is measured while it trains. What is measured afterwards is no part of a run.
         noise: changes the noise of the gradient alone.
         stop_at_loss: ends the run at the first evaluation with at most this loss on the training subset.
+        stop_at_accuracy: likewise, with at least this accuracy on it.
     """
 
     network: Network
@@ -152,6 +153,7 @@ class RunSpec(Typed):
     noise: HalfBatchNoise | GaussianNoise | None = None
     stop_at_loss: float | None = None
     protocol: int = PROTOCOL
+    stop_at_accuracy: float | None = field(default=None, metadata={"absent": None})
     current_protocol: ClassVar[int] = PROTOCOL
 
     def __post_init__(self) -> None:
@@ -172,6 +174,10 @@ class RunSpec(Typed):
             raise ValueError(f"precision: {self.precision!r} is not one of {', '.join(PRECISIONS)}")
         if self.stop_at_loss is not None and not (math.isfinite(self.stop_at_loss) and self.stop_at_loss > 0):
             raise ValueError(f"stop_at_loss: {self.stop_at_loss!r} is not a positive finite number")
+        if self.stop_at_accuracy is not None and not 0 < self.stop_at_accuracy <= 1:
+            raise ValueError(f"stop_at_accuracy: {self.stop_at_accuracy!r} is not in (0, 1]")
+        if self.stop_at_loss is not None and self.stop_at_accuracy is not None:
+            raise ValueError("stop_at_accuracy: cannot go with stop_at_loss")
         check_batch_size(self.schedule.batch_size, self.data.train, max_batch_size=self.max_batch_size)
         known, largest = known_bounds(as_schedule(self.schedule.batch_size)), self.max_batch_size or self.data.train
         smallest = known and round_batch_size(known[0], 1, min(largest, self.data.train))
