@@ -20,6 +20,7 @@ from three_factors.reproduce.experiments.breaking_point import fitting
 from three_factors.reproduce.experiments.subset import image_size, subset
 
 APART = ", other initialisation"
+FURTHEST = 16.0  # |θ|: how far a random direction is followed
 KINDS = {  # a width's kind -> its name in ids, its words in claims
     "width": ("line", ""),
     "relative width": ("relative", ", in units of |θ|"),
@@ -111,7 +112,9 @@ class Valleys(Experiment):
     def path(self, scale: Scale, start: RunSpec, end: RunSpec) -> PathSpec:
         s = self.scales[scale]
         alphas = tuple(round(-1 + 3 * i / (s.points - 1), 9) for i in range(s.points))
-        return PathSpec(start, end, alphas, s.examples, min(500, s.examples), s.directions)
+        # Random directions give the headline: followed until the rise, and not along a filter, where the loss is flat.
+        size = min(500, s.examples)
+        return PathSpec(start, end, alphas, s.examples, size, s.directions, until=FURTHEST, tangential=True)
 
     def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> SyntheticTable:
         """Draws minima half as sharp at higher noise, alike at equal noise."""

@@ -207,6 +207,10 @@ class PathSpec(Typed):
         examples: training and test examples it is evaluated on.
         directions: random filter-normalised directions from each end, for comparison.
         outward: points on each, in |θ|.
+        until: goes on beyond the last of these, by factors of sqrt(2), until the highest rise is reached or this far;
+            None: no further.
+        tangential: takes out of random directions what only scales a filter that batch norm normalises: along it the
+            loss is flat by construction.
     """
 
     start: RunSpec
@@ -217,6 +221,8 @@ class PathSpec(Typed):
     directions: int = 10
     outward: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
     protocol: int = PATH_PROTOCOL
+    until: float | None = field(default=None, metadata={"absent": None})
+    tangential: bool = field(default=False, metadata={"absent": False})
     current_protocol: ClassVar[int] = PATH_PROTOCOL
 
     def __post_init__(self) -> None:
@@ -226,6 +232,8 @@ class PathSpec(Typed):
         for name, smallest in (("examples", 1), ("batch_size", 2), ("directions", 0)):
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name}: {getattr(self, name)} is less than {smallest}")
+        if self.until is not None and not (self.outward and self.until >= max(self.outward)):
+            raise ValueError(f"until: {self.until!r} is not beyond the points of outward, {self.outward!r}")
         for run in (self.start, self.end):
             if run.keep is None or not run.keep.end:
                 raise ValueError("keep: a path needs runs that keep their weights at the end")
