@@ -1,22 +1,27 @@
 """Where images come from: torchvision's data sets, image folders, and digits drawn here.
 
-A data set is looked for in `data_dir` (torchvision's own layout, or an image folder NAME/{train,test}/<class>/*),
-then downloaded by torchvision. Naming one never falls back on another: the drawn digits are a name too.
+A data set is looked for in `data_dir` (torchvision's own layout, the gzipped files of MNIST and FashionMNIST as they
+are published, or an image folder NAME/{train,test}/<class>/*), then downloaded by torchvision. Naming one never falls
+back on another: the drawn digits are a name too.
 """
 
 from __future__ import annotations
 
 import difflib
+import gzip
 import hashlib
 import os
 import queue
+import shutil
 import socket
 import tempfile
 import threading
 import urllib.request
+import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -53,6 +58,7 @@ _TORCHVISION_FOLDER = {
     "mnist": "MNIST/raw",
     "fashionmnist": "FashionMNIST/raw",
 }
+_IDX = tuple(f"{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
 _HOST = {  # where torchvision downloads from
     "cifar10": ("www.cs.toronto.edu", 443),
     "mnist": ("ossci-datasets.s3.amazonaws.com", 443),
@@ -70,6 +76,9 @@ def find(name: str, data_dir: Path) -> Source | None:
         return Source("drawn with matplotlib's fonts", f"v{FORMAT}", lambda: _draw(name))
     if name in _TORCHVISION:
         folder = data_dir / _TORCHVISION_FOLDER[name]
+        for packed in (folder, folder.parent) if name != "cifar10" else ():
+            if _packed(packed):
+                return Source(str(packed), _listing(packed), partial(_decode_packed, name, packed))
         if _filled(folder):
             return Source(str(folder), _listing(folder), lambda: _decode_torchvision(name, data_dir))
     if name not in ("", ".", "..") and not Path(name).is_absolute():
@@ -92,6 +101,13 @@ def _unknown(name: str, data_dir: Path) -> DataError:
 
 def _filled(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
+
+
+def _packed(folder: Path) -> bool:
+    """Tells whether the four files of an MNIST are there, and at least one of them only gzipped."""
+    there = [(folder / name).is_file() for name in _IDX]
+    packed = [(folder / f"{name}.gz").is_file() for name in _IDX]
+    return all(a or b for a, b in zip(there, packed)) and not all(there)
 
 
 def _draw(name: str) -> Arrays:
@@ -173,6 +189,27 @@ def _decode_torchvision(name: str, data_dir: Path) -> Arrays:
         arrays[f"{part}_images"] = np.ascontiguousarray(images, dtype=np.uint8)
         arrays[f"{part}_labels"] = np.asarray(dataset.targets, dtype=np.int64)
     return arrays
+
+
+def _decode_packed(name: str, folder: Path) -> Arrays:
+    """Decodes what is gzipped: torchvision reads it unpacked, from a folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory() as draft:
+        raw = Path(draft) / _TORCHVISION_FOLDER[name]
+        raw.mkdir(parents=True)
+        for file in _IDX:
+            try:
+                with _opened(folder / file) as packed, (raw / file).open("wb") as unpacked:
+                    shutil.copyfileobj(packed, unpacked)
+            except (OSError, EOFError, zlib.error) as error:
+                raise DamagedData(f"data-dir: {file}.gz in {str(folder)!r} is damaged: {one_line(error)}") from error
+        try:
+            return _decode_torchvision(name, Path(draft))
+        except DamagedData as error:
+            raise DamagedData(f"data-dir: {name} in {str(folder)!r} is damaged: {error.__cause__}") from error
+
+
+def _opened(file: Path) -> IO[bytes]:
+    return file.open("rb") if file.is_file() else gzip.open(f"{file}.gz", "rb")  # type: ignore[return-value]
 
 
 def _decode_image_folder(folder: Path) -> Arrays:

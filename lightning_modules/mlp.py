@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from three_factors.lightning_modules.classifier import SGDClassifier
+from three_factors.lightning_modules.initialisation import Init, initialise
 from three_factors.lightning_modules.normalization import BatchNorm1d
 
 
@@ -15,8 +16,9 @@ class MLPNet(nn.Module):
 
     Args:
         hidden: width of every hidden layer; (256, 256) is the network of Figs. 5, 14 and 15 (Arpit et al. 2017).
-        init_std: standard deviation of all weights, such as the 0.1 of Fig. 9's bad initialisation; by default
-            He's, sqrt(2 / inputs). Biases are 0.
+        init_std: standard deviation of all weights; None for that of `init`. Biases are 0.
+        init: "he", normal with variance 2 / inputs; or "glorot", uniform with variance 2 / (inputs + outputs), the bad
+            initialisation of Fig. 9: through 20 ReLU layers it shrinks the signal by half a layer.
         in_features: values an example has, 784 for 28 x 28.
     """
 
@@ -27,6 +29,7 @@ class MLPNet(nn.Module):
         batch_norm: bool = False,
         ghost_batch_size: int | None = None,
         init_std: float | None = None,
+        init: Init = "he",
         in_features: int = 784,
         num_classes: int = 10,
     ) -> None:
@@ -43,10 +46,10 @@ class MLPNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 if init_std is None:
-                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                    initialise(module, init)
                 else:
                     nn.init.normal_(module.weight, std=init_std)
-                nn.init.zeros_(module.bias)
+                    nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images.flatten(1))
@@ -65,6 +68,7 @@ class MLP(SGDClassifier):
         batch_norm: bool = False,
         ghost_batch_size: int | None = None,
         init_std: float | None = None,
+        init: Init = "he",
         in_features: int = 784,
         num_classes: int = 10,
     ) -> None:
@@ -73,6 +77,7 @@ class MLP(SGDClassifier):
             batch_norm=batch_norm,
             ghost_batch_size=ghost_batch_size,
             init_std=init_std,
+            init=init,
             in_features=in_features,
             num_classes=num_classes,
         )

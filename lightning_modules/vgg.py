@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from three_factors.lightning_modules.classifier import SGDClassifier
-from three_factors.lightning_modules.normalization import BatchNorm2d
+from three_factors.lightning_modules.initialisation import Init, initialise
+from three_factors.lightning_modules.normalization import BatchNorm1d, BatchNorm2d
 
 LAYOUT = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 
@@ -19,7 +20,10 @@ class VGG11Net(nn.Module):
         width: multiplies all layer widths (512 -> 64 at 1/8).
         batch_norm: batch norm after every convolution.
         ghost_batch_size: see `normalization.BatchNorm2d`.
-        dropout: probability, after each hidden layer of the classifier.
+        dropout: probability, before each dense layer but the last where there is `dense_batch_norm`, as in the authors'
+            later code; else after each hidden layer of the classifier.
+        dense_batch_norm: batch norm on the input and after both hidden dense layers as well.
+        init: "he" or "glorot" (`initialise`).
         in_channels: of the input (B, in_channels, 32, 32).
     """
 
@@ -30,11 +34,13 @@ class VGG11Net(nn.Module):
         batch_norm: bool = True,
         ghost_batch_size: int | None = None,
         dropout: float = 0.0,
+        dense_batch_norm: bool = False,
+        init: Init = "he",
         in_channels: int = 3,
         num_classes: int = 10,
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
+        layers: list[nn.Module] = [BatchNorm2d(in_channels, ghost_batch_size)] if dense_batch_norm else []
         channels = in_channels
         for entry in LAYOUT:
             if isinstance(entry, str):
@@ -49,14 +55,18 @@ class VGG11Net(nn.Module):
         self.features = nn.Sequential(*layers)
         hidden: list[nn.Module] = []
         for _ in range(2):
-            hidden += [nn.Linear(channels, channels), nn.ReLU(inplace=True)]
-            if dropout:
+            if dropout and dense_batch_norm:
+                hidden.append(nn.Dropout(dropout))
+            hidden.append(nn.Linear(channels, channels))
+            if dense_batch_norm:
+                hidden.append(BatchNorm1d(channels, ghost_batch_size))
+            hidden.append(nn.ReLU(inplace=True))
+            if dropout and not dense_batch_norm:
                 hidden.append(nn.Dropout(dropout))
         self.classifier = nn.Sequential(*hidden, nn.Linear(channels, num_classes))
-        for module in self.modules():  # He initialisation: without it the plain network does not start to learn
+        for module in self.modules():  # without He's the network without batch norm does not start to learn
             if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+                initialise(module, init)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.features(images).flatten(1))
@@ -75,6 +85,8 @@ class VGG11(SGDClassifier):
         batch_norm: bool = True,
         ghost_batch_size: int | None = None,
         dropout: float = 0.0,
+        dense_batch_norm: bool = False,
+        init: Init = "he",
         in_channels: int = 3,
         num_classes: int = 10,
     ) -> None:
@@ -83,6 +95,8 @@ class VGG11(SGDClassifier):
             batch_norm=batch_norm,
             ghost_batch_size=ghost_batch_size,
             dropout=dropout,
+            dense_batch_norm=dense_batch_norm,
+            init=init,
             in_channels=in_channels,
             num_classes=num_classes,
         )

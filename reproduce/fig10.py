@@ -27,7 +27,7 @@ FIGURE = Figure(
     check=lambda table: DECAYED.wider(table, LARGE_TO_BASE, paper="sharper at lower eta/S, by eye"),
     spread="one a panel",
     draw=lambda table, axes: draw_seeds(table, axes, LARGE_TO_BASE),
-    arms=(*arms.BATCH_NORM, *arms.EVERY),
+    arms=(*arms.BATCH_NORM, *arms.EVERY, *arms.TRIPLET),
 )
 
 if __name__ == "__main__":

@@ -63,6 +63,8 @@ def draw(table: Table, axes: Any) -> None:
         plots.per_step(rates, table, label, "lr", colour)
         plots.per_step(ratios, table, label, "noise_ratio", colour)
     by_step.set(title="loss of single steps, one seed", xlabel="epoch")
+    for panel in (by_step, by_epoch[0]):  # "log cross entropy loss"
+        plots.log_scale(panel.yaxis)
     for panel, words in zip((sizes, rates, ratios), ("batch size S", "learning rate η", "η/S")):
         panel.set(title=words, xlabel="epoch")
     plots.legend_below(by_step, columns=2)
@@ -77,7 +79,7 @@ FIGURE = Figure(
     experiment=cycles.CYCLES,
     check=check,
     draw=draw,
-    arms=(*arms.BATCH_NORM, *arms.EVERY),
+    arms=(*arms.BATCH_NORM, *arms.EVERY, *arms.TRIPLET),
 )
 
 

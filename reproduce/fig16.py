@@ -81,7 +81,7 @@ FIGURE = Figure(
     check=check,
     draw=draw,
     beside=draw_beside,
-    arms=(*arms.BATCH_NORM, *arms.EVERY),
+    arms=(*arms.BATCH_NORM, *arms.EVERY, *arms.TRIPLET),
 )
 
 

@@ -47,7 +47,7 @@ FIGURE = Figure(
     spread="mean and range",
     draw=lambda table, axes: draw(table, axes, list(LINES)),
     beside=lambda table, axes: draw(table, axes, [OTHER_START]),
-    arms=(*arms.CONSTANT, *arms.BATCH_NORM, *arms.EVERY),
+    arms=(*arms.CONSTANT, *arms.BATCH_NORM, *arms.EVERY, *arms.TRIPLET),
 )
 
 

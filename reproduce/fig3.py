@@ -13,11 +13,11 @@ if __package__ in (None, ""):
 
 from three_factors.reproduce.engine import Evidence, Figure, claims, main
 from three_factors.reproduce.experiments import arms
-from three_factors.reproduce.experiments.valleys import SCALED, draw
+from three_factors.reproduce.experiments.valleys import EQUAL_NOISE, SCALED, draw
 
 
 def check(table: Evidence) -> list[claims.Claim]:
-    return [claim for line in SCALED.lines for claim in SCALED.alike(table, line, paper="similar, by eye")]
+    return [claim for line in EQUAL_NOISE for claim in SCALED.alike(table, line, paper="similar, by eye")]
 
 
 FIGURE = Figure(
@@ -29,8 +29,8 @@ FIGURE = Figure(
     experiment=SCALED,
     check=check,
     spread="mean and range",
-    draw=lambda table, axes: draw(table, axes, list(SCALED.lines)),
-    arms=(*arms.BATCH_NORM, *arms.EVERY),
+    draw=lambda table, axes: draw(table, axes, list(EQUAL_NOISE)),
+    arms=(*arms.BATCH_NORM, *arms.EVERY, *arms.TRIPLET),
 )
 
 

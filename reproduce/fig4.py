@@ -117,7 +117,7 @@ FIGURE = Figure(
     experiment=cycles.CYCLES,
     check=check,
     draw=draw,
-    arms=(*arms.BATCH_NORM, *arms.EVERY),
+    arms=(*arms.BATCH_NORM, *arms.EVERY, *arms.TRIPLET),
 )
 
 

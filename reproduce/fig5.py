@@ -88,7 +88,7 @@ FIGURE = Figure(
     check=check,
     draw=draw,
     spread="a point a run",
-    arms=(*arms.CONSTANT, *arms.EVERY),
+    arms=(*arms.CONSTANT, *arms.EVERY, arms.MEMORISED_ALL),
 )
 
 

@@ -18,11 +18,13 @@ import numpy as np
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
 from three_factors.reproduce.experiments import arms
-from three_factors.reproduce.experiments.breaking_point import DATA_SIZES, END_STABILITY, draw_panel
+from three_factors.reproduce.experiments.breaking_point import DATA_SIZES, END_STABILITY, EQUAL_TIME, draw_panel
+
+PANELS = ("a", "b", "c", "d")
 
 
 def check(table: Evidence) -> list[claims.Claim]:
-    a, b, c, d = (DATA_SIZES.stars(table, panel) for panel in DATA_SIZES.panels)
+    a, b, c, d = (DATA_SIZES.stars(table, panel) for panel in PANELS)
     rises = claims.Statement(
         "rises", "the breaking point rises with the training set, (a) to (c)", "b*", paper="larger with N"
     )
@@ -56,15 +58,20 @@ def check(table: Evidence) -> list[claims.Claim]:
 
 
 def draw(table: Table, axes: Any) -> None:
-    for panel, (key, of) in zip(axes(2, 2, sharey=True), DATA_SIZES.panels.items()):
+    for panel, key in zip(axes(2, 2, sharey=True), PANELS):
         draw_panel(panel, table, table.select(panel=key))
-        panel.set(title=of.name)
+        panel.set(title=DATA_SIZES.panels[key].name)
         plots.legend_below(panel, columns=3)
 
 
 def draw_beside(table: Table, axes: Any) -> None:
-    """Draws eta·lambda_max at the end against b, a line a seed, and b* of every seed."""
-    (panel,) = axes(1, 1)
+    """Draws eta·lambda_max at the end against b, a line a seed, and b* of every seed; then panels at equal t_eta."""
+    longer = [key for key in EQUAL_TIME.values() if table.select(panel=key)]
+    panel, *others = axes(1, 1 + len(longer))
+    for other, key in zip(others, longer):
+        draw_panel(other, table, table.select(panel=key))
+        other.set(title=DATA_SIZES.panels[key].name)
+        plots.legend_below(other, columns=3)
     measured = DATA_SIZES.stability
     assert measured is not None
     labels = sorted(table.select(panel=measured), key=lambda label: table.factors[label]["b"])

@@ -77,7 +77,7 @@ FIGURE = Figure(
     check=check,
     draw=draw,
     beside=draw_tuning,
-    arms=(*arms.BATCH_NORM, *arms.EVERY),
+    arms=(*arms.BATCH_NORM, *arms.EVERY, *arms.TRIPLET),
 )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from three_factors.reproduce.engine.experiment import PAPERS, Arm, Experiment
+from three_factors.reproduce.engine.experiment import PAPERS, Arm, Experiment, Reduction
 from three_factors.reproduce.engine.options import EPOCHS, InputError, Options, Scale
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from three_factors.reproduce.engine.judge.chains import Chains
     from three_factors.reproduce.engine.judge.claims import Claim
     from three_factors.reproduce.engine.judge.table import Evidence, Table
+    from three_factors.reproduce.engine.regime import Regime
     from three_factors.reproduce.theory.simulate import Simulation
 
 BESIDE = "controls"  # how the name of a figure's second picture ends
@@ -74,9 +75,8 @@ class Definition:
         """The flags of its command line, besides those that all scripts have."""
         raise NotImplementedError
 
-    @property
-    def reductions(self) -> Sequence[tuple[str, str, str]]:
-        """(the paper's, at quick scale, why), a line each."""
+    def reductions(self, scale: Scale) -> Sequence[Reduction]:
+        """Returns (the paper's, at a scale, why), a line each."""
         return ()
 
     @property
@@ -109,9 +109,8 @@ class Figure(Definition):
     def flags(self) -> tuple[str, ...]:
         return ("arm", "data", "data_dir", "devices", "num_nodes", "slurm", "partition", "time", "gpus", "detach")
 
-    @property
-    def reductions(self) -> Sequence[tuple[str, str, str]]:
-        return self.experiment.reductions
+    def reductions(self, scale: Scale) -> Sequence[Reduction]:
+        return self.experiment.reductions.get(scale, ())
 
     @property
     def imagined(self) -> Callable[[Scale, int, np.random.Generator], Evidence] | None:
@@ -162,6 +161,7 @@ class Context:
         seeds: how many there are of each setting.
         hardware: in words.
         arm: what is changed in all runs.
+        regime: how far its runs are from the paper's; None for simulations.
     """
 
     definition: Definition
@@ -170,6 +170,14 @@ class Context:
     seeds: int
     hardware: str
     arm: Arm = PAPERS
+    regime: Regime | None = None
+
+    @property
+    def papers_words(self) -> bool:
+        """Whether verdicts have the paper scale's words: elsewhere only where t_eta is within a factor of 3."""
+        if self.regime is None or self.options.scale == "paper":
+            return True
+        return self.options.scale == "gpu" and 1 / 3 <= self.regime.time <= 3
 
     @property
     def check(self) -> Callable[[Any], list[Claim]]:

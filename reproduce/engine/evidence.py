@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from three_factors.reproduce.engine.contract.archive import four_digits
 from three_factors.reproduce.engine.contract.folder import PathFolder, Results, RunFolder, Say, SimulationFolder
-from three_factors.reproduce.engine.contract.spec import Item
+from three_factors.reproduce.engine.contract.spec import Item, RunSpec
+from three_factors.reproduce.engine.contract.steps import BATCH_SIZE, LR, OF_PLAN, first_lr, planned
 from three_factors.reproduce.engine.judge.chains import Chains
-from three_factors.reproduce.engine.judge.table import EIGENVALUE, NOISE, STABILITY, STEP_VARIANCE, Table
+from three_factors.reproduce.engine.judge.table import EIGENVALUE, NOISE, STABILITY, Table
 
 if TYPE_CHECKING:
     from three_factors.datamodules.prepared import Prepared
@@ -23,11 +26,12 @@ if TYPE_CHECKING:
 def table_of(experiment: Experiment, items: Sequence[Item], results: Results, say: Say) -> Table:
     """Returns the table of the runs and lines that are done."""
     rows: list[dict[str, Any]] = []
-    curves, steps, profiles = {}, {}, {}
+    curves, of_steps, profiles = {}, {}, {}
     for item in items:
-        folder, result, place = results.folder(item.spec), results.finished(item, say), (item.label, item.seed)
+        result, place = results.finished(item, say), (item.label, item.seed)
         if result is None:
             continue
+        folder = results.place(item)
         row = {"label": item.label, "seed": item.seed, "status": result["status"], **item.factors}
         row |= {k: v for k, v in result["final"].items() if v is not None}
         if isinstance(folder, PathFolder):
@@ -35,20 +39,21 @@ def table_of(experiment: Experiment, items: Sequence[Item], results: Results, sa
             profiles[place] = result["profiles"]
             continue
         assert isinstance(folder, RunFolder)
+        assert isinstance(item.spec, RunSpec)
         epochs, reached = folder.rows(), folder.milestones(item.measurements, result)
-        row |= reached | _stability_at(reached, epochs)
+        row |= reached | _stability_at(reached, epochs, item.spec)
         rows.append(row | {"seconds": result["provenance"]["seconds"], "key": item.spec.key})
         if result["status"] == "ok":
-            plain = [{k: v for k, v in epoch.items() if k != "steps"} | _of_steps(epoch["steps"]) for epoch in epochs]
-            curves[place] = pd.DataFrame(plain).set_index("epoch")
-            rows[-1] |= experiment.derive(curves[place])
-            each = [pd.DataFrame(epoch["steps"]).assign(epoch=epoch["epoch"]) for epoch in epochs]
-            steps[place] = pd.concat(each, ignore_index=True)
+            frame = pd.DataFrame(epochs).set_index("epoch").apply(_shortened)
+            frame[NOISE] = frame.pop(LR) / frame.pop(BATCH_SIZE)
+            curves[place] = frame
+            rows[-1] |= experiment.derive(frame)
+            of_steps[place] = partial(_steps, item.spec, folder, len(epochs), result)
     order = list(dict.fromkeys(item.label for item in items))
     frame = pd.DataFrame(rows, columns=None if rows else ["label", "seed", "status"])
     frame = frame.sort_values(["label", "seed"], key=lambda c: c.map(order.index) if c.name == "label" else c)
     factors = {item.label: item.factors for item in items}
-    return Table(frame.reset_index(drop=True), curves, steps, profiles, factors)
+    return Table(frame.reset_index(drop=True), curves, _Lazy(of_steps), profiles, factors)
 
 
 def chains_of(specs: dict[str, Simulation], items: Sequence[Item], results: Results, source: Prepared | None) -> Chains:
@@ -61,27 +66,45 @@ def chains_of(specs: dict[str, Simulation], items: Sequence[Item], results: Resu
     return Chains(specs, {label: np.concatenate(found, axis=1) for label, found in parts.items() if found}, source)
 
 
-def _of_steps(steps: dict[str, list[Any]]) -> dict[str, float]:
-    return {STEP_VARIANCE: _variance(steps["loss"]), NOISE: steps["lr"][-1] / steps["batch_size"][-1]}
+def _shortened(column: pd.Series) -> pd.Series:
+    """Rounds measured curves to the digits that the archive has, so that both give the same evidence."""
+    return column if column.name in OF_PLAN else pd.Series(four_digits(column.to_numpy(dtype=float)), column.index)
 
 
-def _stability_at(reached: dict[str, float], epochs: list[dict[str, Any]]) -> dict[str, float]:
+class _Lazy(Mapping[tuple[str, int], pd.DataFrame]):
+    """Makes a value when it is first asked for: a paper-scale run has a million steps."""
+
+    def __init__(self, make: Mapping[tuple[str, int], Callable[[], pd.DataFrame]]) -> None:
+        self._make, self._made = make, dict[tuple[str, int], pd.DataFrame]()
+
+    def __getitem__(self, key: tuple[str, int]) -> pd.DataFrame:
+        if key not in self._made:
+            self._made[key] = self._make[key]()
+        return self._made[key]
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        return iter(self._make)
+
+    def __len__(self) -> int:
+        return len(self._make)
+
+
+def _steps(spec: RunSpec, folder: RunFolder, epochs: int, result: dict[str, Any]) -> pd.DataFrame:
+    """Returns a row a step: epoch, loss (NaN if it was not kept), eta, S."""
+    where = result["provenance"]
+    steps = planned(spec, epochs, where.get("devices", 1) * where.get("num_nodes", 1))
+    losses = folder.step_losses()
+    frame = pd.DataFrame({"epoch": steps.epoch, "lr": steps.lr, "batch_size": steps.batch_size})
+    return frame.assign(loss=math.nan if losses is None else losses.astype(float))
+
+
+def _stability_at(reached: dict[str, float], epochs: list[dict[str, Any]], spec: RunSpec) -> dict[str, float]:
     """Returns eta·lambda_max at the milestones where lambda_max was measured, with eta of the last step before."""
     found = {}
     for name, top in reached.items():
         milestone = name.removesuffix(f" {EIGENVALUE}")
         if milestone != name:
             epoch = round(reached[f"{milestone} epoch"])
-            lr = epochs[epoch - 1]["steps"]["lr"][-1] if epoch else epochs[0]["steps"]["lr"][0]
+            lr = epochs[epoch - 1][LR] if epoch else first_lr(spec)
             found[f"{milestone} {STABILITY}"] = lr * top
     return found
-
-
-def _variance(losses: list[float]) -> float:
-    """Returns the variance of an epoch's step losses about a straight line; NaN for fewer than 4 steps."""
-    if len(losses) < 4:
-        return math.nan
-    at = np.arange(len(losses)) - (len(losses) - 1) / 2
-    left = np.asarray(losses) - np.mean(losses)
-    left = left - at * (at @ left) / (at @ at)
-    return float(left @ left) / (len(losses) - 2)

@@ -24,14 +24,23 @@ class Setting:
     """One setting of an experiment.
 
     Attributes:
-        spec: its run of seed 0; other seeds differ in `seed` alone.
+        spec: its run of seed 0; other seeds differ in `seed` and in the split of the data (`of_seed`).
         factors: what it is made of (eta, S, panel, ...): columns of the table, by which claims find their runs.
         measurements: what is measured of its runs after their training.
+        every_step: whether the loss of every step is kept, besides the epochs' means and variances.
+        other_start: whether weights and order are the next seed's; the split of the data stays this seed's.
     """
 
     spec: RunSpec
     factors: Factors = field(default_factory=dict)
     measurements: tuple[Measurement, ...] = ()
+    every_step: bool = False
+    other_start: bool = False
+
+    def of_seed(self, seed: int) -> RunSpec:
+        """Returns the run of a seed. The split of the data follows it: a small training set is a replicate too."""
+        data = replace(self.spec.data, split_seed=seed)
+        return replace(self.spec, seed=seed + self.other_start, data=data)
 
     def changed(self, **fields: Any) -> Setting:
         """Returns the setting with other fields of its spec."""
@@ -48,14 +57,12 @@ class Line:
     Attributes:
         id: its name in claims.
         start: the setting whose run is θ1.
-        end: that of θ2, of the same seed and so with the same initialisation.
-        apart: whether θ2 is of the next seed instead.
+        end: that of θ2.
     """
 
     id: str
     start: str
     end: str
-    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,18 +79,21 @@ class Tuning:
     choose: Callable[[Scale, Settings, Table | None], Settings]
 
 
+Reduction = tuple[str, str, str]  # the paper's, what is run instead, why
+
+
 class Experiment:
     """Describes what is run at which scale, and what was left out of the paper's; the base class of all experiments.
 
     Attributes:
         scales: everything that a scale changes; each has `seeds`, how many there are by default.
-        reductions: (the paper's, at quick scale, why), a line each.
+        reductions: of the scales that have less than the paper: (the paper's, there, why), a line each.
         lines: label -> a line between two runs, along which the loss is evaluated.
         tuning: None unless the runs only choose the final ones.
     """
 
     scales: Mapping[Scale, Any]
-    reductions: Sequence[tuple[str, str, str]] = ()
+    reductions: Mapping[Scale, Sequence[Reduction]] = MappingProxyType({})
     lines: Mapping[str, Line] = MappingProxyType({})
     tuning: Tuning | None = None
 
@@ -114,6 +124,7 @@ class Arm:
         change: the changed settings; None for the paper's own.
         check: replaces the figure's own claims.
         draw: replaces its own panels.
+        tell: says in a line what it can show, of the settings before the change.
     """
 
     name: str
@@ -121,6 +132,7 @@ class Arm:
     change: Callable[[Settings], Settings] | None
     check: Callable[[Any], list[Claim]] | None = None
     draw: Callable[[Any, Any], None] | None = None
+    tell: Callable[[Settings], str] | None = None
 
 
 PAPERS = Arm(EPOCHS, "equal epochs, as the paper", None)

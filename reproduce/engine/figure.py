@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from three_factors.reproduce.engine.definition import Context, Definition, Figure
 from three_factors.reproduce.engine.launch import interrupts
 from three_factors.reproduce.engine.launch.ending import end_with
-from three_factors.reproduce.engine.options import EPOCHS, OF_ALL, Options, parse
+from three_factors.reproduce.engine.options import EPOCHS, KEPT, OF_ALL, InputError, Options, parse
 
 if TYPE_CHECKING:
     from three_factors.reproduce.engine.contract.job import Job
@@ -41,6 +41,7 @@ class _Session:
 
     def __init__(self, definition: Definition, options: Options, started: float) -> None:
         from three_factors.reproduce.engine.console import say
+        from three_factors.reproduce.engine.contract import archive as archived
         from three_factors.reproduce.engine.contract.folder import Results
         from three_factors.reproduce.engine.launch.server import Server
         from three_factors.reproduce.engine.planning import plan_of
@@ -52,10 +53,13 @@ class _Session:
         arm = definition.arm(options.arm)  # refused before anything is read
         mirror.check(options.wandb)
         self.jobs, self.at_once, self.here, self.hardware = _slots(options, trains=isinstance(definition, Figure))
-        self.server, self.results = Server(), Results(options.out)
-        self.source = resolve(definition, options, self.server, say)
+        archive = archived.Archive() if options.archive or options.scale in KEPT else None
+        self.server, self.results = Server(), Results(options.out, archive)
+        self.source = resolve(definition, options, self.server, say, archive)
         self.plan: Plan = plan_of(definition, options, self.source, arm)
-        self.context = Context(definition, options, self.source, self.plan.seeds, self.hardware.describe(), arm)
+        self.context = Context(
+            definition, options, self.source, self.plan.seeds, self.hardware.describe(), arm, self.plan.regime()
+        )
         self.prospects = Prospects(self.server, self.results, self.here, self.at_once, self.job)
 
     def run(self) -> int:
@@ -95,12 +99,14 @@ class _Session:
         self.say(f"device: {self.hardware.describe()}; {slots}{crowded}")
         if arm.name != EPOCHS:
             self.say(f"arm: {arm.name} ({arm.words})")
+        if self.plan.told:
+            self.say(self.plan.told)
 
     def _say_paper(self, done: Sequence[Item]) -> None:
-        from three_factors.reproduce.engine.prospects import paper_command
+        from three_factors.reproduce.engine.prospects import larger_scales
 
         if self.options.scale != "paper":
-            paper_command(self.definition.file, self.options.arm, self.plan, self.prospects, done, self.say)
+            larger_scales(self.definition.file, self.options.arm, self.plan, self.prospects, done, self.say)
 
     def _make(self, stage: Stage, mirror: Any) -> bool:
         """Does what is missing of a stage, mirrors the rest. Returns whether there was anything to do.
@@ -111,6 +117,11 @@ class _Session:
         from three_factors.reproduce.engine.watch.display import Display
 
         todo = [] if self.options.plot_only else self.results.missing(stage.items, self.say)
+        if todo and self.source is not None and not self.source.folder:
+            raise InputError(
+                f"--data-dir: {len(todo)} {self.plan.noun} are not in the archive, and need the images of "
+                f"{self.source.name}, which are not to be had"
+            )
         if todo:
             if stage.words:
                 self.say(f"{stage.words}: {len(todo)}")
@@ -123,7 +134,7 @@ class _Session:
             self.results.forget()  # a line may have found that a run's weights are lost
         for item in stage.items if stage.mirrored else ():
             result = self.results.finished(item, self.say)
-            if result is not None:  # W&B may not have seen it, or only offline
+            if result is not None and "archive" not in result:  # W&B may not have seen it, or only offline
                 mirror.copy(item, self.results.folder(item.spec), result)
         return bool(todo)
 

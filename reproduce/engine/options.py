@@ -13,8 +13,9 @@ from typing import Any, Literal, NoReturn, get_args, get_type_hints
 
 from three_factors.reproduce.engine import surroundings
 
-Scale = Literal["smoke", "quick", "paper"]
-SCALES: tuple[Scale, ...] = ("smoke", "quick", "paper")
+Scale = Literal["smoke", "quick", "gpu", "paper"]
+SCALES: tuple[Scale, ...] = ("smoke", "quick", "gpu", "paper")
+KEPT: tuple[Scale, ...] = ("gpu", "paper")  # scales whose runs are taken from the archive, where it has them
 EPOCHS = "epochs"  # the arm that keeps the paper's own protocol
 WANDB_MODES = ("offline", "online", "disabled")
 
@@ -33,7 +34,10 @@ DATA = (
     "cifar10, mnist, fashionmnist, digits, digits28, or a folder NAME/{train,test}/<class>/* in --data-dir; default: "
     "the figure's own, or the embedded digits, said loudly, if it is nowhere to be had"
 )
-SIZES = "smoke (seconds), quick (minutes on two CPU cores, the default) or paper (the paper's own numbers)"
+SIZES = (
+    "smoke (seconds), quick (minutes on two CPU cores, the default), gpu (minutes on one large GPU: the paper's own "
+    "network, data, eta and S, fewer epochs and seeds) or paper (the paper's own numbers)"
+)
 MIRROR = "W&B mirror: offline, online or disabled (default: what WANDB_MODE says, else offline)"
 LIMIT = "with --slurm: minutes an array task may take; a run that needs more goes on in another (default: 240)"
 
@@ -42,7 +46,7 @@ LIMIT = "with --slurm: minutes an array task may take; a run that needs more goe
 class Options:
     """Holds what a script is asked to do. Every field is a flag of the same name; not every script has all of them."""
 
-    scale: Scale = flag("quick", SIZES, "smoke|quick|paper")
+    scale: Scale = flag("quick", SIZES, "smoke|quick|gpu|paper")
     arm: str = flag(EPOCHS, "what is changed in all runs: {arms} (default: epochs, the paper's own protocol)", "NAME")
     data: str | None = flag(None, DATA, "NAME")
     data_dir: Path = flag(Path("data"), "where data sets are looked for and downloaded to (default: data)", "DIR")
@@ -57,6 +61,7 @@ class Options:
     detach: bool = flag(False, "with --slurm: submit and return; the same command collects later")
     jobs: int | None = flag(None, "runs at a time (default: one a GPU, or one a CPU core)")
     wandb: str = flag("offline", MIRROR, "offline|online|disabled")
+    archive: bool = flag(False, "at smoke and quick scale too take from the archive what it has")
     plot_only: bool = flag(False, "draw and judge what is there; train nothing")
     dry_run: bool = flag(False, "print runs, steps and expected hours; train nothing")
 
@@ -86,7 +91,7 @@ class Options:
             raise InputError(f"--num-nodes: {self.num_nodes} nodes need --slurm, or an allocation of SLURM around them")
 
 
-OF_ALL = ("scale", "out", "seeds", "jobs", "wandb", "plot_only", "dry_run")  # flags that every script has
+OF_ALL = ("scale", "out", "seeds", "jobs", "wandb", "archive", "plot_only", "dry_run")  # flags that every script has
 
 
 class _Parser(argparse.ArgumentParser):
@@ -100,6 +105,7 @@ def parse(
     kind: type[Any] = Options,
     flags: Iterable[str] | None = None,
     arms: Iterable[str] = (),
+    positional: str = "",
 ) -> Any:
     """Returns the options of a command line; ends the process with one line and status 2 on bad input.
 
@@ -109,6 +115,7 @@ def parse(
         kind: the class of the options; each of its fields is a flag.
         flags: those of its fields that there are here; the others have their defaults.
         arms: the names that `--arm` takes besides `epochs`.
+        positional: the field that is given without a flag, if there is one.
     """
     surroundings.spell_out()
     parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
@@ -121,6 +128,9 @@ def parse(
             words = words.format(arms=", ".join((EPOCHS, *arms)))
         if hints[each.name] is bool:
             parser.add_argument(name, action="store_true", help=words)
+            continue
+        if each.name == positional:
+            parser.add_argument(each.name, metavar=each.metadata["metavar"], help=words)
             continue
         convert = next((kind for kind in (int, Path) if kind in (hints[each.name], *get_args(hints[each.name]))), str)
         default = None if each.name == "wandb" else each.default

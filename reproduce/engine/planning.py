@@ -11,7 +11,8 @@ from three_factors.datamodules.schedules import as_schedule
 from three_factors.reproduce.engine.contract.spec import Item, PathSpec, RunSpec
 from three_factors.reproduce.engine.definition import Definition, Figure, Theory
 from three_factors.reproduce.engine.experiment import Arm, Setting, Settings
-from three_factors.reproduce.engine.options import InputError, Options
+from three_factors.reproduce.engine.options import InputError, Options, Scale
+from three_factors.reproduce.engine.regime import Regime, regime
 from three_factors.reproduce.theory.simulate import Simulation
 
 if TYPE_CHECKING:
@@ -44,14 +45,18 @@ class Plan(ABC):
     """Describes what a call does, at a scale, on a data set, in an arm, with so many seeds.
 
     Attributes:
+        scale: at which it is done.
         seeds: how many there are of each setting.
         noun: what is done, in words.
         verb: likewise.
+        told: what its arm says of itself, once the runs are known.
     """
 
     noun: ClassVar[str]
     verb: ClassVar[str]
+    scale: Scale
     seeds: int
+    told: str = ""
 
     @abstractmethod
     def foreseen(self) -> list[Stage]:
@@ -66,8 +71,12 @@ class Plan(ABC):
         """Returns what the finished items came to; without labels if that is nothing to draw."""
 
     @abstractmethod
-    def paper(self) -> Plan:
-        """Returns the plan of the same call at paper scale, on one device."""
+    def at(self, scale: Scale) -> Plan:
+        """Returns the plan of the same call at another scale, on one device."""
+
+    @abstractmethod
+    def regime(self) -> Regime | None:
+        """Returns how far the runs are from the paper's; None for simulations."""
 
 
 class FigurePlan(Plan):
@@ -77,8 +86,8 @@ class FigurePlan(Plan):
 
     def __init__(self, figure: Figure, options: Options, source: Prepared, arm: Arm) -> None:
         self.figure, self.options, self.source, self.arm = figure, options, source, arm
-        self.experiment = figure.experiment
-        self.seeds = options.seeds or self.experiment.scales[options.scale].seeds
+        self.experiment, self.told = figure.experiment, ""
+        self.scale, self.seeds = options.scale, options.seeds or self.experiment.scales[options.scale].seeds
 
     def foreseen(self) -> list[Stage]:
         runs = self.runs()
@@ -103,6 +112,7 @@ class FigurePlan(Plan):
         """Returns all that is known before anything has run: of a tuned figure, the tuning."""
         try:
             settings: Settings = self.experiment.runs(self.options.scale, self.source)
+            self.told = "" if self.arm.tell is None else self.arm.tell(settings)
             if self.arm.change is not None:
                 settings = self.arm.change(settings)
             for setting in settings.values():
@@ -123,21 +133,29 @@ class FigurePlan(Plan):
         return self._seedwise(tuning.choose(self.options.scale, settings, table), range(self.seeds))
 
     def lines(self, runs: list[Item]) -> list[Item]:
-        """Returns the lines between runs: of a seed, and from a seed to the next one (from the last to the first)."""
+        """Returns the lines between runs of one seed."""
         specs: dict[tuple[str, int], Any] = {(item.label, item.seed): item.spec for item in runs}
         found = []
         for seed in range(self.seeds):
             for label, line in self.experiment.lines.items():
-                other = (seed + 1) % self.seeds if line.apart else seed
-                start, end = specs.get((line.start, seed)), specs.get((line.end, other))
-                if start and end and (self.seeds > 1 or not line.apart):
+                start, end = specs.get((line.start, seed)), specs.get((line.end, seed))
+                if start and end:
                     found.append(Item(label, seed, self.experiment.path(self.options.scale, start, end)))
         return found
 
-    def paper(self) -> FigurePlan:
+    def regime(self) -> Regime:
+        ours, papers = ({item.label: item.spec for item in plan._of_claims()} for plan in (self, self.at("paper")))
+        return regime(ours, papers)  # type: ignore[arg-type]
+
+    def _of_claims(self) -> list[Item]:
+        """Returns the runs that claims are about: of a tuned figure the final ones."""
+        first, final, _ = self.foreseen()
+        return final.items or first.items
+
+    def at(self, scale: Scale) -> FigurePlan:
         name = self.source.name if self.figure.is_own(self.source.name) else self.figure.data[0]
         own = replace(self.source, name=name, train=10**9, test=10**9)  # only its shape is asked for
-        options = replace(self.options, scale="paper", seeds=None, devices=1, num_nodes=1)
+        options = replace(self.options, scale=scale, seeds=None, devices=1, num_nodes=1)
         return FigurePlan(self.figure, options, own, self.arm)
 
     @staticmethod
@@ -145,7 +163,14 @@ class FigurePlan(Plan):
         """Orders runs seed by seed, so that an interrupted figure has whole seeds; the longest first within one."""
         longest_first = sorted(settings.items(), key=lambda item: -_cost(item[1].spec))
         return [
-            Item(label, seed, replace(setting.spec, seed=seed), setting.measurements, setting.factors)
+            Item(
+                label,
+                seed,
+                setting.of_seed(seed),
+                setting.measurements,
+                setting.factors,
+                setting.every_step,
+            )
             for seed in seeds
             for label, setting in longest_first
         ]
@@ -172,7 +197,8 @@ class TheoryPlan(Plan):
 
     def __init__(self, theory: Theory, options: Options, source: Prepared | None) -> None:
         self.theory, self.options, self.source = theory, options, source
-        self.seeds = options.seeds or theory.seeds[options.scale]
+        self.scale = "quick" if options.scale == "gpu" else options.scale  # a GPU has no part in simulations
+        self.seeds = options.seeds or theory.seeds[self.scale]
         self.specs = self._specs()
 
     def foreseen(self) -> list[Stage]:
@@ -188,8 +214,11 @@ class TheoryPlan(Plan):
         whole = not results.missing(items, say)
         return chains_of(self.specs, items if whole else [], results, self.source)
 
-    def paper(self) -> TheoryPlan:
-        return TheoryPlan(self.theory, replace(self.options, scale="paper", seeds=None), self.source)
+    def at(self, scale: Scale) -> TheoryPlan:
+        return TheoryPlan(self.theory, replace(self.options, scale=scale, seeds=None), self.source)
+
+    def regime(self) -> None:
+        return None
 
     def _items(self) -> list[Item]:
         longest_first = sorted(self.specs.items(), key=lambda item: -values_of(item[1]))
@@ -199,9 +228,9 @@ class TheoryPlan(Plan):
 
     def _specs(self) -> dict[str, Simulation]:
         if self.source is None:
-            return self.theory.simulations(self.options.scale)
+            return self.theory.simulations(self.scale)
         try:
-            return self.theory.simulations(self.options.scale, self.source)
+            return self.theory.simulations(self.scale, self.source)
         except ValueError as error:  # too few images, or none of these classes
             raise InputError(f"--data: {self.source.name!r} does not do: {error}") from error
 

@@ -22,8 +22,8 @@ from three_factors.reproduce.engine.contract.spec import Item, PathSpec, RunSpec
 from three_factors.reproduce.engine.launch.devices import Hardware
 from three_factors.reproduce.engine.launch.forecast import Forecast, steps_of, wall_time
 from three_factors.reproduce.engine.launch.server import Server
-from three_factors.reproduce.engine.options import EPOCHS
-from three_factors.reproduce.engine.planning import Plan, Stage, values_of
+from three_factors.reproduce.engine.options import EPOCHS, Scale
+from three_factors.reproduce.engine.planning import FigurePlan, Plan, Stage, values_of
 from three_factors.reproduce.theory.simulate import Simulation
 
 if TYPE_CHECKING:
@@ -98,7 +98,8 @@ def announce(plan: Plan, prospects: Prospects, say: Callable[..., None], *, dry_
     todo = results.missing(everything, say)
     counted = f"{_counted(first.items)} to tune, then {_counted(final.items)}" if final.items else _counted(first.items)
     cached, begun = len(everything) - len(todo), sum(bool(results.folder(i.spec).resumable_files()) for i in todo)
-    where = results.folder(everything[0].spec).path.parent
+    where = str(results.folder(everything[0].spec).path.parent)
+    where += f" and the archive ({results.archived})" if results.archived else ""
     what = "missing" if plot_only else f"to {plan.verb}"
     say(
         f"{plan.noun}: {len(everything)} = {counted}; {cached} cached in {where}, {len(todo)} {what}"
@@ -147,15 +148,30 @@ def _expect(
     say(f"expected time: {duration(START_UP + seconds + between)}{words}")
 
 
-def paper_command(
+def larger_scales(
     script: Path, arm: str, plan: Plan, prospects: Prospects, done: Sequence[Item], say: Callable[..., None]
 ) -> None:
-    """Says the paper-scale command, and its hours on this machine."""
-    stages = plan.paper().foreseen()
+    """Says the commands of larger scales and their time on this machine: of scale gpu where there is a large GPU."""
+    scale = plan.scale
+    if scale in ("smoke", "quick") and prospects.here.large and isinstance(plan, FigurePlan):
+        _command(script, arm, plan, "gpu", prospects, done, say)
+    _command(script, arm, plan, "paper", prospects, done, say)
+
+
+def _command(
+    script: Path,
+    arm: str,
+    plan: Plan,
+    scale: Scale,
+    prospects: Prospects,
+    done: Sequence[Item],
+    say: Callable[..., None],
+) -> None:
+    stages = plan.at(scale).foreseen()
     items = [item for stage in stages if not stage.alone for item in stage.items]
-    flags = "--scale paper" + (f" --arm {arm}" if arm != EPOCHS else "")
+    flags = f"--scale {scale}" + (f" --arm {arm}" if arm != EPOCHS else "")
     shown = script.relative_to(CHECKOUT) if script.is_relative_to(CHECKOUT) else script.name
-    command = f"paper scale: python {shown} {flags}    {len(items)} {plan.noun}"
+    command = f"{scale} scale: python {shown} {flags}    {len(items)} {plan.noun}"
     try:
         if isinstance(items[0].spec, Simulation):
             total = prospects.simulation_seconds(items, done, say)

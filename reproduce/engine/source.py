@@ -10,14 +10,19 @@ from three_factors.reproduce.engine.options import Options
 
 if TYPE_CHECKING:
     from three_factors.datamodules.prepared import Prepared
+    from three_factors.reproduce.engine.contract.archive import Archive
     from three_factors.reproduce.engine.definition import Definition
     from three_factors.reproduce.engine.launch.server import Server
 
 TOLD = ("name", "fingerprint", "train", "test", "channels", "size", "classes")
 
 
-def resolve(definition: Definition, options: Options, server: Server, say: Callable[..., None]) -> Prepared | None:
+def resolve(
+    definition: Definition, options: Options, server: Server, say: Callable[..., None], archive: Archive | None = None
+) -> Prepared | None:
     """Returns the prepared data set, None for a definition without data; says which it is.
+
+    Where it is not to be had, but runs on it are in the archive, it is a description without images.
 
     Raises DataError if a data set that was named is not to be had, or the one that is there is damaged.
     """
@@ -44,6 +49,9 @@ def resolve(definition: Definition, options: Options, server: Server, say: Calla
     except DamagedData:
         raise  # data that are there but broken are not a case for a substitute
     except DataError as error:
+        if archive is not None and (kept := archive.sources([options.data or own[0]])):
+            say(f"data: {kept[0].name} as in the archive, without images ({error})")
+            return kept[0]
         if options.data is not None:
             raise
         why = str(error)

@@ -12,18 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from three_factors.datamodules.schedules import Constant, NoiseSchedule, as_schedule
+from three_factors.datamodules.schedules import Chain, Constant, NoiseSchedule, Polynomial, as_schedule
 from three_factors.reproduce.engine import claims, plots, seedwise
 from three_factors.reproduce.engine.contract.noise import HalfBatchNoise
 from three_factors.reproduce.engine.contract.spec import RunSpec
 from three_factors.reproduce.engine.experiment import Arm, Setting, Settings
 from three_factors.reproduce.engine.judge.table import Evidence, Table
 from three_factors.reproduce.engine.options import InputError
+from three_factors.reproduce.engine.regime import t_eta
 from three_factors.reproduce.experiments.metrics import END_NORM, VALID
 
 CAP = 5.0  # a run gets at most this many times its figure's epochs, and at least one CAP-th
 STOP = 0.1  # training loss at which the arm `loss` ends a run
 WEIGHT_DECAY = 5e-4
+MEMORISED = 0.999  # accuracy on the noisy training set at which the arm `memorised` ends a run
+QUENCH = 0.15  # t_eta of a quench, over that of the run before it
 LEVELS = (1, 2, 4)  # l of SVAG
 SMALLEST_GHOST = 8  # examples: batch norm over fewer is mostly noise
 
@@ -58,6 +61,40 @@ def at_equal_time(settings: Settings) -> Settings:
 def at_equal_loss(settings: Settings) -> Settings:
     """Stops runs at the same training loss, or after 5 times the epochs."""
     return {k: s.changed(epochs=round(CAP) * s.spec.epochs, stop_at_loss=STOP) for k, s in settings.items()}
+
+
+def at_memorisation(settings: Settings) -> Settings:
+    """Stops runs where all but a thousandth of the training labels are fitted, or after 5 times the epochs."""
+    return {k: s.changed(epochs=round(CAP) * s.spec.epochs, stop_at_accuracy=MEMORISED) for k, s in settings.items()}
+
+
+def quenched(settings: Settings) -> Settings:
+    """Goes on for 15 % more t_eta, with eta that falls linearly to 0 and S and momentum as they stand.
+
+    What is said of minima is said of the quenched weights too: at constant eta the iterate sits n tr(C)/4 above its
+    minimum. Of a schedule both stand as in its last low-noise phase, where a cycle ends.
+    """
+    return {label: setting.changed(**_quench(setting.spec)) for label, setting in settings.items()}
+
+
+def _quench(spec: RunSpec) -> dict[str, Any]:
+    before = spec.epochs - 1e-9
+    step = spec.schedule.setting(before, round(as_schedule(spec.schedule.batch_size)(before)))
+    # Half of eta, on average, over the epochs of the quench.
+    wanted = 2 * QUENCH * t_eta(spec) * step.batch_size / (step.lr * spec.data.train)
+    longer = max(1, round(wanted / spec.evaluate_every)) * spec.evaluate_every
+    lr = Chain((as_schedule(spec.schedule.lr), Polynomial(step.lr, 0.0, longer)), (spec.epochs,))
+    size: Any = as_schedule(spec.schedule.batch_size)
+    if not isinstance(size, Constant):
+        size = Chain((size, Constant(step.batch_size)), (spec.epochs,))
+    changed: dict[str, Any] = {"schedule": NoiseSchedule(lr, size), "epochs": spec.epochs + longer}
+    return changed
+
+
+def _slowest(settings: Settings) -> str:
+    """Says what a quench of t_eta τ leaves: directions with less curvature than 3/τ keep over a third of the excess."""
+    h = max(3 / (QUENCH * t_eta(setting.spec)) for setting in settings.values())
+    return f"a quench takes the excess loss out of directions whose curvature is above 3/τ = {h:.2g}, not below it"
 
 
 def with_ghosts(settings: Settings) -> Settings:
@@ -181,6 +218,8 @@ def _column_means(values: np.ndarray) -> np.ndarray:
 
 TIME = Arm("time", "equal t_eta", at_equal_time)
 LOSS = Arm("loss", f"stopped at a training loss of {STOP:g}", at_equal_loss)
+MEMORISED_ALL = Arm("memorised", f"stopped at {100 * MEMORISED:g} % of the noisy training labels", at_memorisation)
+QUENCHED = Arm("quench", "quenched: 15 % more t_eta at eta that falls to 0", quenched, tell=_slowest)
 GHOST = Arm("ghost", "batch norm over groups of a fixed size", with_ghosts)
 NO_BN = Arm("no-bn", "without batch norm", without_batch_norm)
 L2 = Arm("l2", f"weight decay {WEIGHT_DECAY:g}", with_weight_decay)
@@ -190,3 +229,4 @@ SVAG = Arm("svag", "SVAG at l = 1, 2, 4", with_svag, same_at_every_level, draw_l
 CONSTANT = (TIME, LOSS)  # with eta and S that do not change
 BATCH_NORM = (GHOST, NO_BN)
 EVERY = (L2,)
+TRIPLET = (QUENCHED,)  # with runs of equal t_eta that differ in their noise

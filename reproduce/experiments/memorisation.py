@@ -142,8 +142,8 @@ class Cell:
 class Memorisation(Experiment):
     """An MLP over the grid of label noise, momentum, eta and S."""
 
-    scales = {"smoke": SMOKE, "quick": QUICK, "paper": PAPER}
-    reductions = REDUCTIONS
+    scales = {"smoke": SMOKE, "quick": QUICK, "gpu": PAPER, "paper": PAPER}
+    reductions = {"quick": REDUCTIONS}
 
     def _cells(self, scale: Scale) -> list[Cell]:
         s = self.scales[scale]

@@ -82,6 +82,7 @@ QUICK = Size(
     seeds=3,
     measured=100,
 )
+GPU = replace(PAPER, vgg=replace(PAPER.vgg, epochs=30), seeds=4)
 SMOKE = Size(
     mlp=replace(QUICK.mlp, train=400, validation=100, test=100, epochs=1),
     vgg=replace(QUICK.vgg, width=1 / 32, train=192, validation=100, test=100, epochs=1),
@@ -98,13 +99,14 @@ REDUCTIONS = [
     ("Hessian on 2 000 images", "100", "time"),
     ("10 000 test images", "2 000", "time"),
 ]
+GPU_REDUCTIONS = [("VGG: 300 epochs", "30 epochs", "time"), ("5 seeds", "4 seeds", "time")]
 
 
 class NoiseDial(Experiment):
     """SGD at S, at 4 S, and at 4 S with the missing noise given back in three shapes."""
 
-    scales = {"smoke": SMOKE, "quick": QUICK, "paper": PAPER}
-    reductions = REDUCTIONS
+    scales = {"smoke": SMOKE, "quick": QUICK, "gpu": GPU, "paper": PAPER}
+    reductions = {"quick": REDUCTIONS, "gpu": GPU_REDUCTIONS}
 
     def runs(self, scale: Scale, source: Prepared) -> dict[str, Setting]:
         """Returns the settings of the network that takes the images."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,14 @@ from three_factors.datamodules.schedules import NoiseSchedule, Steps
 from three_factors.reproduce.engine import claims, plots, seedwise
 from three_factors.reproduce.engine.contract.networks import Network, ResNet56Network, VGG11Network
 from three_factors.reproduce.engine.contract.spec import RISES, Keep, PathSpec, RunSpec
-from three_factors.reproduce.engine.experiment import Experiment, Line, Setting
+from three_factors.reproduce.engine.experiment import Experiment, Line, Reduction, Setting
 from three_factors.reproduce.engine.judge.table import Evidence, SyntheticTable, Table
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments.breaking_point import fitting
 from three_factors.reproduce.experiments.subset import image_size, subset
 
+APART = ", other initialisation"
+FURTHEST = 16.0  # |θ|: how far a random direction is followed
 KINDS = {  # a width's kind -> its name in ids, its words in claims
     "width": ("line", ""),
     "relative width": ("relative", ", in units of |θ|"),
@@ -32,12 +34,19 @@ def width(kind: str, end: str, rise: float, *, at_least: bool = False) -> str:
     return f"{kind}{' at least' if at_least else ''} {end} {rise:g}"
 
 
+def apart(name: str) -> str:
+    """Returns the label of a setting's run from another initialisation."""
+    return name + APART
+
+
 @dataclass(frozen=True)
 class Size:
     """Everything that a scale changes.
 
     Attributes:
         pairs: setting -> (eta, S).
+        stretched: setting -> how many times the epochs it takes, where that is not 1.
+        apart: the setting that is also trained from another initialisation.
         examples: on which lines are evaluated.
         points: of a line, in [-1, 2].
         directions: random ones from each end.
@@ -57,6 +66,8 @@ class Size:
     seeds: int
     evaluate_every: int = 1
     seed_sd: float = 0.3
+    stretched: Mapping[str, int] = field(default_factory=dict)
+    apart: str = ""
 
 
 class Valleys(Experiment):
@@ -71,7 +82,7 @@ class Valleys(Experiment):
         self,
         scales: dict[Scale, Size],
         lines: dict[str, Line],
-        reductions: list[tuple[str, str, str]],
+        reductions: Mapping[Scale, Sequence[Reduction]],
         *,
         decay: bool = False,
     ) -> None:
@@ -83,26 +94,36 @@ class Valleys(Experiment):
         data = subset(source, scale, train=s.train, validation=s.validation, test=s.test, augment=s.augment)
         network = fitting(s.network, source)
 
-        def run(lr: float, batch_size: int) -> Setting:
+        def run(name: str, lr: float, batch_size: int) -> Setting:
+            longer = s.stretched.get(name, 1)
+            epochs = longer * s.epochs
             eta: Any = lr
             if self.decay:
-                eta = Steps((lr, lr / 10, lr / 100), (s.epochs * 0.5, s.epochs * 0.75))
-            schedule, every = NoiseSchedule(eta, batch_size), s.evaluate_every
-            spec = RunSpec(network, data, schedule, s.epochs, seed=0, evaluate_every=every, keep=Keep())
+                eta = Steps((lr, lr / 10, lr / 100), (epochs * 0.5, epochs * 0.75))
+            schedule, every = NoiseSchedule(eta, batch_size), longer * s.evaluate_every
+            spec = RunSpec(network, data, schedule, epochs, seed=0, evaluate_every=every, keep=Keep())
             return Setting(spec, {"eta": lr, "S": batch_size})
 
-        return {name: run(*pair) for name, pair in s.pairs.items()}
+        found = {name: run(name, *pair) for name, pair in s.pairs.items()}
+        if s.apart:
+            found[apart(s.apart)] = replace(found[s.apart], other_start=True)
+        return found
 
     def path(self, scale: Scale, start: RunSpec, end: RunSpec) -> PathSpec:
         s = self.scales[scale]
         alphas = tuple(round(-1 + 3 * i / (s.points - 1), 9) for i in range(s.points))
-        return PathSpec(start, end, alphas, s.examples, min(500, s.examples), s.directions)
+        # Random directions give the headline: followed until the rise, and not along a filter, where the loss is flat.
+        size = min(500, s.examples)
+        return PathSpec(start, end, alphas, s.examples, size, s.directions, until=FURTHEST, tangential=True)
 
     def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> SyntheticTable:
         """Draws minima half as sharp at higher noise, alike at equal noise."""
         s, finals = self.scales[scale], {}
         for label, line in self.lines.items():
-            ratio = np.log(np.divide(*s.pairs[line.end]) / np.divide(*s.pairs[line.start]))
+            ends = [s.pairs.get(name.removesuffix(APART)) for name in (line.start, line.end)]
+            if None in ends:
+                continue
+            ratio = np.log(np.divide(*ends[1]) / np.divide(*ends[0]))
             gain = 0.35 * ratio if abs(ratio) > 0.5 else 0.0
             drawn: dict[str, np.ndarray] = {"loss θ1": np.exp(random.normal(-3, 0.1, seeds))}
             drawn["loss θ2"] = drawn["loss θ1"] * np.exp(random.normal(0, 0.1, seeds))
@@ -255,20 +276,31 @@ def _barriers(table: Table, label: str, seed: int | None) -> list[str]:
 
 
 BASE, LARGE, SMALL_ETA, CONTROL = "baseline", "large batch", "small eta", "small eta, equal eta/S"
+NOISE = "small eta, a quarter of the noise"  # of the control's eta, steps and t_eta
 LARGE_TO_BASE, SMALL_TO_BASE = "large batch to baseline", "small eta to baseline"
 LARGE_TO_SMALL, EXACT = "large batch to small eta", "equal eta/S"
-OTHER_START = "large batch to baseline, other initialisation"
+OTHER_START = LARGE_TO_BASE + APART
+LESS_NOISE = "equal eta/S to a quarter of the noise"
 LINES = {
     LARGE_TO_BASE: Line("large_batch", LARGE, BASE),
     SMALL_TO_BASE: Line("small_eta", SMALL_ETA, BASE),
     LARGE_TO_SMALL: Line("about_equal", LARGE, SMALL_ETA),
     EXACT: Line("equal", LARGE, CONTROL),
 }
+CONTRAST = {LESS_NOISE: Line("noise", CONTROL, NOISE)}
 # Section 4.1 and Figure 2's caption; epochs are not stated there. The control makes eta/S equal where the paper calls
 # 7.8e-5 and 9.8e-5 "approximately the same".
 RESNET_PAPER = Size(
     network=ResNet56Network(),
-    pairs={BASE: (0.1, 128), LARGE: (0.1, 1024), SMALL_ETA: (0.01, 128), CONTROL: (0.0125, 128)},
+    pairs={
+        BASE: (0.1, 128),
+        LARGE: (0.1, 1024),
+        SMALL_ETA: (0.01, 128),
+        CONTROL: (0.0125, 128),
+        NOISE: (0.0125, 512),
+    },
+    stretched={NOISE: 4},
+    apart=BASE,
     train=44_032,  # divisible by every S
     validation=5_000,
     test=10_000,
@@ -292,6 +324,7 @@ RESNET_QUICK = replace(
     test=1_000,
     epochs=64,
     pairs={BASE: (0.3, 8), LARGE: (0.3, 64), SMALL_ETA: (0.03, 8), CONTROL: (0.0375, 8)},
+    stretched={},
     augment=False,
     examples=200,
     points=25,
@@ -311,7 +344,13 @@ RESNET_SMOKE = replace(
     seeds=1,
     evaluate_every=1,
 )
-RESNET_SCALES: dict[Scale, Size] = {"smoke": RESNET_SMOKE, "quick": RESNET_QUICK, "paper": RESNET_PAPER}
+RESNET_SCALES: dict[Scale, Size] = {
+    "smoke": RESNET_SMOKE,
+    "quick": RESNET_QUICK,
+    "gpu": replace(RESNET_PAPER, epochs=20, seeds=4),
+    "paper": RESNET_PAPER,
+}
+GPU_REDUCTIONS = [("200 epochs", "20", "time"), ("5 seeds", "4 seeds", "time")]
 RESNET_REDUCTIONS = [
     ("ResNet56", "ResNet8, width 1/2", "time"),
     ("44 032 training images", "256", "more are not fitted in this time"),
@@ -322,27 +361,39 @@ RESNET_REDUCTIONS = [
     ("10 random directions", "2", "time"),
     ("5 seeds", "3 seeds", "time"),
 ]
-APART = {OTHER_START: Line("large_batch_apart", LARGE, BASE, apart=True)}
-CONSTANT = Valleys(RESNET_SCALES, LINES | APART, RESNET_REDUCTIONS)
+OTHER = {OTHER_START: Line("large_batch_apart", LARGE, apart(BASE))}
+CONSTANT = Valleys(RESNET_SCALES, LINES | OTHER | CONTRAST, {"quick": RESNET_REDUCTIONS, "gpu": GPU_REDUCTIONS})
 DECAYED = Valleys(
     {
-        scale: replace(
-            s, pairs={k: v for k, v in s.pairs.items() if k != CONTROL}, epochs=112 if scale == "quick" else s.epochs
+        # At quick scale t_eta is half as long where eta decays, and there is no time for the controls.
+        scale: replace(s, apart="")
+        if scale in ("gpu", "paper")
+        else replace(
+            s,
+            apart="",
+            pairs={k: v for k, v in s.pairs.items() if k != CONTROL},
+            epochs=112 if scale == "quick" else s.epochs,
         )
         for scale, s in RESNET_SCALES.items()
     },
-    {label: line for label, line in LINES.items() if label != EXACT},
-    [line if line[0] != "200 epochs" else ("200 epochs", "112", "time") for line in RESNET_REDUCTIONS],
+    LINES | CONTRAST,
+    {
+        "quick": [line if line[0] != "200 epochs" else ("200 epochs", "112", "time") for line in RESNET_REDUCTIONS],
+        "gpu": GPU_REDUCTIONS,
+    },
     decay=True,
 )
 
 SMALL_BETA, BETA_1, LARGE_BETA = "b = 0.25", "b = 1", "b = 4"
+QUIETER = "b = 1, a quarter of the noise"
 # Section 4.1: eta = 0.1 b, S = 50 b. S = 12.5 is 13, with eta to match.
 VGG_PAPER = replace(
     RESNET_PAPER,
     network=VGG11Network(),
     train=44_200,
-    pairs={SMALL_BETA: (0.1 / 50 * 13, 13), BETA_1: (0.1, 50), LARGE_BETA: (0.4, 200)},
+    pairs={SMALL_BETA: (0.1 / 50 * 13, 13), BETA_1: (0.1, 50), LARGE_BETA: (0.4, 200), QUIETER: (0.1, 200)},
+    stretched={QUIETER: 4},
+    apart="",
 )
 # Frozen by the same criteria: at 10 epochs b = 0.25 ends at 0.8, at 16 below 0.5.
 VGG_QUICK = replace(
@@ -354,6 +405,7 @@ VGG_QUICK = replace(
     epochs=16,
     augment=False,
     pairs={SMALL_BETA: (0.01 / 24 * 6, 6), BETA_1: (0.01, 24), LARGE_BETA: (0.04, 96)},
+    stretched={},
     examples=500,
     points=25,
     directions=2,
@@ -373,17 +425,29 @@ VGG_SMOKE = replace(
     seeds=1,
     evaluate_every=1,
 )
+EQUAL_NOISE = {
+    "b = 1 to b = 4": Line("larger", BETA_1, LARGE_BETA),
+    "b = 1 to b = 0.25": Line("smaller", BETA_1, SMALL_BETA),
+}
 SCALED = Valleys(
-    {"smoke": VGG_SMOKE, "quick": VGG_QUICK, "paper": VGG_PAPER},
-    {"b = 1 to b = 4": Line("larger", BETA_1, LARGE_BETA), "b = 1 to b = 0.25": Line("smaller", BETA_1, SMALL_BETA)},
-    [
-        ("VGG-11, width 1", "width 1/8", "64 times less arithmetic"),
-        ("44 200 training images", "2 400", "time"),
-        ("crop and flip", "no augmentation", "otherwise the training loss stays high in this time"),
-        ("200 epochs", "16", "time"),
-        ("eta 0.1 b, S 50 b", "0.01 b, 24 b", "trains in 16 epochs, an eighth of the eta that breaks at b = 4"),
-        ("61 points on 5 000 images", "25 on 500", "time"),
-        ("10 random directions", "2", "time"),
-        ("5 seeds", "4 seeds", "time"),
-    ],
+    {
+        "smoke": VGG_SMOKE,
+        "quick": VGG_QUICK,
+        "gpu": replace(VGG_PAPER, epochs=20, seeds=4),
+        "paper": VGG_PAPER,
+    },
+    EQUAL_NOISE | {"b = 1 to a quarter of the noise": Line("noise", BETA_1, QUIETER)},
+    {
+        "quick": [
+            ("VGG-11, width 1", "width 1/8", "64 times less arithmetic"),
+            ("44 200 training images", "2 400", "time"),
+            ("crop and flip", "no augmentation", "otherwise the training loss stays high in this time"),
+            ("200 epochs", "16", "time"),
+            ("eta 0.1 b, S 50 b", "0.01 b, 24 b", "trains in 16 epochs, an eighth of the eta that breaks at b = 4"),
+            ("61 points on 5 000 images", "25 on 500", "time"),
+            ("10 random directions", "2", "time"),
+            ("5 seeds", "4 seeds", "time"),
+        ],
+        "gpu": GPU_REDUCTIONS,
+    },
 )

@@ -20,6 +20,7 @@ ROWS = {  # what lines of the printed table begin with
         "MLP         InterpolationMonitor",
         "MLP         all on     bare Trainer",
     ),
+    "records": ("fig1 ", "fig13 ", "fig5 in the archive"),
     "simulation": ("quartic, q = 1 ", "double well, q = 2", "softmax regression, S = 32"),
     "startup": ("first line", "cached call"),
     "training": ("loader", "VGG-11 1/8", "MLP"),

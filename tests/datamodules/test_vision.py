@@ -1,5 +1,6 @@
 """Data: splits, normalisation, augmentation, and what every loader yields."""
 
+import gzip
 import threading
 from pathlib import Path
 
@@ -164,6 +165,43 @@ def test_a_truncated_mnist_file_is_damaged_data_not_missing_data(tmp_path):
     for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         (raw / f"{name}-ubyte").write_bytes(b"\x00\x00\x08\x03\x00")
     with pytest.raises(DamagedData, match=r"mnist in .* is damaged"):
+        prepare("mnist", tmp_path)
+
+
+def mnist(folder, packed=()):
+    """Writes a small MNIST, the files named in `packed` gzipped only."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for part, count in (("train", 60), ("t10k", 20)):
+        pixels = random.integers(0, 255, (count, 28, 28), dtype=np.uint8).tobytes()
+        labels = random.integers(0, 10, count, dtype=np.uint8).tobytes()
+        images = np.array([0x803, count, 28, 28], ">i4").tobytes() + pixels
+        for name, content in (
+            (f"{part}-images-idx3-ubyte", images),
+            (f"{part}-labels-idx1-ubyte", np.array([0x801, count], ">i4").tobytes() + labels),
+        ):
+            if name.split("-")[1] in packed:
+                (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+            else:
+                (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("packed", [("images", "labels"), ("images",)])
+@pytest.mark.parametrize("place", ["FashionMNIST/raw", "FashionMNIST"])
+def test_an_mnist_is_taken_as_it_is_published_gzipped(place, packed, tmp_path, monkeypatch):
+    monkeypatch.setenv("THREE_FACTORS_CACHE", str(tmp_path / "cache"))
+    mnist(tmp_path / "plain" / "FashionMNIST" / "raw")
+    mnist(tmp_path / "gzipped" / place, packed)
+    plain, found = (prepare("fashionmnist", tmp_path / where) for where in ("plain", "gzipped"))
+    assert (found.train, found.test, found.fingerprint) == (60, 20, plain.fingerprint)
+    assert len(list((tmp_path / "gzipped").rglob("*-ubyte"))) == 4 - 2 * len(packed)  # nothing is unpacked there
+
+
+def test_a_truncated_gzipped_file_is_named(tmp_path):
+    mnist(tmp_path / "MNIST" / "raw", ("images", "labels"))
+    victim = tmp_path / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz"
+    victim.write_bytes(victim.read_bytes()[:-9])
+    with pytest.raises(DamagedData, match=r"t10k-images-idx3-ubyte\.gz in .* is damaged"):
         prepare("mnist", tmp_path)
 
 

@@ -2,17 +2,21 @@
 
 import json
 
+import numpy as np
+
 from tests.reproduce.specs import SPEC
 from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import Item
+from three_factors.reproduce.engine.contract.steps import DTYPE, KEPT
 from three_factors.reproduce.engine.watch.mirror import Mirror
 
 RUN = Item("a", 0, SPEC)
 
 ROW = {
     "epoch": 1, "step": 2, "t_eta": 0.2, "train/loss": 2.0, "test/accuracy": 0.5,
-    "steps": {"loss": [2.5, 1.5], "lr": [0.1, 0.1], "batch_size": [32, 32]},
+    "train/step_variance": 0.5, "noise/lr": 0.1, "noise/batch_size": 32,
 }  # fmt: skip
+LOSSES = (2.5, 1.5)  # of a row's steps
 
 
 def mirror(tmp_path, mode="offline", said=None):
@@ -22,5 +26,6 @@ def mirror(tmp_path, mode="offline", said=None):
 def folder(tmp_path, rows=1):
     path = tmp_path / "runs" / "0123456789abcdef"
     path.mkdir(parents=True, exist_ok=True)
+    np.tile(LOSSES, rows).astype(DTYPE).tofile(path / KEPT)
     (path / "metrics.jsonl").write_text("".join(json.dumps(ROW | {"epoch": i + 1}) + "\n" for i in range(rows)))
     return RunFolder(path)

@@ -140,7 +140,7 @@ def test_help_names_every_flag():
         "--dry-run",
     ):
         assert flag in text
-    assert "epochs, ghost, no-bn, l2 (default" in " ".join(text.split())
+    assert "epochs, ghost, no-bn, l2, quench (default" in " ".join(text.split())
 
 
 @pytest.fixture(scope="module")

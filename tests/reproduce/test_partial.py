@@ -8,6 +8,7 @@ import pytest
 from tests.reproduce.figures import SCRIPTS, figure, source
 from three_factors.reproduce.engine.contract.folder import Results
 from three_factors.reproduce.engine.contract.spec import Item
+from three_factors.reproduce.engine.contract.steps import OF_STEPS
 from three_factors.reproduce.engine.evidence import table_of
 from three_factors.reproduce.engine.publish import plots
 
@@ -22,11 +23,11 @@ def leave(results, run, status):
     """The files of a run of three epochs that measured nothing."""
     folder = results.folder(run.spec).path
     folder.mkdir(parents=True)
-    steps = {"loss": [1.0, 0.9], "lr": [0.1] * 2, "batch_size": [8] * 2}
+    steps = {"train/step_variance": 0.1, "noise/lr": 0.1, "noise/batch_size": 8}
     metrics = dict.fromkeys(METRICS, 0.5 if status == "ok" else None)
-    rows = [{"epoch": i, "step": 2 * i, "t_eta": 0.2 * i, "steps": steps} | metrics for i in (1, 2, 3)]
+    rows = [{"epoch": i, "step": 2 * i, "t_eta": 0.2 * i, **steps} | metrics for i in (1, 2, 3)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    final = {k: v for k, v in rows[-1].items() if k != "steps"}
+    final = {k: v for k, v in rows[-1].items() if k not in OF_STEPS}
     result = {"key": run.spec.key, "status": status, "final": final, "milestones": {}, "provenance": {"seconds": 1.0}}
     (folder / "result.json").write_text(json.dumps(result))
 
@@ -43,7 +44,7 @@ def collected(name, kind, folder):
     defined, results = figure(name), Results(folder)
     settings = defined.experiment.runs("smoke", source(defined.data[0]))
     planned = [
-        Item(label, seed, replace(setting.spec, seed=seed), setting.measurements, setting.factors)
+        Item(label, seed, setting.of_seed(seed), setting.measurements, setting.factors)
         for seed in (0, 1)
         for label, setting in settings.items()
     ]

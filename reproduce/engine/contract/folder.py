@@ -10,18 +10,20 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from three_factors.reproduce.engine.contract.files import lock, read_cache, read_lines, write_text
 from three_factors.reproduce.engine.contract.job import Job, environment_of
 from three_factors.reproduce.engine.contract.spec import Item, Measurement, PathSpec, RunSpec, Spec
+from three_factors.reproduce.engine.contract.steps import DTYPE, KEPT, light
 from three_factors.reproduce.engine.contract.stored import dumps
 from three_factors.reproduce.theory.simulate import Simulation
 
 PATIENCE = 20.0  # seconds
-SCRATCH = ("metrics.jsonl", "progress.json", "result.json")
+SCRATCH = ("metrics.jsonl", KEPT, "progress.json", "result.json")
 MIRRORED = "wandb.json"  # of a run that W&B has whole
 MADE = ("weights/*.pt", "measured-*.json", MIRRORED)  # of a training that is done
 DRAFTS = (".*.draft", ".*.json*.*", ".*.pt.*", ".*.npy.*")  # of what a kill broke off in its writing
@@ -69,7 +71,7 @@ class Folder:
         """Says in a few words what a finished piece of work came to."""
         raise NotImplementedError
 
-    def complete(self, measurements: Sequence[Measurement] = ()) -> dict[str, Any] | None:
+    def complete(self, measurements: Sequence[Measurement] = (), *, every_step: bool = False) -> dict[str, Any] | None:
         """Returns the result once everything is done; ValueError if it is damaged."""
         return self.result()
 
@@ -112,7 +114,7 @@ class Folder:
     def _clean(self, job: Job, say: Say) -> None:
         """Removes what the next worker must not find."""
         try:
-            done = self.result() is not None
+            done = self.result() is not None and self._as_asked(job)
         except ValueError:  # a first attempt left it damaged
             done = False
             self._forget_progress()
@@ -132,6 +134,10 @@ class Folder:
             for pattern in self._of_another_attempt():
                 for file in self.path.glob(pattern):
                     file.unlink()
+
+    def _as_asked(self, job: Job) -> bool:
+        """Tells whether finished work has kept what a job asks for."""
+        return True
 
     def _of_another_attempt(self) -> tuple[str, ...]:
         """Returns patterns of files that work which starts over must not find."""
@@ -171,9 +177,17 @@ class RunFolder(Folder):
         return self.path / "training.ckpt"
 
     def _check(self, result: dict[str, Any]) -> None:
-        epochs, rows = result["final"]["epoch"], self.rows()
-        if not rows or rows[-1]["epoch"] != epochs:
-            raise ValueError(f"metrics.jsonl does not reach epoch {epochs}")
+        """Looks at sizes alone, where the result tells them: what was done is known without reading it."""
+        rows, epochs = self.path / "metrics.jsonl", result["final"]["epoch"]
+        if "bytes" not in result:  # until 0.1
+            last = read_lines(rows)[-1:]
+            if not last or last[0]["epoch"] != epochs:
+                raise ValueError(f"{rows.name} does not reach epoch {epochs}")
+        elif rows.stat().st_size != result["bytes"]:
+            raise ValueError(f"{rows.name} has not the {result['bytes']} bytes that were written")
+        kept = self.path / KEPT
+        if kept.exists() and kept.stat().st_size != DTYPE.itemsize * result["final"]["step"]:
+            raise ValueError(f"{KEPT} has not {result['final']['step']} steps")
 
     def describe(self, result: dict[str, Any]) -> str:
         final, first = result["final"], result.get("first_loss")
@@ -207,16 +221,38 @@ class RunFolder(Folder):
                 found |= {f"{name} {key}": value for key, value in values.items() if value is not None}
         return found
 
-    def complete(self, measurements: Sequence[Measurement] = ()) -> dict[str, Any] | None:
-        """Returns the result once it has been measured as well; a run that diverged is not measured."""
+    def complete(self, measurements: Sequence[Measurement] = (), *, every_step: bool = False) -> dict[str, Any] | None:
+        """Returns the result once it has been measured as well, and has kept every step's loss if that is asked for.
+
+        Of a run that diverged nothing more is asked.
+        """
         result = self.result()
         if result is None or result["status"] == "diverged":
             return result
+        if every_step and not self._has_steps(result):
+            return None
         return None if any(self.measured(m) is None for m in measurements) else result
+
+    def _has_steps(self, result: dict[str, Any]) -> bool:
+        return (self.path / KEPT).exists() or "bytes" not in result
+
+    def _as_asked(self, job: Job) -> bool:
+        result = self.result()
+        return result is None or result["status"] == "diverged" or not job.every_step or self._has_steps(result)
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns what was recorded, a row an epoch."""
-        return read_lines(self.path / "metrics.jsonl")
+        return list(map(light, read_lines(self.path / "metrics.jsonl")))
+
+    def step_losses(self) -> np.ndarray | None:
+        """Returns the loss of every step, float32 (steps,); None if they were not kept."""
+        file = self.path / KEPT
+        if file.exists():
+            return np.fromfile(file, DTYPE)
+        rows = read_lines(self.path / "metrics.jsonl")
+        if not rows or "steps" not in rows[0]:
+            return None
+        return np.array([loss for row in rows for loss in row["steps"]["loss"]], dtype=DTYPE)
 
     def resumable_files(self) -> list[Path]:
         done = (self.path / "result.json").exists()
@@ -275,17 +311,39 @@ class SimulationFolder(Folder):
 FOLDERS: dict[type, type[Folder]] = {RunSpec: RunFolder, PathSpec: PathFolder, Simulation: SimulationFolder}
 
 
-class Results:
-    """All that is done below one OUT folder. What was found finished is not looked at again."""
+class Elsewhere(Protocol):
+    """Finished work that is kept elsewhere than in a results folder, as `archive.Archive` keeps it."""
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        self._known: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
+    def folder_of(self, spec: Spec) -> Folder | None:
+        """Returns what there is of a spec."""
+
+
+class Results:
+    """All that is done below one OUT folder. What was found finished is not looked at again.
+
+    Args:
+        out: the folder.
+        archive: asked for what is not there.
+    """
+
+    def __init__(self, out: Path, archive: Elsewhere | None = None) -> None:
+        self.out, self.archive = out, archive
+        self._archived: dict[str, Folder] = {}
+        self._known: dict[tuple[str, tuple[str, ...], bool], dict[str, Any]] = {}
 
     def folder(self, spec: Spec) -> Folder:
         """Returns where a spec's files are, or would be."""
         kind = FOLDERS[type(spec)]
         return kind(self.out / kind.place / spec.key)
+
+    def place(self, item: Item) -> Folder:
+        """Returns where a finished item was found."""
+        return self._archived.get(item.spec.key) or self.folder(item.spec)
+
+    @property
+    def archived(self) -> int:
+        """How much of what was found finished is the archive's."""
+        return len(self._archived)
 
     def other_protocols(self) -> dict[int, int]:
         """Returns protocol -> how much there is of it, for protocols that this code does not follow."""
@@ -306,29 +364,37 @@ class Results:
 
         The caller must not change it.
         """
-        name = item.spec.key, tuple(measurement.key for measurement in item.measurements)
+        name = item.spec.key, tuple(measurement.key for measurement in item.measurements), item.every_step
         if name not in self._known:
-            found = _finished(self.folder(item.spec), item.measurements, say)
+            found = _finished(self.folder(item.spec), item, say) or self._from_archive(item)
             if found is None:
                 return None
             self._known[name] = found
         return self._known[name]
 
+    def _from_archive(self, item: Item) -> dict[str, Any] | None:
+        folder = None if self.archive is None else self.archive.folder_of(item.spec)
+        found = None if folder is None else folder.complete(item.measurements, every_step=item.every_step)
+        if folder is not None and found is not None:
+            self._archived[item.spec.key] = folder
+        return found
+
     def forget(self) -> None:
         """Looks at the disk again from now on."""
         self._known.clear()
+        self._archived.clear()
 
 
-def _finished(folder: Folder, measurements: Sequence[Measurement], say: Say) -> dict[str, Any] | None:
+def _finished(folder: Folder, item: Item, say: Say) -> dict[str, Any] | None:
     try:
-        return folder.complete(measurements)
+        return folder.complete(item.measurements, every_step=item.every_step)
     except ValueError as error:
         held = folder.try_lock()
         if held is None:
             say(f"damaged result: {error}; another call is at it")
             return None
     try:  # another call may have been here first
-        return folder.complete(measurements)
+        return folder.complete(item.measurements, every_step=item.every_step)
     except ValueError as error:
         say(f"damaged result: {error}; set aside as {folder.set_aside().name}, to be made again")
         return None

@@ -28,6 +28,7 @@ class Job:
         threads: of each process; their number changes a run's bits.
         made: hardware, versions and code, as `provenance.bits` has them.
         checkpoint_every: seconds between checkpoints.
+        every_step: whether the loss of every step is kept; it changes no bits.
     """
 
     data: Prepared | None = None
@@ -37,6 +38,7 @@ class Job:
     threads: int = 1
     made: dict[str, Any] = field(default_factory=dict)
     checkpoint_every: float = 15.0
+    every_step: bool = False
 
     @property
     def world_size(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from three_factors.reproduce.engine.contract.stored import Typed
@@ -19,6 +19,8 @@ class VGG11Network(Typed):
     dropout: float = 0.0
     in_channels: int = 3
     num_classes: int = 10
+    dense_batch_norm: bool = field(default=False, metadata={"absent": False})
+    init: Literal["he", "glorot"] = field(default="he", metadata={"absent": "he"})
     module = "VGG11"
 
     def __post_init__(self) -> None:
@@ -27,6 +29,7 @@ class VGG11Network(Typed):
             raise ValueError(f"width: {self.width!r} is not a positive finite number")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: {self.dropout!r} is not in [0, 1)")
+        _check_init(self.init)
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class MLPNetwork(Typed):
     init_std: float | None = None
     in_features: int = 784
     num_classes: int = 10
+    init: Literal["he", "glorot"] = field(default="he", metadata={"absent": "he"})
     module = "MLP"
 
     def __post_init__(self) -> None:
@@ -70,6 +74,12 @@ class MLPNetwork(Typed):
             raise ValueError(f"hidden: {self.hidden!r} are not all positive widths")
         if self.init_std is not None and not (math.isfinite(self.init_std) and self.init_std > 0):
             raise ValueError(f"init_std: {self.init_std!r} is not a positive finite number")
+        _check_init(self.init)
+
+
+def _check_init(init: str) -> None:
+    if init not in ("he", "glorot"):
+        raise ValueError(f"init: {init!r} is neither 'he' nor 'glorot'")
 
 
 Network = VGG11Network | ResNet56Network | MLPNetwork

@@ -136,6 +136,7 @@ class RunSpec(Typed):
         watch: the curvature that is measured while it trains. What is measured afterwards is no part of a run.
         noise: changes the noise of the gradient alone.
         stop_at_loss: ends the run at the first evaluation with at most this loss on the training subset.
+        stop_at_accuracy: likewise, with at least this accuracy on it.
     """
 
     network: Network
@@ -154,6 +155,7 @@ class RunSpec(Typed):
     noise: HalfBatchNoise | GaussianNoise | None = None
     stop_at_loss: float | None = None
     protocol: int = PROTOCOL
+    stop_at_accuracy: float | None = field(default=None, metadata={"absent": None})
     current_protocol: ClassVar[int] = PROTOCOL
 
     def __post_init__(self) -> None:
@@ -174,6 +176,10 @@ class RunSpec(Typed):
             raise ValueError(f"precision: {self.precision!r} is not one of {', '.join(PRECISIONS)}")
         if self.stop_at_loss is not None and not (math.isfinite(self.stop_at_loss) and self.stop_at_loss > 0):
             raise ValueError(f"stop_at_loss: {self.stop_at_loss!r} is not a positive finite number")
+        if self.stop_at_accuracy is not None and not 0 < self.stop_at_accuracy <= 1:
+            raise ValueError(f"stop_at_accuracy: {self.stop_at_accuracy!r} is not in (0, 1]")
+        if self.stop_at_loss is not None and self.stop_at_accuracy is not None:
+            raise ValueError("stop_at_accuracy: cannot go with stop_at_loss")
         check_batch_size(self.schedule.batch_size, self.data.train, max_batch_size=self.max_batch_size)
         known, largest = known_bounds(as_schedule(self.schedule.batch_size)), self.max_batch_size or self.data.train
         smallest = known and round_batch_size(known[0], 1, min(largest, self.data.train))
@@ -203,6 +209,10 @@ class PathSpec(Typed):
         examples: training and test examples it is evaluated on.
         directions: random filter-normalised directions from each end, for comparison.
         outward: points on each, in |θ|.
+        until: goes on beyond the last of these, by factors of sqrt(2), until the highest rise is reached or this far;
+            None: no further.
+        tangential: takes out of random directions what only scales a filter that batch norm normalises: along it the
+            loss is flat by construction.
     """
 
     start: RunSpec
@@ -213,6 +223,8 @@ class PathSpec(Typed):
     directions: int = 10
     outward: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
     protocol: int = PATH_PROTOCOL
+    until: float | None = field(default=None, metadata={"absent": None})
+    tangential: bool = field(default=False, metadata={"absent": False})
     current_protocol: ClassVar[int] = PATH_PROTOCOL
 
     def __post_init__(self) -> None:
@@ -222,6 +234,8 @@ class PathSpec(Typed):
         for name, smallest in (("examples", 1), ("batch_size", 2), ("directions", 0)):
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name}: {getattr(self, name)} is less than {smallest}")
+        if self.until is not None and not (self.outward and self.until >= max(self.outward)):
+            raise ValueError(f"until: {self.until!r} is not beyond the points of outward, {self.outward!r}")
         for run in (self.start, self.end):
             if run.keep is None or not run.keep.end:
                 raise ValueError("keep: a path needs runs that keep their weights at the end")
@@ -245,6 +259,7 @@ class Item:
         spec: what is done.
         measurements: what is measured of a run after its training.
         factors: the setting in numbers and words; columns of the table.
+        every_step: whether the loss of every step of a run is kept.
     """
 
     label: str
@@ -252,6 +267,7 @@ class Item:
     spec: Spec
     measurements: tuple[Measurement, ...] = ()
     factors: Factors = field(default_factory=dict)
+    every_step: bool = False
 
     @property
     def name(self) -> str:

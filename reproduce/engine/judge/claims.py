@@ -14,7 +14,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 from scipy import special
 
-from three_factors.reproduce.engine.judge.rules import ALPHA, CONFIDENCE, Direction, Rule, Verdict, as_json, within
+from three_factors.reproduce.engine.judge.rules import (
+    ALPHA,
+    BELOW,
+    CONFIDENCE,
+    Direction,
+    Rule,
+    Verdict,
+    as_json,
+    within,
+)
 from three_factors.reproduce.engine.judge.statistics import Ratio, t_above
 from three_factors.reproduce.engine.judge.table import Evidence
 
@@ -89,6 +98,7 @@ class Claim:
         note: what else is to be said.
         control_of: of its `Statement`.
         rule: its kind and numbers.
+        word: what the verdict is called at the scale it was made at.
         labels: the settings whose runs it is about; empty if it is about all of the figure's.
     """
 
@@ -112,6 +122,7 @@ class Claim:
     control_of: str = ""
     labels: tuple[str, ...] = ()
     rule: dict[str, Any] = field(default_factory=dict)
+    word: str = ""
 
     def as_json(self) -> dict[str, Any]:
         return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in asdict(self).items()}
@@ -193,9 +204,15 @@ def refers(control_of: str, claim: str) -> bool:
 
 
 def tally(claims: list[dict[str, Any]]) -> dict[str, int]:
-    """Returns verdict -> how many of stored claims have it."""
-    counts = Counter(claim["verdict"] for claim in claims)
-    return {verdict: counts[verdict] for verdict in get_args(Verdict) if counts[verdict]}
+    """Returns the word of a verdict -> how many of stored claims have it."""
+    counts = Counter(map(word, claims))
+    order = [called for verdict in get_args(Verdict) for called in (verdict, BELOW.get(verdict, verdict))]
+    return {called: counts[called] for called in order if counts[called]}
+
+
+def word(claim: dict[str, Any]) -> str:
+    """Returns what a stored claim's verdict is called; until 0.1 that was its name everywhere."""
+    return str(claim.get("word") or claim["verdict"])
 
 
 @dataclass(frozen=True)

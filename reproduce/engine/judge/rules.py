@@ -16,6 +16,10 @@ ALPHA = 0.05
 CONFIDENCE = 1 - 2 * ALPHA  # two one-sided tests at ALPHA
 
 
+# What verdicts are called where runs are further from the paper's than its words bear.
+BELOW: dict[str, str] = {"supported": "seen", "not supported": "not seen", "inconclusive": "undecided"}
+
+
 @dataclass(frozen=True)
 class Direction:
     """The statistic lies beyond `null`.

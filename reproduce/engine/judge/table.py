@@ -91,14 +91,14 @@ class Table(Evidence):
     Attributes:
         frame: a row a run: label, seed, status, factors, and the last value of every metric.
         rows: (label, seed) -> a row an epoch, indexed by epoch; only runs that did not diverge.
-        steps: (label, seed) -> a row a step: epoch, loss, lr, batch_size.
+        steps: (label, seed) -> a row a step: epoch, loss (NaN where it was not kept), lr, batch_size.
         profiles: (label of a path, seed) -> "train", "test" … -> alphas, loss, accuracy.
         factors: label -> what the setting is made of.
     """
 
     frame: pd.DataFrame
     rows: dict[tuple[str, int], pd.DataFrame]
-    steps: dict[tuple[str, int], pd.DataFrame] = field(default_factory=dict)
+    steps: Mapping[tuple[str, int], pd.DataFrame] = field(default_factory=dict)
     profiles: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
     factors: Factors = field(default_factory=dict)
 

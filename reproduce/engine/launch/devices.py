@@ -12,15 +12,30 @@ from pathlib import Path
 
 from three_factors.reproduce.engine.options import InputError
 
+LARGE = 39 * 2**30  # bytes: an A100 of 40 GB says a little less than that
+
 
 @dataclass(frozen=True)
 class Hardware:
-    """`accelerator` is "cuda" or "cpu"; `count` is the number of GPUs, or of CPU cores; `note` says what is unused."""
+    """Describes what there is to train on.
+
+    Attributes:
+        accelerator: "cuda" or "cpu".
+        count: the number of GPUs, or of CPU cores.
+        note: says what is unused.
+        memory: of a GPU, in bytes; 0 where it is not known.
+    """
 
     accelerator: str
     count: int
     name: str
     note: str = ""
+    memory: int = 0
+
+    @property
+    def large(self) -> bool:
+        """Whether it is a GPU that scale gpu is made for."""
+        return self.accelerator == "cuda" and self.memory >= LARGE
 
     def describe(self) -> str:
         if self.name.startswith("SLURM"):
@@ -33,9 +48,10 @@ class Hardware:
 def detect() -> Hardware:
     gpus, note = _gpus(), ""
     if gpus and _torch_has_cuda():
-        return Hardware("cuda", len(gpus), gpus[0])
+        name, memory = gpus[0]
+        return Hardware("cuda", len(gpus), name, memory=memory)
     if gpus:
-        note = f"; {len(gpus)} x {gpus[0]} unused, because this torch was built without CUDA"
+        note = f"; {len(gpus)} x {gpus[0][0]} unused, because this torch was built without CUDA"
     return cpu(note)
 
 
@@ -66,8 +82,12 @@ def check(devices: int, hardware: Hardware) -> None:
         raise InputError(f"--devices: {devices} asked for, here is {hardware.describe()}")
 
 
-def _gpus() -> list[str]:
-    """Names of the visible GPUs by NVML, which starts no CUDA context."""
+class _Memory(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_ulonglong) for name in ("total", "free", "used")]
+
+
+def _gpus() -> list[tuple[str, int]]:
+    """Names and bytes of the visible GPUs by NVML, which starts no CUDA context."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1"):
         return []
@@ -80,12 +100,14 @@ def _gpus() -> list[str]:
     try:
         count = ctypes.c_uint()
         nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
-        names = []
+        names = list[tuple[str, int]]()
         for index in range(count.value):
             handle, text = ctypes.c_void_p(), ctypes.create_string_buffer(96)
             if nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) == 0:
                 nvml.nvmlDeviceGetName(handle, text, 96)
-                names.append(text.value.decode())
+                memory = _Memory()
+                known = nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) == 0
+                names.append((text.value.decode(), memory.total if known else 0))
     finally:
         nvml.nvmlShutdown()
     if visible is None:

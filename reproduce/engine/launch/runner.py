@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,12 @@ class Task:
 
     def complete(self) -> dict[str, Any] | None:
         """Returns the result if it is done and measured; ValueError if it is damaged."""
-        return self.folder.complete(self.item.measurements)
+        return self.folder.complete(self.item.measurements, every_step=self.item.every_step)
 
     def prepare(self, say: Callable[[str], None]) -> None:
         """Makes the folder ready for a worker. Raises filelock.Timeout while one is at it."""
-        self.folder.prepare(self.item.spec, self.job, self.item.measurements, say)
+        job = replace(self.job, every_step=self.item.every_step)
+        self.folder.prepare(self.item.spec, job, self.item.measurements, say)
 
 
 class Watcher:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from three_factors.reproduce.engine.console import duration
 from three_factors.reproduce.engine.contract.files import CHECKOUT, write_bytes, write_text
 from three_factors.reproduce.engine.definition import BESIDE, SIMULATION, Contents, Definition, Theory
-from three_factors.reproduce.engine.judge.claims import interval, own, tally
+from three_factors.reproduce.engine.judge.claims import interval, own, tally, word
 from three_factors.reproduce.engine.options import InputError, flag, parse, refuse
 from three_factors.reproduce.engine.publish.current import is_current
 
@@ -197,12 +197,13 @@ def page(shown: list[Shown]) -> str:
                 interval(claim),
                 claim["n"],
                 claim["paper"] or "",
-                claim["verdict"],
+                word(claim),
                 claim["note"],
             )
             parts.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
         told = one.provenance
         changed = " and changes" if told["uncommitted_changes"] else ""
         commit = (told["commit"] or "unknown")[:7] + changed
-        parts.append(f"\n{told['data']['name']}, {told['hardware']}, commit {commit}.\n")
+        regime = f"{told['regime']}, " if told.get("regime") else ""
+        parts.append(f"\n{told['data']['name']}, {regime}{told['hardware']}, commit {commit}.\n")
     return "\n".join(parts)

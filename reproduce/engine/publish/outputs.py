@@ -15,6 +15,7 @@ from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.definition import BESIDE, Context
 from three_factors.reproduce.engine.judge import claims as judging
 from three_factors.reproduce.engine.judge.power import Hope
+from three_factors.reproduce.engine.judge.rules import BELOW
 from three_factors.reproduce.engine.options import EPOCHS
 from three_factors.reproduce.engine.publish import plots
 from three_factors.reproduce.engine.source import described
@@ -103,7 +104,8 @@ def _told(claim: judging.Claim, context: Context, evidence: Any, hope: Hope, why
     lost = sum(map(evidence.diverged, evidence.labels))
     if lost and not claim.labels:
         notes.append(f"{lost} run{'s' if lost > 1 else ''} of the figure diverged")
-    claim = replace(claim, data=context.data, arm=context.arm.name, note=judging.joined(*notes))
+    word = claim.verdict if context.papers_words else BELOW.get(claim.verdict, claim.verdict)
+    claim = replace(claim, word=word, data=context.data, arm=context.arm.name, note=judging.joined(*notes))
     return replace(claim, power=hope.power, needs_n=hope.needs_n)
 
 
@@ -131,8 +133,10 @@ def _footer(context: Context, evidence: Any, frame: pd.DataFrame, missing: Seque
     parts = [", ".join([*named, definition.replicates(context.seeds, evidence)])]
     if context.arm.name != EPOCHS:
         parts.append(f"arm {context.arm.name}: {context.arm.words}")
-    if scale == "quick" and definition.reductions:
-        parts.append("reduced: " + "; ".join(f"{paper} → {quick}" for paper, quick, _ in definition.reductions))
+    if reductions := definition.reductions(scale):
+        parts.append("reduced: " + "; ".join(f"{paper} → {here}" for paper, here, _ in reductions))
+    if scale != "paper" and context.regime is not None:
+        parts.append(str(context.regime))
     if diverged := sum(map(evidence.diverged, evidence.labels)):
         count = f"{diverged} of {len(frame)} runs diverged"
         parts.append(f"{count} and are left out (* in a legend; hollow, where a point is a cell)")
@@ -158,7 +162,8 @@ def _write_provenance(
         "source": None if source is None else described(source),
         "arm": context.arm.name,
         "seeds": context.seeds,
-        "reductions": list(context.definition.reductions) if context.options.scale == "quick" else [],
+        "reductions": list(context.definition.reductions(context.options.scale)),
+        "regime": None if context.regime is None else str(context.regime),
         "runs": runs,
         "measured": measured(items),
         "missing": [item.name for item in missing],
@@ -170,7 +175,7 @@ def _write_provenance(
 def _print(judged: list[judging.Claim]) -> None:
     """Prints two lines a claim: the verdict, and what it rests on, with the paper's own value beside ours."""
     for c in judged:
-        console.print(f"[bold {COLOURS[c.verdict]}]{c.verdict:<14}[/] {c.claim}")
+        console.print(f"[bold {COLOURS[c.verdict]}]{c.word or c.verdict:<14}[/] {c.claim}")
         facts = [judging.interval(c.as_json()), f"n {c.n}"]
         if c.power is not None:
             facts.append(f"power {100 * c.power:.0f} %")

@@ -11,7 +11,7 @@ from typing import Any
 
 from three_factors.reproduce.engine.contract.files import write_text
 from three_factors.reproduce.engine.definition import BESIDE, SIMULATION, Contents, Definition
-from three_factors.reproduce.engine.judge.claims import controls, interval, own, tally
+from three_factors.reproduce.engine.judge.claims import controls, interval, own, tally, word
 from three_factors.reproduce.engine.options import EPOCHS, InputError, Options
 from three_factors.reproduce.engine.publish.current import is_current
 
@@ -31,6 +31,7 @@ class Entry:
         claims: as they are stored, other arms' as controls.
         formulas: MathML.
         reductions: (the paper's, here, why).
+        regime: how far its runs are from the paper's.
         provenance: JSON.
         outdated: whether it is of other settings than the code has now.
     """
@@ -43,6 +44,7 @@ class Entry:
     claims: list[dict[str, Any]]
     formulas: list[str]
     reductions: list[list[str]]
+    regime: str
     provenance: str
     outdated: bool
 
@@ -65,7 +67,7 @@ def write(contents: Contents, options: Options) -> tuple[Path, list[Entry]]:
     if not entries:
         raise InputError(f"--out: {str(options.out)!r} holds no figure at scale {options.scale}; --run makes them")
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
-    environment.filters |= {"interval": interval, "tally": tally}
+    environment.filters |= {"interval": interval, "tally": tally, "word": word}
     displayed = {entry.script for entry in entries}
     text = environment.get_template("page.html.j2").render(
         title="Three factors influencing minima in SGD: what the figures show",
@@ -123,6 +125,7 @@ def _entry(definition: Definition, options: Options, folder: Path, provenance: d
         claims=claims + _arms(definition, options, data),
         formulas=[_mathml(formula) for formula in definition.formulas],
         reductions=provenance["reductions"],
+        regime=provenance.get("regime") or "",
         provenance=json.dumps({key: provenance[key] for key in SHOWN if key in provenance}, indent=1),
         outdated=not is_current(definition, folder, options.scale, options.data_dir),
     )

@@ -27,6 +27,7 @@ from three_factors.reproduce.engine.contract.files import lock, read_cache, writ
 from three_factors.reproduce.engine.contract.folder import MIRRORED, RunFolder
 from three_factors.reproduce.engine.contract.job import environment_of
 from three_factors.reproduce.engine.contract.spec import Item
+from three_factors.reproduce.engine.contract.steps import BATCH_SIZE, LR, light
 from three_factors.reproduce.engine.contract.stored import encode
 from three_factors.reproduce.engine.launch.runner import Task, Watcher
 from three_factors.reproduce.engine.options import InputError
@@ -278,19 +279,17 @@ class Mirror(Watcher):
             text = file.read()
             mirrored.offset = file.tell()
         *lines, mirrored.unread = (mirrored.unread + text).split("\n")
+        kept = mirrored.folder.step_losses() if lines else None
         for line in lines:
-            row = json.loads(line)
-            steps = row.pop("steps")
+            row = light(json.loads(line))
             before, mirrored.previous_step = mirrored.previous_step, row["step"]
             if row["epoch"] <= mirrored.epoch:
                 continue
             mirrored.epoch = row["epoch"]
-            losses = steps["loss"]
+            losses = [] if kept is None else kept[before : row["step"]].astype(float).tolist()
             for i in range(0, len(losses), max(1, len(losses) // LOSS_POINTS)):
                 mirrored.run.log({"step": before + i + 1, STEP_LOSS: losses[i]})
-            lr, size = steps["lr"][-1], steps["batch_size"][-1]
-            noise = {"noise/lr": lr, "noise/batch_size": size, "noise/ratio": lr / size}
-            mirrored.run.log(row | noise)
+            mirrored.run.log(row | {"noise/ratio": row[LR] / row[BATCH_SIZE]})
 
     def _check_environment(self, mirrored: _Mirrored) -> None:
         """Opens a run of W&B of its own for a run that began again elsewhere: it has other rows."""

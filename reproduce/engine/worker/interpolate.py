@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from three_factors.callbacks.functional import Interpolation, interpolate
-from three_factors.callbacks.functional.paths import Width
 from three_factors.callbacks.functional.resumed import NotResumed
 from three_factors.reproduce.engine.contract.files import write_json
 from three_factors.reproduce.engine.contract.folder import PathFolder, RunFolder
@@ -25,6 +25,8 @@ from three_factors.reproduce.engine.worker.train import (
     configure_device,
     read_weights,
 )
+
+NEAREST = 1e-4  # |θ|: how near to an end a rise is looked for
 
 
 def follow(spec: PathSpec, job: Job, folder: PathFolder) -> dict[str, Any]:
@@ -112,33 +114,137 @@ def _random_widths(
     spec: PathSpec, module: nn.Module, train: Any, weights: dict[str, Tensor], name: str
 ) -> dict[str, float]:
     """Returns the mean over filter-normalised random directions (Li et al. 2018) of how far the loss takes to rise, in
-    |θ|.
+    |θ|; and the largest |cos| of a direction to θ.
     """
-    parameters = {key for key, _ in module.named_parameters()}
-    found: dict[float, list[Width]] = {rise: [] for rise in RISES}
-    norm = 1.0
+    parameters = [key for key, _ in module.named_parameters()]
+    free = _scale_invariant(module, weights, train[0][0]) if spec.tangential else frozenset[str]()
+    found: dict[float, list[float]] = {rise: [] for rise in RISES}
+    censored, cosines = dict.fromkeys(RISES, False), list[float]()
+    norm = math.sqrt(sum(float(weights[key].square().sum()) for key in parameters))
     for index in range(spec.directions):
         generator = torch.Generator().manual_seed(index)
-        # Its other end lies backwards, so that the direction itself is the outward one, of a < 0.
-        back = {k: v - _direction(v, generator) if k in parameters else v for k, v in weights.items()}
-        alphas = [0.0, *(-a for a in spec.outward)]
-        profile = interpolate(module, module.loss, train, weights, back, alphas=alphas, estimation=train)  # type: ignore[arg-type]
-        norm = profile.norms[0]
+        direction = {key: _direction(weights[key], generator, tangential=key in free) for key in parameters}
+        cosines.append(_cosine(direction, weights))
+        profile = _outward(spec, module, train, weights, direction)
         for rise in RISES:
-            found[rise].append(profile.width(1, rise))
+            width, reached = _followed(profile, rise) if spec.until is not None else _on_points(profile, rise)
+            found[rise].append(width / norm)
+            censored[rise] |= not reached
     values: dict[str, float] = {}
     for rise, widths in found.items():
         if widths:
-            censored = any(width.censored for width in widths)
-            mean = statistics.fmean(width.at_least / norm for width in widths)
-            values |= _told("random width", name, rise, math.nan if censored else mean, mean)
+            mean = statistics.fmean(widths)
+            values |= _told("random width", name, rise, math.nan if censored[rise] else mean, mean)
+    if spec.tangential and cosines:
+        values[f"largest cosine of a random direction {name}"] = max(map(abs, cosines))
     return values
 
 
-def _direction(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Returns gaussian, each filter with the norm of the weight's own; 0 for vectors (biases, batch norm)."""
+def _on_points(profile: Interpolation, rise: float) -> tuple[float, bool]:
+    width = profile.width(1, rise)
+    return width.at_least, not width.censored
+
+
+def _followed(profile: Interpolation, rise: float) -> tuple[float, bool]:
+    """Returns how far it is to a rise, or how far was looked, and whether it was reached.
+
+    Between two points the rise is taken for a power of the distance: near a minimum it is its square.
+    """
+    base = profile.values[profile.alphas.index(0.0)]
+    points = sorted((-a, value - base) for a, value in zip(profile.alphas, profile.values) if a < 0)
+    before: tuple[float, float] | None = None
+    for a, risen in points:
+        if not math.isfinite(risen):
+            return a * profile.distance, True
+        if risen >= rise:
+            if before is None or before[1] <= 0:
+                return a * profile.distance, True
+            share = math.log(rise / before[1]) / math.log(risen / before[1])
+            return before[0] * (a / before[0]) ** share * profile.distance, True
+        before = a, risen
+    return points[-1][0] * profile.distance, False
+
+
+def _outward(
+    spec: PathSpec, module: nn.Module, train: Any, weights: dict[str, Tensor], direction: dict[str, Tensor]
+) -> Interpolation:
+    """Returns the loss along a direction from an end: at the spec's points, and further until the highest rise.
+
+    And nearer until below the smallest.
+    """
+    # Its other end lies backwards, so that the direction itself is the outward one, of a < 0.
+    back = {k: v - direction[k] if k in direction else v for k, v in weights.items()}
+
+    def at(alphas: list[float]) -> Interpolation:
+        return interpolate(module, module.loss, train, weights, back, alphas=alphas, estimation=train)  # type: ignore[arg-type]
+
+    found = at([0.0, *(-a for a in spec.outward)])
+    if spec.until is None:
+        return found
+    nearest, furthest = min(spec.outward), max(spec.outward)
+    while furthest < spec.until and not _followed(found, max(RISES))[1]:
+        furthest = min(furthest * math.sqrt(2), spec.until)
+        found = _joined(found, at([-furthest]))
+    while nearest > NEAREST and found.values[found.alphas.index(-nearest)] - found.values[0] >= min(RISES):
+        nearest /= math.sqrt(2)
+        found = _joined(found, at([-nearest]))
+    return found
+
+
+def _joined(found: Interpolation, more: Interpolation) -> Interpolation:
+    columns = {name: getattr(found, name) + getattr(more, name) for name in ("alphas", "values", "accuracy", "error")}
+    return replace(found, **columns)
+
+
+def _direction(weight: Tensor, generator: torch.Generator, *, tangential: bool = False) -> Tensor:
+    """Returns gaussian, each filter with the norm of the weight's own; 0 for vectors (biases, batch norm).
+
+    tangential: at right angles to each filter.
+    """
     if weight.dim() < 2:
         return torch.zeros_like(weight)
-    draw = torch.randn(weight.shape, generator=generator)
-    norms = weight.flatten(1).norm(dim=1) / draw.flatten(1).norm(dim=1).clamp(min=1e-12)
-    return draw * norms.view(-1, *[1] * (weight.dim() - 1))
+    draw = torch.randn(weight.shape, generator=generator).to(weight.dtype).flatten(1)
+    own = weight.flatten(1)
+    if tangential:
+        squares = own.square().sum(dim=1, keepdim=True).clamp(min=1e-24)
+        draw = draw - own * ((draw * own).sum(dim=1, keepdim=True) / squares)
+    norms = own.norm(dim=1) / draw.norm(dim=1).clamp(min=1e-12)
+    return (draw * norms[:, None]).view_as(weight)
+
+
+def _cosine(direction: dict[str, Tensor], weights: dict[str, Tensor]) -> float:
+    inner = sum(float((d * weights[key]).sum()) for key, d in direction.items())
+    sizes = [sum(float(of[key].square().sum()) for key in direction) for of in (direction, weights)]
+    return inner / math.sqrt(max(sizes[0] * sizes[1], 1e-300))
+
+
+def _scale_invariant(module: nn.Module, weights: dict[str, Tensor], inputs: Tensor) -> frozenset[str]:
+    """Returns the weights whose filters may each be multiplied by a positive number: batch norm takes it back.
+
+    Found by trial: with one filter twice, another three times as large, and so on, the outputs in train mode are as
+    before.
+    """
+    own = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    mode, found = module.training, set[str]()
+    inputs = inputs.to(next(module.parameters()).device)
+    try:
+        module.load_state_dict(weights)
+        module.train()
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(0)
+            reference = module(inputs)
+            for name, parameter in module.named_parameters():
+                if parameter.dim() < 2:
+                    continue
+                factors = 1.5 + torch.arange(len(parameter), device=parameter.device).remainder(3)
+                before = parameter.clone()
+                parameter.mul_(factors.view(-1, *[1] * (parameter.dim() - 1)).to(parameter.dtype))
+                torch.manual_seed(0)  # dropout draws the same
+                same = torch.allclose(module(inputs), reference, rtol=1e-2, atol=1e-2 * float(reference.abs().max()))
+                parameter.copy_(before)
+                if same:
+                    found.add(name)
+    finally:
+        module.load_state_dict(own)
+        module.train(mode)
+    return frozenset(found)

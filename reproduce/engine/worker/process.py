@@ -31,7 +31,7 @@ from filelock import Timeout
 from three_factors.callbacks.exact_resume import Preempted
 from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.sources import DataError
-from three_factors.reproduce.engine.contract.files import read_lines, write_bytes, write_json
+from three_factors.reproduce.engine.contract.files import write_bytes, write_json
 from three_factors.reproduce.engine.contract.folder import FOLDERS, Folder, PathFolder, RunFolder, SimulationFolder
 from three_factors.reproduce.engine.contract.job import PREEMPTED, SCHEDULERS, WATCH_STDIN, Job
 from three_factors.reproduce.engine.contract.networks import Network
@@ -91,7 +91,7 @@ def _job(path: Path) -> Job:
 
 def _train(spec: RunSpec, job: Job, folder: RunFolder) -> dict[str, Any] | None:
     say = ranks.is_first(job.world_size)
-    return training.train(spec, job, folder, resume=_readable(folder.checkpoint, say=say))
+    return training.train(spec, job, folder, resume=_readable(folder, job, say=say))
 
 
 def _measure(spec: RunSpec, job: Job, folder: RunFolder) -> None:
@@ -99,7 +99,7 @@ def _measure(spec: RunSpec, job: Job, folder: RunFolder) -> None:
         torch.distributed.destroy_process_group()  # one device measures, and waits for no other
     file = folder.path / "measurements.json"
     for measurement in loads(file.read_text()) if file.exists() else ():
-        if folder.complete([measurement]) is None:
+        if folder.measured(measurement) is None:
             try:
                 found = measuring.measure(spec, measurement, job, folder)
             except training.LostWeights:
@@ -108,15 +108,19 @@ def _measure(spec: RunSpec, job: Job, folder: RunFolder) -> None:
             write_json(folder.path / f"measured-{measurement.key}.json", {"milestones": found})
 
 
-def _readable(checkpoint: Path, *, say: bool) -> bool:
+def _readable(folder: RunFolder, job: Job, *, say: bool) -> bool:
     """Tells whether there is a checkpoint that can be read, alike on every rank; without one the run starts again."""
+    checkpoint = folder.checkpoint
     if not checkpoint.exists():
         return False
     try:
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        counted, there = saved["callbacks"]["Recorder"]["rows"], len(read_lines(checkpoint.parent / "metrics.jsonl"))
-        if there < counted:
-            raise ValueError(f"it counts {counted} rows of metrics.jsonl, where {there} are")
+        counted, rows = saved["callbacks"]["Recorder"]["rows"], folder.rows()
+        if len(rows) < counted:
+            raise ValueError(f"it counts {counted} rows of metrics.jsonl, where {len(rows)} are")
+        losses = folder.step_losses() if job.every_step else None
+        if job.every_step and counted and (losses is None or len(losses) < rows[counted - 1]["step"]):
+            raise ValueError("not every step before it was kept")
         words = f"goes on from epoch {saved['epoch'] + 1}, step {saved['global_step']}"
     except Exception as error:  # whatever unpickling a part of a file, or another file, raises
         saved, words = None, f"{checkpoint.name} cannot be read ({error}); the run starts again"

@@ -6,8 +6,9 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.distributed
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from three_factors.callbacks import HessianMonitor, NoiseScheduler
 from three_factors.reproduce.engine.contract.files import read_lines, write_text
+from three_factors.reproduce.engine.contract.steps import DTYPE, KEPT, OF_STEPS, variance
 
 DIVERGED_ABOVE = 1.01  # times the first step's loss
 
@@ -26,27 +28,36 @@ def finite_only(values: dict[str, float]) -> dict[str, float | None]:
 
 
 class Recorder(Checkpoint):
-    """Appends a row an epoch: evaluations, eta, S, t_eta, and the loss of every step of the epoch.
+    """Appends a row an epoch: evaluations, t_eta, eta and S of the last step, the variance of the steps' losses.
 
     Losses stay tensors until the epoch ends, so a GPU is not waited for. A loss that is not finite ends the run.
     As one of Lightning's checkpoint callbacks it comes after the module has logged an epoch's means.
+
+    Args:
+        path: the file of rows.
+        watch: whose measurements are rows' as well.
+        every_step: whether the loss of every step is kept, in a file beside `path`.
     """
 
-    def __init__(self, path: Path, noise: NoiseScheduler, watch: HessianMonitor | None = None) -> None:
+    def __init__(
+        self, path: Path, noise: NoiseScheduler, watch: HessianMonitor | None = None, *, every_step: bool = False
+    ) -> None:
         self.path, self.noise, self.watch = path, noise, watch
+        self.kept = path.with_name(KEPT) if every_step else None
         self.rows: list[dict[str, Any]] = []
         self.first_loss = math.nan
         self.diverged = False
         self._earlier: list[float] = []  # losses of this epoch before the training was resumed
         self._losses: list[Tensor] = []
-        self._settings: list[tuple[float, int]] = []
+        self._last = 0.0, 0  # eta and S of the last step
         self._file: TextIO | None = None
+        self._steps: BinaryIO | None = None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._losses.append(outputs.get("mean", outputs["loss"]))
-        self._settings.append((self.noise.lr, self.noise.batch_size))
+        self._last = self.noise.lr, self.noise.batch_size
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         recent = torch.stack(self._losses).double()
@@ -63,22 +74,19 @@ class Recorder(Checkpoint):
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
             "t_eta": self.noise.t_eta,
-            "steps": {
-                "loss": [v if math.isfinite(v) else None for v in values],
-                "lr": [lr for lr, _ in self._settings],
-                "batch_size": [size for _, size in self._settings],
-            },
+            **finite_only(dict(zip(OF_STEPS, (variance(values), *self._last)))),
         }
-        self._earlier, self._losses, self._settings = [], [], []
+        self._earlier, self._losses = [], []
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}  # every rank: it may reduce
         if trainer.is_global_zero:
-            self._write(row, logged, trainer.check_val_every_n_epoch or 1)
+            self._write(row, values, logged, trainer.check_val_every_n_epoch or 1)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._file is not None:
-            self._file.close()
+        for file in (self._file, self._steps):
+            if file is not None:
+                file.close()
 
-    def _write(self, row: dict[str, Any], logged: dict[str, float], every: int) -> None:
+    def _write(self, row: dict[str, Any], losses: list[float], logged: dict[str, float], every: int) -> None:
         """Writes the epoch's row, with what is logged; evaluations and curvature may be of an earlier epoch."""
         names = [n for n in logged if row["epoch"] % every == 0 or n.startswith("train/")]
         metrics = {name: logged[name] for name in names if not name.startswith("hessian/")}
@@ -86,22 +94,31 @@ class Recorder(Checkpoint):
             metrics |= {k: v for k, v in self.watch.history[-1].items() if k.startswith("hessian/")}
         row |= finite_only(dict(sorted(metrics.items())))  # Lightning's order is another one after a resume
         self._file = self._file or self._cut()
+        if self._steps is not None:  # before the row: where there is a row, there are its steps
+            self._steps.write(np.asarray(losses, DTYPE).tobytes())
+            self._steps.flush()
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         self.rows.append(row)
 
     def _cut(self) -> TextIO:
-        """Returns the file, to be appended to.
+        """Returns the file of rows, to be appended to; opens that of steps.
 
-        Rows that a killed attempt wrote after its last checkpoint are cut off.
+        What a killed attempt wrote after its last checkpoint is cut off.
         """
+        if self.kept is None:
+            self.path.with_name(KEPT).unlink(missing_ok=True)  # of an attempt that was asked for them
+        else:
+            self._steps = self.kept.open("ab")
+            self._steps.truncate(DTYPE.itemsize * (self.rows[-1]["step"] if self.rows else 0))
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
         return self.path.open("a", encoding="utf-8")
 
     def state_dict(self) -> dict[str, Any]:
         """Says how many rows are in the file, and what of every rank is not in it yet."""
-        if self._file is not None:
-            os.fsync(self._file.fileno())  # before the checkpoint that counts its rows
+        for file in (self._steps, self._file):
+            if file is not None:
+                os.fsync(file.fileno())  # before the checkpoint that counts its rows
         own = self._earlier + [float(loss) for loss in self._losses]
         losses: list[list[float]] = [own]
         if torch.distributed.is_initialized():
@@ -112,14 +129,14 @@ class Recorder(Checkpoint):
             "first_loss": self.first_loss,
             "diverged": self.diverged,
             "losses": losses,
-            "settings": self._settings,
+            "last": self._last,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         self.first_loss, self.diverged = state_dict["first_loss"], state_dict["diverged"]
         self._earlier = state_dict["losses"][rank]
-        self._settings = list(state_dict["settings"])
+        self._last = tuple(state_dict["last"])
         if rank == 0:
             self.rows = read_lines(self.path)[: state_dict["rows"]]
             if len(self.rows) < state_dict["rows"]:
@@ -136,5 +153,6 @@ class Recorder(Checkpoint):
         return {
             "status": "diverged" if diverged else "ok",
             "first_loss": self.first_loss if math.isfinite(self.first_loss) else None,
-            "final": {k: v for k, v in last.items() if k != "steps"},
+            "final": {k: v for k, v in last.items() if k not in OF_STEPS},
+            "bytes": self.path.stat().st_size,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import platform
 import signal
@@ -112,10 +113,10 @@ def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) ->
     module.gradient_noise = build_noise(spec)
     noise = NoiseScheduler(spec.schedule)
     watch = None if spec.watch is None else hessian_monitor(spec.watch.curvature, spec.watch.every)
-    recorder = Recorder(folder.path / "metrics.jsonl", noise, watch)
+    recorder = Recorder(folder.path / "metrics.jsonl", noise, watch, every_step=job.every_step)
     keep = KeepWeights(**asdict(spec.keep or Keep(end=False)))
     progress = ProgressFile(folder.path / "progress.json")
-    stop = [] if spec.stop_at_loss is None else [_stop_at(spec.stop_at_loss, spec.epochs)]
+    stop = [_stop_at(*at, spec.epochs) for at in (("loss", spec.stop_at_loss), ("accuracy", spec.stop_at_accuracy))]
     checkpoints = ExactResume(folder.checkpoint, every=job.checkpoint_every, leave_on=signal.SIGTERM)
     trainer = pl.Trainer(
         accelerator="gpu" if where.type == "cuda" else "cpu",
@@ -133,7 +134,7 @@ def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) ->
             noise,
             *([watch] if watch else []),
             keep,
-            *stop,
+            *filter(None, stop),
             progress,
             recorder,
             checkpoints,
@@ -157,9 +158,16 @@ def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) ->
     }
 
 
-def _stop_at(loss: float, epochs: int) -> EarlyStopping:
-    """Ends a run at the first evaluation with at most this training loss; never because it has stopped falling."""
-    return EarlyStopping("train_subset/loss", stopping_threshold=loss, patience=epochs + 1, check_finite=False)
+def _stop_at(what: str, threshold: float | None, epochs: int) -> EarlyStopping | None:
+    """Ends a run at the first evaluation that reaches a training loss or accuracy; never because it has stalled."""
+    if threshold is None:
+        return None
+    mode = "min" if what == "loss" else "max"
+    # Lightning stops strictly beyond the threshold
+    beyond = math.nextafter(threshold, math.inf if what == "loss" else -math.inf)
+    return EarlyStopping(
+        f"train_subset/{what}", mode=mode, stopping_threshold=beyond, patience=epochs + 1, check_finite=False
+    )
 
 
 class LostWeights(ValueError):

@@ -124,7 +124,7 @@ if __name__ == "__main__":
     job = Job(server.prepare("digits28", Path("nowhere")), devices=devices)
     folder = RunFolder(Path(sys.argv[1]) / spec.key)
     assert not Runner(server, jobs=1, devices=devices).run([Task(Item("mine", 0, spec), folder, job)], Watcher())
-    print(folder.result()["status"], {lr for row in folder.rows() for lr in row["steps"]["lr"]})
+    print(folder.result()["status"], {row["noise/lr"] for row in folder.rows()})
 """
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from tests.reproduce.script import run
-from three_factors.datamodules.schedules import Cyclic, NoiseSchedule
+from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, exchange
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, VGG11Network
 from three_factors.reproduce.engine.contract.spec import Data, RunSpec
+from three_factors.reproduce.engine.contract.steps import planned
 from three_factors.reproduce.engine.definition import Figure
 from three_factors.reproduce.engine.experiment import PAPERS, Experiment, Setting
 from three_factors.reproduce.engine.judge.table import SyntheticTable
@@ -122,7 +123,7 @@ def test_an_arm_that_a_figure_does_not_have_is_refused_in_one_line():
 def test_a_figures_script_refuses_an_arm_before_it_reads_anything(tmp_path):
     done = run("fig4", tmp_path / "out", "--arm", "time")
     assert done.returncode == 2
-    assert done.stderr.strip() == "error: --arm: fig4 has no arm 'time', only epochs, ghost, no-bn, l2"
+    assert done.stderr.strip() == "error: --arm: fig4 has no arm 'time', only epochs, ghost, no-bn, l2, quench"
     assert not (tmp_path / "out").exists()
 
 
@@ -134,3 +135,55 @@ def test_figure_1_runs_in_every_arm(arm, tmp_path_factory):
     assert done.returncode == 0, done.stdout + done.stderr
     folder = out / "fig1" / f"smoke-digits28-{arm}"
     assert (folder / "fig1.png").is_file()
+
+
+CYCLIC = NoiseSchedule(0.1, Cyclic(high=96, low=24, period=4, phase=0.5))
+
+
+@pytest.mark.parametrize("schedule", [NoiseSchedule(0.1, 24), CYCLIC, exchange(CYCLIC)])
+def test_a_quench_goes_on_for_fifteen_percent_more_time_with_eta_falling_to_nothing(schedule):
+    spec = replace(SPEC, schedule=schedule, momentum=0.9)
+    found = changed(arms.QUENCHED, run=spec)["run"]
+    before, after = planned(spec), planned(found)
+    whole = len(before.lr)
+    assert np.array_equal(after.lr[:whole], before.lr)
+    assert np.array_equal(after.batch_size[:whole], before.batch_size)
+    assert after.lr[whole:].sum() == pytest.approx(arms.QUENCH * before.lr.sum(), rel=0.15)  # whole epochs
+    assert set(after.batch_size[whole:]) == {before.batch_size[-1]}
+    falls = np.diff(after.lr[whole:])
+    assert falls == pytest.approx(np.full(len(falls), falls.mean()), rel=1e-6)  # in a straight line
+    assert after.lr[whole] == pytest.approx(before.lr[-1], rel=0.05)
+    assert 0 < after.lr[-1] <= 2 * abs(falls.mean())
+    assert replace(found, schedule=schedule, epochs=spec.epochs) == spec
+
+
+def test_a_quench_takes_the_excess_out_of_a_quadratic_but_not_of_directions_that_are_too_flat():
+    """The loss h θ²/2, noise of variance 1/S a step: stationary excess n tr(C)/4, with C = 1, and 0 in the basin."""
+    data = replace(SPEC.data, train=1_000)
+    spec = replace(SPEC, data=data, schedule=NoiseSchedule(0.1, 10), epochs=20)
+    steps, random = planned(changed(arms.QUENCHED, run=spec)["run"]), np.random.default_rng(0)
+    tau = arms.QUENCH * 0.1 * 2_000
+    curvature = np.array([1.0, 10 / tau, 1.0 / tau])
+    n = 0.01
+    theta = random.normal(0, np.sqrt(n / (2 * curvature)), (20_000, 3))  # stationary already
+    excess = []
+    for i, lr in enumerate(steps.lr):
+        if i == len(planned(spec).lr):
+            excess.append((curvature * theta**2 / 2).mean(axis=0))
+        theta -= lr * (curvature * theta + random.normal(0, 1 / np.sqrt(10), theta.shape))
+    excess.append((curvature * theta**2 / 2).mean(axis=0))
+    hot, cold = excess
+    assert hot == pytest.approx(np.full(3, n / 4), rel=0.06)
+    variance = n / (2 * curvature)
+    for lr in steps.lr:
+        variance = (1 - lr * curvature) ** 2 * variance + lr**2 / 10
+    assert cold == pytest.approx(curvature * variance / 2, rel=0.05)
+    assert cold[0] < hot[0] / 8
+    assert cold[2] > hot[2] / 3
+    assert "3/τ = 0.1," in arms.QUENCHED.tell({"run": Setting(spec)})
+
+
+def test_runs_are_stopped_where_the_noisy_labels_are_memorised():
+    (spec,) = changed(arms.MEMORISED_ALL, run=SPEC).values()
+    assert (spec.stop_at_accuracy, spec.epochs) == (0.999, 60)
+    assert replace(spec, stop_at_accuracy=None, epochs=12) == SPEC

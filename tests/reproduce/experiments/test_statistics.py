@@ -170,26 +170,41 @@ def test_the_two_claims_in_tension_exclude_one_another(ratio, wider, alike):
     assert [claim.verdict for claim in found[3:]] == [alike] * 3
 
 
-def test_tuning_takes_the_highest_accuracy_breaks_ties_by_loss_and_skips_what_diverged():
-    schedule = tuning.BASELINE
-    tried = {c.label: c for c in tuning.candidates("quick")}
-    found = {c.lr: c for c in tried.values() if c.schedule == schedule}
-    scores = {0.008: (0.5, 1.0), 0.02: (0.6, 1.2), 0.05: (0.6, 1.1), 0.125: None}
+@pytest.mark.parametrize(
+    ("scores", "chosen"),
+    [
+        ({0.008: [0.5], 0.02: [0.6], 0.05: [0.7], 0.125: None}, 0.05),  # one seed: the best
+        ({0.008: [0.5], 0.02: [0.7], 0.05: [0.7], 0.125: None}, 0.02),  # equal ones: the smallest eta
+        # three seeds, a pooled sd of 0.03 and so a standard error of 0.0173: within that the smallest eta
+        ({0.008: [0.5, 0.53, 0.56], 0.02: [0.66, 0.69, 0.72], 0.05: [0.67, 0.7, 0.73], 0.125: None}, 0.02),
+        ({0.008: [0.5, 0.53, 0.56], 0.02: [0.65, 0.68, 0.71], 0.05: [0.67, 0.7, 0.73], 0.125: None}, 0.05),
+    ],
+)
+def test_tuning_takes_the_smallest_eta_within_a_standard_error_of_the_best(scores, chosen):
+    candidates = {c.label: c for c in tuning.candidates("quick")}
+    label = {c.lr: name for name, c in candidates.items() if c.schedule == tuning.BASELINE}
 
     def of(scores):
         rows = [
-            (found[lr].label, tuning.FIRST_SEED,
-             {} if score is None else {metrics.VALID: score[0], metrics.VALID_LOSS: score[1]})
-            for lr, score in scores.items()
-        ]  # fmt: skip
-        return table(rows, factors={label: candidate.factors for label, candidate in tried.items()})
+            (label[lr], tuning.FIRST_SEED + i, {} if value is None else {metrics.VALID: value})
+            for lr, values in scores.items()
+            for i, value in enumerate(values or [None])
+        ]
+        return table(rows, factors={name: candidate.factors for name, candidate in candidates.items()})
 
-    assert tried[tuning.tuned(of(scores))[schedule]].lr == 0.05
-    assert tuning.at_the_edge(of(scores), schedule) == ""
-    edge = of(scores | {0.008: (0.7, 9.0)})
-    assert tried[tuning.tuned(edge)[schedule]].lr == 0.008
-    assert "tuned to 0.008, at the edge" in tuning.at_the_edge(edge, schedule)
-    assert schedule not in tuning.tuned(of(dict.fromkeys(scores)))
+    assert candidates[tuning.tuned(of(scores))[tuning.BASELINE]].lr == chosen
+    assert tuning.at_the_edge(of(scores), tuning.BASELINE) == ""
+    edge = of(scores | {0.008: [0.9] * len(scores[0.008])})
+    assert candidates[tuning.tuned(edge)[tuning.BASELINE]].lr == 0.008
+    assert "tuned to 0.008, at the edge" in tuning.at_the_edge(edge, tuning.BASELINE)
+    assert tuning.BASELINE not in tuning.tuned(of(dict.fromkeys(scores)))
+
+
+def test_of_cycles_that_are_alike_the_shortest_is_taken():
+    tried = {c.label: c for c in tuning.candidates("gpu") if c.schedule == "discrete S" and c.lr == 0.005}
+    rows = [(label, tuning.FIRST_SEED, {metrics.VALID: 0.5}) for label in reversed(tried)]
+    made = table(rows, factors={label: candidate.factors for label, candidate in tried.items()})
+    assert tried[tuning.tuned(made)["discrete S"]].period == 5
 
 
 # -- cycles, scaling, grids, valleys

@@ -10,7 +10,7 @@ from three_factors.reproduce.engine.options import InputError
 
 @pytest.fixture
 def two_gpus(monkeypatch):
-    monkeypatch.setattr(devices, "_gpus", lambda: ["A100", "A100"])
+    monkeypatch.setattr(devices, "_gpus", lambda: [("A100", 40 * 2**30), ("A100", 40 * 2**30)])
 
 
 def torch_that_says(line, tmp_path, monkeypatch):
@@ -22,7 +22,7 @@ def torch_that_says(line, tmp_path, monkeypatch):
 def test_a_gpu_is_used_by_a_torch_with_cuda(two_gpus, tmp_path, monkeypatch):
     torch_that_says("cuda: Optional[str] = '13.2'", tmp_path, monkeypatch)
     hardware = devices.detect()
-    assert (hardware.accelerator, hardware.describe()) == ("cuda", "2 x A100")
+    assert (hardware.accelerator, hardware.describe(), hardware.large) == ("cuda", "2 x A100", True)
     with pytest.raises(InputError, match="--devices: 3 asked for, here is 2 x A100"):
         devices.check(3, hardware)
 
@@ -30,7 +30,7 @@ def test_a_gpu_is_used_by_a_torch_with_cuda(two_gpus, tmp_path, monkeypatch):
 def test_a_torch_without_cuda_trains_on_the_cores_and_says_so(two_gpus, tmp_path, monkeypatch):
     torch_that_says("cuda: Optional[str] = None", tmp_path, monkeypatch)
     hardware = devices.detect()
-    assert hardware.accelerator == "cpu"
+    assert (hardware.accelerator, hardware.large) == ("cpu", False)
     assert "2 x A100 unused, because this torch was built without CUDA" in hardware.describe()
 
 

@@ -67,7 +67,7 @@ def complete(folder):
 def test_a_run_killed_at_any_moment_ends_as_the_uninterrupted_one(moment, server, measured, tmp_path):
     name, number, when = MOMENTS[moment]
     if number is None:  # the first epoch's
-        number = len(left(measured)[0][0]["steps"]["loss"])
+        number = left(measured)[0][0]["step"]
     folder = RunFolder(tmp_path / EVERYTHING.key)
     folder.prepare(EVERYTHING, job("digits"), (MEASURED,))
     killed(server, folder, name, number, when)

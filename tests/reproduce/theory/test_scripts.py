@@ -69,7 +69,7 @@ def test_a_script_at_smoke_scale_leaves_its_files_and_a_second_call_simulates_no
     ("flags", "message"),
     [
         (("--seeds", "0"), "error: --seeds: 0 is less than 1"),
-        (("--scale", "huge"), "error: --scale: 'huge' is not one of smoke, quick, paper"),
+        (("--scale", "huge"), "error: --scale: 'huge' is not one of smoke, quick, gpu, paper"),
         (("--seeds", "two"), "error: --seeds: invalid int value: 'two'"),
         (("--data", "cifar10"), "error: unrecognized arguments: --data cifar10"),
     ],

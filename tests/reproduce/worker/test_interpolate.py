@@ -1,6 +1,7 @@
 """Lines between runs: their ends are the runs' own, and widths are those of the profile."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,16 @@ import torch
 from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.schedules import NoiseSchedule
 from three_factors.reproduce.engine.contract.folder import PathFolder, RunFolder
-from three_factors.reproduce.engine.contract.networks import MLPNetwork
+from three_factors.reproduce.engine.contract.networks import MLPNetwork, ResNet56Network, VGG11Network
 from three_factors.reproduce.engine.contract.spec import Data, Keep, PathSpec, RunSpec
-from three_factors.reproduce.engine.worker.interpolate import _direction, follow
-from three_factors.reproduce.engine.worker.train import Job, train
+from three_factors.reproduce.engine.worker.interpolate import (
+    _direction,
+    _outward,
+    _random_widths,
+    _scale_invariant,
+    follow,
+)
+from three_factors.reproduce.engine.worker.train import Job, build_module, train
 
 SPEC = RunSpec(
     MLPNetwork(hidden=(16,), batch_norm=True),
@@ -88,3 +95,78 @@ def test_a_random_direction_has_each_filters_norm_and_leaves_vectors_alone():
 def test_a_line_that_cannot_be_followed_is_refused(change, words):
     with pytest.raises(ValueError, match=words):
         PathSpec(**({"start": SPEC, "end": SPEC} | change))
+
+
+class Bowl(torch.nn.Module):
+    """The loss h |W - W0|² / 2, whatever the examples."""
+
+    def __init__(self, h):
+        super().__init__()
+        self.h, self.weight = h, torch.nn.Parameter(torch.arange(1.0, 13).view(3, 4))
+        self.register_buffer("least", self.weight.detach().clone())
+
+    def forward(self, inputs):
+        return inputs.new_zeros(len(inputs)) + self.h / 2 * (self.weight - self.least).square().sum()
+
+    def loss(self, outputs, targets):
+        return outputs.mean()
+
+
+BATCHES = [(torch.zeros(4, 2), torch.zeros(4, dtype=torch.long))]
+
+
+@pytest.mark.parametrize("h", [4.0, 0.02, 1e-4])
+def test_a_direction_is_followed_until_the_loss_has_risen_as_far_as_the_quadratic_says(h):
+    bowl, spec = Bowl(h).double(), replace_path(until=1e3, directions=3)
+    weights = bowl.state_dict()
+    found = _random_widths(spec, bowl, BATCHES, weights, "θ1")
+    norm = float(weights["weight"].norm())
+    for rise in (0.1, 0.5, 1.0):
+        assert found[f"random width θ1 {rise:g}"] * norm == pytest.approx(math.sqrt(2 * rise / h), rel=0.05)
+    short = _random_widths(replace_path(until=None), bowl, BATCHES, weights, "θ1")
+    assert math.isnan(short["random width θ1 1"]) == (math.sqrt(2 / h) > norm)
+
+
+def replace_path(**options):
+    return replace(PathSpec(SPEC, SPEC, ALPHAS, 320, 160, 2), **options)
+
+
+def test_a_direction_ends_at_the_furthest_that_is_asked_for():
+    bowl = Bowl(1e-9).double()
+    profile = _outward(replace_path(until=5.0), bowl, BATCHES, bowl.state_dict(), {"weight": bowl.weight.detach()})
+    assert (min(profile.alphas), profile.width(1, 0.1).censored) == (-5.0, True)
+
+
+@pytest.mark.parametrize(
+    ("network", "free"),
+    [
+        (MLPNetwork(hidden=(16, 12), batch_norm=True, in_features=192), {"layers.0", "layers.3"}),
+        (MLPNetwork(hidden=(16, 12), in_features=192), set()),
+        (VGG11Network(width=1 / 32), None),
+        (VGG11Network(width=1 / 32, batch_norm=False), set()),
+        (ResNet56Network(depth=8, width=0.25), None),
+    ],
+)
+def test_the_weights_whose_scale_batch_norm_takes_back_are_found(network, free):
+    torch.manual_seed(0)
+    module = build_module(network).double()
+    size = 8 if isinstance(network, MLPNetwork) else 32
+    inputs = torch.randn(64, 3, size, size, dtype=torch.float64)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    found = _scale_invariant(module, before, inputs)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    names = {name for name, part in module.named_modules() if isinstance(part, torch.nn.Conv2d)}
+    if free is not None:
+        assert found == {f"network.{name}.weight" for name in free}
+    elif isinstance(network, VGG11Network):
+        assert found == {f"{name}.weight" for name in names}
+    else:  # of a block's two convolutions the first alone; what is added to the stream is not normalised by itself
+        assert found == {f"{name}.weight" for name in names if name.endswith("conv1")}
+
+
+def test_tangential_directions_are_at_right_angles_to_every_filter_and_as_long():
+    weight, generator = torch.randn(5, 3, 2, 2, dtype=torch.float64), torch.Generator().manual_seed(1)
+    found = _direction(weight, generator, tangential=True).flatten(1)
+    own = weight.flatten(1)
+    assert (found * own).sum(dim=1) == pytest.approx(torch.zeros(5).numpy(), abs=1e-12)
+    assert found.norm(dim=1) == pytest.approx(own.norm(dim=1).numpy())

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from three_factors.reproduce.engine.contract.files import write_json
 from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, VGG11Network
 from three_factors.reproduce.engine.contract.spec import Curvature, Data, Keep, Measurement, RunSpec, Watch
+from three_factors.reproduce.engine.contract.steps import planned
 from three_factors.reproduce.engine.worker.measure import measure
 from three_factors.reproduce.engine.worker.train import Job, LostWeights
 from three_factors.reproduce.engine.worker.train import train as train_in
@@ -40,19 +42,23 @@ def rows(folder):
 
 
 def test_every_step_and_epoch_is_recorded(job, tmp_path):
-    result = train(SPEC, job, tmp_path)
+    result = train(SPEC, replace(job, every_step=True), tmp_path)
     assert result["status"] == "ok"
     found = rows(tmp_path)
     assert [row["epoch"] for row in found] == [1, 2, 3, 4]
     assert [row["step"] for row in found] == [10, 12, 22, 24]
-    assert [row["steps"]["batch_size"] for row in found[:2]] == [[32] * 10, [160] * 2]
-    assert [len(row["steps"]["loss"]) for row in found] == [10, 2, 10, 2]
+    assert [(row["noise/lr"], row["noise/batch_size"]) for row in found[:2]] == [(0.1, 32), (0.1, 160)]
     assert found[-1]["t_eta"] == pytest.approx(0.1 * 24)
+    steps, losses = planned(SPEC), RunFolder(tmp_path).step_losses()
+    assert steps.batch_size.tolist() == [*[32] * 10, 160, 160] * 2
+    assert len(losses) == 24
     for row in found:
-        assert row["train/loss"] == pytest.approx(
-            sum(loss * size for loss, size in zip(row["steps"]["loss"], row["steps"]["batch_size"])) / 320,
-            rel=1e-5,
-        )
+        here = steps.epoch == row["epoch"]
+        assert row["train/loss"] == pytest.approx(float(losses[here] @ steps.batch_size[here]) / 320, rel=1e-5)
+        line = np.polynomial.Polynomial.fit(np.arange(here.sum()), losses[here], 1)
+        left = losses[here] - line(np.arange(here.sum()))
+        wanted = left @ left / (here.sum() - 2) if here.sum() > 3 else None
+        assert row["train/step_variance"] == (None if wanted is None else pytest.approx(wanted, rel=1e-4))
         assert {"val/accuracy", "test/accuracy", "train_subset/loss"} <= row.keys()
 
 
@@ -154,7 +160,7 @@ def test_curvature_is_measured_while_it_trains_and_changes_no_weight(job, tmp_pa
     folders = [finished(spec, job, tmp_path)[0] for spec in (watched, replace(watched, watch=None))]
     a, b = (rows(folder.path) for folder in folders)
     assert ["hessian/trace" in row for row in a] == [False, True, False, True]
-    assert [row["steps"] for row in a] == [row["steps"] for row in b]
+    assert [row["train/step_variance"] for row in a] == [row["train/step_variance"] for row in b]
     ends = [torch.load(folder.weights("end"), weights_only=True) for folder in folders]
     assert all(torch.equal(ends[0][k], ends[1][k]) for k in ends[0])
     assert a[-1]["hessian/top_eigenvalue"] == pytest.approx(

@@ -1,0 +1,84 @@
+"""The steps of a run: eta and S of each follow from its spec; the losses of all are kept only where a figure asks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from three_factors.datamodules.plan import epoch_edges
+from three_factors.datamodules.schedules import Constant, as_schedule
+from three_factors.reproduce.engine.contract.spec import RunSpec
+
+STEP_VARIANCE = "train/step_variance"  # of the losses of an epoch's steps
+LR, BATCH_SIZE = "noise/lr", "noise/batch_size"  # of an epoch's last step
+OF_PLAN = ("epoch", "step", "t_eta", LR, BATCH_SIZE)  # what of a row follows from the spec
+OF_STEPS = (STEP_VARIANCE, LR, BATCH_SIZE)  # what a row keeps of its epoch's steps
+KEPT = "steps.f32"  # the loss of every step, little-endian float32
+DTYPE = np.dtype("<f4")
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Describes every step of a training.
+
+    Attributes:
+        epoch: int (steps,), from 1.
+        lr: eta, float (steps,).
+        batch_size: S over all devices, int (steps,).
+    """
+
+    epoch: np.ndarray
+    lr: np.ndarray
+    batch_size: np.ndarray
+
+
+def planned(spec: RunSpec, epochs: int | None = None, world_size: int = 1) -> Steps:
+    """Returns the steps of a run up to the end of an epoch; of all of it by default."""
+    wanted = range(spec.epochs if epochs is None else epochs)
+    lr, size = as_schedule(spec.schedule.lr), as_schedule(spec.schedule.batch_size)
+    if isinstance(lr, Constant) and isinstance(size, Constant):  # every epoch is like the first
+        rates, sizes = _of_epoch(spec, 0, world_size)
+        numbers = np.repeat(np.arange(1, len(wanted) + 1), len(sizes))
+        return Steps(numbers, np.tile(rates, len(wanted)), np.tile(sizes, len(wanted)))
+    found = [_of_epoch(spec, epoch, world_size) for epoch in wanted]
+    numbers = np.repeat(np.arange(1, len(found) + 1), [len(sizes) for _, sizes in found])
+    return Steps(numbers, *(np.concatenate(parts) if found else np.empty(0) for parts in zip(*found, strict=True)))
+
+
+def first_lr(spec: RunSpec, world_size: int = 1) -> float:
+    """Returns eta of the first step."""
+    return float(_of_epoch(spec, 0, world_size)[0][0])
+
+
+def _of_epoch(spec: RunSpec, epoch: int, world_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns eta and S of an epoch's steps: eta/S is the schedule's at each step's start."""
+    n = spec.data.train
+    schedule = as_schedule(spec.schedule.batch_size)
+    edges = epoch_edges(n, schedule, epoch, smallest=world_size, largest=spec.max_batch_size)
+    sizes = np.diff(edges)
+    rates = [spec.schedule.setting(epoch + start / n, int(size)).lr for start, size in zip(edges.tolist(), sizes)]
+    return np.array(rates), sizes
+
+
+def variance(losses: Sequence[float]) -> float:
+    """Returns the variance of an epoch's step losses about a straight line; NaN for fewer than 4 steps."""
+    if len(losses) < 4:
+        return math.nan
+    at = np.arange(len(losses)) - (len(losses) - 1) / 2
+    left = np.asarray(losses) - np.mean(losses)
+    left = left - at * (at @ left) / (at @ at)
+    return float(left @ left) / (len(losses) - 2)
+
+
+def light(row: dict[str, Any]) -> dict[str, Any]:
+    """Returns a row as rows are now. Until 0.1 a row held its epoch's steps whole."""
+    steps = row.pop("steps", None)
+    if steps is not None:
+        found = variance([math.nan if loss is None else loss for loss in steps["loss"]])
+        kept = (found if math.isfinite(found) else None, steps["lr"][-1], steps["batch_size"][-1])
+        row |= dict(zip(OF_STEPS, kept))
+    return row

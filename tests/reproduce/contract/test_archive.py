@@ -1,0 +1,213 @@
+"""What is exported comes back: ends and measurements to the bit, curves to four digits; damage is refused by name."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.images import image_folder
+from tests.reproduce.script import PATIENCE, ROOT
+from tests.reproduce.specs import MEASURED, SPEC
+from three_factors.reproduce.engine.contract.archive import MEANS, Archive, DamagedArchive, four_digits
+from three_factors.reproduce.engine.contract.folder import Results
+from three_factors.reproduce.engine.contract.spec import Item
+from three_factors.reproduce.engine.contract.steps import DTYPE, KEPT, OF_STEPS, planned
+from three_factors.reproduce.engine.evidence import table_of
+from three_factors.reproduce.engine.experiment import Experiment
+
+LONG = replace(SPEC, epochs=12)
+DATA = {"name": "cifar10", "fingerprint": "0123", "train": 50_000, "test": 10_000, "channels": 3, "size": 32}
+TOLD = {"figure": "fig4", "scale": "paper", "arm": "epochs", "data": DATA | {"classes": 10}, "lines": {}}
+
+
+@given(st.one_of(st.floats(-1e300, 1e300), st.just(math.nan)))
+def test_four_digits_are_near_and_rounding_again_changes_nothing(value):
+    found = four_digits(np.array([value]))
+    assert np.array_equal(four_digits(found), found, equal_nan=True)
+    assert np.isnan(value) or abs(found[0] - value) <= 1.3e-4 * abs(value) + 1e-300
+
+
+def item(seed, *, every_step=True, epochs=LONG.epochs):
+    return Item("cyclic S", seed, replace(LONG, seed=seed, epochs=epochs), (MEASURED,), {"S": 32}, every_step)
+
+
+def write(results, one, *, epochs=None, status="ok", measured=True):
+    """Writes a finished run with noisy numbers; it may have stopped early."""
+    folder, random = results.folder(one.spec).path, np.random.default_rng(one.seed)
+    folder.mkdir(parents=True)
+    count = epochs or one.spec.epochs
+    steps = planned(one.spec, count)
+    ends = np.searchsorted(steps.epoch, np.arange(1, count + 1), side="right").tolist()
+    if one.every_step:
+        random.normal(1, 0.1, ends[-1]).astype(DTYPE).tofile(folder / KEPT)
+    rows = []
+    for epoch, end in enumerate(ends, start=1):
+        row = {"epoch": epoch, "step": end, "t_eta": float(np.cumsum(steps.lr)[end - 1])}
+        row |= {"train/step_variance": None if epoch % 7 == 0 else float(random.exponential())}
+        row |= {"noise/lr": float(steps.lr[end - 1]), "noise/batch_size": int(steps.batch_size[end - 1])}
+        row |= {"train/loss": float(random.exponential())}
+        if epoch % 3 == 0:
+            row |= {"test/accuracy": float(random.uniform()), "test/loss": float(random.exponential())}
+        rows.append(row)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = {
+        "key": one.spec.key,
+        "status": status,
+        "first_loss": 2.302585092994046,
+        "final": {k: v for k, v in rows[-1].items() if k not in OF_STEPS} | {"val/loss": None},
+        "bytes": (folder / "metrics.jsonl").stat().st_size,
+        "milestones": {"best": {"epoch": 3, "val/loss": 0.1 + 0.2}, "end": {}},
+        "provenance": {"seconds": 1.25, "devices": 1, "num_nodes": 1, "accelerator": "cpu"},
+    }
+    (folder / "result.json").write_text(json.dumps(result))
+    if measured:
+        found = {at: {"hessian/trace": float(random.exponential()), "hessian/frobenius": None} for at in MEASURED.at}
+        (folder / f"measured-{MEASURED.key}.json").write_text(json.dumps({"milestones": found}))
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Five runs: whole, stopped early, diverged, without its steps, whole; and an archive of them."""
+    results = Results(tmp_path / "out")
+    items = [item(seed, every_step=seed != 3) for seed in range(5)]
+    for one, how in zip(items, ({}, {"epochs": 11}, {"status": "diverged", "measured": False}, {}, {})):
+        write(results, one, **how)
+    archive = Archive(tmp_path / "archive")
+    archive.add("fig4-paper-cifar10-seeds-0-4", TOLD, [(one, results.folder(one.spec)) for one in items])
+    return items, results, tmp_path
+
+
+def from_archive(tmp_path):
+    return Results(tmp_path / "elsewhere", Archive(tmp_path / "archive"))
+
+
+def test_the_table_of_the_archive_is_that_of_the_results_folder(made):
+    items, results, tmp_path = made
+    kept = from_archive(tmp_path)
+    assert kept.missing(items, print) == []
+    assert kept.archived == 5
+    here, there = (table_of(Experiment(), items, of, print) for of in (results, kept))
+    assert here.frame.to_csv() == there.frame.to_csv()
+    assert here.rows.keys() == there.rows.keys()
+    for place, rows in here.rows.items():
+        pd.testing.assert_frame_equal(rows, there.rows[place], check_exact=True, check_like=True, check_dtype=False)
+        steps, means = here.steps[place], there.steps[place]
+        assert steps[["epoch", "lr", "batch_size"]].equals(means[["epoch", "lr", "batch_size"]])
+        if place[1] == 3:
+            assert means["loss"].isna().all()
+        else:
+            assert len(means) < MEANS  # so few steps are kept as they are
+            assert steps["loss"].to_numpy() == pytest.approx(means["loss"].to_numpy(), rel=1e-6)
+    results_of = [{k: v for k, v in results.finished(one, print).items() if k != "bytes"} for one in items]
+    found = [{k: v for k, v in kept.finished(one, print).items() if k != "archive"} for one in items]
+    for a, b in zip(results_of, found):
+        a["final"] = {k: v for k, v in a["final"].items() if v is not None}
+        assert a == b
+
+
+def test_means_of_many_steps_have_their_mean(tmp_path):
+    results = Results(tmp_path / "out")
+    one = item(0, epochs=300)
+    write(results, one)
+    archive = Archive(tmp_path / "archive")
+    archive.add("a", TOLD, [(one, results.folder(one.spec))])
+    kept, real = archive.folder_of(one.spec).step_losses(), results.folder(one.spec).step_losses()
+    assert len(kept) == len(real) > MEANS
+    assert len(set(kept.tolist())) <= MEANS
+    assert kept.mean() == pytest.approx(real.mean(), rel=1e-5)
+
+
+def test_what_lacks_a_measurement_or_its_steps_is_not_taken_from_the_archive(made):
+    items, _, tmp_path = made
+    kept = from_archive(tmp_path)
+    other = replace(MEASURED, at=("end",))
+    assert kept.finished(replace(items[0], measurements=(MEASURED, other)), print) is None
+    assert kept.finished(replace(items[3], every_step=True), print) is None
+    assert kept.finished(items[3], print) is not None
+    assert kept.finished(item(9), print) is None
+
+
+def test_a_block_more_is_a_file_of_its_own_and_none_is_written_again(made):
+    _, results, tmp_path = made
+    before = {file.name: file.read_bytes() for file in (tmp_path / "archive").glob("fig4*")}
+    more = item(5)
+    write(results, more)
+    archive = Archive(tmp_path / "archive")
+    with pytest.raises(ValueError, match="fig4-paper-cifar10-seeds-0-4: is a block already"):
+        archive.add("fig4-paper-cifar10-seeds-0-4", TOLD, [(more, results.folder(more.spec))])
+    archive.add("fig4-paper-cifar10-seeds-5-5", TOLD, [(more, results.folder(more.spec))])
+    assert {name: (tmp_path / "archive" / name).read_bytes() for name in before} == before
+    assert from_archive(tmp_path).finished(more, print) is not None
+
+
+@pytest.mark.parametrize("ending", ["npz", "json"])
+@pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: content + b" ", None])
+def test_a_damaged_block_is_refused_by_name(ending, damage, made):
+    items, _, tmp_path = made
+    file = tmp_path / "archive" / f"fig4-paper-cifar10-seeds-0-4.{ending}"
+    if damage is None:
+        file.unlink()
+    else:
+        file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(DamagedArchive, match=file.name):
+        from_archive(tmp_path).finished(items[0], print)
+
+
+def test_the_data_set_is_described_without_its_images(made):
+    *_, tmp_path = made
+    (source,) = Archive(tmp_path / "archive").sources(["cifar10"])
+    assert (source.fingerprint, source.train, source.classes, source.folder) == ("0123", 50_000, 10, "")
+    assert Archive(tmp_path / "archive").sources(["mnist"]) == []
+
+
+def call(clone, *words):
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], cwd=clone, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_figure_is_drawn_and_judged_from_the_archive_in_a_clone_without_its_data(tmp_path, monkeypatch):
+    clone, data = tmp_path / "clone", tmp_path / "data"
+    left_out = shutil.ignore_patterns(".git", "results", "build", "tests", "*.egg-info", "__pycache__", "*.png")
+    shutil.copytree(ROOT, clone, ignore=left_out)
+    image_folder(data / "pets", per_class=60)
+    flags = ("--scale", "smoke", "--data", "pets", "--data-dir", data)
+    monkeypatch.setenv("THREE_FACTORS_CACHE", str(tmp_path / "cache"))
+    ended, printed = call(clone, "reproduce/fig2.py", *flags, "--wandb", "disabled")
+    assert ended == 0, printed
+    ended, printed = call(clone, "reproduce/export.py", "fig2", *flags)
+    assert ended == 0, printed
+    assert "(4 runs, 4 lines" in printed
+    assert "all of it is in the archive" in call(clone, "reproduce/export.py", "fig2", *flags)[1]
+    table = tmp_path / "fig2.csv"
+    assert call(clone, "reproduce/export.py", "fig2", *flags, "--csv", table)[0] == 0
+    tidy = pd.read_csv(table)
+    assert {"label", "seed", "epoch", "metric", "value"} <= set(tidy)
+    assert tidy["label"].nunique() == 8
+    before = {name: (clone / f"results/fig2/smoke-pets/{name}").read_text() for name in ("table.csv", "claims.json")}
+    shutil.rmtree(clone / "results")
+    shutil.rmtree(tmp_path / "cache")
+    shutil.rmtree(data / "pets")
+    ended, printed = call(clone, "reproduce/fig2.py", *flags, "--archive")
+    assert ended == 0, printed
+    assert "pets as in the archive, without images" in printed
+    assert "0 to train" in printed
+    for name, text in before.items():
+        assert (clone / f"results/fig2/smoke-pets/{name}").read_text() == text
+    ended, printed = call(clone, "reproduce/fig2.py", *flags, "--archive", "--seeds", "2")
+    assert ended == 2
+    assert "are not in the archive, and need the images of pets" in printed
+    (block,) = (clone / "reproduce/gallery/archive").glob("*.npz")
+    block.write_bytes(b"")
+    ended, printed = call(clone, "reproduce/fig2.py", *flags, "--archive")
+    assert (ended, block.name in printed.splitlines()[-1]) == (2, True)
