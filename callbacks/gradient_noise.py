@@ -199,6 +199,10 @@ class GradientNoiseMonitor(Monitor):
             rows = self._gradients(module, held)
         return self._found(rows, held, noise_ratio)
 
+    def values(self, module: nn.Module, batches: Any) -> dict[str, float]:
+        """Returns the same as would be logged of it, by name."""
+        return self._summary(self.measure(module, batches))
+
     def _gradients(self, module: nn.Module, batches: Any, estimator: Estimator | None = None) -> Gradients:
         own = plain(module)
         asked = estimator or self.estimator

@@ -44,7 +44,8 @@ class HessianMonitor(SubsetMonitor):
     `hessian/normalized_sharpness` and `hessian/adaptive_sharpness` (largest eigenvalues in units of the filters and of
     each weight), `hessian/batch_sharpness`. Always `hessian/weight_norm` (|θ| of the parameters measured),
     `hessian/products` (all that were computed) and `hessian/seconds`; where λ is that of a mean and the parameters
-    measured have one learning rate, `hessian/lr_top_eigenvalue` (eta λ, 2 at plain SGD's edge of stability).
+    measured have one learning rate, `hessian/lr_top_eigenvalue` (eta λ, 2 at plain SGD's edge of stability) and
+    `hessian/lr_batch_sharpness`.
     Eigenvalue, trace and norm share one Lanczos run; none depends on what else is measured, nor on `batch_size` (but
     batch sharpness, of which it is a part).
 
@@ -61,6 +62,9 @@ class HessianMonitor(SubsetMonitor):
         examples, batch_size: of the subset; see `SubsetMonitor`. For batch sharpness `batch_size` is the run's S.
         curvature: "hessian", or "gauss_newton": the Gauss-Newton matrix, for networks with layers that have no second
             derivative (hardsigmoid, some attention kernels). It logs under "gauss_newton", but by `name`.
+        training: batch norm and dropout in train mode, on batches of `batch_size`: the operator of training itself,
+            whose eigenvalue times eta and batch sharpness are what stability is about. `batch_size` is the run's S
+            then. Logged under "training_hessian", but by `name`. On one device.
         dtype: of the arithmetic.
         backend: "lanczos", or "pyhessian" for eigenvalue and trace by PyHessian's own algorithms on our operator (its
             values come without an error: NaN).
@@ -94,6 +98,7 @@ class HessianMonitor(SubsetMonitor):
         params: Iterable[str] | None = None,
         name: str | None = None,
         on_error: OnError = "warn",
+        training: bool = False,
         dtype: torch.dtype | None = None,
         backend: Literal["lanczos", "pyhessian"] = "lanczos",
         seed: int = 0,
@@ -112,7 +117,7 @@ class HessianMonitor(SubsetMonitor):
             weights=weights,
             batches=batches,
             params=params,
-            name=name or (curvature if curvature != "hessian" else None),
+            name=name or (f"training_{curvature}" if training else curvature if curvature != "hessian" else None),
             on_error=on_error,
         )
         self.measures = checked(tuple(measures))
@@ -125,7 +130,12 @@ class HessianMonitor(SubsetMonitor):
             raise ValueError(f"max_vectors: {max_vectors!r} is less than {fewest_vectors(k)}, which k={k} takes")
         self.k, self.tol, self.trace_tol, self.norm_tol = k, tol, trace_tol, norm_tol
         self.max_products, self.max_vectors, self.max_memory = max_products, max_vectors, max_memory
-        self.curvature, self.dtype, self.backend, self.seed = curvature, dtype, backend, seed
+        self.curvature, self.training, self.dtype, self.backend, self.seed = curvature, training, dtype, backend, seed
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self.training and trainer.world_size > 1:
+            raise ValueError("training: the Hessian in train mode is measured on one device")
+        super().setup(trainer, pl_module, stage)
 
     def measured(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, float]:
         return self.measure(module, self.subset(trainer, module), lr=self._lr(trainer, module))
@@ -140,14 +150,18 @@ class HessianMonitor(SubsetMonitor):
         for measure in self.measures:
             if self._name(measure) not in found:
                 getattr(self, f"_{measure}")(operator, found)
-        if lr is not None and self.reduction != "sum" and self._name("top_eigenvalue") in found:
-            found[self._name("lr_top_eigenvalue")] = lr * found[self._name("top_eigenvalue")]
+        if lr is not None and self.reduction != "sum":
+            for measure in ("top_eigenvalue", "batch_sharpness"):
+                if self._name(measure) in found:
+                    found[self._name(f"lr_{measure}")] = lr * found[self._name(measure)]
         return found | {self._name("products"): float(operator.products)}
 
     def tried(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
         objective = self.objective(plain(module))
-        with measuring(plain(module)):
-            operator = self._kind.tried(module, objective, batch, params=self.params, dtype=self.dtype)
+        with measuring(plain(module), training=self.training):
+            operator = self._kind.tried(
+                module, objective, batch, params=self.params, dtype=self.dtype, training=self.training
+            )
             if self.k > operator.num_params:
                 raise ValueError(f"k: {self.k} eigenvalues of a matrix with {operator.num_params} rows")
             self._fits(operator)
@@ -173,7 +187,14 @@ class HessianMonitor(SubsetMonitor):
         return HessianOperator if self.curvature == "hessian" else GGNOperator
 
     def _operator(self, module: nn.Module, batches: Iterable[Any]) -> HessianOperator:
-        return self._kind.of(module, self.objective(plain(module)), batches, params=self.params, dtype=self.dtype)
+        return self._kind.of(
+            module,
+            self.objective(plain(module)),
+            batches,
+            params=self.params,
+            dtype=self.dtype,
+            training=self.training,
+        )
 
     def _fits(self, operator: HessianOperator) -> None:
         """Refuses what `max_memory` cannot hold."""

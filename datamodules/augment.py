@@ -34,9 +34,17 @@ class CropAndFlip:
     """Random crop with padding and horizontal flip: the paper's augmentation of CIFAR-10, drawn for one epoch."""
 
     def __init__(
-        self, examples: int, fill: Tensor, *, seed: int, epoch: int, device: torch.device, padding: int = 4
+        self,
+        examples: int,
+        fill: Tensor,
+        *,
+        seed: int,
+        epoch: int,
+        device: torch.device,
+        padding: int = 4,
+        stream: str = "augmentation",
     ) -> None:
-        random = generator(seed, "augmentation", epoch)
+        random = generator(seed, stream, epoch)
         self.padding, self.fill = padding, fill.to(device)
         corners = random.integers(0, 2 * padding + 1, size=(2, examples))
         self.top, self.left = torch.from_numpy(corners).to(device)

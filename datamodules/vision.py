@@ -18,6 +18,7 @@ from three_factors.datamodules.prepared import Prepared, prepare
 from three_factors.datamodules.resuming import put_right
 from three_factors.datamodules.schedules import Schedule, as_schedule
 from three_factors.datamodules.search import Search
+from three_factors.datamodules.streams import generator
 from three_factors.datamodules.subsets import split, stratified_subset
 
 # Per-channel mean and standard deviation of the training images, in [0, 1]; the usual published values.
@@ -205,10 +206,8 @@ class ImageDataModule(pl.LightningDataModule):
             put_right(self.trainer, lambda: len(self._plan(repeats=repeats)))
             start = resumed_at(self.trainer)
         plan = self._plan(repeats=repeats)
-        transform = None
-        if self.augment:
-            black = -self.mean / self.std
-            transform = CropAndFlip(self.examples, black, seed=self.seed, epoch=plan.epoch, device=images.device)
+        augments, place = self.augment, (self.examples, plan.epoch, images.device)
+        transform = self._augmentation(*place, "augmentation") if augments else None
         loader = PlannedLoader(
             images,
             labels,
@@ -241,6 +240,28 @@ class ImageDataModule(pl.LightningDataModule):
         return list(
             EvaluationLoader(images[:examples], labels[:examples], batch_size, rank=rank, world_size=world_size)
         )
+
+    def drawn_batches(self, count: int, batch_size: int) -> list[tuple[Tensor, Tensor]]:
+        """Returns batches as training draws them, augmented, always the same; for measurements, on one device.
+
+        Independent of one another and within themselves (with replacement), so that the covariance of the gradients of
+        such batches is C/S.
+        """
+        images, labels = self._on_device("train")
+        number = count * batch_size
+        chosen = generator(self.seed, "measurement", 0).integers(0, self.examples, size=number)
+        indices = torch.from_numpy(chosen).to(labels.device)
+        transform = self._augmentation(number, 1, images.device, "measurement") if self.augment else None
+        found = []
+        for start in range(0, number, batch_size):
+            where = slice(start, start + batch_size)
+            drawn = images[indices[where]]
+            found.append((drawn if transform is None else transform(drawn, where), labels[indices[where]]))
+        return found
+
+    def _augmentation(self, examples: int, epoch: int, device: torch.device, stream: str) -> CropAndFlip:
+        black = -self.mean / self.std
+        return CropAndFlip(examples, black, seed=self.seed, epoch=epoch, device=device, stream=stream)
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)

@@ -7,6 +7,8 @@ _HOME = {
     "GaussianOfItsShape": ".noise_injection",
     "HalfBatch": ".noise_injection",
     "Isotropic": ".noise_injection",
+    "Projected": ".noise_injection",
+    "Renewed": ".noise_injection",
     "MLP": ".mlp",
     "MLPNet": ".mlp",
     "ResNet56": ".resnet",
@@ -20,7 +22,13 @@ __all__ = sorted(_HOME)
 if TYPE_CHECKING:
     from three_factors.lightning_modules.classifier import SGDClassifier
     from three_factors.lightning_modules.mlp import MLP, MLPNet
-    from three_factors.lightning_modules.noise_injection import GaussianOfItsShape, HalfBatch, Isotropic
+    from three_factors.lightning_modules.noise_injection import (
+        GaussianOfItsShape,
+        HalfBatch,
+        Isotropic,
+        Projected,
+        Renewed,
+    )
     from three_factors.lightning_modules.resnet import ResNet56, ResNet56Net
     from three_factors.lightning_modules.vgg import VGG11, VGG11Net
 

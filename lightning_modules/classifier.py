@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
@@ -12,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
-from three_factors.lightning_modules.noise_injection import GradientNoise, Isotropic
+from three_factors.lightning_modules.noise_injection import FromDifference, GradientNoise
 
 Batch = tuple[Tensor, Tensor]
 EVALUATED = ("val", "test", "train_subset", "train_clean", "train_wrong")  # what the validation loaders hold, in order
 
 
 class SGDClassifier(pl.LightningModule):
-    """Trains `network` on the mean cross-entropy with SGD at a learning rate that callbacks may drive.
+    """Trains `network` on the mean cross-entropy (or square loss) with SGD at a rate that callbacks may drive.
 
     Logs, once an epoch: `train/loss` and `train/accuracy` (running means over the epoch's batches, in training
     mode), `val/loss`, `val/accuracy`; `test/…` for a second validation loader or in `trainer.test`, and
@@ -34,6 +35,8 @@ class SGDClassifier(pl.LightningModule):
 
     Attributes:
         gradient_noise: what changes the noise of the gradient and leaves its mean; none by default.
+        criterion: "cross_entropy"; or "square", half the squared distance of the outputs from the label's indicator,
+            whose Hessian in the outputs is the identity.
     """
 
     def __init__(self, network: nn.Module, *, lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
@@ -46,7 +49,8 @@ class SGDClassifier(pl.LightningModule):
         self.network = network
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.gradient_noise: GradientNoise | None = None
-        self._added_length: Tensor | None = None
+        self.criterion: Literal["cross_entropy", "square"] = "cross_entropy"
+        self._difference: Tensor | None = None
         self.evaluations = nn.ModuleDict(
             {
                 f"{part}/{what}": MeanMetric(nan_strategy="disable")
@@ -61,10 +65,17 @@ class SGDClassifier(pl.LightningModule):
     def forward(self, inputs: Tensor) -> Tensor:
         return self.network(inputs)
 
-    @staticmethod
-    def loss(output: Tensor, target: Tensor) -> Tensor:
-        """Returns the mean cross-entropy over a batch, a scalar."""
-        return F.cross_entropy(output, target)
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Returns the mean loss over a batch, a scalar."""
+        if self.criterion == "cross_entropy":
+            return F.cross_entropy(output, target)
+        return self.losses(output, target).mean()
+
+    def losses(self, output: Tensor, target: Tensor) -> Tensor:
+        """Returns the examples' losses, (B,)."""
+        if self.criterion == "cross_entropy":
+            return F.cross_entropy(output, target, reduction="none")
+        return (output - F.one_hot(target, output.shape[1]).to(output.dtype)).square().sum(1) / 2
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | dict[str, Tensor]:
         if batch_idx == 0:  # sums of an epoch whose end Lightning has left out, at a resume
@@ -76,19 +87,19 @@ class SGDClassifier(pl.LightningModule):
         share = self._share(len(targets)) if self._ranks > 1 else 1.0
         if self.gradient_noise is None:
             return loss * share if self._ranks > 1 else loss
-        losses = F.cross_entropy(logits, targets, reduction="none")
+        losses = self.losses(logits, targets)
         total = int(self._global_batch_size(len(losses))) if self._ranks > 1 else len(losses)
         weights = self._local(self.gradient_noise.weights(total, self._step), losses)
-        if isinstance(self.gradient_noise, Isotropic):
-            difference = self._local(self.gradient_noise.difference(total), losses)
-            self._added_length = self._gradient_length((difference * losses).mean() * share)
+        if isinstance(self.gradient_noise, FromDifference):
+            signs = self._local(self.gradient_noise.difference(total), losses)
+            self._difference = self._gradient((signs * losses).mean() * share)
         # what is minimised, and what is recorded
         return {"loss": (weights * losses).mean() * share, "mean": loss.detach() * share}
 
     def on_after_backward(self) -> None:
-        if self._added_length is not None and isinstance(self.gradient_noise, Isotropic):
-            self.gradient_noise.add(self._trained, self._added_length, self._step)
-            self._added_length = None
+        if self._difference is not None and isinstance(self.gradient_noise, FromDifference):
+            self.gradient_noise.add(self._trained, self._difference, self._step)
+            self._difference = None
 
     @property
     def _trained(self) -> list[Tensor]:
@@ -98,13 +109,13 @@ class SGDClassifier(pl.LightningModule):
     def _step(self) -> int:
         return 0 if self._trainer is None else self.trainer.global_step
 
-    def _gradient_length(self, loss: Tensor) -> Tensor:
-        """Returns |gradient| of the mean of a loss over ranks, (); the graph is kept."""
+    def _gradient(self, loss: Tensor) -> Tensor:
+        """Returns the gradient of the mean of a loss over ranks, (q,); the graph is kept."""
         flat = torch.cat([g.flatten() for g in torch.autograd.grad(loss, self._trained, retain_graph=True)])
         if self._ranks > 1:
             torch.distributed.all_reduce(flat)
             flat /= self._ranks
-        return flat.double().norm()
+        return flat
 
     @property
     def _ranks(self) -> int:
@@ -168,14 +179,35 @@ class SGDClassifier(pl.LightningModule):
         inputs, targets = batch
         logits = self.network(inputs)
         loss, accuracy = (cast(MeanMetric, self.evaluations[f"{part}/{what}"]) for what in ("loss", "accuracy"))
-        loss.update(F.cross_entropy(logits, targets, reduction="none"))
+        loss.update(self.losses(logits, targets))
         accuracy.update((logits.argmax(1) == targets).to(logits.dtype))
 
     def _log_evaluations(self) -> None:
+        for name, value in self._evaluated():
+            self.log(name, value)
+
+    def _evaluated(self) -> Iterator[tuple[str, Tensor]]:
         for name, metric in self.evaluations.items():
             if isinstance(metric, MeanMetric) and metric.update_called:
-                self.log(name, metric.compute())
+                yield name, metric.compute()
                 metric.reset()
+
+    def evaluate(self, loaders: Iterable[Iterable[Batch]]) -> dict[str, float]:
+        """Returns what a validation with these loaders would log, between two steps, and leaves everything as it was.
+
+        On several ranks all must come here.
+        """
+        modes = [(part, part.training) for part in self.modules()]
+        try:
+            self.eval()
+            with torch.no_grad():
+                for name, loader in zip(EVALUATED, loaders):
+                    for batch in loader:
+                        self._evaluate(name, batch)
+            return {name: float(value) for name, value in self._evaluated()}
+        finally:
+            for module, mode in modes:
+                module.training = mode
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._evaluate(EVALUATED[dataloader_idx], batch)

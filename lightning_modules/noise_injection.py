@@ -7,8 +7,10 @@ same trace. In train mode batch norm couples examples: exact then only if halves
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -58,15 +60,24 @@ class GaussianOfItsShape:
         return 1 + self.factor * deviations.repeat_interleave(self.block)
 
 
-@dataclass(frozen=True)
-class Isotropic:
-    """Noise of the same size in all directions: as long as factor (g1 - g2)/2, in a random direction.
+@dataclass
+class Renewed:
+    """What a noise's shape takes from the Hessian. Training changes it: whoever has it measured sets it anew.
 
-    Its expected squared length is factor^2 tr(C)/B, that of the noise which `HalfBatch` adds.
+    Attributes:
+        directions: orthonormal columns (q, k), in the order of the trained parameters: the largest eigenvectors.
+        lift: q tr(HC)/(tr H tr C), how much more curvature the gradients' noise meets than isotropic noise does.
     """
 
+    directions: Tensor | None = None
+    lift: float | None = None
+
+
+@dataclass(frozen=True)
+class FromDifference(ABC):
+    """Noise that is made of (g1 - g2)/2, of covariance C/B, and added to the gradient of the batch."""
+
     factor: float
-    seeds: Callable[[int], int]
 
     def weights(self, total: int, step: int) -> Tensor:
         return torch.ones(total, dtype=torch.float64)
@@ -75,17 +86,67 @@ class Isotropic:
         """Weights of the losses whose gradient is (g1 - g2)/2, (total,). Raises ValueError for an odd batch."""
         return _halves(total)
 
-    def add(self, parameters: list[Tensor], length: Tensor, step: int) -> None:
-        """Adds a vector of this length, (), to the gradients."""
+    @abstractmethod
+    def made(self, parameters: list[Tensor], difference: Tensor, step: int) -> list[Tensor]:
+        """Returns what is added to each parameter's gradient, of (g1 - g2)/2 (q,)."""
+
+    def add(self, parameters: list[Tensor], difference: Tensor, step: int) -> None:
+        """Adds the noise of a step to the gradients."""
+        for parameter, part in zip(parameters, self.made(parameters, difference, step)):
+            assert parameter.grad is not None
+            parameter.grad.add_(part)
+
+
+@dataclass(frozen=True)
+class Isotropic(FromDifference):
+    """Noise of the same size in all directions: as long as factor (g1 - g2)/2, in a random direction.
+
+    Its expected squared length is factor^2 tr(C)/B, that of the noise which `HalfBatch` adds.
+
+    Args:
+        seeds: as for `GaussianOfItsShape`.
+        renewed: with it the squared length is `lift` times as much: then tr(H cov) is that of the other noise, and the
+            trace is not.
+    """
+
+    seeds: Callable[[int], int]
+    renewed: Renewed | None = None
+
+    def made(self, parameters: list[Tensor], difference: Tensor, step: int) -> list[Tensor]:
+        """Raises ValueError where no isotropic noise meets as much curvature: the lift is not positive."""
         generator = torch.Generator(parameters[0].device).manual_seed(self.seeds(step))
         direction = [torch.randn(p.shape, generator=generator, device=p.device, dtype=p.dtype) for p in parameters]
         norm = torch.stack([d.double().square().sum() for d in direction]).sum().sqrt()
-        for parameter, part in zip(parameters, direction):
-            assert parameter.grad is not None
-            parameter.grad.add_(part * (self.factor * length / norm).to(part.dtype))
+        length = self.factor * difference.double().norm() / norm
+        if self.renewed is not None:
+            lift = self.renewed.lift
+            if lift is None or not lift > 0:
+                raise ValueError(f"noise: a lift of {lift} is not positive, and no isotropic noise has it")
+            length *= math.sqrt(lift)
+        return [part * length.to(part.dtype) for part in direction]
 
 
-GradientNoise = HalfBatch | GaussianOfItsShape | Isotropic
+@dataclass(frozen=True)
+class Projected(FromDifference):
+    """The part of factor (g1 - g2)/2 in the span of the renewed directions ("top"), or what is left of it ("rest").
+
+    Not rescaled: the two parts' covariances add up to factor^2 C/B, but for the blocks between the two.
+    """
+
+    part: Literal["top", "rest"]
+    renewed: Renewed
+
+    def made(self, parameters: list[Tensor], difference: Tensor, step: int) -> list[Tensor]:
+        directions = self.renewed.directions
+        if directions is None:
+            raise ValueError("noise: the directions are not known yet")
+        inside = directions @ (directions.T @ difference.to(directions.dtype))
+        kept = self.factor * (inside if self.part == "top" else difference.to(directions.dtype) - inside)
+        pieces = kept.split([p.numel() for p in parameters])
+        return [piece.view(p.shape).to(p.dtype) for piece, p in zip(pieces, parameters)]
+
+
+GradientNoise = HalfBatch | GaussianOfItsShape | FromDifference
 
 
 def _halves(total: int) -> Tensor:

@@ -18,7 +18,8 @@ import numpy as np
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
 from three_factors.reproduce.experiments import arms
-from three_factors.reproduce.experiments.breaking_point import DATA_SIZES, END_STABILITY, EQUAL_TIME, draw_panel
+from three_factors.reproduce.experiments.breaking_point import DATA_SIZES, EQUAL_TIME, MIDDLE_STABILITY, draw_panel
+from three_factors.reproduce.experiments.breaking_statistics import EDGE
 
 PANELS = ("a", "b", "c", "d")
 
@@ -36,8 +37,9 @@ def check(table: Evidence) -> list[claims.Claim]:
     )
     edge = claims.Statement(
         "edge",
-        "it breaks where eta·lambda_max reaches 2: the edge of stability is the reason",
-        "b* over the b at which eta·lambda_max at the end is 2, panel (c), a seed",
+        f"it breaks where eta times batch sharpness reaches {EDGE:g}: the edge of stability is the reason",
+        "b* over the b at which eta times batch sharpness (train mode, median over the middle third of the steps) is "
+        f"{EDGE:g}, panel (c), a seed",
     )
     small = claims.Statement(
         "small_batches",
@@ -65,7 +67,7 @@ def draw(table: Table, axes: Any) -> None:
 
 
 def draw_beside(table: Table, axes: Any) -> None:
-    """Draws eta·lambda_max at the end against b, a line a seed, and b* of every seed; then panels at equal t_eta."""
+    """Draws eta times batch sharpness against b, a line a seed, and b* of every seed; then panels at equal t_eta."""
     longer = [key for key in EQUAL_TIME.values() if table.select(panel=key)]
     panel, *others = axes(1, 1 + len(longer))
     for other, key in zip(others, longer):
@@ -75,13 +77,13 @@ def draw_beside(table: Table, axes: Any) -> None:
     measured = DATA_SIZES.stability
     assert measured is not None
     labels = sorted(table.select(panel=measured), key=lambda label: table.factors[label]["b"])
-    rows, stars = table.grid(labels, END_STABILITY), DATA_SIZES.stars(table, measured)
+    rows, stars = table.grid(labels, MIDDLE_STABILITY), DATA_SIZES.stars(table, measured)
     style = {"color": plots.BLUE, "marker": "o", "markersize": 3.5, "linewidth": 0.9}
     for i, (row, star) in enumerate(zip(rows, stars)):
-        words = ("largest eigenvalue x η, a seed", "b*, a seed") if i == 0 else ("_", "_")
+        words = ("η · batch sharpness, a seed", "b*, a seed") if i == 0 else ("_", "_")
         panel.plot(table.column(labels, "b"), row, label=words[0], **style)
         panel.axvline(star if np.isfinite(star) else np.nan, color=plots.RED, linewidth=0.9, label=words[1])
-    panel.set(title=DATA_SIZES.panels[measured].name, xlabel="b", ylabel=plots.WORDS[plots.STABILITY])
+    panel.set(title=DATA_SIZES.panels[measured].name, xlabel="b", ylabel="η · batch sharpness, middle third")
     plots.log_scale(panel.xaxis)
     plots.log_scale(panel.yaxis)
     plots.edge_of_stability(panel)

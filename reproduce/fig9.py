@@ -65,7 +65,7 @@ FIGURE = Figure(
     check=check,
     draw=panels,
     beside=lambda table, axes: draw_beside(table, axes, DEEP_MLP),
-    arms=(*arms.CONSTANT, *arms.EVERY),
+    arms=(*arms.CONSTANT, *arms.BATCH_NORM, *arms.EVERY),
 )
 
 

@@ -1,11 +1,12 @@
 """Noise changed alone. What the paper's experiments cannot part: eta, S, steps and t_eta stay, only the noise changes.
 
-Fig. 1's MLP on FashionMNIST, and Fig. 4's VGG-11 on CIFAR-10, with batches of S, with batches of 4 S, and with batches
-of 4 S to which the missing noise is given back: by weighting the gradients of two half batches, g = (g1 + g2)/2 +
-√3 (g1 - g2)/2, which has the same mean and exactly 4 times the covariance; or by Gaussian noise of the same trace,
-of the covariance's own shape or isotropic, as Theorem 1 assumes. Eta and steps are equal throughout, and examples are
-drawn with replacement, since a shuffled epoch's noise cancels in part. Claims: less
-noise ends at a lower test accuracy in a sharper minimum, and given back it ends as SGD at S does, whatever its shape.
+Fig. 1's MLP on FashionMNIST without and with batch norm, and Fig. 4's VGG-11 on CIFAR-10, with batches of S, with
+batches of 4 S, and with batches of 4 S to which the missing noise is given back: by weighting the gradients of two half
+batches, g = (g1 + g2)/2 + √3 (g1 - g2)/2, which has the same mean and exactly 4 times the covariance C; by Gaussian
+noise of C's shape, or isotropic, of equal trace or of equal tr(HC); or in part, along the Hessian's top ten
+eigenvectors or off them. Examples are drawn with replacement, since a shuffled epoch's noise cancels in part. Claims:
+less noise ends at a lower test accuracy in a sharper minimum, and given back it ends as SGD at S does, whatever its
+shape. Then each of eta, S and C is varied by itself to the same t_eta: S acts only through C/S, and C as eta does.
 
     python reproduce/noise_only.py
     python reproduce/noise_only.py --data cifar10 --data-dir data
@@ -17,18 +18,30 @@ if __package__ in (None, ""):
 
 from typing import Any
 
+import numpy as np
+
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
-from three_factors.reproduce.experiments import loss_levels
+from three_factors.reproduce.experiments import arms, loss_levels
 from three_factors.reproduce.experiments.metrics import END_NORM, LOSS, TEST, end
 from three_factors.reproduce.experiments.noise_dial import (
+    BATCH_NORM,
+    CURVED,
     DIALLED,
+    EXPONENTS,
     HALVES,
     ISOTROPIC,
     NOISE_DIAL,
     OF_ITS_SHAPE,
+    PLAIN,
     QUIET,
     RATIO,
+    REST,
     SGD,
+    SHARPNESS,
+    SUFFIX,
+    TOP,
+    VGG,
+    exponents,
     ratio,
 )
 
@@ -38,99 +51,184 @@ NAMES = {
     HALVES: "4 S, half batches",
     OF_ITS_SHAPE: "4 S, Gaussian, C's shape",
     ISOTROPIC: "4 S, Gaussian, isotropic",
+    CURVED: "4 S, isotropic, equal tr(HC)",
+    TOP: "4 S, along 10 eigenvectors",
+    REST: "4 S, off 10 eigenvectors",
 }
-IDS = {HALVES: "halves", OF_ITS_SHAPE: "its_shape", ISOTROPIC: "isotropic"}
+TICKS = ["S", "4 S", "halves", "C's\nshape", "iso-\ntropic", "equal\ntr(HC)", "along", "off"]
+IDS = {HALVES: "halves", OF_ITS_SHAPE: "its_shape", ISOTROPIC: "isotropic", CURVED: "isotropic_hc"}
+NETWORKS = {PLAIN: "MLP", BATCH_NORM: "MLP with batch norm", VGG: "VGG-11"}
 ALIKE = (1 / 1.25, 1.25)  # a norm or a loss over SGD's at S
+EQUAL = (0.71, 1.41)  # a ratio of two exponents
 
 
-def norms(
-    table: Evidence, label: str, rule: seedwise.Direction | seedwise.Range, name: str, text: str
-) -> list[claims.Claim]:
-    """Claims something of the end norm over SGD's at S; as its control, of that at equal training loss."""
-    over = f"norm of '{label}' over that of '{SGD}'"
-    at_end = claims.Statement(name, text, f"{over}, a seed")
-    at_equal_loss, note = loss_levels.ratio(table, label, SGD)
-    control = claims.Statement(
-        f"{name}.equal_loss",
-        f"{text}, at equal training loss",
-        f"{over} where the loss first reaches a level, geometric mean over levels, a seed",
-        note=note,
-        control_of=name,
-    )
-    return [
-        seedwise.over_seeds(at_end, ratio(table, label, SGD, END_NORM), rule, seedwise.LOG),
-        seedwise.over_seeds(control, at_equal_loss, rule, seedwise.LOG),
-    ]
+class Dial:
+    """The claims about one network's runs; its name stands before their ids."""
+
+    def __init__(self, table: Evidence, network: str) -> None:
+        self.table, self.suffix = table, SUFFIX[network]
+        self.before = "" if network == VGG else f"{network}."
+        self.words = "" if network == VGG else f"{NETWORKS[network]}: "
+
+    def say(
+        self, name: str, text: str, statistic: str = "", *, control_of: str = "", note: str = ""
+    ) -> claims.Statement:
+        about = self.before + control_of if control_of else ""
+        return claims.Statement(self.before + name, self.words + text, statistic, control_of=about, note=note)
+
+    def of(self, way: str) -> str:
+        return way + self.suffix
+
+    def norms(self, way: str, rule: seedwise.Direction | seedwise.Range, name: str, text: str) -> list[claims.Claim]:
+        """Claims something of the end norm over SGD's at S; as its control, of that at equal training loss."""
+        over = f"norm of '{way}' over that of '{SGD}'"
+        at_equal_loss, note = loss_levels.ratio(self.table, self.of(way), self.of(SGD))
+        control = self.say(
+            f"{name}.equal_loss",
+            f"{text}, at equal training loss",
+            f"{over} where the loss first reaches a level, geometric mean over levels, a seed",
+            note=note,
+            control_of=name,
+        )
+        at_end = ratio(self.table, self.of(way), self.of(SGD), END_NORM)
+        return [
+            seedwise.over_seeds(self.say(name, text, f"{over}, a seed"), at_end, rule, seedwise.LOG),
+            seedwise.over_seeds(control, at_equal_loss, rule, seedwise.LOG),
+        ]
+
+    def given_back(self, way: str, sharper: list[claims.Claim]) -> list[claims.Claim]:
+        """Claims that with the noise given back in one way a run ends as SGD does at S; judged where noise shows."""
+        table, label, sgd = self.table, self.of(way), self.of(SGD)
+        name, words, noise = (
+            IDS[way],
+            f"as SGD at S: {way}",
+            claims.NoiseContrast((sgd, label), self.of(QUIET), on=TEST),
+        )
+        share = self.say(f"{name}.share", f"ends {words}, measured by what noise does")
+        ends = self.say(f"{name}.ends", f"test accuracy within a point, {words}")
+        pair = [
+            claims.share_of_effect(share, table, label, sgd, noise=noise, margin=1 / 3),
+            claims.equivalent(ends, table, label, sgd, on=TEST, margin=0.01),
+        ]
+        found = claims.where_noise_shows(pair, table, label, sgd, noise)
+        alike = self.norms(way, seedwise.Range(*ALIKE), f"{name}.norm", f"the same Hessian norm {words}")
+        found += [claims.where_it_shows(same, visible, 1.0) for same, visible in zip(alike, sharper)]
+        loss = self.say(
+            f"{name}.loss",
+            f"the same training loss {words}",
+            f"loss on clean training images, '{way}' over '{SGD}', geometric mean, a seed",
+            note="made a claim after a first look at these runs",
+            control_of=f"{name}.share",
+        )
+        rule = seedwise.Range(*ALIKE)
+        return [*found, seedwise.over_seeds(loss, ratio(table, label, sgd, LOSS), rule, seedwise.LOG)]
+
+    def all(self) -> list[claims.Claim]:
+        lower = self.say("quiet.ends", "a quarter of the noise ends at a lower test accuracy")
+        larger = seedwise.Direction(1, smallest=0.1, null=1.0)
+        text = "a quarter of the noise ends at a larger Hessian norm"
+        sharper = self.norms(QUIET, larger, "quiet.norm", text)
+        less = seedwise.Direction(1, smallest=0.005)
+        found = [claims.differ(lower, self.table, self.of(SGD), self.of(QUIET), less, on=TEST), *sharper]
+        for way in DIALLED:
+            found += self.given_back(way, sharper)
+        return found
 
 
-def given_back(table: Evidence, label: str, sharper: list[claims.Claim]) -> list[claims.Claim]:
-    """Claims that with the noise given back in one way a run ends as SGD does at S; judged where noise shows."""
-    name, words, noise = IDS[label], f"as SGD at S: {label}", claims.NoiseContrast((SGD, label), QUIET, on=TEST)
-    share = claims.Statement(f"{name}.share", f"ends {words}, measured by what noise does")
-    ends = claims.Statement(f"{name}.ends", f"test accuracy within a point, {words}")
-    pair = [
-        claims.share_of_effect(share, table, label, SGD, noise=noise, margin=1 / 3),
-        claims.equivalent(ends, table, label, SGD, on=TEST, margin=0.01),
-    ]
-    found = claims.where_noise_shows(pair, table, label, SGD, noise)
-    alike = norms(table, label, seedwise.Range(*ALIKE), f"{name}.norm", f"the same Hessian norm {words}")
-    found += [claims.where_it_shows(same, visible, 1.0) for same, visible in zip(alike, sharper)]
-    loss = claims.Statement(
-        f"{name}.loss",
-        f"the same training loss {words}",
-        f"loss on clean training images, '{label}' over '{SGD}', geometric mean, a seed",
-        note="made a claim after a first look at these runs",
-        control_of=f"{name}.share",
-    )
-    return [*found, seedwise.over_seeds(loss, ratio(table, label, SGD, LOSS), seedwise.Range(*ALIKE), seedwise.LOG)]
+def equal_exponents(table: Evidence, network: str) -> list[claims.Claim]:
+    """Claims that eta, 1/S and C have the same exponent, in the sharpness where runs end."""
+    say, found = Dial(table, network).say, []
+    fits = exponents(table, network, SHARPNESS[network])
+    words = "normalised sharpness" if network == BATCH_NORM else "norm"
+    for name, text, above, below in (
+        ("s_over_c", "S acts only through C/S", 1, 2),
+        ("s_over_eta", "only eta/S counts", 1, 0),
+        ("c_over_eta", "the covariance counts as eta does", 2, 0),
+    ):
+        p = ("eta", "S", "C")
+        about = say(
+            f"exponents.{name}",
+            f"{text}: {words} at the end",
+            f"p_{p[above]}/p_{p[below]} of log y = c - p_eta log eta + p_S log S - p_C log C, least squares a seed",
+        )
+        found.append(seedwise.ratio_over_seeds(about, fits[:, above], fits[:, below], seedwise.Range(*EQUAL)))
+    return found
+
+
+def networks(table: Evidence) -> list[str]:
+    return [name for name in NETWORKS if table.select(network=name)]
 
 
 def check(table: Evidence) -> list[claims.Claim]:
-    lower = claims.Statement("quiet.ends", "a quarter of the noise ends at a lower test accuracy")
-    larger = seedwise.Direction(1, smallest=0.1, null=1.0)
-    sharper = norms(table, QUIET, larger, "quiet.norm", "a quarter of the noise ends at a larger Hessian norm")
-    found = [claims.differ(lower, table, SGD, QUIET, seedwise.Direction(1, smallest=0.005), on=TEST), *sharper]
-    for label in DIALLED:
-        found += given_back(table, label, sharper)
+    found = []
+    for network in networks(table):
+        found += Dial(table, network).all()
+        if table.select(network=network, part=EXPONENTS):
+            found += equal_exponents(table, network)
     return found
 
 
 def colours() -> dict[str, str]:
-    return dict(zip(NAMES, (plots.RED, plots.BLUE, plots.ORANGE, plots.PURPLE, plots.GREEN)))
+    shades = (plots.RED, plots.BLUE, plots.ORANGE, plots.PURPLE, plots.GREEN, plots.GREY, "#8c564b", "#17becf")
+    return dict(zip(NAMES, shades))
 
 
-def draw_ends(table: Table, panel: Any, metric: str) -> None:
+def draw_ends(table: Table, panel: Any, metric: str, network: str) -> None:
     """Draws a metric where the runs end, a point a way of making noise."""
-    for place, (label, name) in enumerate(NAMES.items()):
+    for place, (way, name) in enumerate(NAMES.items()):
+        label = way + SUFFIX[network]
         values = table.grid([label], metric) * (100 if metric == TEST else 1)
-        plots.points(panel, [place], values, plots.all_trained(table, [label]), colours()[label], name)
-    panel.set_xticks(range(len(NAMES)), ["S", "4 S", "4 S\nhalves", "4 S\nC's shape", "4 S\nisotropic"])
+        plots.points(panel, [place], values, plots.all_trained(table, [label]), colours()[way], name)
+    panel.set_xticks(range(len(NAMES)), TICKS, fontsize=7)
+    if metric != TEST:
+        plots.log_scale(panel.yaxis)
 
 
 def draw_beside(table: Table, axes: Any) -> None:
-    for panel, (metric, words) in zip(axes(1, len(plots.WORDS)), plots.WORDS.items()):
-        draw_ends(table, panel, end(metric))
-        panel.set(ylabel=f"{words}, at the end")
+    """Draws what the norm alone does not tell, and the three exponents."""
+    there = networks(table)
+    grids = [name for name in there if table.select(network=name, part=EXPONENTS)]
+    panels = axes(len(there) + len(grids), len(plots.WORDS))
+    for row, network in enumerate(there):
+        for panel, (metric, words) in zip(panels[row * len(plots.WORDS) :], plots.WORDS.items()):
+            draw_ends(table, panel, end(metric), network)
+            panel.set(ylabel=f"{words}, at the end", title=NETWORKS[network])
+            if metric == plots.STABILITY:
+                plots.edge_of_stability(panel)
+    for row, network in enumerate(grids, start=len(there)):
+        draw_exponents(table, panels[row * len(plots.WORDS) : (row + 1) * len(plots.WORDS)], network)
+
+
+def draw_exponents(table: Table, panels: Any, network: str) -> None:
+    """Draws the sharpness against eta/S, against eta·C/S, and against eta alone."""
+    labels = table.select(network=network, part=EXPONENTS)
+    eta, size, c = (table.column(labels, factor).astype(float) for factor in ("eta", "S", "C"))
+    values, solid = table.grid(labels, SHARPNESS[network]), np.array(plots.all_trained(table, labels))
+    for panel, (x, words) in zip(panels, ((eta / size, "η/S"), (eta * c / size, "η C/S"), (eta, "η"))):
+        for level, colour in plots.shades(sorted(set(c))).items():
+            chosen = np.flatnonzero(c == level)
+            plots.points(panel, x[chosen], values[:, chosen], solid[chosen], colour, f"C x {level:g}")
+        panel.set(xlabel=words, ylabel="sharpness at the end", title=f"{NETWORKS[network]}, three exponents")
+        plots.log_scale(panel.xaxis)
         plots.log_scale(panel.yaxis)
-        if metric == plots.STABILITY:
-            plots.edge_of_stability(panel)
-        plots.legend_below(panel, columns=2)
+        plots.legend_below(panel, columns=3)
 
 
 def draw(table: Table, axes: Any) -> None:
-    curves, accuracy, loss, norm = axes(2, 2)
-    for label, name in NAMES.items():
-        style: dict[str, Any] = {"percent": True, "stretch": 1.0 if label == SGD else float(RATIO)}
-        plots.band(curves, table, label, TEST, colours()[label], legend=name, **style)
-    curves.set(xlabel="epoch of the run at S, at equal steps", ylabel="test accuracy (%)")
-    plots.legend_below(curves, columns=2)
-    for panel, metric in ((accuracy, TEST), (loss, LOSS), (norm, END_NORM)):
-        draw_ends(table, panel, metric)
-    accuracy.set(ylabel="test accuracy at the end (%)")
-    loss.set(ylabel="training loss at the end")
-    norm.set(ylabel="Hessian norm at the end (Frobenius)")
-    plots.log_scale(loss.yaxis)
-    plots.log_scale(norm.yaxis)
+    there = networks(table)
+    panels = axes(2 * len(there), 2)
+    for row, network in enumerate(there):
+        curves, accuracy, loss, norm = panels[4 * row : 4 * row + 4]
+        for way, name in NAMES.items():
+            style: dict[str, Any] = {"percent": True, "stretch": 1.0 if way == SGD else float(RATIO)}
+            plots.band(curves, table, way + SUFFIX[network], TEST, colours()[way], legend=name, **style)
+        curves.set(xlabel="epoch of the run at S, at equal steps", ylabel="test accuracy (%)", title=NETWORKS[network])
+        plots.legend_below(curves, columns=2)
+        for panel, metric in ((accuracy, TEST), (loss, LOSS), (norm, END_NORM)):
+            draw_ends(table, panel, metric, network)
+        accuracy.set(ylabel="test accuracy at the end (%)")
+        loss.set(ylabel="training loss at the end")
+        norm.set(ylabel="Hessian norm at the end (Frobenius)")
 
 
 FIGURE = Figure(
@@ -143,6 +241,7 @@ FIGURE = Figure(
     check=check,
     draw=draw,
     beside=draw_beside,
+    arms=(*arms.TRIPLET, arms.NO_BN, *arms.EVERY),
 )
 
 

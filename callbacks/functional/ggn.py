@@ -39,8 +39,10 @@ class GGNOperator(HessianOperator):
         weights: Weights | None = None,
         params: Iterable[str | nn.Parameter] | None = None,
         dtype: torch.dtype | None = None,
+        training: bool = False,
     ) -> None:
-        self._build(module, Objective(loss, batch_loss, reduction, weights), as_batches(batches), None, params, dtype)
+        objective = Objective(loss, batch_loss, reduction, weights)
+        self._build(module, objective, as_batches(batches), None, params, dtype, training)
 
     def _build(
         self,
@@ -50,6 +52,7 @@ class GGNOperator(HessianOperator):
         sizes: Sequence[int] | None,
         params: Iterable[str | nn.Parameter] | None,
         dtype: torch.dtype | None,
+        training: bool = False,
     ) -> None:
         if objective.batch_loss is not None:
             name = getattr(objective.batch_loss, "__name__", objective.batch_loss)
@@ -57,7 +60,7 @@ class GGNOperator(HessianOperator):
                 f"batch_loss: {name!r} does not tell the network's output from the loss, which the Gauss-Newton "
                 "matrix needs; give loss(output, target)"
             )
-        super()._build(module, objective, batches, sizes, params, dtype)
+        super()._build(module, objective, batches, sizes, params, dtype, training)
         self._forward_mode = False
 
     def _add_products(self, index: int, rows: Tensor, result: Tensor) -> None:

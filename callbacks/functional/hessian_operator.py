@@ -7,7 +7,7 @@ by `autograd.grad`: no `.grad` is read or written, and no hook of a distributed 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from three_factors.callbacks.functional.inputs import (
     chosen_parameters,
     copied,
     detached,
+    distributed,
     flat,
     of_all_ranks,
     stored,
@@ -54,7 +55,7 @@ class _Kept:
 
 
 class HessianOperator:
-    """The Hessian of `loss(module(input), target)` over batches, in eval mode.
+    """The Hessian of `loss(module(input), target)` over batches, in eval mode unless `training` is asked for.
 
         H = HessianOperator(module, F.cross_entropy, loader)
         top_eigenvalues(H, k=5), trace(H), H.matvec(v)
@@ -73,13 +74,16 @@ class HessianOperator:
         params: the rows of H: names or Parameters (a layer, say); by default every parameter that requires grad.
         dtype: of the arithmetic, e.g. torch.float64; the module keeps its own. By default the parameters'
             (float32 at least).
+        training: in train mode: batch norm over each batch, dropout as it is drawn once. Each batch is then what
+            training makes of it, and weighs as many examples as it has. In one process.
 
     Attributes:
         num_params: q, the number of rows. products: how many H v were computed, over all the data.
 
     Raises:
         ValueError: no parameters, parameters that are not finite (or complex, sparse, sharded), no batches, a loss
-            that is not a scalar or not what `reduction` says; in a product, a layer without a second derivative.
+            that is not a scalar or not what `reduction` says, train mode on several ranks; in a product, a layer
+            without a second derivative.
     """
 
     def __init__(
@@ -93,8 +97,10 @@ class HessianOperator:
         weights: Weights | None = None,
         params: Iterable[str | nn.Parameter] | None = None,
         dtype: torch.dtype | None = None,
+        training: bool = False,
     ) -> None:
-        self._build(module, Objective(loss, batch_loss, reduction, weights), as_batches(batches), None, params, dtype)
+        objective = Objective(loss, batch_loss, reduction, weights)
+        self._build(module, objective, as_batches(batches), None, params, dtype, training)
 
     @classmethod
     def from_batch_loss(
@@ -127,10 +133,11 @@ class HessianOperator:
         *,
         params: Iterable[str | nn.Parameter] | None = None,
         dtype: torch.dtype | None = None,
+        training: bool = False,
     ) -> HessianOperator:
         """Returns the same for an `Objective`."""
         self = cls.__new__(cls)
-        self._build(module, objective, as_batches(batches), None, params, dtype)
+        self._build(module, objective, as_batches(batches), None, params, dtype, training)
         return self
 
     @classmethod
@@ -138,8 +145,9 @@ class HessianOperator:
         """Returns the same for one small batch, for a trial: the loss is tried on its halves, as of two batches."""
         self = cls.__new__(cls)
         self._build(module, objective, [batch], [size_of(batch)], **{"params": None, "dtype": None} | options)
-        with measuring(self.module):
-            try_on(objective, self._ways(), self._batches[0])
+        if not self.training:  # in train mode a part of a batch need not have its loss
+            with measuring(self.module):
+                try_on(objective, self._ways(), self._batches[0])
         return self
 
     def _build(
@@ -150,8 +158,11 @@ class HessianOperator:
         sizes: Sequence[int] | None,
         params: Iterable[str | nn.Parameter] | None,
         dtype: torch.dtype | None,
+        training: bool = False,
     ) -> None:
-        self.module, self.objective = plain(module), objective
+        self.module, self.objective, self.training = plain(module), objective, training
+        if training and distributed():
+            raise ValueError("training: the Hessian in train mode is measured in one process, not on several ranks")
         self.parameters = chosen_parameters(self.module, params)
         self.device = device_of(self.module)
         types = [p.dtype for p in self.parameters.values()]
@@ -161,7 +172,7 @@ class HessianOperator:
         self.num_params = sum(self.lengths)
         self.products = 0
         self._called = Called(self.module, self.dtype)
-        with measuring(self.module):
+        with self._measuring():
             wanted = None if dtype is None and set(types) == {self.dtype} else self.dtype  # inputs go with parameters
             held = [stored(batch, self.device, wanted) for batch in batches]
         numbers = [size_of(batch) for batch in held] if sizes is None else list(sizes)
@@ -174,9 +185,11 @@ class HessianOperator:
             raise ValueError("batches: there is no example in them")
         self._kept: _Kept | None = None
         self._differentiable = False  # whether that has been seen
-        if sizes is None:
+        if sizes is None and not training:
             check_parts(objective, self._batches)
             self._shares = self._weighed(self._batches, self.sizes)
+        elif objective.reduction == "batch":
+            self._shares = [1 / len(self._batches)] * len(self._batches)
         else:
             self._shares = [n / self.examples if objective.reduction == "mean" else 1.0 for n in self.sizes]
         # Batches that weigh nothing have no loss of their own (all targets ignored), but NaN.
@@ -185,8 +198,11 @@ class HessianOperator:
         self.sizes = [self.sizes[i] for i in counting]
         self._shares = [self._shares[i] for i in counting]
 
+    def _measuring(self) -> AbstractContextManager[None]:
+        return measuring(self.module, training=self.training)
+
     def _weighed(self, batches: Sequence[Any], sizes: Sequence[int]) -> list[float]:
-        with measuring(self.module):
+        with self._measuring():
             return shares(self.objective, self._ways(), batches, sizes)
 
     def _ways(self) -> list[Probe]:
@@ -202,7 +218,7 @@ class HessianOperator:
         """Returns H V for V (q, k). The graph of each batch's gradient is built once for all k; one all_reduce."""
         if vectors.dim() != 2 or len(vectors) != self.num_params:
             raise ValueError(f"vectors: shape {tuple(vectors.shape)}, not ({self.num_params}, k)")
-        with measuring(self.module):  # tensors made in inference mode could not be added to outside it
+        with self._measuring():  # tensors made in inference mode could not be added to outside it
             rows = vectors.to(self.device, self.dtype).T.contiguous()  # a vector a row
             rows = rows.clone() if rows.is_inference() else rows
             result = torch.zeros_like(rows)
@@ -237,7 +253,7 @@ class HessianOperator:
 
     def gradient(self, shift: Tensor | None = None) -> Tensor:
         """Returns ∇L, (q,); at θ + shift (q,) if given."""
-        with measuring(self.module):
+        with self._measuring():
             total = torch.zeros(self.num_params, device=self.device, dtype=self.dtype)
 
             def own() -> Tensor:
@@ -253,7 +269,7 @@ class HessianOperator:
     def gradients_and_products(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yields for every batch of this rank its size, its own gradient g_B (q,), and H_B g_B (q,); not summed."""
         for index, size in enumerate(self.sizes):
-            with measuring(self.module):
+            with self._measuring():
                 leaves, gradients = self._gradient_graph(index)
                 g = flat([None if x is None else x.detach() for x in gradients], leaves)
                 rows, result = g[None].contiguous(), torch.zeros_like(g)[None]
@@ -307,7 +323,8 @@ class HessianOperator:
             batch = cut(batch, 0, FEW)
         twin = HessianOperator.__new__(HessianOperator)
         with alone():
-            twin._build(self.module, self.objective, [batch], [1], list(self.parameters), torch.float64)
+            own = list(self.parameters)
+            twin._build(self.module, self.objective, [batch], [1], own, torch.float64, self.training)
             twin._differentiable = True
             way_out = ways_out(self.objective)
             check_against_differences(twin.matvec, twin.gradient, twin.weights(), names, way_out)

@@ -13,9 +13,9 @@ import pandas as pd
 from three_factors.reproduce.engine.contract.archive import four_digits
 from three_factors.reproduce.engine.contract.folder import PathFolder, Results, RunFolder, Say, SimulationFolder
 from three_factors.reproduce.engine.contract.spec import Item, RunSpec
-from three_factors.reproduce.engine.contract.steps import BATCH_SIZE, LR, OF_PLAN, first_lr, planned
+from three_factors.reproduce.engine.contract.steps import BATCH_SIZE, LR, OF_PLAN, first_lr, planned, whole
 from three_factors.reproduce.engine.judge.chains import Chains
-from three_factors.reproduce.engine.judge.table import EIGENVALUE, NOISE, STABILITY, Table
+from three_factors.reproduce.engine.judge.table import NOISE, STABILITIES, Table
 
 if TYPE_CHECKING:
     from three_factors.datamodules.prepared import Prepared
@@ -48,7 +48,7 @@ def table_of(experiment: Experiment, items: Sequence[Item], results: Results, sa
             frame[NOISE] = frame.pop(LR) / frame.pop(BATCH_SIZE)
             curves[place] = frame
             rows[-1] |= experiment.derive(frame)
-            of_steps[place] = partial(_steps, item.spec, folder, len(epochs), result)
+            of_steps[place] = partial(_steps, item.spec, folder, len(whole(epochs)), result)
     order = list(dict.fromkeys(item.label for item in items))
     frame = pd.DataFrame(rows, columns=None if rows else ["label", "seed", "status"])
     frame = frame.sort_values(["label", "seed"], key=lambda c: c.map(order.index) if c.name == "label" else c)
@@ -98,13 +98,17 @@ def _steps(spec: RunSpec, folder: RunFolder, epochs: int, result: dict[str, Any]
     return frame.assign(loss=math.nan if losses is None else losses.astype(float))
 
 
-def _stability_at(reached: dict[str, float], epochs: list[dict[str, Any]], spec: RunSpec) -> dict[str, float]:
-    """Returns eta·lambda_max at the milestones where lambda_max was measured, with eta of the last step before."""
-    found = {}
-    for name, top in reached.items():
-        milestone = name.removesuffix(f" {EIGENVALUE}")
-        if milestone != name:
-            epoch = round(reached[f"{milestone} epoch"])
-            lr = epochs[epoch - 1][LR] if epoch else first_lr(spec)
-            found[f"{milestone} {STABILITY}"] = lr * top
+def _stability_at(reached: dict[str, float], rows: list[dict[str, Any]], spec: RunSpec) -> dict[str, float]:
+    """Returns eta times what stability is about, at the milestones where that was measured.
+
+    eta is that of the last step before.
+    """
+    found, of_epoch = {}, {row["epoch"]: row for row in whole(rows)}
+    for name, value in reached.items():
+        for measured, stability in STABILITIES.items():
+            milestone = name.removesuffix(f" {measured}")
+            if milestone != name:
+                epoch = round(reached[f"{milestone} epoch"])
+                lr = of_epoch[epoch][LR] if epoch else first_lr(spec)
+                found[f"{milestone} {stability}"] = lr * value
     return found

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from three_factors.datamodules.prepared import Prepared
-    from three_factors.reproduce.engine.contract.spec import Factors, Measurement, PathSpec, RunSpec
+    from three_factors.reproduce.engine.contract.spec import AnyMeasurement, Evaluations, Factors, PathSpec, RunSpec
     from three_factors.reproduce.engine.judge.claims import Claim
     from three_factors.reproduce.engine.judge.table import Evidence, Table
 
@@ -33,14 +33,14 @@ class Setting:
 
     spec: RunSpec
     factors: Factors = field(default_factory=dict)
-    measurements: tuple[Measurement, ...] = ()
+    measurements: tuple[AnyMeasurement, ...] = ()
     every_step: bool = False
     other_start: bool = False
 
     def of_seed(self, seed: int) -> RunSpec:
         """Returns the run of a seed. The split of the data follows it: a small training set is a replicate too."""
-        data = replace(self.spec.data, split_seed=seed)
-        return replace(self.spec, seed=seed + self.other_start, data=data)
+        data, evaluations = replace(self.spec.data, split_seed=seed), often_enough(self.spec)
+        return replace(self.spec, seed=seed + self.other_start, data=data, evaluations=evaluations)
 
     def changed(self, **fields: Any) -> Setting:
         """Returns the setting with other fields of its spec."""
@@ -48,6 +48,23 @@ class Setting:
 
 
 Settings = Mapping[str, Setting]  # by label
+AT_THE_END = 5  # evaluations in the last tenth of a run's steps, at least: what it ends at is their mean
+
+
+def often_enough(spec: RunSpec) -> Evaluations | None:
+    """Returns when a run is evaluated within epochs: as it says, and at least `AT_THE_END` times in its last tenth."""
+    from three_factors.datamodules.schedules import as_schedule, known_bounds
+    from three_factors.reproduce.engine.contract.spec import Evaluations
+    from three_factors.reproduce.engine.contract.steps import lengths
+
+    ends = spec.epochs // spec.evaluate_every - int(0.9 * spec.epochs) // spec.evaluate_every
+    low, high = known_bounds(as_schedule(spec.schedule.batch_size)) or (1.0, float(spec.data.train))
+    if low != high and AT_THE_END <= ends < AT_THE_END * high / low:  # the last tenth of the steps is another one
+        steps = lengths(spec).cumsum()
+        ends = int((steps[spec.evaluate_every - 1 :: spec.evaluate_every] > 0.9 * steps[-1]).sum())
+    if ends >= AT_THE_END:
+        return spec.evaluations
+    return replace(spec.evaluations or Evaluations(), last=AT_THE_END)
 
 
 @dataclass(frozen=True)

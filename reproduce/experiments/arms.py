@@ -82,13 +82,13 @@ def _quench(spec: RunSpec) -> dict[str, Any]:
     step = spec.schedule.setting(before, round(as_schedule(spec.schedule.batch_size)(before)))
     # Half of eta, on average, over the epochs of the quench.
     wanted = 2 * QUENCH * t_eta(spec) * step.batch_size / (step.lr * spec.data.train)
-    longer = max(1, round(wanted / spec.evaluate_every)) * spec.evaluate_every
+    longer = max(1, round(wanted))
     lr = Chain((as_schedule(spec.schedule.lr), Polynomial(step.lr, 0.0, longer)), (spec.epochs,))
     size: Any = as_schedule(spec.schedule.batch_size)
     if not isinstance(size, Constant):
         size = Chain((size, Constant(step.batch_size)), (spec.epochs,))
-    changed: dict[str, Any] = {"schedule": NoiseSchedule(lr, size), "epochs": spec.epochs + longer}
-    return changed
+    every = math.gcd(spec.evaluate_every, longer)
+    return {"schedule": NoiseSchedule(lr, size), "epochs": spec.epochs + longer, "evaluate_every": every}
 
 
 def _slowest(settings: Settings) -> str:

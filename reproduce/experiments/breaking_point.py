@@ -12,19 +12,19 @@ from three_factors.datamodules.prepared import Prepared
 from three_factors.datamodules.schedules import NoiseSchedule
 from three_factors.reproduce.engine import plots, statistics
 from three_factors.reproduce.engine.contract.networks import Network, ResNet56Network, VGG11Network
-from three_factors.reproduce.engine.contract.spec import Curvature, Keep, Measurement, RunSpec
+from three_factors.reproduce.engine.contract.spec import Curvature, RunSpec, Watch
 from three_factors.reproduce.engine.experiment import Experiment, Reduction, Setting
-from three_factors.reproduce.engine.judge.table import STABILITY, Evidence, SyntheticTable, Table
+from three_factors.reproduce.engine.judge.table import BATCH_STABILITY, Evidence, SyntheticTable, Table
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments.breaking_statistics import breaking_point, crossing, peak
-from three_factors.reproduce.experiments.metrics import VALID, end
+from three_factors.reproduce.experiments.metrics import VALID
 from three_factors.reproduce.experiments.subset import image_size, subset
 
 if TYPE_CHECKING:
     import pandas as pd
 
 HIGHEST = f"highest {VALID}"
-END_STABILITY = end(STABILITY)
+MIDDLE_STABILITY = f"median {BATCH_STABILITY}"  # over the middle third of the steps
 CHANCE = 0.1
 
 
@@ -58,7 +58,9 @@ class Size:
     """Everything that a scale changes.
 
     Attributes:
-        measured: training images whose largest eigenvalue is measured, in the panel that `Scaling` says.
+        watched: batches of the run's S along whose gradients the sharpness is measured, in the panel that `Scaling`
+            says.
+        watch_every: in every so many epochs.
         seed_sd: assumed for the power, before training; of the highest validation accuracy.
     """
 
@@ -70,7 +72,8 @@ class Size:
     augment: bool
     seeds: int
     evaluate_every: int = 1
-    measured: int = 2_000
+    watched: int = 8
+    watch_every: int = 5
     seed_sd: float = 0.01
 
 
@@ -102,7 +105,7 @@ class Scaling(Experiment):
     """Each panel's base setting multiplied by every b.
 
     Args:
-        stability: the panel at whose ends the largest eigenvalue is measured.
+        stability: the panel in whose runs batch sharpness in train mode is followed.
     """
 
     def __init__(
@@ -124,20 +127,26 @@ class Scaling(Experiment):
         s = self.scales[scale]
         image_size(source, 32)
         network = fitting(s.network, source)
-        top = Measurement(Curvature(s.measured, 250, measures=("top_eigenvalue",)))
 
         def run(place: Place) -> Setting:
             panel, schedule = place.panel, NoiseSchedule(place.lr, place.batch_size)
             data = subset(source, scale, train=panel.train, validation=s.validation, test=s.test, augment=s.augment)
-            measured = panel.id == self.stability
-            epochs, keep = round(panel.stretch * s.epochs), Keep() if measured else None
-            spec = RunSpec(network, data, schedule, epochs, seed=0, keep=keep)
-            return Setting(spec, place.factors, (top,) if measured else ())
+            spec = RunSpec(network, data, schedule, round(panel.stretch * s.epochs), seed=0)
+            if panel.id == self.stability:
+                size = place.batch_size
+                sharpness = Curvature(s.watched * size, size, measures=("batch_sharpness",), training=True)
+                spec = replace(spec, watch=Watch(sharpness, s.watch_every))
+            return Setting(spec, place.factors)
 
         return {place.label: run(place) for place in self._places(scale)}
 
     def derive(self, rows: pd.DataFrame) -> dict[str, float]:
-        return {HIGHEST: float(rows[VALID].max())}
+        found = {HIGHEST: float(rows[VALID].max())}
+        if BATCH_STABILITY in rows:
+            third = rows.index[-1] / 3
+            middle = rows.loc[third : 2 * third, BATCH_STABILITY].dropna()
+            found |= {} if middle.empty else {MIDDLE_STABILITY: float(middle.median())}
+        return found
 
     def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> SyntheticTable:
         """Draws breaks at each panel's imagined b*; 8 points are lost per factor 2 beyond."""
@@ -146,7 +155,7 @@ class Scaling(Experiment):
             excess = place.beta / place.panel.imagined
             lost = 0.08 * max(0.0, float(np.log2(excess)))
             top = 2 * excess**0.5 * np.exp(random.normal(0, 0.2, seeds))
-            finals[place.label] = {HIGHEST: 0.8 - lost + random.normal(0, s.seed_sd, seeds), END_STABILITY: top}
+            finals[place.label] = {HIGHEST: 0.8 - lost + random.normal(0, s.seed_sd, seeds), MIDDLE_STABILITY: top}
         return SyntheticTable(finals, factors={place.label: place.factors for place in places})
 
     def stars(self, table: Evidence, panel: str | None) -> np.ndarray:
@@ -158,11 +167,11 @@ class Scaling(Experiment):
         return np.array([breaking_point(betas, *of_seed) for of_seed in seeds])
 
     def edges(self, table: Evidence) -> np.ndarray:
-        """Returns the b at which eta·lambda_max at the end reaches 2, of every seed of the panel where it is known."""
+        """Returns the b at which eta times batch sharpness reaches the edge, a seed, in the panel where it is known."""
         labels, betas = self._from_one(table, self.stability)
         if not labels:
             return np.full(len(table.grid(table.labels, HIGHEST)), np.nan)
-        seeds = zip(table.grid(labels, END_STABILITY), table.broken(labels))
+        seeds = zip(table.grid(labels, MIDDLE_STABILITY), table.broken(labels))
         return np.array([crossing(betas, *of_seed) for of_seed in seeds])
 
     @staticmethod
@@ -242,7 +251,8 @@ VGG_QUICK = replace(
     epochs=5,
     augment=False,
     seeds=3,
-    measured=100,
+    watched=3,
+    watch_every=1,
 )
 VGG_SMOKE = replace(
     VGG_QUICK,
@@ -261,6 +271,7 @@ DATA_SIZES = Scaling(
             VGG_PAPER,
             epochs=20,
             seeds=3,
+            watch_every=1,
             panels=tuple(replace(panel, betas=(1, 1.5, 4, 8, 16)) for panel in VGG_PAPER.panels),
         ),
         "paper": VGG_PAPER,
@@ -272,7 +283,7 @@ DATA_SIZES = Scaling(
             ("(a) and (d) at the t_eta of (c) too", "not", "time"),
             ("crop and flip", "no augmentation", "otherwise it does not train in this time"),
             ("10 000 test images", "200", "time; no claim uses them"),
-            ("eigenvalue on 2 000 images", "on 100", "time"),
+            ("batch sharpness on 8 batches", "on 3", "time"),
             ("200 epochs", "5", "time"),
             ("eta 0.1 b, S 50 b, b to 24", "0.03 b, 8 b, b to 16", "steps an epoch at the largest b; time"),
             ("5 seeds", "3 seeds", "time"),

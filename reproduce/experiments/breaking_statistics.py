@@ -1,9 +1,10 @@
-"""Where accuracy breaks, where eta·lambda_max reaches 2, and where accuracy peaks: statistics of Figures 6, 7 and 8."""
+"""Where accuracy breaks, where training reaches the edge of stability, where accuracy peaks: Figures 6, 7 and 8."""
 
 from __future__ import annotations
 
 import numpy as np
 
+EDGE = 1.8  # of eta times batch sharpness: full-batch descent is unstable above 2
 PLATEAU = 1.5  # the largest b at which accuracy is taken to be unbroken
 
 
@@ -33,14 +34,14 @@ def breaking_point(betas: np.ndarray, accuracy: np.ndarray, diverged: np.ndarray
 
 
 def crossing(betas: np.ndarray, stability: np.ndarray, diverged: np.ndarray) -> float:
-    """Returns the b at which eta·lambda_max (b,) first reaches 2, log-interpolated; a run that `diverged` is beyond.
+    """Returns the b at which `stability` (b,) first reaches the edge, log-interpolated; what `diverged` is beyond.
 
     NaN if it lies beyond the range of b: reached at the smallest, or never. Runs without a value are left out.
     """
     known = diverged | ~np.isnan(stability)
     betas, stability = betas[known], np.where(diverged, np.nan, stability)[known]
     order = np.argsort(betas)
-    x, y = np.log(betas[order]), np.log(stability[order] / 2)
+    x, y = np.log(betas[order]), np.log(stability[order] / EDGE)
     above = np.isnan(y) | (y >= 0)
     if not above.any() or above[0]:
         return np.nan

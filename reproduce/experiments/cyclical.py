@@ -11,11 +11,12 @@ from three_factors.datamodules.prepared import Prepared
 from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, Triangle, exchange
 from three_factors.reproduce.engine import claims, seedwise
 from three_factors.reproduce.engine.contract.networks import VGG11Network
-from three_factors.reproduce.engine.contract.spec import Curvature, Keep, Measurement, RunSpec, Watch
+from three_factors.reproduce.engine.contract.spec import Curvature, Keep, RunSpec, Watch
 from three_factors.reproduce.engine.experiment import Experiment, Setting
 from three_factors.reproduce.engine.judge.table import NOISE, Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments.cycles import SMALLER
+from three_factors.reproduce.experiments.measured import measurements
 from three_factors.reproduce.experiments.metrics import DIFFERENCES, LOSS, NORM, TEST, end
 from three_factors.reproduce.experiments.subset import image_size, subset
 
@@ -112,7 +113,7 @@ def run(s: Size, scale: Scale, source: Prepared, schedule: NoiseSchedule) -> Run
     return RunSpec(network, data, schedule, s.epochs, seed=0, evaluate_every=s.epochs)
 
 
-def watched(spec: RunSpec, s: Size) -> Setting:
+def watched(spec: RunSpec, s: Size, scale: Scale) -> Setting:
     """Returns the same training with its curvature along the way; at its end what is too costly for that.
 
     Those are the trace, and the norm by finite differences, as the paper's.
@@ -120,7 +121,7 @@ def watched(spec: RunSpec, s: Size) -> Setting:
     measures = ("top_eigenvalue", "frobenius", "normalized_sharpness")
     watch = Watch(Curvature(s.measured, 250, measures=measures), s.every)
     spec = replace(spec, evaluate_every=s.every, watch=watch, keep=Keep())
-    return Setting(spec, measurements=(Measurement(Curvature(s.measured, 250)),))
+    return Setting(spec, measurements=measurements(spec, scale, s.measured))
 
 
 class Cyclical(Experiment):
@@ -133,7 +134,7 @@ class Cyclical(Experiment):
         s = self.scales[scale]
         constant = {label: NoiseSchedule(lr, s.batch_size[0]) for label, lr in zip((LOW_ETA, HIGH_ETA), s.lr)}
         return {
-            label: watched(run(s, scale, source, schedule), s)
+            label: watched(run(s, scale, source, schedule), s, scale)
             for label, schedule in (schedules(s, s.lr, s.period) | constant).items()
         }
 

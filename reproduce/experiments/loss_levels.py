@@ -7,26 +7,20 @@ at higher eta/S falls further in an epoch, and so further below a level: what is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from three_factors.reproduce.engine import statistics
-from three_factors.reproduce.engine.contract.spec import Curvature, Measurement
 from three_factors.reproduce.engine.judge.table import Evidence
 from three_factors.reproduce.experiments.metrics import LOSS, NORM
 
 LEVELS = (0.3, 0.1, 0.03, 0.01)  # of the loss on the training subset, evaluated in eval mode without augmentation
+MILESTONES = tuple(f"loss {level:g}" for level in LEVELS)
 
 
 def at(level: float, metric: str = NORM) -> str:
     """Returns a metric's name at the first crossing of a level."""
     return f"loss {level:g} {metric}"
-
-
-def measurement(curvature: Curvature) -> Measurement:
-    """Returns what measures the norm alone, at every level, of runs that keep their weights there."""
-    return Measurement(replace(curvature, measures=("frobenius",)), tuple(f"loss {level:g}" for level in LEVELS))
 
 
 STATISTIC = "partial rank correlation with log eta/S given the log loss there, a seed"

@@ -12,11 +12,12 @@ from three_factors.datamodules.prepared import Prepared
 from three_factors.datamodules.schedules import NoiseSchedule
 from three_factors.reproduce.engine import claims, seedwise, statistics
 from three_factors.reproduce.engine.contract.networks import MLPNetwork
-from three_factors.reproduce.engine.contract.spec import Curvature, Keep, Measurement, RunSpec
+from three_factors.reproduce.engine.contract.spec import Evaluations, Keep, RunSpec
 from three_factors.reproduce.engine.experiment import Experiment, Setting
 from three_factors.reproduce.engine.judge.table import Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments import loss_levels
+from three_factors.reproduce.experiments.measured import LIGHTER, measurements
 from three_factors.reproduce.experiments.metrics import BEST_LOSS, BEST_NORM, VALID
 from three_factors.reproduce.experiments.subset import subset
 
@@ -37,6 +38,8 @@ class Size:
     Attributes:
         subset: training examples that are evaluated, of each kind.
         measured: training examples whose Hessian is measured.
+        at: the milestones of all that is measured.
+        early: how many evaluations an epoch there are until which epoch, where it is judged when memorisation begins.
         seed_sd: assumed for the power, before training; of a cell's validation accuracy.
     """
 
@@ -52,6 +55,8 @@ class Size:
     batch_sizes: tuple[int, ...]
     measured: int
     seeds: int
+    early: tuple[int, int] | None = None
+    at: tuple[str, ...] = ("best", "end")
     seed_sd: float = 0.01
 
 
@@ -69,6 +74,7 @@ PAPER = Size(
     batch_sizes=(50, 100, 200, 500, 1000),
     measured=2_000,
     seeds=5,
+    early=(10, 10),
 )
 QUICK = replace(
     PAPER,
@@ -82,9 +88,13 @@ QUICK = replace(
     batch_sizes=(50, 200),
     measured=250,
     seeds=4,
+    early=None,
+    at=("best",),
 )
 SMOKE = replace(
     QUICK,
+    early=(2, 1),
+    at=("best", "end"),
     hidden=(32, 32),
     train=400,
     validation=100,
@@ -107,6 +117,9 @@ REDUCTIONS = [
     ("6 eta (3 with momentum) x 5 S", "3 (3) x 2, S 50 and 200", "time; larger S do not begin to memorise in it"),
     ("5 seeds", "4 seeds", "time"),
     ("Hessian on 2 000 images", "250", "time"),
+    ("Hessian at the best epoch and at the end", "at the best epoch", "time"),
+    LIGHTER,
+    ("10 evaluations an epoch until epoch 10", "1", "an epoch has 6 or 24 steps"),
 ]
 
 
@@ -161,15 +174,16 @@ class Memorisation(Experiment):
         features = source.channels * source.size**2
         network = MLPNetwork(hidden=s.hidden, in_features=features, num_classes=source.classes)
         keep = Keep(best=True, loss_levels=loss_levels.LEVELS)
-        best = Curvature(s.measured, 250)
-        measurements = (Measurement(best, at=("best",)), loss_levels.measurement(best))
+        often = None if s.early is None else Evaluations(*s.early)
         sizes = {"train": s.train, "validation": s.validation, "test": s.test, "examples": s.subset}
 
         def run(cell: Cell) -> Setting:
             data = subset(source, scale, label_noise=LabelNoise(cell.fraction), **sizes)
             schedule = NoiseSchedule(cell.lr, cell.batch_size)
-            spec = RunSpec(network, data, schedule, s.epochs, seed=0, momentum=cell.momentum, keep=keep)
-            return Setting(spec, cell.factors, measurements)
+            plain = RunSpec(network, data, schedule, s.epochs, seed=0, momentum=cell.momentum, keep=keep)
+            spec, levels = replace(plain, evaluations=often), loss_levels.MILESTONES
+            measured = measurements(spec, scale, s.measured, at=s.at, levels=levels, noise=True)
+            return Setting(spec, cell.factors, measured)
 
         return {cell.label: run(cell) for cell in self._cells(scale)}
 

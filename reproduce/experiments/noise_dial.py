@@ -1,24 +1,23 @@
-"""One network at two batch sizes, and with the smaller one's noise put back by hand: the runs of `noise_only`.
-
-Fig. 1's MLP on FashionMNIST, or Fig. 4's VGG-11 on CIFAR-10, at equal eta and equal steps. Only the noise differs.
-"""
+"""The noise of the gradient turned by hand, at equal eta and equal steps: the runs of noise_only."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from three_factors.datamodules.prepared import Prepared
 from three_factors.datamodules.schedules import NoiseSchedule
-from three_factors.reproduce.engine.contract.networks import MLPNetwork, VGG11Network
-from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise
-from three_factors.reproduce.engine.contract.spec import Curvature, Keep, Measurement, RunSpec
+from three_factors.reproduce.engine.contract.networks import Network, VGG11Network
+from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise, Renewal
+from three_factors.reproduce.engine.contract.spec import Data, Keep, RunSpec
 from three_factors.reproduce.engine.experiment import Experiment, Setting
-from three_factors.reproduce.engine.judge.table import Evidence, SyntheticTable
+from three_factors.reproduce.engine.judge.table import NORMALISED, Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments import loss_levels
-from three_factors.reproduce.experiments.metrics import END_NORM, LOSS, TEST
+from three_factors.reproduce.experiments.measured import LIGHTER, measurements
+from three_factors.reproduce.experiments.metrics import END_NORM, LOSS, TEST, end
 from three_factors.reproduce.experiments.noise_grid import SHALLOW
 from three_factors.reproduce.experiments.subset import image_size, subset
 
@@ -26,9 +25,16 @@ SGD, QUIET = "S", "4 S"
 HALVES = "4 S, noise doubled by half batches"
 OF_ITS_SHAPE = "4 S, Gaussian noise of C's shape"
 ISOTROPIC = "4 S, isotropic Gaussian noise"
-DIALLED = (HALVES, OF_ITS_SHAPE, ISOTROPIC)
+CURVED = "4 S, isotropic Gaussian noise of equal tr(HC)"
+TOP, REST = "4 S, noise along 10 eigenvectors", "4 S, noise off 10 eigenvectors"
+WAYS = (SGD, QUIET, HALVES, OF_ITS_SHAPE, ISOTROPIC, CURVED, TOP, REST)
+DIALLED = (HALVES, OF_ITS_SHAPE, ISOTROPIC, CURVED)  # claimed to end as SGD at S does
 RATIO = 4
 FACTOR = (RATIO - 1) ** 0.5  # 1 + FACTOR^2 = RATIO
+PLAIN, BATCH_NORM, VGG = "mlp", "mlp_bn", "vgg"  # the factor `network`
+SUFFIX = {PLAIN: "", BATCH_NORM: ", batch norm", VGG: ""}  # of a label
+DIAL, EXPONENTS = "dial", "exponents"  # the factor `part`
+SHARPNESS = {PLAIN: END_NORM, BATCH_NORM: end(NORMALISED), VGG: end(NORMALISED)}  # with batch norm H ∝ 1/|θ|²
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,38 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """Runs at every eta, S and covariance, to the same t_eta: eta, S and C/S each have an exponent of their own.
+
+    Attributes:
+        covariances: 1 + a², over that of SGD at S.
+        t_eta: at which all of them end.
+        evaluations: about how many, evenly spaced.
+    """
+
+    lrs: tuple[float, ...]
+    batch_sizes: tuple[int, ...]
+    covariances: tuple[int, ...]
+    t_eta: float
+    evaluations: int = 40
+
+    def epochs(self, lr: float, batch_size: int, train: int) -> tuple[int, int]:
+        """Returns the epochs of a cell, and how many lie between evaluations."""
+        wanted = max(1, round(self.t_eta * batch_size / (lr * train)))
+        every = max(1, wanted // self.evaluations)
+        return round(wanted / every) * every, every
+
+
+@dataclass(frozen=True)
 class Size:
     """Everything that a scale changes.
 
     Attributes:
         mlp: of images of 28 x 28.
         vgg: of images of 32 x 32.
+        grid: of the three exponents, of the MLP.
         measured: training examples whose Hessian is measured.
+        renewal: how eigenvectors and tr(HC) are renewed.
         seed_sd: assumed for the power, before training; of test accuracy.
         norm_sd: likewise, of a log norm.
         effect: likewise, of 4 times less noise on test accuracy.
@@ -61,8 +92,10 @@ class Size:
 
     mlp: Training
     vgg: Training
+    grid: Grid
     seeds: int
     measured: int
+    renewal: Renewal
     seed_sd: float = 0.005
     norm_sd: float = 0.15
     effect: float = 0.02
@@ -72,22 +105,28 @@ class Size:
 PAPER = Size(
     mlp=Training(1.0, 50_000, 10_000, 10_000, epochs=200, lr=0.1, batch_size=25),
     vgg=Training(1.0, 44_544, 5_000, 10_000, epochs=300, lr=0.005, batch_size=128, augment=True),
+    grid=Grid((0.025, 0.1), (50, 200, 400), (1, 4, 16), t_eta=4_000),
     seeds=5,
     measured=2_000,
+    renewal=Renewal(),
 )
 # Their quick cells: Figure 1's runs as they are, Figure 4's constant pair in as many epochs as the time leaves.
 QUICK = Size(
     mlp=replace(PAPER.mlp, train=3_000, validation=1_000, test=2_000, epochs=20),
     vgg=Training(1 / 8, 2_400, 500, 2_000, epochs=5, lr=0.01, batch_size=24),
+    grid=Grid((0.025, 0.1), (50, 200), (1, 4), t_eta=60, evaluations=10),
     seeds=3,
     measured=100,
+    renewal=Renewal(examples=200, until=5),
 )
 GPU = replace(PAPER, vgg=replace(PAPER.vgg, epochs=30), seeds=4)
 SMOKE = Size(
     mlp=replace(QUICK.mlp, train=400, validation=100, test=100, epochs=1),
     vgg=replace(QUICK.vgg, width=1 / 32, train=192, validation=100, test=100, epochs=1),
+    grid=Grid((0.05, 0.1), (50, 100), (1, 4), t_eta=0.8),
     seeds=1,
     measured=50,
+    renewal=Renewal(examples=50, eigenvectors=3),
 )
 REDUCTIONS = [
     ("50 000 and 44 544 training images (MLP, VGG)", "3 000 and 2 400", "time"),
@@ -95,71 +134,140 @@ REDUCTIONS = [
     ("crop and flip (VGG)", "no augmentation", "otherwise the training loss stays above 1 in this time"),
     ("200 and 300 epochs", "20 and 5 epochs", "time; the VGG ends undertrained at S"),
     ("VGG: eta 0.005, S 128", "eta 0.01, S 24", "trains in 5 epochs"),
+    ("exponents: S 50, 200, 400, 1 + a² 1, 4, 16, t_eta 4 000", "50 and 200, 1 and 4, 60", "time"),
+    ("eigenvectors of 2 000 images, renewed until epoch 10", "200, until 5, then every tenth", "time"),
     ("5 seeds", "3 seeds", "time"),
     ("Hessian on 2 000 images", "100", "time"),
+    LIGHTER,
     ("10 000 test images", "2 000", "time"),
 ]
 GPU_REDUCTIONS = [("VGG: 300 epochs", "30 epochs", "time"), ("5 seeds", "4 seeds", "time")]
 
 
 class NoiseDial(Experiment):
-    """SGD at S, at 4 S, and at 4 S with the missing noise given back in three shapes."""
+    """SGD at S, at 4 S, and at 4 S with the missing noise given back in several shapes; and the three exponents."""
 
     scales = {"smoke": SMOKE, "quick": QUICK, "gpu": GPU, "paper": PAPER}
     reductions = {"quick": REDUCTIONS, "gpu": GPU_REDUCTIONS}
 
     def runs(self, scale: Scale, source: Prepared) -> dict[str, Setting]:
-        """Returns the settings of the network that takes the images."""
-        size = self.scales[scale]
-        network: MLPNetwork | VGG11Network
-        if source.size == 28:
-            s = size.mlp
-            network = replace(SHALLOW[scale], in_features=source.channels * source.size**2, num_classes=source.classes)
-        else:
+        """Returns the settings of the networks that take the images."""
+        size, found = self.scales[scale], dict[str, Setting]()
+        if source.size != 28:
             image_size(source, 32)
             s = size.vgg
-            network = VGG11Network(width=s.width, in_channels=source.channels, num_classes=source.classes)
+            vgg = VGG11Network(width=s.width, in_channels=source.channels, num_classes=source.classes)
+            data = subset(source, scale, train=s.train, validation=s.validation, test=s.test, augment=s.augment)
+            return self._dial(scale, VGG, vgg, data, s)
+        s, features = size.mlp, source.channels * source.size**2
         data = subset(source, scale, train=s.train, validation=s.validation, test=s.test, augment=s.augment)
-        # Batch norm over groups of S in every run, so that its own noise is the same; halves and blocks are groups.
-        network = replace(network, ghost_batch_size=s.batch_size)
-        plain = RunSpec(
-            network,
-            data,
-            NoiseSchedule(s.lr, s.batch_size),
-            s.epochs,
-            seed=0,
-            evaluate_every=s.evaluate_every,
-            # The covariance of a batch's gradient is C/S only if its examples are independent. In shuffled epochs the
-            # noise of batches cancels over an epoch, and what is given back by hand does not.
-            sampling="replacement",
-            keep=Keep(end=True, loss_levels=loss_levels.LEVELS),
+        for name in (PLAIN, BATCH_NORM):
+            network = replace(
+                SHALLOW[scale], in_features=features, num_classes=source.classes, batch_norm=name == BATCH_NORM
+            )
+            found |= self._dial(scale, name, network, data, s)
+            found |= self._exponents(scale, name, network, data)
+        return found
+
+    def _dial(self, scale: Scale, name: str, network: Any, data: Data, s: Training) -> dict[str, Setting]:
+        size = self.scales[scale]
+        plain = _run(_with_ghosts(network, s.batch_size), data, s.lr, s.batch_size, s.epochs, s.evaluate_every)
+        quiet = replace(
+            plain,
+            schedule=NoiseSchedule(s.lr, RATIO * s.batch_size),
+            epochs=RATIO * s.epochs,
+            evaluate_every=RATIO * s.evaluate_every,
         )
-        longer = {"epochs": RATIO * s.epochs, "evaluate_every": RATIO * s.evaluate_every}
-        quiet = replace(plain, schedule=NoiseSchedule(s.lr, RATIO * s.batch_size), **longer)
-        specs = {
-            SGD: plain,
-            QUIET: quiet,
-            HALVES: replace(quiet, noise=HalfBatchNoise(FACTOR)),
-            OF_ITS_SHAPE: replace(quiet, noise=GaussianNoise(FACTOR, "covariance", block=s.batch_size)),
-            ISOTROPIC: replace(quiet, noise=GaussianNoise(FACTOR, "isotropic")),
+        renewal = replace(size.renewal, batch_size=RATIO * s.batch_size)
+        noises: dict[str, HalfBatchNoise | GaussianNoise] = {
+            HALVES: HalfBatchNoise(FACTOR),
+            OF_ITS_SHAPE: GaussianNoise(FACTOR, "covariance", block=s.batch_size),
+            ISOTROPIC: GaussianNoise(FACTOR, "isotropic"),
+            CURVED: GaussianNoise(FACTOR, "isotropic", equal="curvature", renewal=renewal),
+            TOP: HalfBatchNoise(FACTOR, "top", renewal),
+            REST: HalfBatchNoise(FACTOR, "rest", renewal),
         }
-        end = Curvature(size.measured, 250)
-        measurements = (Measurement(end), loss_levels.measurement(end))
-        return {label: Setting(spec, measurements=measurements) for label, spec in specs.items()}
+        specs = {SGD: plain, QUIET: quiet} | {way: replace(quiet, noise=noise) for way, noise in noises.items()}
+        return {
+            way + SUFFIX[name]: self._setting(spec, scale, {"network": name, "part": DIAL, "way": way})
+            for way, spec in specs.items()
+        }
+
+    def _exponents(self, scale: Scale, name: str, network: Any, data: Data) -> dict[str, Setting]:
+        size, found = self.scales[scale], {}
+        ghosts = _with_ghosts(network, min(size.grid.batch_sizes) // 2)  # a half of the smallest batch is one
+        for of in _cells(size.grid, name):
+            lr, batch_size, c = of["eta"], of["S"], of["C"]
+            spec = _run(ghosts, data, lr, batch_size, *size.grid.epochs(lr, batch_size, data.train))
+            spec = spec if c == 1 else replace(spec, noise=HalfBatchNoise((c - 1) ** 0.5))
+            found[_label(of)] = self._setting(spec, scale, of)
+        return found
+
+    def _setting(self, spec: RunSpec, scale: Scale, factors: dict[str, Any]) -> Setting:
+        examples, levels = self.scales[scale].measured, loss_levels.MILESTONES
+        return Setting(spec, factors, measurements(spec, scale, examples, levels=levels, noise=True))
 
     def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> SyntheticTable:
-        """Draws a world in which only the covariance's size counts, whatever the noise's shape."""
+        """Draws a world in which only eta times the covariance's size counts, whatever the noise's shape."""
         s = self.scales[scale]
-        finals = {}
-        for label in (SGD, QUIET, *DIALLED):
-            lost, sharper = (s.effect, 0.5) if label == QUIET else (0.0, 0.0)
-            finals[label] = {
+        finals, factors = {}, dict[str, Any]()
+
+        def drawn(lost: float, sharper: float) -> dict[str, np.ndarray]:
+            return {
                 TEST: random.normal(0.8 - lost, s.seed_sd, seeds),
-                END_NORM: np.exp(random.normal(sharper, s.norm_sd, seeds)),
+                **{
+                    metric: np.exp(random.normal(sharper, s.norm_sd, seeds))
+                    for metric in dict.fromkeys(SHARPNESS.values())
+                },
                 LOSS: np.exp(random.normal(-sharper, s.norm_sd, seeds)),
                 **loss_levels.imagined(np.exp(random.normal(sharper, s.norm_sd, seeds)), random),
             }
-        return SyntheticTable(finals)
+
+        for name in (PLAIN, BATCH_NORM):
+            for way in WAYS:
+                label = way + SUFFIX[name]
+                factors[label] = {"network": name, "part": DIAL, "way": way}
+                finals[label] = drawn(s.effect, 0.5) if way in (QUIET, TOP, REST) else drawn(0.0, 0.0)
+            for of in _cells(s.grid, name):
+                factors[_label(of)] = of
+                finals[_label(of)] = drawn(0.0, -0.5 * float(np.log(of["eta"] * of["C"] / of["S"])))
+        return SyntheticTable(finals, factors=factors)
+
+
+def _run(network: Network, data: Data, lr: float, batch_size: int, epochs: int, every: int) -> RunSpec:
+    return RunSpec(
+        network,
+        data,
+        NoiseSchedule(lr, batch_size),
+        epochs,
+        seed=0,
+        evaluate_every=every,
+        # The covariance of a batch's gradient is C/S only if its examples are independent. In shuffled epochs the noise
+        # of batches cancels over an epoch, and what is given back by hand does not.
+        sampling="replacement",
+        keep=Keep(end=True, loss_levels=loss_levels.LEVELS),
+    )
+
+
+def _with_ghosts(network: Any, size: int) -> Any:
+    """Takes batch norm over groups of one size in every run, so that its own noise is the same.
+
+    Halves and blocks of batches are whole groups.
+    """
+    return replace(network, ghost_batch_size=size) if network.batch_norm else network
+
+
+def _cells(grid: Grid, name: str) -> list[dict[str, Any]]:
+    return [
+        {"network": name, "part": EXPONENTS, "eta": lr, "S": size, "C": c}
+        for lr in grid.lrs
+        for size in grid.batch_sizes
+        for c in grid.covariances
+    ]
+
+
+def _label(of: dict[str, Any]) -> str:
+    return f"eta {of['eta']:g}, S {of['S']}, covariance x {of['C']}{SUFFIX[of['network']]}"
 
 
 NOISE_DIAL = NoiseDial()
@@ -169,3 +277,21 @@ def ratio(table: Evidence, label: str, reference: str, metric: str) -> np.ndarra
     """Returns a metric of one run over that of another, a seed, (seeds,)."""
     values = table.grid([label, reference], metric)
     return values[:, 0] / values[:, 1]
+
+
+def exponents(table: Evidence, network: str, metric: str) -> np.ndarray:
+    """Returns p_eta, p_S, p_C of log y = c - p_eta log eta + p_S log S - p_C log(1 + a²), (seeds, 3).
+
+    Least squares a seed, over the cells that it has; NaN with too few of them.
+    """
+    labels = table.select(network=network, part=EXPONENTS)
+    if not labels:
+        return np.full((1, 3), np.nan)
+    logs = [np.log(table.column(labels, factor).astype(float)) for factor in ("eta", "S", "C")]
+    design = np.column_stack([np.ones(len(labels)), -logs[0], logs[1], -logs[2]])
+    found = []
+    for row in np.log(table.grid(labels, metric)):
+        there = np.isfinite(row)
+        whole = np.linalg.matrix_rank(design[there]) == design.shape[1] and there.sum() > design.shape[1]
+        found.append(np.linalg.lstsq(design[there], row[there])[0][1:] if whole else np.full(3, np.nan))
+    return np.array(found)

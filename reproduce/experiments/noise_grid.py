@@ -13,7 +13,7 @@ from three_factors.datamodules.prepared import Prepared
 from three_factors.datamodules.schedules import NoiseSchedule
 from three_factors.reproduce.engine import claims, plots, seedwise, statistics
 from three_factors.reproduce.engine.contract.networks import MLPNetwork
-from three_factors.reproduce.engine.contract.spec import Curvature, Keep, Measurement, RunSpec
+from three_factors.reproduce.engine.contract.spec import Keep, RunSpec
 from three_factors.reproduce.engine.experiment import Experiment, Reduction, Setting
 from three_factors.reproduce.engine.judge.table import (
     NORMALISED,
@@ -25,6 +25,7 @@ from three_factors.reproduce.engine.judge.table import (
 )
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments import loss_levels
+from three_factors.reproduce.experiments.measured import LIGHTER, measurements
 from three_factors.reproduce.experiments.metrics import DIFFERENCES, END_NORM, LOSS, NORM, VALID, end
 from three_factors.reproduce.experiments.subset import subset
 
@@ -91,7 +92,6 @@ class NoiseGrid(Experiment):
         s = self.scales[scale]
         data = subset(source, scale, train=s.train, validation=s.validation, test=s.test)
         keep = Keep(end=True, loss_levels=loss_levels.LEVELS)
-        curvature = Curvature(s.measured, 250)
         shape: dict[str, Any] = {"in_features": source.channels * source.size**2, "num_classes": source.classes}
 
         def run(of: dict[str, Any]) -> Setting:
@@ -100,7 +100,8 @@ class NoiseGrid(Experiment):
                 NoiseSchedule(of["eta"], of["S"]),
             )
             spec = RunSpec(network, data, schedule, s.epochs, seed=0, keep=keep, evaluate_every=s.evaluate_every)
-            return Setting(spec, of, (Measurement(curvature), loss_levels.measurement(curvature)))
+            levels = loss_levels.MILESTONES
+            return Setting(spec, of, measurements(spec, scale, s.measured, levels=levels, noise=True))
 
         return {label: run(factors) for label, factors in self._cells(scale).items()}
 
@@ -347,6 +348,7 @@ REDUCTIONS = [
     ("200 epochs", "20 epochs", "time; cells at low eta/S then end undertrained, drawn hollow"),
     ("5 seeds", "4 seeds", "time"),
     ("Hessian on 2 000 images", "250", "time"),
+    LIGHTER,
     ("10 000 validation images", "1 000", "time"),
 ]
 SHALLOW: dict[Scale, MLPNetwork] = {

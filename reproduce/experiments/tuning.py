@@ -173,7 +173,9 @@ def choose(scale: Scale, settings: Settings, table: Table | None) -> dict[str, S
     """Returns schedule -> its final setting: the chosen candidate's, whole, with the curvature along the way."""
     chosen, base = nearest(scale) if table is None else tuned(table), SCALES[scale].base
     return {
-        schedule: cyclical.watched(replace(settings[label].spec, epochs=base.epochs, evaluate_every=base.epochs), base)
+        schedule: cyclical.watched(
+            replace(settings[label].spec, epochs=base.epochs, evaluate_every=base.epochs), base, scale
+        )
         for schedule, label in chosen.items()
     }
 

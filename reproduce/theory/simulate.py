@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -111,6 +111,7 @@ class Simulation:
         start: a point for all chains, "minimum", or "gibbs": drawn from the Gibbs distribution that the theory expects.
         seed: chains of different seeds are independent.
         protocol: of `PROTOCOLS`, by the kind of noise; 0 stands for the current one.
+        optimizer: "sgd"; or "adamw" with its usual betas, and without decay of its own, since the losses have minima.
     """
 
     potential: Quadratic | Quartic | DoubleWell | SoftmaxRegression
@@ -124,8 +125,13 @@ class Simulation:
     momentum: float = 0.0
     seed: int = 0
     protocol: int = 0
+    optimizer: Literal["sgd", "adamw"] = field(default="sgd", metadata={"absent": "sgd"})
 
     def __post_init__(self) -> None:
+        if self.optimizer not in ("sgd", "adamw"):
+            raise ValueError(f"optimizer: {self.optimizer!r} is neither 'sgd' nor 'adamw'")
+        if self.optimizer == "adamw" and self.momentum:
+            raise ValueError(f"momentum: {self.momentum!r} is not SGD's, AdamW has its own")
         if self.protocol == 0:
             object.__setattr__(self, "protocol", PROTOCOLS[type(self.noise)])
         as_floats(self, "lr", "momentum", *(() if isinstance(self.start, str) else ("start",)))
@@ -197,6 +203,23 @@ class Simulation:
         return gibbs.temperature(self.lr, self.batch_size, self.noise.sigma, self.momentum)
 
 
+class AdamW:
+    """The averages of AdamW (Kingma and Ba 2015; Loshchilov and Hutter 2019), of every chain by itself."""
+
+    def __init__(self, shape: tuple[int, ...], betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
+        self.betas, self.eps = betas, eps
+        self.mean, self.square = np.zeros(shape), np.zeros(shape)
+
+    def direction(self, gradient: np.ndarray, step: int) -> np.ndarray:
+        """Returns what eta is multiplied by in a step, counted from 1."""
+        first, second = self.betas
+        self.mean += (1 - first) * (gradient - self.mean)
+        self.square += (1 - second) * (gradient**2 - self.square)
+        scale = np.sqrt(self.square / (1 - second**step)) + self.eps
+        found: np.ndarray = self.mean / (1 - first**step) / scale
+        return found
+
+
 Noise = Callable[[np.ndarray], None]  # adds one step's noise to gradients (chains, q), in place
 
 
@@ -260,7 +283,7 @@ def _advance(spec: Simulation, potential: Potential, random: np.random.Generator
         theta = np.tile(potential.minimum, (chains, 1))
     else:
         theta = np.tile(np.array(spec.start, dtype=float), (chains, 1))
-    velocity = np.zeros_like(theta)
+    velocity, adamw = np.zeros_like(theta), AdamW(theta.shape) if spec.optimizer == "adamw" else None
     gradient_of = _noisy_gradient(spec, potential, random, chains)
     due = {step: i for i, step in enumerate(spec.record)}
     if 0 in due:
@@ -268,7 +291,9 @@ def _advance(spec: Simulation, potential: Potential, random: np.random.Generator
     lr, momentum = spec.lr, spec.momentum
     for step in range(1, spec.record[-1] + 1):
         gradient = gradient_of(theta)
-        if momentum:
+        if adamw is not None:
+            gradient = lr * adamw.direction(gradient, step)
+        elif momentum:
             velocity *= momentum
             velocity += gradient
             np.clip(velocity, -DIVERGED, DIVERGED, out=velocity)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from three_factors.lightning_modules import MLP, GaussianOfItsShape, HalfBatch, Isotropic
+from three_factors.lightning_modules import MLP, GaussianOfItsShape, HalfBatch, Isotropic, Projected, Renewed
 
 
 def seeds(seed):
@@ -115,6 +115,79 @@ def test_the_length_of_isotropic_noise_has_the_trace_that_is_said():
             module.gradient_noise = Isotropic(2.0, seeds(6 * i + j))
             squares.append((gradient(module, *pair) - plain).square().sum())
     torch.testing.assert_close(torch.stack(squares).mean(), 4 * trace / 2, rtol=1e-10, atol=0)
+
+
+def orthonormal(rows, columns):
+    torch.manual_seed(2)
+    return torch.linalg.qr(torch.randn(rows, columns, dtype=torch.float64))[0]
+
+
+@pytest.mark.parametrize("part", ["top", "rest"])
+def test_projected_noise_has_exactly_the_projection_of_the_covariance(part):
+    """Over every ordered pair of halves out of 6 examples, by enumeration."""
+    module, (images, labels) = network(), examples(6)
+    each = each_gradient(module, images, labels)
+    directions = orthonormal(each.shape[1], 4)
+    projection = directions @ directions.T
+    if part == "rest":
+        projection = torch.eye(len(projection)).double() - projection
+    noise, found = Projected(3**0.5, part, Renewed(directions)), []
+    for i in range(6):
+        for j in range(6):
+            pair = images[[i, j]], labels[[i, j]]
+            module.gradient_noise = None
+            plain = gradient(module, *pair)
+            module.gradient_noise = noise
+            found.append(gradient(module, *pair) - plain)
+    added = torch.stack(found)
+    covariance = torch.cov(each.T, correction=0)
+    torch.testing.assert_close(added.mean(0), torch.zeros(added.shape[1]).double(), rtol=0, atol=1e-12)
+    expected = 3 * projection @ covariance @ projection / 2
+    torch.testing.assert_close(added.T @ added / 36, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_two_projections_add_up_to_the_noise_of_half_batches():
+    module, (images, labels) = network(), examples(8)
+    plain = gradient(module, images, labels)
+    module.gradient_noise = HalfBatch(2.0)
+    whole = gradient(module, images, labels) - plain
+    renewed, parts = Renewed(orthonormal(len(whole), 3)), []
+    for part in ("top", "rest"):
+        module.gradient_noise = Projected(2.0, part, renewed)
+        parts.append(gradient(module, images, labels) - plain)
+    torch.testing.assert_close(parts[0] + parts[1], whole, rtol=1e-10, atol=1e-12)
+    assert float(parts[0] @ parts[1]) == pytest.approx(0, abs=1e-12)  # so that their traces add up too
+
+
+def test_isotropic_noise_of_equal_curvature_has_the_tr_hc_that_is_said():
+    """Over every ordered pair of examples, many times: E v'Hv = factor^2 tr(HC)/B, for any H of a positive trace."""
+    module, (images, labels) = network(), examples(6)
+    covariance = torch.cov(each_gradient(module, images, labels).T, correction=0)
+    q = len(covariance)
+    torch.manual_seed(3)
+    h = torch.randn(q, q, dtype=torch.float64)
+    h = h @ h.T / q + torch.diag(covariance.diagonal() * 50)
+    lift = q * float((h * covariance).sum() / (h.trace() * covariance.trace()))
+    curved, step = [], 0
+    for i in range(6):
+        for j in range(6):
+            pair = images[[i, j]], labels[[i, j]]
+            module.gradient_noise = None
+            plain = gradient(module, *pair)
+            for _ in range(20 * (i != j)):
+                module.gradient_noise, step = Isotropic(2.0, seeds(step), Renewed(lift=lift)), step + 1
+                v = gradient(module, *pair) - plain
+                curved.append(float(v @ h @ v))
+    expected = 4 * float((h * covariance).sum()) / 2
+    assert sum(curved) / (36 * 20) == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("lift", [None, 0.0, -1.0, float("nan")])
+def test_a_lift_that_no_isotropic_noise_has_is_refused(lift):
+    module = network()
+    module.gradient_noise = Isotropic(1.0, seeds(0), Renewed(lift=lift))
+    with pytest.raises(ValueError, match=f"noise: a lift of {lift} is not positive"):
+        gradient(module, *examples(4))
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,10 @@
 
 from importlib import import_module
 
-from tests.reproduce.script import ROOT
 from three_factors.datamodules.prepared import Prepared
+from three_factors.reproduce.contents import CONTENTS, THEORY
 
-SCRIPTS = sorted(p.stem for p in (ROOT / "reproduce").glob("*.py") if p.stem.startswith(("fig", "table", "noise")))
+SCRIPTS = sorted(name for name in CONTENTS.page if name not in THEORY)
 
 
 def figure(name):

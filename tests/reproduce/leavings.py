@@ -6,7 +6,8 @@ import torch
 
 from three_factors.reproduce.engine.contract.folder import RunFolder
 
-NOT_REPEATED = ("hessian/seconds", "seconds", "provenance")
+# Of a run's own time, and how many bytes its rows take with that in them.
+NOT_REPEATED = ("hessian/seconds", "training_hessian/seconds", "seconds", "provenance", "bytes")
 
 
 def left(folder):

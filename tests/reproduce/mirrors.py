@@ -27,5 +27,6 @@ def folder(tmp_path, rows=1):
     path = tmp_path / "runs" / "0123456789abcdef"
     path.mkdir(parents=True, exist_ok=True)
     np.tile(LOSSES, rows).astype(DTYPE).tofile(path / KEPT)
-    (path / "metrics.jsonl").write_text("".join(json.dumps(ROW | {"epoch": i + 1}) + "\n" for i in range(rows)))
+    written = [ROW | {"epoch": i + 1, "step": len(LOSSES) * (i + 1)} for i in range(rows)]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written))
     return RunFolder(path)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from three_factors.datamodules.label_noise import LabelNoise
 from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, Triangle, exchange
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, VGG11Network
-from three_factors.reproduce.engine.contract.spec import Curvature, Data, Keep, Measurement, RunSpec, Watch
+from three_factors.reproduce.engine.contract.spec import Curvature, Data, Evaluations, Keep, Measurement, RunSpec, Watch
 
 # Like a figure's, for what trains nothing.
 SPEC = RunSpec(
@@ -21,6 +21,7 @@ MLP = RunSpec(
 EVERYTHING = replace(
     MLP, network=VGG11Network(width=1 / 32, dropout=0.3), schedule=NoiseSchedule(0.05, Triangle(64, 16, 2)),
     data=replace(MLP.data, name="digits", augment=True, label_noise=LabelNoise(0.25)), watch=Watch(SMALL),
+    evaluations=Evaluations(early=3, until=2, last=4),
 )  # fmt: skip
 SOAK = replace(EVERYTHING, epochs=10, keep=Keep(best=True))
 MEASURED = Measurement(SMALL, at=("best", "end"))

@@ -136,21 +136,21 @@ def test_the_noise_dial_changes_the_noise_alone(data, scale):
     from three_factors.reproduce.experiments import noise_dial
 
     found = figure("noise_only").experiment.runs(scale, source(data))
-    specs = {label: setting.spec for label, setting in found.items()}
+    dial = {label: setting for label, setting in found.items() if setting.factors["part"] == noise_dial.DIAL}
+    specs = {label: setting.spec for label, setting in dial.items()}
     eta, s = next(iter(settings([specs[noise_dial.SGD]])))
     for label, spec in specs.items():
+        way, reference = dial[label].factors["way"], specs[noise_dial.SGD]
         size = spec.schedule.batch_size(0)
-        assert settings([spec]) == {(eta, s if label == noise_dial.SGD else 4 * s)}
-        assert spec.epochs * (spec.data.train // size) == specs[noise_dial.SGD].epochs * (spec.data.train // s)
+        assert settings([spec]) == {(eta, s if way == noise_dial.SGD else 4 * s)}
+        assert spec.epochs * (spec.data.train // size) == reference.epochs * (spec.data.train // s)
         assert spec.data.train % size == 0  # no shorter batch, no example left out
         factor = spec.noise.factor if spec.noise is not None else 0.0
         covariance = (1 + factor**2) / size
-        assert covariance == pytest.approx(1 / (4 * s) if label == noise_dial.QUIET else 1 / s)
-        assert spec.network.ghost_batch_size == s
+        assert covariance == pytest.approx(1 / (4 * s) if way == noise_dial.QUIET else 1 / s)
+        assert spec.network.ghost_batch_size == (s if spec.network.batch_norm else None)
         assert spec.sampling == "replacement"  # else a batch's noise is not C/S over an epoch
-        assert (spec.network, spec.data, spec.momentum, spec.weight_decay) == (
-            specs[noise_dial.SGD].network, specs[noise_dial.SGD].data, 0, 0
-        )  # fmt: skip
+        assert (spec.data, spec.momentum, spec.weight_decay) == (reference.data, 0, 0)
     if scale == "paper":
         own = {"fashionmnist": ((0.1, 25), 200), "cifar10": ((0.005, 128), 300)}[data]
         assert ((eta, s), specs[noise_dial.SGD].epochs) == own

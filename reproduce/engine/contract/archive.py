@@ -22,8 +22,8 @@ import numpy as np
 from three_factors.datamodules.prepared import Prepared
 from three_factors.reproduce.engine.contract.files import CHECKOUT, lock, write_bytes, write_json
 from three_factors.reproduce.engine.contract.folder import Folder, PathFolder, RunFolder
-from three_factors.reproduce.engine.contract.spec import Item, Measurement, RunSpec, Spec
-from three_factors.reproduce.engine.contract.steps import DTYPE, OF_PLAN, planned
+from three_factors.reproduce.engine.contract.spec import AnyMeasurement, Item, RunSpec, Spec
+from three_factors.reproduce.engine.contract.steps import DTYPE, OF_PLAN, of_plan, whole
 from three_factors.reproduce.engine.contract.stored import decode, encode
 
 HOME = CHECKOUT / "reproduce" / "gallery" / "archive"
@@ -102,9 +102,9 @@ class Block:
 
     @cached_property
     def curves(self) -> dict[str, list[np.ndarray]]:
-        """metric -> a run's values at every epoch, NaN where there was none."""
+        """metric -> a run's values in every row, NaN where there was none."""
         return {
-            name: _unpacked(self.arrays[f"row {i}"], self.told["epochs"]) for i, name in enumerate(self.told["rows"])
+            name: _unpacked(self.arrays[f"row {i}"], self.told["counts"]) for i, name in enumerate(self.told["rows"])
         }
 
     def spec(self, key: str) -> RunSpec:
@@ -149,7 +149,7 @@ class ArchivedRun(RunFolder):
             "archive": block.name,
         }
 
-    def measured(self, measurement: Measurement) -> dict[str, dict[str, Any]] | None:
+    def measured(self, measurement: AnyMeasurement) -> dict[str, dict[str, Any]] | None:
         for block in self.blocks:
             at = block.place[self.path.name]
             if measurement.key not in block.told["measured"][at]:
@@ -169,16 +169,9 @@ class ArchivedRun(RunFolder):
         block, at = self._block
         count, spec = block.told["epochs"][at], block.spec(self.path.name)
         where = block.told["environments"][block.told["environment"][at]]
-        steps = planned(spec, count, where.get("devices", 1) * where.get("num_nodes", 1))
-        ends = np.searchsorted(steps.epoch, np.arange(1, count + 1), side="right")
-        t_eta = np.cumsum(steps.lr)
-        found = []
         values = {name: each[at].tolist() for name, each in block.curves.items()}
-        for i, end in enumerate(ends.tolist()):
-            plan = (i + 1, end, float(t_eta[end - 1]), float(steps.lr[end - 1]), int(steps.batch_size[end - 1]))
-            row = dict(zip(OF_PLAN, plan))
-            found.append(row | {name: of[i] for name, of in values.items() if not np.isnan(of[i])})
-        return found
+        plan = of_plan(spec, count, where.get("devices", 1) * where.get("num_nodes", 1))
+        return [row | {name: of[i] for name, of in values.items() if not np.isnan(of[i])} for i, row in enumerate(plan)]
 
     def step_losses(self) -> np.ndarray | None:
         """Returns means of the steps' losses, each repeated for the steps that it is of."""
@@ -289,7 +282,18 @@ def _described(runs: Sequence[tuple[Item, RunFolder]]) -> tuple[dict[str, np.nda
     settings, environments, means = list[Any](), list[Any](), list[np.ndarray]()
     told: dict[str, list[Any]] = {
         name: []
-        for name in ("runs", "setting", "seed", "status", "epochs", "milestones", "environment", "measured", "steps")
+        for name in (
+            "runs",
+            "setting",
+            "seed",
+            "status",
+            "epochs",
+            "counts",
+            "milestones",
+            "environment",
+            "measured",
+            "steps",
+        )
     }
     finals, reached, seconds, first = list[Any](), list[Any](), list[float](), list[float]()
     curves: list[dict[str, np.ndarray]] = []
@@ -313,7 +317,8 @@ def _described(runs: Sequence[tuple[Item, RunFolder]]) -> tuple[dict[str, np.nda
             ("setting", _place(settings, setting)),
             ("seed", item.spec.seed),
             ("status", result["status"]),
-            ("epochs", len(rows)),
+            ("epochs", len(whole(rows))),
+            ("counts", len(rows)),
             ("milestones", list(result.get("milestones", {}))),
             ("environment", _place(environments, where)),
             ("measured", measured),
@@ -341,7 +346,7 @@ def _described(runs: Sequence[tuple[Item, RunFolder]]) -> tuple[dict[str, np.nda
         "step means": np.stack(means) if means else np.empty((0, MEANS), DTYPE),
     }
     for i, name in enumerate(columns["rows"]):
-        blank = [np.full(count, np.nan) for count in told["epochs"]]
+        blank = [np.full(count, np.nan) for count in told["counts"]]
         arrays[f"row {i}"] = _packed([of.get(name, none) for of, none in zip(curves, blank)])
     columns["reached"] = [list(name) for name in columns["reached"]]
     return arrays, {"settings": settings, "environments": environments} | told | columns

@@ -17,8 +17,8 @@ from filelock import FileLock, Timeout
 
 from three_factors.reproduce.engine.contract.files import lock, read_cache, read_lines, write_text
 from three_factors.reproduce.engine.contract.job import Job, environment_of
-from three_factors.reproduce.engine.contract.spec import Item, Measurement, PathSpec, RunSpec, Spec
-from three_factors.reproduce.engine.contract.steps import DTYPE, KEPT, light
+from three_factors.reproduce.engine.contract.spec import AnyMeasurement, Item, PathSpec, RunSpec, Spec
+from three_factors.reproduce.engine.contract.steps import DTYPE, KEPT, expanded, light
 from three_factors.reproduce.engine.contract.stored import dumps
 from three_factors.reproduce.theory.simulate import Simulation
 
@@ -71,7 +71,9 @@ class Folder:
         """Says in a few words what a finished piece of work came to."""
         raise NotImplementedError
 
-    def complete(self, measurements: Sequence[Measurement] = (), *, every_step: bool = False) -> dict[str, Any] | None:
+    def complete(
+        self, measurements: Sequence[AnyMeasurement] = (), *, every_step: bool = False
+    ) -> dict[str, Any] | None:
         """Returns the result once everything is done; ValueError if it is damaged."""
         return self.result()
 
@@ -99,7 +101,7 @@ class Folder:
         """
         return lock(self.path, "worker", patience)
 
-    def prepare(self, spec: Spec, job: Job, measurements: Sequence[Measurement] = (), say: Say = print) -> None:
+    def prepare(self, spec: Spec, job: Job, measurements: Sequence[AnyMeasurement] = (), say: Say = print) -> None:
         """Writes spec and job for a worker, which goes on from what an earlier one of the same environment has left.
 
         Of another environment nothing is left. Raises filelock.Timeout while a worker is at it.
@@ -202,7 +204,7 @@ class RunFolder(Folder):
         """Returns the file of the state dictionary at a milestone; absent if that was not reached."""
         return self.path / "weights" / f"{milestone}.pt"
 
-    def measured(self, measurement: Measurement) -> dict[str, dict[str, Any]] | None:
+    def measured(self, measurement: AnyMeasurement) -> dict[str, dict[str, Any]] | None:
         """Returns milestone -> what was measured there; None if it is not done, ValueError if it is damaged."""
         file = self.path / f"measured-{measurement.key}.json"
         try:
@@ -213,7 +215,7 @@ class RunFolder(Folder):
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file} is damaged ({error})") from error
 
-    def milestones(self, measurements: Sequence[Measurement], result: dict[str, Any]) -> dict[str, float]:
+    def milestones(self, measurements: Sequence[AnyMeasurement], result: dict[str, Any]) -> dict[str, float]:
         """Returns 'end hessian/frobenius' and the like: what was logged and measured at milestones."""
         found: dict[str, float] = {}
         for at in (result.get("milestones", {}), *(self.measured(m) or {} for m in measurements)):
@@ -221,7 +223,9 @@ class RunFolder(Folder):
                 found |= {f"{name} {key}": value for key, value in values.items() if value is not None}
         return found
 
-    def complete(self, measurements: Sequence[Measurement] = (), *, every_step: bool = False) -> dict[str, Any] | None:
+    def complete(
+        self, measurements: Sequence[AnyMeasurement] = (), *, every_step: bool = False
+    ) -> dict[str, Any] | None:
         """Returns the result once it has been measured as well, and has kept every step's loss if that is asked for.
 
         Of a run that diverged nothing more is asked.
@@ -241,8 +245,8 @@ class RunFolder(Folder):
         return result is None or result["status"] == "diverged" or not job.every_step or self._has_steps(result)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Returns what was recorded, a row an epoch."""
-        return list(map(light, read_lines(self.path / "metrics.jsonl")))
+        """Returns what was recorded, a row an epoch; before it one for each evaluation within the epoch."""
+        return [row for of_epoch in read_lines(self.path / "metrics.jsonl") for row in expanded(light(of_epoch))]
 
     def step_losses(self) -> np.ndarray | None:
         """Returns the loss of every step, float32 (steps,); None if they were not kept."""

@@ -35,12 +35,14 @@ HOMES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "reproduce.engine.spec": {
         "three_factors.reproduce.engine.contract.networks": ("MLPNetwork", "ResNet56Network", "VGG11Network"),
-        "three_factors.reproduce.engine.contract.noise": ("GaussianNoise", "HalfBatchNoise"),
+        "three_factors.reproduce.engine.contract.noise": ("GaussianNoise", "HalfBatchNoise", "Renewal"),
         "three_factors.reproduce.engine.contract.spec": (
             "Curvature",
             "Data",
+            "Evaluations",
             "Keep",
             "Measurement",
+            "NoiseMeasurement",
             "PathSpec",
             "RunSpec",
             "Watch",

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 PROTOCOL = 1  # of training and measurement; raise it when the same spec would give another result
 PATH_PROTOCOL = 2  # the same of lines
 RISES = (0.1, 0.5, 1.0)  # δ, by which the training loss rises above its value at the end of a line: widths are of these
+LOSSES = ("cross_entropy", "square")
+FEWEST_GRADIENTS = 5  # of a covariance
+FEWEST_BATCHES = 3  # of a measurement in train mode: batch sharpness is a mean over them, with an interval
 PRECISIONS = {"float32": "32-true", "float64": "64-true", "bf16": "bf16-mixed"}
 
 
@@ -56,7 +59,12 @@ class Data(Typed):
 
 @dataclass(frozen=True)
 class Curvature(Typed):
-    """Describes what `HessianMonitor` measures, on the first `examples` of the training subset."""
+    """Describes what `HessianMonitor` measures, on the first `examples` of the training subset.
+
+    Attributes:
+        training: in train mode, on batches of `batch_size`, the run's S, as training draws them; at least
+            `FEWEST_BATCHES`, of at least so many examples.
+    """
 
     examples: int = 1_000
     batch_size: int = 250
@@ -65,6 +73,12 @@ class Curvature(Typed):
     trace_tol: float = 0.1
     norm_tol: float = 0.05
     max_products: int = 100
+    training: bool = field(default=False, metadata={"absent": False})
+
+    @property
+    def batches(self) -> int:
+        """How many batches are drawn in train mode."""
+        return max(FEWEST_BATCHES, -(-self.examples // self.batch_size))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,6 +105,66 @@ class Measurement(Typed):
     @property
     def key(self) -> str:
         return short_hash(self)
+
+
+@dataclass(frozen=True)
+class NoiseMeasurement(Typed):
+    """The covariance C of a trained run's gradients at milestones, under training conditions: the third factor.
+
+    Attributes:
+        batch_size: the run's S.
+        batches: of so many, with batch norm: there examples have no gradients of their own.
+        examples: without batch norm, where C is that of single examples.
+        alignment: with the Hessian, in eval mode on the same examples.
+    """
+
+    batch_size: int
+    batches: int
+    examples: int
+    at: tuple[str, ...] = ("end",)
+    alignment: bool = True
+    protocol: int = PROTOCOL
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size: {self.batch_size} is less than 1 example")
+        for name in ("batches", "examples"):
+            if getattr(self, name) < FEWEST_GRADIENTS:
+                raise ValueError(f"{name}: {getattr(self, name)} are too few for a covariance")
+
+    @property
+    def key(self) -> str:
+        return short_hash(self)
+
+    def gradients(self, network: Network) -> tuple[int, int]:
+        """Returns how many gradients are taken, and of how many examples each."""
+        return (self.batches, self.batch_size) if network.batch_norm else (self.examples, 1)
+
+
+AnyMeasurement: TypeAlias = Measurement | NoiseMeasurement
+
+
+@dataclass(frozen=True)
+class Evaluations(Typed):
+    """Evaluations between the ends of epochs, besides those that `RunSpec.evaluate_every` says.
+
+    They add to what is recorded; milestones and stops go by those at the ends of epochs.
+
+    Attributes:
+        early: how many in each of the first `until` epochs, evenly spaced, the one at its end included.
+        last: how many, as far as there are steps, in the last tenth of all steps: the last, and evenly before it.
+    """
+
+    early: int = 1
+    until: int = 0
+    last: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, smallest in (("early", 1), ("until", 0), ("last", 0)):
+            if getattr(self, name) < smallest:
+                raise ValueError(f"{name}: {getattr(self, name)} is less than {smallest}")
 
 
 @dataclass(frozen=True)
@@ -137,6 +211,8 @@ class RunSpec(Typed):
         noise: changes the noise of the gradient alone.
         stop_at_loss: ends the run at the first evaluation with at most this loss on the training subset.
         stop_at_accuracy: likewise, with at least this accuracy on it.
+        evaluations: more of them than at the ends of epochs.
+        loss: what is descended: cross-entropy, or the squared distance of the outputs from the label's indicator.
     """
 
     network: Network
@@ -156,6 +232,8 @@ class RunSpec(Typed):
     stop_at_loss: float | None = None
     protocol: int = PROTOCOL
     stop_at_accuracy: float | None = field(default=None, metadata={"absent": None})
+    evaluations: Evaluations | None = field(default=None, metadata={"absent": None})
+    loss: Literal["cross_entropy", "square"] = field(default="cross_entropy", metadata={"absent": "cross_entropy"})
     current_protocol: ClassVar[int] = PROTOCOL
 
     def __post_init__(self) -> None:
@@ -174,6 +252,8 @@ class RunSpec(Typed):
             raise ValueError(f"sampling: {self.sampling!r} is neither 'shuffle' nor 'replacement'")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision: {self.precision!r} is not one of {', '.join(PRECISIONS)}")
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss: {self.loss!r} is not one of {', '.join(LOSSES)}")
         if self.stop_at_loss is not None and not (math.isfinite(self.stop_at_loss) and self.stop_at_loss > 0):
             raise ValueError(f"stop_at_loss: {self.stop_at_loss!r} is not a positive finite number")
         if self.stop_at_accuracy is not None and not 0 < self.stop_at_accuracy <= 1:
@@ -196,7 +276,11 @@ class RunSpec(Typed):
         return short_hash(self)
 
     def check_devices(self, devices: int) -> None:
-        """Raises ValueError if S falls below one example a device."""
+        """Raises ValueError if S falls below one example a device, or for what is made on a single one."""
+        if devices > 1 and self.noise is not None and self.noise.renewal is not None:
+            raise ValueError("--devices: the shape of this noise is measured on one device")
+        if devices > 1 and self.watch is not None and self.watch.curvature.training:
+            raise ValueError("--devices: the curvature of training is measured on one device")
         check_batch_size(self.schedule.batch_size, self.data.train, devices, self.max_batch_size)
 
 
@@ -265,7 +349,7 @@ class Item:
     label: str
     seed: int
     spec: Spec
-    measurements: tuple[Measurement, ...] = ()
+    measurements: tuple[AnyMeasurement, ...] = ()
     factors: Factors = field(default_factory=dict)
     every_step: bool = False
 

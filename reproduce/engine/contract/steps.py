@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ STEP_VARIANCE = "train/step_variance"  # of the losses of an epoch's steps
 LR, BATCH_SIZE = "noise/lr", "noise/batch_size"  # of an epoch's last step
 OF_PLAN = ("epoch", "step", "t_eta", LR, BATCH_SIZE)  # what of a row follows from the spec
 OF_STEPS = (STEP_VARIANCE, LR, BATCH_SIZE)  # what a row keeps of its epoch's steps
+BETWEEN = "between"  # in an epoch's row: the evaluations before its end
+WEIGHT_NORM, DISTANCE = "weights/norm", "weights/distance"  # |θ| and |θ - θ0|
 KEPT = "steps.f32"  # the loss of every step, little-endian float32
 DTYPE = np.dtype("<f4")
 
@@ -47,6 +50,69 @@ def planned(spec: RunSpec, epochs: int | None = None, world_size: int = 1) -> St
     found = [_of_epoch(spec, epoch, world_size) for epoch in wanted]
     numbers = np.repeat(np.arange(1, len(found) + 1), [len(sizes) for _, sizes in found])
     return Steps(numbers, *(np.concatenate(parts) if found else np.empty(0) for parts in zip(*found, strict=True)))
+
+
+@lru_cache(maxsize=64)
+def evaluated(spec: RunSpec, world_size: int = 1) -> dict[int, tuple[int, ...]]:
+    """Returns epoch (from 0) -> the steps of it, from 1, after which it is evaluated besides `evaluate_every`."""
+    often = spec.evaluations
+    if often is None:
+        return {}
+    ends = np.cumsum(lengths(spec, world_size))
+    starts = np.concatenate([[0], ends[:-1]])
+    wanted = set[int]()
+    for epoch in range(min(often.until, spec.epochs)):
+        count = ends[epoch] - starts[epoch]
+        wanted |= {int(starts[epoch] + round(count * k / often.early)) for k in range(1, often.early + 1)}
+    total = int(ends[-1])
+    wanted |= {total - round(total * i / (10 * often.last)) for i in range(often.last)}
+    regular = set(ends[spec.evaluate_every - 1 :: spec.evaluate_every].tolist())
+    found: dict[int, list[int]] = {}
+    for step in sorted(wanted - regular):
+        epoch = int(np.searchsorted(ends, step))
+        if step > starts[epoch]:
+            found.setdefault(epoch, []).append(int(step - starts[epoch]))
+    return {epoch: tuple(steps) for epoch, steps in found.items()}
+
+
+def lengths(spec: RunSpec, world_size: int = 1) -> np.ndarray:
+    """Returns the steps of every epoch, (epochs,)."""
+    size = as_schedule(spec.schedule.batch_size)
+    epochs = range(1 if isinstance(size, Constant) else spec.epochs)  # every epoch is like the first
+    limits = {"smallest": world_size, "largest": spec.max_batch_size}
+    counts = [len(epoch_edges(spec.data.train, size, epoch, **limits)) - 1 for epoch in epochs]  # type: ignore[arg-type]
+    return np.resize(np.array(counts), spec.epochs)
+
+
+def of_plan(spec: RunSpec, epochs: int, world_size: int = 1) -> list[dict[str, Any]]:
+    """Returns what of a run's rows follows from its spec, `OF_PLAN`, in the order of `RunFolder.rows`.
+
+    Evaluations within epochs have no eta and S of a last step.
+    """
+    steps, between = planned(spec, epochs, world_size), evaluated(spec, world_size)
+    ends = np.searchsorted(steps.epoch, np.arange(1, epochs + 1), side="right").tolist()
+    t_eta, found, start = np.cumsum(steps.lr), list[dict[str, Any]](), 0
+    for epoch, end in enumerate(ends):
+        for step in between.get(epoch, ()):
+            if step == end - start:
+                continue  # in the epoch's own row
+            place = (epoch + step / (end - start), start + step, float(t_eta[start + step - 1]))
+            found.append(dict(zip(OF_PLAN, place)))
+        last = float(steps.lr[end - 1]), int(steps.batch_size[end - 1])
+        found.append(dict(zip(OF_PLAN, (epoch + 1, end, float(t_eta[end - 1]), *last))))
+        start = end
+    return found
+
+
+def expanded(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the evaluations within an epoch, and the epoch's row after them."""
+    between = row.pop(BETWEEN, [])
+    return [*between, row]
+
+
+def whole(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the rows at the ends of epochs."""
+    return [row for row in rows if row["epoch"] == int(row["epoch"])]
 
 
 def first_lr(spec: RunSpec, world_size: int = 1) -> float:

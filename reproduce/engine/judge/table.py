@@ -17,6 +17,13 @@ STEP_VARIANCE = "train/step_variance"  # of the losses of an epoch's steps
 EIGENVALUE = "hessian/top_eigenvalue"
 NORMALISED, WEIGHT_NORM = "hessian/normalized_sharpness", "hessian/weight_norm"
 STABILITY = "hessian/lr_top_eigenvalue"  # eta·lambda_max; gradient descent is unstable above 2 (1 + beta)
+# The same in train mode, batch norm over batches of the run's S: what governs stability is the operator of training.
+TRAINING_STABILITY, BATCH_STABILITY = "training_hessian/lr_top_eigenvalue", "training_hessian/lr_batch_sharpness"
+STABILITIES = {  # of what was measured without its eta
+    EIGENVALUE: STABILITY,
+    "training_hessian/top_eigenvalue": TRAINING_STABILITY,
+    "training_hessian/batch_sharpness": BATCH_STABILITY,
+}
 NOISE = "eta/S"  # of an epoch's last step
 
 Factors = Mapping[str, Mapping[str, float | str]]  # label -> what the setting is made of

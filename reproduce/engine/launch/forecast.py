@@ -8,31 +8,45 @@ from contextlib import suppress
 from pathlib import Path
 
 from three_factors.callbacks.measures import COSTS
-from three_factors.datamodules.plan import epoch_edges
-from three_factors.datamodules.schedules import Constant, as_schedule
 from three_factors.reproduce.engine.contract.files import read_cache, write_json
-from three_factors.reproduce.engine.contract.spec import Curvature, Measurement, PathSpec, RunSpec
+from three_factors.reproduce.engine.contract.networks import Network
+from three_factors.reproduce.engine.contract.spec import (
+    AnyMeasurement,
+    Curvature,
+    NoiseMeasurement,
+    PathSpec,
+    RunSpec,
+)
+from three_factors.reproduce.engine.contract.steps import evaluated, lengths
 from three_factors.reproduce.engine.contract.stored import dumps
 from three_factors.reproduce.engine.launch.devices import Hardware
 
 EVALUATION = 1 / 3  # the cost of an example that is only evaluated, in examples trained on
 OVERHEAD = 1.15  # augmentation, and the other core's work
 TRAINER = 7e-4  # seconds a step: Lightning's loop and our callbacks
+RENEWAL = 50.0  # products, of directions or of a lift
+GRADIENT, ALIGNMENT = 1.0, 60.0  # products for each example whose gradient is in a covariance, without and with H
 PRODUCT = 3.0  # the cost of a Hessian product on an example, in examples trained on
 
 
 def steps_of(spec: RunSpec) -> int:
     """Counts the optimisation steps of a run: what its schedule makes of every epoch."""
-    schedule, largest = as_schedule(spec.schedule.batch_size), spec.max_batch_size
-    if isinstance(schedule, Constant):  # every epoch is like the first
-        return spec.epochs * (len(epoch_edges(spec.data.train, schedule, 0, largest=largest)) - 1)
-    return sum(len(epoch_edges(spec.data.train, schedule, epoch, largest=largest)) - 1 for epoch in range(spec.epochs))
+    return int(lengths(spec).sum())
 
 
 def _products(curvature: Curvature) -> float:
     """Counts the Hessian products of one measurement, times examples."""
     costs = [COSTS[measure] for measure in curvature.measures]
-    return curvature.examples * (max(cost.shared for cost in costs) + sum(cost.products for cost in costs))
+    examples = curvature.batches * curvature.batch_size if curvature.training else curvature.examples
+    return examples * (max(cost.shared for cost in costs) + sum(cost.products for cost in costs))
+
+
+def _cost(measurement: AnyMeasurement, network: Network) -> float:
+    """Counts the same of a measurement at one milestone."""
+    if isinstance(measurement, NoiseMeasurement):
+        number, size = measurement.gradients(network)
+        return (ALIGNMENT if measurement.alignment else GRADIENT) * number * size
+    return _products(measurement.curvature)
 
 
 class Forecast:
@@ -45,14 +59,18 @@ class Forecast:
         self.file, self.hardware, self.measure = file, hardware, measure
         self.known = read_cache(file)
 
-    def seconds(self, spec: RunSpec, measurements: Sequence[Measurement] = ()) -> float:
+    def seconds(self, spec: RunSpec, measurements: Sequence[AnyMeasurement] = ()) -> float:
         """Returns the seconds of training, and of what is measured meanwhile and afterwards at all milestones."""
         per_step, per_example = self._costs(spec)
-        products = sum(len(m.at) * _products(m.curvature) for m in measurements)
+        products = sum(len(m.at) * _cost(m, spec.network) for m in measurements)
         if spec.watch is not None:
             products += spec.epochs // spec.watch.every * _products(spec.watch.curvature)
-        evaluated = spec.epochs // spec.evaluate_every * (spec.data.validation + spec.data.test + spec.data.subset)
-        examples = spec.epochs * spec.data.train + EVALUATION * evaluated + PRODUCT * products
+        if spec.noise is not None and spec.noise.renewal is not None:
+            renewal = spec.noise.renewal
+            products += sum(map(renewal.due, range(spec.epochs))) * RENEWAL * renewal.examples
+        times = spec.epochs // spec.evaluate_every + sum(map(len, evaluated(spec).values()))
+        evaluations = times * (spec.data.validation + spec.data.test + spec.data.subset)
+        examples = spec.epochs * spec.data.train + EVALUATION * evaluations + PRODUCT * products
         return OVERHEAD * (steps_of(spec) * (per_step + TRAINER) + examples * per_example)
 
     def path_seconds(self, spec: PathSpec) -> float:

@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -56,16 +56,20 @@ def band(
     dashed: bool = False,
     dotted: bool = False,
     spread: bool = True,
+    against: Literal["epoch", "t_eta"] = "epoch",
 ) -> None:
-    """Draws the mean over seeds against the epoch, and a band of one standard deviation between seeds (unless not
-    `spread`).
+    """Draws the mean over seeds against the epoch or t_eta, and a band of one standard deviation between seeds (unless
+    not `spread`).
     """
     from matplotlib.ticker import MaxNLocator
 
-    epochs, _, values = table.curves(label, metric)
+    epochs, times, values = table.curves(label, metric)
     if not len(epochs):
         return
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if against == "t_eta":
+        epochs = times
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     values = values * (100 if percent else 1)
     mean = values.mean(axis=0)
     style: dict[str, Any] = {"linestyle": (0, (4, 2)), "linewidth": 1.0} if dashed else {}

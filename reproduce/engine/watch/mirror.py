@@ -27,7 +27,7 @@ from three_factors.reproduce.engine.contract.files import lock, read_cache, writ
 from three_factors.reproduce.engine.contract.folder import MIRRORED, RunFolder
 from three_factors.reproduce.engine.contract.job import environment_of
 from three_factors.reproduce.engine.contract.spec import Item
-from three_factors.reproduce.engine.contract.steps import BATCH_SIZE, LR, light
+from three_factors.reproduce.engine.contract.steps import BATCH_SIZE, LR, expanded, light
 from three_factors.reproduce.engine.contract.stored import encode
 from three_factors.reproduce.engine.launch.runner import Task, Watcher
 from three_factors.reproduce.engine.options import InputError
@@ -44,11 +44,14 @@ LOSSES = tuple(f"{part}/loss" for part in PARTS)
 SELECTED = ("val/accuracy", "test/accuracy")  # whose best is of interest
 CURVATURE = (
     *((f"hessian/{measure}", f"hessian/{measure}_error") for measure in COSTS),
-    *((f"hessian/{name}",) for name in ("lr_top_eigenvalue", "weight_norm", "finite_difference_step")),
+    *((f"hessian/{name}",) for name in ("lr_top_eigenvalue", "lr_batch_sharpness", "finite_difference_step")),
+    ("training_hessian/lr_top_eigenvalue", "training_hessian/lr_batch_sharpness"),
+    ("weights/norm", "weights/distance", "hessian/weight_norm"),
     *((f"hessian/{name}",) for name in ("products", "seconds")),
 )  # what is drawn together
 NOISE = ("noise/lr", "noise/batch_size", "noise/ratio")
-METRICS = (*ACCURACIES, *LOSSES, *(name for names in CURVATURE for name in names), *NOISE)  # a value an epoch
+# a value an epoch
+METRICS = (*ACCURACIES, *LOSSES, *(name for names in CURVATURE for name in names), *NOISE)
 STEP_LOSS = "step/loss"
 LOGIN = "needs a login (`wandb login`, or WANDB_API_KEY)"
 PICTURE, TABLES = "figure", ("claims", "table")  # of a figure's own run
@@ -289,7 +292,10 @@ class Mirror(Watcher):
             losses = [] if kept is None else kept[before : row["step"]].astype(float).tolist()
             for i in range(0, len(losses), max(1, len(losses) // LOSS_POINTS)):
                 mirrored.run.log({"step": before + i + 1, STEP_LOSS: losses[i]})
-            mirrored.run.log(row | {"noise/ratio": row[LR] / row[BATCH_SIZE]})
+            *between, last = expanded(row)
+            for evaluation in between:
+                mirrored.run.log(evaluation)
+            mirrored.run.log(last | {"noise/ratio": row[LR] / row[BATCH_SIZE]})
 
     def _check_environment(self, mirrored: _Mirrored) -> None:
         """Opens a run of W&B of its own for a run that began again elsewhere: it has other rows."""

@@ -36,6 +36,7 @@ from three_factors.reproduce.engine.contract.folder import FOLDERS, Folder, Path
 from three_factors.reproduce.engine.contract.job import PREEMPTED, SCHEDULERS, WATCH_STDIN, Job
 from three_factors.reproduce.engine.contract.networks import Network
 from three_factors.reproduce.engine.contract.spec import PathSpec, RunSpec, Spec
+from three_factors.reproduce.engine.contract.steps import whole
 from three_factors.reproduce.engine.contract.stored import loads
 from three_factors.reproduce.engine.worker import interpolate as interpolating
 from three_factors.reproduce.engine.worker import measure as measuring
@@ -115,7 +116,7 @@ def _readable(folder: RunFolder, job: Job, *, say: bool) -> bool:
         return False
     try:
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        counted, rows = saved["callbacks"]["Recorder"]["rows"], folder.rows()
+        counted, rows = saved["callbacks"]["Recorder"]["rows"], whole(folder.rows())
         if len(rows) < counted:
             raise ValueError(f"it counts {counted} rows of metrics.jsonl, where {len(rows)} are")
         losses = folder.step_losses() if job.every_step else None

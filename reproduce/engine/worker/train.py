@@ -27,15 +27,24 @@ from three_factors.callbacks import ExactResume, HessianMonitor, KeepWeights, No
 from three_factors.datamodules.schedules import as_schedule
 from three_factors.datamodules.streams import integer_seed
 from three_factors.datamodules.vision import WATCHED, WITH_LABEL_NOISE, ImageDataModule
-from three_factors.lightning_modules.noise_injection import GaussianOfItsShape, GradientNoise, HalfBatch, Isotropic
+from three_factors.lightning_modules.noise_injection import (
+    GaussianOfItsShape,
+    GradientNoise,
+    HalfBatch,
+    Isotropic,
+    Projected,
+    Renewed,
+)
 from three_factors.reproduce.engine.contract.files import write_bytes
 from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.networks import Network
 from three_factors.reproduce.engine.contract.noise import HalfBatchNoise
 from three_factors.reproduce.engine.contract.spec import PRECISIONS, Curvature, Keep, RunSpec
+from three_factors.reproduce.engine.contract.steps import evaluated
 from three_factors.reproduce.engine.worker.ranks import cluster
 from three_factors.reproduce.engine.worker.recorder import Recorder, finite_only
+from three_factors.reproduce.engine.worker.renewing import Renewing
 
 
 def build_module(network: Network, lr: float = 0.0, momentum: float = 0.0, weight_decay: float = 0.0) -> Any:
@@ -49,16 +58,22 @@ def build_module(network: Network, lr: float = 0.0, momentum: float = 0.0, weigh
     return module
 
 
-def build_noise(spec: RunSpec) -> GradientNoise | None:
-    """Returns what changes the noise of the run's gradients, if anything does."""
-    if spec.noise is None:
-        return None
-    if isinstance(spec.noise, HalfBatchNoise):
-        return HalfBatch(spec.noise.factor)
+def build_noise(spec: RunSpec) -> tuple[GradientNoise | None, Renewing | None]:
+    """Returns what changes the noise of the run's gradients, if anything does, and what renews its shape."""
+    noise = spec.noise
+    if noise is None:
+        return None, None
+    renewed, size = Renewed(), round(as_schedule(spec.schedule.batch_size)(0.0))
     seeds = partial(integer_seed, spec.seed, "gradient noise")
-    if spec.noise.shape == "isotropic":
-        return Isotropic(spec.noise.factor, seeds)
-    return GaussianOfItsShape(spec.noise.factor, seeds, spec.noise.block)
+    if isinstance(noise, HalfBatchNoise):
+        if noise.part == "all" or noise.renewal is None:
+            return HalfBatch(noise.factor), None
+        return Projected(noise.factor, noise.part, renewed), Renewing(noise.renewal, "directions", renewed, size)
+    if noise.shape == "covariance":
+        return GaussianOfItsShape(noise.factor, seeds, noise.block), None
+    if noise.renewal is None:
+        return Isotropic(noise.factor, seeds), None
+    return Isotropic(noise.factor, seeds, renewed), Renewing(noise.renewal, "lift", renewed, size)
 
 
 def build_data(spec: RunSpec, job: Job) -> ImageDataModule:
@@ -98,7 +113,10 @@ def configure_device(job: Job) -> torch.device:
 
 def hessian_monitor(curvature: Curvature, every: int = 1) -> HessianMonitor:
     """Returns the callback that a `Curvature` describes."""
-    return HessianMonitor(every_n_epochs=every, **asdict(curvature))
+    drawn = None
+    if curvature.training:
+        drawn = lambda trainer: trainer.datamodule.drawn_batches(curvature.batches, curvature.batch_size)  # noqa: E731
+    return HessianMonitor(every_n_epochs=every, batches=drawn, **asdict(curvature))
 
 
 def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) -> dict[str, Any] | None:
@@ -110,10 +128,19 @@ def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) ->
     torch.manual_seed(integer_seed(spec.seed, "weights"))
     lr0 = as_schedule(spec.schedule.lr)(0.0)
     module = build_module(spec.network, lr0, spec.momentum, spec.weight_decay)
-    module.gradient_noise = build_noise(spec)
+    module.criterion = spec.loss
+    module.gradient_noise, renewing = build_noise(spec)
     noise = NoiseScheduler(spec.schedule)
     watch = None if spec.watch is None else hessian_monitor(spec.watch.curvature, spec.watch.every)
-    recorder = Recorder(folder.path / "metrics.jsonl", noise, watch, every_step=job.every_step)
+    recorder = Recorder(
+        folder.path / "metrics.jsonl",
+        noise,
+        watch,
+        every_step=job.every_step,
+        points=evaluated(spec, job.world_size),
+        start=[p.detach().clone() for p in module.parameters()],
+    )
+    at_start = recorder.weights(module)
     keep = KeepWeights(**asdict(spec.keep or Keep(end=False)))
     progress = ProgressFile(folder.path / "progress.json")
     stop = [_stop_at(*at, spec.epochs) for at in (("loss", spec.stop_at_loss), ("accuracy", spec.stop_at_accuracy))]
@@ -132,7 +159,7 @@ def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) ->
         callbacks=[
             DropoutStream(spec.seed),
             noise,
-            *([watch] if watch else []),
+            *filter(None, (watch, renewing)),
             keep,
             *filter(None, stop),
             progress,
@@ -150,7 +177,8 @@ def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) ->
     for milestone, weights in keep.weights.items():
         write_weights(folder.weights(milestone), weights)
     finite = all(bool(torch.isfinite(p).all()) for p in module.parameters())
-    reached = {name: finite_only(metrics) for name, metrics in keep.reached.items()}
+    of_rows = {0: at_start} | {row["epoch"]: {k: row[k] for k in at_start} for row in recorder.rows}
+    reached = {name: finite_only(metrics) | of_rows[metrics["epoch"]] for name, metrics in keep.reached.items()}
     return recorder.result(finite) | {
         "milestones": reached,
         "provenance": provenance(job, trainer, checkpoints.seconds)

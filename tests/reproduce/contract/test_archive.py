@@ -187,13 +187,13 @@ def test_a_figure_is_drawn_and_judged_from_the_archive_in_a_clone_without_its_da
     assert ended == 0, printed
     ended, printed = call(clone, "reproduce/export.py", "fig2", *flags)
     assert ended == 0, printed
-    assert "(4 runs, 4 lines" in printed
+    assert "(5 runs, 5 lines" in printed
     assert "all of it is in the archive" in call(clone, "reproduce/export.py", "fig2", *flags)[1]
     table = tmp_path / "fig2.csv"
     assert call(clone, "reproduce/export.py", "fig2", *flags, "--csv", table)[0] == 0
     tidy = pd.read_csv(table)
     assert {"label", "seed", "epoch", "metric", "value"} <= set(tidy)
-    assert tidy["label"].nunique() == 8
+    assert tidy["label"].nunique() == 10
     before = {name: (clone / f"results/fig2/smoke-pets/{name}").read_text() for name in ("table.csv", "claims.json")}
     shutil.rmtree(clone / "results")
     shutil.rmtree(tmp_path / "cache")

@@ -190,4 +190,5 @@ def test_a_field_whose_absence_means_nothing_may_not_be_absent():
 
 @pytest.mark.parametrize("name", ["WELL", "VALLEY", "CLASSIFIER"])
 def test_the_text_of_a_simulation_is_its_repr(name):
-    assert as_text(globals()[name]) == repr(globals()[name])
+    later = ", optimizer='sgd'"  # a field that is left out where it says what its absence means
+    assert as_text(globals()[name]) == repr(globals()[name]).replace(later, "")

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from three_factors.reproduce.experiments.breaking_statistics import breaking_point, crossing, peak
+from three_factors.reproduce.experiments.breaking_statistics import EDGE, breaking_point, crossing, peak
 
 BETAS = np.array([2 ** (k / 2) for k in range(10)])
 NONE = np.zeros(10, dtype=bool)  # diverged
@@ -66,7 +66,7 @@ def test_accuracy_that_only_rises_has_no_peak_inside():
 
 
 def test_the_edge_of_stability_is_interpolated_and_a_diverged_run_lies_beyond_it():
-    stability = 2 * (BETAS / 5) ** 0.7
+    stability = EDGE * (BETAS / 5) ** 0.7
     assert crossing(BETAS, stability, NONE) == pytest.approx(5)
     assert crossing(BETAS, np.where(BETAS > 3, np.nan, stability), BETAS > 3) == pytest.approx(2**1.75)
     missing = np.where(BETAS[3] == BETAS, np.nan, stability)

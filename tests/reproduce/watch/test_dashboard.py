@@ -50,7 +50,8 @@ def test_a_panel_has_the_axis_its_metrics_are_logged_with(panels):
 def test_losses_and_curvature_are_on_log_scales_and_the_rest_is_not(panels):
     for _, config in lines(panels):
         for metric in config["metrics"]:
-            assert config["yLogScale"] == (metric.startswith("hessian/") or metric.endswith("/loss"))
+            wide = metric.startswith(("hessian/", "training_hessian/", "weights/"))
+            assert config["yLogScale"] == (wide or metric.endswith("/loss"))
 
 
 def test_lines_are_settings_of_one_figure_with_the_range_over_seeds(panels):

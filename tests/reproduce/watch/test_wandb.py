@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 import wandb
 from PIL import Image
 
-from tests.reproduce.mirrors import ROW, RUN, folder, mirror
+from tests.reproduce.mirrors import LOSSES, ROW, RUN, folder, mirror
 from tests.reproduce.specs import SPEC
 from three_factors.callbacks.hessian import HessianMonitor
 from three_factors.callbacks.measures import COSTS, Measure
@@ -23,6 +24,7 @@ from three_factors.reproduce.engine.contract.files import write_json, write_text
 from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import environment_of
 from three_factors.reproduce.engine.contract.spec import Item
+from three_factors.reproduce.engine.contract.steps import DTYPE, KEPT
 from three_factors.reproduce.engine.options import InputError
 from three_factors.reproduce.engine.watch import mirror as wandb_mirror
 
@@ -211,6 +213,7 @@ def test_rows_are_mirrored_as_they_come_and_only_once(tmp_path):
         file.flush()
         m.poll()  # half a line is left for later
         file.write(text[30:])
+    np.tile(LOSSES, 2).astype(DTYPE).tofile(f.path / KEPT)
     m.poll()
     m.finish(f, "ok")
     assert [row["epoch"] for row in logged if "epoch" in row] == [1, 2]

@@ -15,8 +15,8 @@ from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.schedules import NoiseSchedule
 from three_factors.reproduce.engine.contract.folder import PathFolder, RunFolder
 from three_factors.reproduce.engine.contract.job import Job
-from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise
-from three_factors.reproduce.engine.contract.spec import Keep, PathSpec, Watch
+from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise, Renewal
+from three_factors.reproduce.engine.contract.spec import Curvature, Evaluations, Keep, PathSpec, Watch
 from three_factors.reproduce.engine.worker import train as training
 
 SPECS = {
@@ -25,9 +25,28 @@ SPECS = {
     "replacement": replace(MLP, sampling="replacement", schedule=NoiseSchedule(0.05, 24), evaluate_every=3),
     "half batches": replace(MLP, noise=HalfBatchNoise(3**0.5), schedule=NoiseSchedule(0.05, 24)),
     "Gaussian noise": replace(MLP, noise=GaussianNoise(1.0, "isotropic"), schedule=NoiseSchedule(0.05, 24)),
+    "projected noise": replace(
+        MLP,
+        noise=HalfBatchNoise(3**0.5, "rest", Renewal(24, 24, until=1, every=2, eigenvectors=3)),
+        schedule=NoiseSchedule(0.05, 24),
+    ),
+    "noise of equal curvature": replace(
+        MLP,
+        noise=GaussianNoise(1.0, "isotropic", equal="curvature", renewal=Renewal(48, 24, until=1, every=2)),
+        momentum=0.0,
+        schedule=NoiseSchedule(0.02, 24),
+    ),
     "ghost batches": replace(MLP, network=replace(MLP.network, batch_norm=True, ghost_batch_size=8)),
     "stopped": replace(MLP, epochs=9, stop_at_loss=1.5),
     "watched now and then": replace(MLP, watch=Watch(SMALL, every=2)),
+    "watched in train mode": replace(
+        MLP,
+        network=replace(MLP.network, batch_norm=True),
+        schedule=NoiseSchedule(0.05, 24),
+        watch=Watch(Curvature(72, 24, measures=("batch_sharpness",), training=True)),
+        evaluations=Evaluations(early=5, until=1, last=3),
+        loss="square",
+    ),
 }
 
 

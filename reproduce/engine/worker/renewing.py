@@ -1,0 +1,86 @@
+"""What a noise's shape takes from the Hessian, measured anew while the run trains."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from three_factors.callbacks.functional import HessianOperator, measuring, top_eigenvalues, trace
+from three_factors.lightning_modules.noise_injection import Renewed
+from three_factors.reproduce.engine.contract.noise import Renewal
+
+TOLERANCE = 0.05  # of an eigenvalue: its vector only parts the noise in two
+TRACE_TOLERANCE = 0.05
+PAIRS = 32  # of half batches, of which tr(HC)/tr(C) is an average
+INSIDE, LIFT = "train/noise_inside", "train/noise_lift"
+
+
+class Renewing(pl.Callback):
+    """Renews directions or lift at the starts of epochs, in train mode on a fixed training subset.
+
+    They are in the checkpoints, since they are of weights that a resumed training no longer has. Logs what is in force:
+    the share of tr C that lies along the directions, or the lift.
+
+    Args:
+        plan: how, and at the start of which epochs.
+        what: "directions" or "lift".
+        renewed: is set.
+        batch_size: S, of the half batches.
+    """
+
+    def __init__(self, plan: Renewal, what: Literal["directions", "lift"], renewed: Renewed, batch_size: int) -> None:
+        self.plan, self.what, self.renewed, self.batch_size = plan, what, renewed, batch_size
+        self._epoch, self._value = -1, 0.0  # of the last renewal, and what is logged of it
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        epoch = trainer.current_epoch
+        if epoch != self._epoch and self.plan.due(epoch):  # equal: resumed within the epoch
+            self._renew(trainer, pl_module)
+            self._epoch = epoch
+        pl_module.log(INSIDE if self.what == "directions" else LIFT, self._value)
+
+    def _renew(self, trainer: pl.Trainer, module: Any) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        images = data.measurement_batches(self.plan.examples, self.plan.batch_size)
+        hessian = HessianOperator(module, module.loss, images, training=True)
+        halves = self._halves(module, data.drawn_batches(PAIRS, self.batch_size))
+        squares = halves.double().square().sum()
+        if self.what == "directions":
+            count = min(self.plan.eigenvectors, hessian.num_params)
+            vectors = top_eigenvalues(hessian, count, TOLERANCE).vectors
+            self.renewed.directions = vectors
+            self._value = float((halves @ vectors).double().square().sum() / squares)
+        else:
+            curved = (halves * hessian.matmat(halves.T).T).double().sum()
+            of_hessian = trace(hessian, TRACE_TOLERANCE).value
+            self.renewed.lift = self._value = hessian.num_params * float(curved / squares) / of_hessian
+
+    @staticmethod
+    def _halves(module: Any, batches: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Returns (g1 - g2)/2 of each batch's halves in train mode, (batches, q)."""
+        found = []
+        with measuring(module, training=True):
+            for images, labels in batches:
+                half = len(labels) // 2
+                pair = [
+                    HessianOperator(module, module.loss, [(images[part], labels[part])], training=True).gradient()
+                    for part in (slice(half), slice(half, None))
+                ]
+                found.append((pair[0] - pair[1]) / 2)
+        return torch.stack(found)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "epoch": self._epoch,
+            "value": self._value,
+            "directions": self.renewed.directions,
+            "lift": self.renewed.lift,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._epoch, self._value = state_dict["epoch"], state_dict["value"]
+        directions = state_dict["directions"]
+        self.renewed.directions, self.renewed.lift = directions, state_dict["lift"]
