@@ -11,7 +11,15 @@ from typing import Literal
 
 import numpy as np
 
-from three_factors.datamodules.schedules import Inverse, Ratio, Schedule, as_schedule, known_bounds, round_batch_size
+from three_factors.datamodules.schedules import (
+    Inverse,
+    Ratio,
+    Schedule,
+    as_schedule,
+    known_bounds,
+    round_batch_size,
+    steady,
+)
 from three_factors.datamodules.streams import generator
 
 Sampling = Literal["shuffle", "replacement"]
@@ -70,6 +78,11 @@ def epoch_edges(
     longer fill a batch are left out (`drop_last`) or make a smaller last one, if that gives every rank one.
     """
     limit = examples if largest is None else min(largest, examples)
+    if steady(batch_size, epoch, epoch + 1):
+        size = round_batch_size(batch_size(epoch), smallest, limit)
+        whole = np.arange(examples // size + 1, dtype=np.int64) * size
+        left = examples - int(whole[-1])
+        return whole if drop_last or left < max(smallest, 1) else np.append(whole, examples)
     edges, consumed = [0], 0
     while consumed < examples:
         size = round_batch_size(batch_size(epoch + consumed / examples), smallest, limit)

@@ -342,6 +342,20 @@ def known_bounds(schedule: Schedule) -> tuple[float, float] | None:
         return None
 
 
+def steady(schedule: Schedule, start: float, stop: float) -> bool:
+    """Tells whether a schedule is known to have one value from epoch `start` until before `stop`."""
+    if isinstance(schedule, Constant):
+        return True
+    if isinstance(schedule, Cyclic):
+        first, last = (2 * (t / schedule.period + schedule.phase) for t in (start, stop))  # in half cycles
+        return math.ceil(last) - 1 == math.floor(first)
+    if isinstance(schedule, Steps):
+        return not any(start < milestone < stop for milestone in schedule.milestones)
+    if isinstance(schedule, Inverse):
+        return steady(schedule.of, start, stop)
+    return isinstance(schedule, Ratio) and all(steady(of, start, stop) for of in (schedule.over, schedule.under))
+
+
 class Setting(NamedTuple):
     """Describes what one optimisation step uses: the learning rate, and the number of examples over all devices."""
 

@@ -24,7 +24,7 @@ from three_factors.reproduce.experiments.memorisation import (
     MOMENTA,
     fractions_of,
 )
-from three_factors.reproduce.experiments.metrics import BEST_LOSS, BEST_NORM, best
+from three_factors.reproduce.experiments.metrics import BEST_LOSS, BEST_NORM
 
 
 def falls(table: Evidence, fraction: float, momentum: float) -> list[claims.Claim]:
@@ -81,9 +81,10 @@ def draw(table: Table, axes: Any) -> None:
 
 def draw_beside(table: Table, axes: Any) -> None:
     columns = len(MOMENTA)
-    panels = axes(len(plots.WORDS), columns, sharey="row")
-    for row, (metric, words) in enumerate(plots.WORDS.items()):
-        draw_metric(table, panels[row * columns : (row + 1) * columns], best(metric), words)
+    shown = plots.beside(table, "best")
+    panels = axes(len(shown), columns, sharey="row")
+    for row, (metric, words) in enumerate(shown.items()):
+        draw_metric(table, panels[row * columns : (row + 1) * columns], metric, words)
 
 
 def draw_metric(table: Table, panels: Sequence[Any], metric: str, words: str) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
 from three_factors.reproduce.experiments import arms, loss_levels
-from three_factors.reproduce.experiments.metrics import END_NORM, LOSS, TEST, end
+from three_factors.reproduce.experiments.metrics import END_NORM, LOSS, TEST
 from three_factors.reproduce.experiments.noise_dial import (
     BATCH_NORM,
     CURVED,
@@ -188,15 +188,17 @@ def draw_beside(table: Table, axes: Any) -> None:
     """Draws what the norm alone does not tell, and the three exponents."""
     there = networks(table)
     grids = [name for name in there if table.select(network=name, part=EXPONENTS)]
-    panels = axes(len(there) + len(grids), len(plots.WORDS))
+    shown = plots.beside(table, "end")
+    columns = len(shown)
+    panels = axes(len(there) + len(grids), columns)
     for row, network in enumerate(there):
-        for panel, (metric, words) in zip(panels[row * len(plots.WORDS) :], plots.WORDS.items()):
-            draw_ends(table, panel, end(metric), network)
+        for panel, (metric, words) in zip(panels[row * columns :], shown.items()):
+            draw_ends(table, panel, metric, network)
             panel.set(ylabel=f"{words}, at the end", title=NETWORKS[network])
-            if metric == plots.STABILITY:
+            if plots.STABILITY in metric:
                 plots.edge_of_stability(panel)
     for row, network in enumerate(grids, start=len(there)):
-        draw_exponents(table, panels[row * len(plots.WORDS) : (row + 1) * len(plots.WORDS)], network)
+        draw_exponents(table, panels[row * columns : (row + 1) * columns], network)
 
 
 def draw_exponents(table: Table, panels: Any, network: str) -> None:
@@ -212,6 +214,8 @@ def draw_exponents(table: Table, panels: Any, network: str) -> None:
         plots.log_scale(panel.xaxis)
         plots.log_scale(panel.yaxis)
         plots.legend_below(panel, columns=3)
+    for panel in panels[3:]:
+        panel.set_axis_off()
 
 
 def draw(table: Table, axes: Any) -> None:

@@ -94,8 +94,10 @@ def _steps(spec: RunSpec, folder: RunFolder, epochs: int, result: dict[str, Any]
     where = result["provenance"]
     steps = planned(spec, epochs, where.get("devices", 1) * where.get("num_nodes", 1))
     losses = folder.step_losses()
-    frame = pd.DataFrame({"epoch": steps.epoch, "lr": steps.lr, "batch_size": steps.batch_size})
-    return frame.assign(loss=math.nan if losses is None else losses.astype(float))
+    frame = pd.DataFrame(
+        {"epoch": steps.epoch.astype(np.int32), "lr": steps.lr, "batch_size": steps.batch_size.astype(np.int32)}
+    )
+    return frame.assign(loss=np.float32(math.nan) if losses is None else losses)
 
 
 def _stability_at(reached: dict[str, float], rows: list[dict[str, Any]], spec: RunSpec) -> dict[str, float]:

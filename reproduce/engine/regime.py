@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-from three_factors.datamodules.schedules import Constant, as_schedule
+from three_factors.datamodules.schedules import Constant, NoiseSchedule, as_schedule
 from three_factors.reproduce.engine.contract.spec import RunSpec
 
 POINTS = 8  # an epoch, at which a schedule's eta/S is taken
@@ -41,11 +42,15 @@ def regime(here: Mapping[str, RunSpec], paper: Mapping[str, RunSpec]) -> Regime:
 
 def mean_noise(spec: RunSpec) -> float:
     """Returns the mean of eta/S over a run's epochs."""
-    lr, size = as_schedule(spec.schedule.lr), as_schedule(spec.schedule.batch_size)
+    return _mean_noise(spec.schedule, spec.epochs)
+
+
+@lru_cache(maxsize=256)
+def _mean_noise(schedule: NoiseSchedule, epochs: int) -> float:
+    lr, size = as_schedule(schedule.lr), as_schedule(schedule.batch_size)
     if isinstance(lr, Constant) and isinstance(size, Constant):
         return lr.value / size.value
-    count = spec.epochs * POINTS
-    return float(np.mean([spec.schedule.noise_ratio((i + 0.5) / POINTS) for i in range(count)]))
+    return float(np.mean([schedule.noise_ratio((i + 0.5) / POINTS) for i in range(epochs * POINTS)]))
 
 
 def t_eta(spec: RunSpec) -> float:

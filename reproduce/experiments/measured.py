@@ -31,6 +31,7 @@ class Depth:
         examples: whose gradients are taken, without batch norm.
         levels: whether all of it is measured at the loss levels too, or the norm alone.
         alignment: whether C is held against the Hessian.
+        products: Hessian products of each measure at most.
     """
 
     batches: int | None
@@ -38,10 +39,11 @@ class Depth:
     examples: int
     levels: bool
     alignment: bool = True
+    products: int = 100
 
 
 DEPTHS: dict[Scale, Depth] = {
-    "smoke": Depth(3, 5, 20, levels=True),
+    "smoke": Depth(3, 5, 20, levels=True, alignment=False, products=5),
     "quick": Depth(None, 8, 100, levels=False, alignment=False),
     **dict.fromkeys(("gpu", "paper"), Depth(8, 24, 500, levels=True)),
 }
@@ -66,13 +68,13 @@ def measurements(
         noise: whether the covariance of the gradients is measured.
     """
     depth, size = DEPTHS[scale], round(as_schedule(spec.schedule.batch_size)(spec.epochs - 1e-9))
-    subset = Curvature(examples, 250, measures=(*CURVATURE, "finite_difference"))
+    subset = Curvature(examples, 250, (*CURVATURE, "finite_difference"), max_products=depth.products)
     found: list[AnyMeasurement] = [Measurement(subset, at)]
     if levels:
         found.append(Measurement(replace(subset, measures=CURVATURE if depth.levels else ("frobenius",)), levels))
     everywhere = (*at, *levels) if depth.levels else at
     if depth.batches is not None:
-        training = Curvature(depth.batches * size, size, measures=STABILITY, training=True)
+        training = replace(subset, examples=depth.batches * size, batch_size=size, measures=STABILITY, training=True)
         found.append(Measurement(training, everywhere))
     if noise and depth.noisy is not None:
         found.append(NoiseMeasurement(size, depth.noisy, depth.examples, everywhere, depth.alignment))

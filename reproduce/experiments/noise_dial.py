@@ -126,7 +126,7 @@ SMOKE = Size(
     grid=Grid((0.05, 0.1), (50, 100), (1, 4), t_eta=0.8),
     seeds=1,
     measured=50,
-    renewal=Renewal(examples=50, eigenvectors=3),
+    renewal=Renewal(examples=50, until=1, every=100, eigenvectors=2),
 )
 REDUCTIONS = [
     ("50 000 and 44 544 training images (MLP, VGG)", "3 000 and 2 400", "time"),

@@ -18,7 +18,6 @@ from three_factors.reproduce.engine.experiment import Experiment, Reduction, Set
 from three_factors.reproduce.engine.judge.table import (
     NORMALISED,
     STABILITY,
-    WEIGHT_NORM,
     Evidence,
     SyntheticTable,
     Table,
@@ -282,12 +281,11 @@ WORDS = {
     VALID: "validation accuracy (%)",
     CROSSING: "Hessian norm where the loss first reaches 0.1",
 }
-BESIDE = (CROSSING, *map(end, (NORMALISED, STABILITY, WEIGHT_NORM)))
 
 
 def words_of(metric: str) -> str:
     """Returns a metric's words, for an axis."""
-    return WORDS.get(metric) or plots.WORDS[metric.removeprefix("end ")]
+    return WORDS.get(metric) or (plots.WORDS | plots.THIRD_FACTOR)[metric.removeprefix("end ")]
 
 
 def draw(table: Table, axes: Any, network: str, title: str = "", metrics: Sequence[str] = (END_NORM, VALID)) -> None:
@@ -316,14 +314,17 @@ def draw(table: Table, axes: Any, network: str, title: str = "", metrics: Sequen
 
 
 def draw_beside(table: Table, axes: Any, grid: NoiseGrid) -> None:
-    """Draws what the norm alone does not tell: at equal loss, the weights' scale taken out, eta·lambda_max, |theta|."""
-    names = list(grid.networks)
+    """Draws what the norm alone does not tell: at equal loss, the weights' scale taken out, stability, the noise."""
+    names, shown = list(grid.networks), (CROSSING, *plots.beside(table, "end"))
     if len(names) == 1:
-        draw(table, axes(2, 2), names[0], metrics=BESIDE)
+        panels = axes(-(-len(shown) // 2), 2)
+        draw(table, panels, names[0], metrics=shown)
+        for panel in panels[len(shown) :]:
+            panel.set_axis_off()
         return
-    panels = axes(len(BESIDE), len(names))
+    panels = axes(len(shown), len(names))
     for column, name in enumerate(names):
-        draw(table, panels[column :: len(names)], name, grid.networks[name].name, BESIDE)
+        draw(table, panels[column :: len(names)], name, grid.networks[name].name, shown)
 
 
 # The paper's ranges, Section 4.1; which values in them is not stated there.

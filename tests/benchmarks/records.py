@@ -58,29 +58,40 @@ def items_of(name: str, smallest: bool, epochs: int | None = None, seeds: int = 
 def write(out: Path, item: Any) -> None:
     """Writes the files of a finished run, with plausible numbers."""
     from three_factors.reproduce.engine.contract.folder import Results
-    from three_factors.reproduce.engine.contract.steps import DTYPE, KEPT, OF_STEPS, planned
+    from three_factors.reproduce.engine.contract.steps import BATCH_SIZE, DTYPE, KEPT, OF_STEPS, of_plan
 
     folder, random = Results(out).folder(item.spec).path, np.random.default_rng(int(item.spec.key, 16))
     folder.mkdir(parents=True)
-    steps, epochs = planned(item.spec), item.spec.epochs
-    ends = np.searchsorted(steps.epoch, np.arange(1, epochs + 1), side="right")
-    mean = 2.3 * np.exp(-np.arange(epochs) / epochs * 3)
+    epochs = item.spec.epochs
+    plan = of_plan(item.spec, epochs)
     if item.every_step:
-        losses = np.repeat(mean, np.diff(ends, prepend=0)) * random.uniform(0.9, 1.1, ends[-1])
-        losses.astype(DTYPE).tofile(folder / KEPT)
+        total = plan[-1]["step"]
+        curve = 2.3 * np.exp(-np.arange(total) / total * 3)
+        (curve * random.uniform(0.9, 1.1, total)).astype(DTYPE).tofile(folder / KEPT)
 
     def noisy(what: str) -> float:
         return float(np.exp(random.normal(0, NOISE[what])))
 
-    rows = []
-    for epoch, end in enumerate(ends.tolist(), start=1):
-        row = {"epoch": epoch, "step": end, "t_eta": float(steps.lr[0]) * end}
-        row |= {"train/step_variance": 0.01 / steps.batch_size[end - 1] * noisy("variance")}
-        row |= {"noise/lr": float(steps.lr[end - 1]), "noise/batch_size": int(steps.batch_size[end - 1])}
-        for part in PARTS if epoch % item.spec.evaluate_every == 0 else PARTS[:1]:
-            row |= {f"{part}/loss": float(mean[epoch - 1] * noisy("loss"))}
-            row |= {f"{part}/accuracy": round(float(np.exp(-mean[epoch - 1]) * noisy("accuracy")), 4)}
-        rows.append(row)
+    parts = (*PARTS, "train_clean", "train_wrong") if item.spec.data.label_noise else PARTS
+    rows, between = list[dict[str, Any]](), list[dict[str, Any]]()
+    for place in plan:
+        whole = BATCH_SIZE in place
+        mean = 2.3 * float(np.exp(-place["epoch"] / epochs * 3))
+        row = dict(place) | {"weights/norm": 10 + place["epoch"] * noisy("loss") / epochs}
+        row |= {"weights/distance": place["epoch"] * noisy("loss") / epochs}
+        if whole:
+            row |= {"train/step_variance": 0.01 / place[BATCH_SIZE] * noisy("variance")}
+        evaluated = not whole or place["epoch"] % item.spec.evaluate_every == 0
+        for part in parts if evaluated else parts[:1]:
+            if part == "train" and not whole:
+                continue
+            row |= {f"{part}/loss": mean * noisy("loss")}
+            row |= {f"{part}/accuracy": round(float(np.exp(-mean)) * noisy("accuracy"), 4)}
+        if not whole:
+            between.append(row)
+            continue
+        rows.append(row | ({"between": between} if between else {}))
+        between = []
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     top = {"epoch": epochs, "train_subset/loss": 0.01}
     reached = {at: top for m in item.measurements for at in m.at}
@@ -88,15 +99,26 @@ def write(out: Path, item: Any) -> None:
         "key": item.spec.key,
         "status": "ok",
         "first_loss": 2.3,
-        "final": {k: v for k, v in rows[-1].items() if k not in OF_STEPS},
+        "final": {k: v for k, v in rows[-1].items() if k not in (*OF_STEPS, "between")},
         "bytes": (folder / "metrics.jsonl").stat().st_size,
         "milestones": reached,
         "provenance": {"seconds": 1.0, "devices": 1, "num_nodes": 1},
     }
     for m in item.measurements:
-        values = {f"hessian/{name}": float(random.uniform(1, 100)) for name in m.curvature.measures}
-        (folder / f"measured-{m.key}.json").write_text(json.dumps({"milestones": dict.fromkeys(m.at, values)}))
+        found = {at: {name: float(random.uniform(1, 100)) for name in values_of(m)} for at in m.at}
+        (folder / f"measured-{m.key}.json").write_text(json.dumps({"milestones": found}))
     (folder / "result.json").write_text(json.dumps(result))
+
+
+def values_of(measurement: Any) -> list[str]:
+    """Returns the names of what is measured at a milestone."""
+    if not hasattr(measurement, "curvature"):
+        with_errors = ("trace", "mean_square", "isotropy", "noise_scale", "kurtosis", "alignment", "alignment_lift")
+        names = ["top_eigenvalue", *(f"{name}{end}" for name in with_errors for end in ("", "_error"))]
+        return [f"gradient_noise/{name}" for name in names]
+    prefix = "training_hessian" if measurement.curvature.training else "hessian"
+    names = [f"{name}{end}" for name in measurement.curvature.measures for end in ("", "_error")]
+    return [f"{prefix}/{name}" for name in ("weight_norm", "products", *names)]
 
 
 def collect(name: str, out: Path, smallest: bool) -> dict[str, float]:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from three_factors.datamodules.plan import epoch_edges
 from three_factors.datamodules.schedules import (
     Chain,
     Constant,
@@ -25,6 +26,7 @@ from three_factors.datamodules.schedules import (
     exchange,
     known_bounds,
     round_batch_size,
+    steady,
 )
 
 values = st.floats(1e-4, 1e3)
@@ -158,3 +160,48 @@ def test_a_chain_restarts_time_in_every_part():
 def test_bad_values_are_refused_by_field_and_value(make, words):
     with pytest.raises(ValueError, match=words.replace(".", r"\.")):
         make()
+
+
+PIECES = st.one_of(
+    st.builds(Constant, st.integers(1, 60).map(float)),
+    st.builds(
+        Cyclic,
+        high=st.integers(20, 90).map(float),
+        low=st.integers(1, 19).map(float),
+        period=st.sampled_from([0.7, 1.0, 2.0, 3.0, 10.0]),
+        phase=st.sampled_from([0.0, 0.25, 0.5]),
+    ),
+    st.builds(Steps, st.just((40.0, 20.0, 5.0)), st.sampled_from([(1.0, 2.0), (0.5, 3.3), (2.0, 7.0)])),
+    st.builds(Triangle, high=st.just(60.0), low=st.just(8.0), period=st.sampled_from([2.0, 5.0])),
+)
+
+
+@given(schedule=st.one_of(PIECES, PIECES.map(lambda of: Inverse(of, 900.0))), epoch=st.integers(0, 40))
+def test_what_is_called_steady_has_one_value(schedule, epoch):
+    times = [epoch + k / 64 for k in range(64)]
+    if steady(schedule, epoch, epoch + 1):
+        assert {schedule(t) for t in times} == {schedule(epoch)}
+    elif isinstance(schedule, Cyclic | Steps):
+        assert len({schedule(epoch + k / 640) for k in range(640)}) > 1
+
+
+@given(
+    schedule=PIECES,
+    epoch=st.integers(0, 12),
+    examples=st.integers(1, 400),
+    smallest=st.integers(1, 3),
+    largest=st.one_of(st.none(), st.integers(3, 80)),
+    drop_last=st.booleans(),
+)
+def test_the_batches_of_an_epoch_are_those_of_its_steps_one_by_one(
+    schedule, epoch, examples, smallest, largest, drop_last
+):
+    class Unknown:
+        """The same values, of which nothing is known beforehand."""
+
+        def __call__(self, t):
+            return schedule(t)
+
+    options = {"smallest": smallest, "largest": largest, "drop_last": drop_last}
+    one_by_one = epoch_edges(examples, Unknown(), epoch, **options)
+    assert epoch_edges(examples, schedule, epoch, **options).tolist() == one_by_one.tolist()

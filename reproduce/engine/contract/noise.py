@@ -70,7 +70,7 @@ class GaussianNoise(Typed):
 
     shape: "covariance" (`lightning_modules.GaussianOfItsShape`, in blocks of examples) or "isotropic" (`Isotropic`).
     equal: "trace"; or "curvature", for isotropic noise whose tr(H cov) is that of the noise which is there times
-    factor^2, while its trace is not.
+    factor^2, while its trace is not; of H its Gauss-Newton part, since with batch norm tr H may be negative.
     """
 
     factor: float

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from three_factors.datamodules.plan import epoch_edges
-from three_factors.datamodules.schedules import Constant, as_schedule
+from three_factors.datamodules.schedules import Constant, Schedule, as_schedule, steady
 from three_factors.reproduce.engine.contract.spec import RunSpec
 
 STEP_VARIANCE = "train/step_variance"  # of the losses of an epoch's steps
@@ -77,11 +77,17 @@ def evaluated(spec: RunSpec, world_size: int = 1) -> dict[int, tuple[int, ...]]:
 
 def lengths(spec: RunSpec, world_size: int = 1) -> np.ndarray:
     """Returns the steps of every epoch, (epochs,)."""
-    size = as_schedule(spec.schedule.batch_size)
-    epochs = range(1 if isinstance(size, Constant) else spec.epochs)  # every epoch is like the first
-    limits = {"smallest": world_size, "largest": spec.max_batch_size}
-    counts = [len(epoch_edges(spec.data.train, size, epoch, **limits)) - 1 for epoch in epochs]  # type: ignore[arg-type]
-    return np.resize(np.array(counts), spec.epochs)
+    size, limits = as_schedule(spec.schedule.batch_size), (world_size, spec.max_batch_size)
+    if isinstance(size, Constant):  # every epoch is like the first
+        return np.repeat(_counted(size, spec.data.train, 1, *limits), spec.epochs)
+    return np.array(_counted(size, spec.data.train, spec.epochs, *limits))
+
+
+@lru_cache(maxsize=256)
+def _counted(size: Schedule, train: int, epochs: int, smallest: int, largest: int | None) -> tuple[int, ...]:
+    """Counts steps; seeds have the same."""
+    of_epoch = (epoch_edges(train, size, epoch, smallest=smallest, largest=largest) for epoch in range(epochs))
+    return tuple(len(edges) - 1 for edges in of_epoch)
 
 
 def of_plan(spec: RunSpec, epochs: int, world_size: int = 1) -> list[dict[str, Any]]:
@@ -126,6 +132,8 @@ def _of_epoch(spec: RunSpec, epoch: int, world_size: int) -> tuple[np.ndarray, n
     schedule = as_schedule(spec.schedule.batch_size)
     edges = epoch_edges(n, schedule, epoch, smallest=world_size, largest=spec.max_batch_size)
     sizes = np.diff(edges)
+    if all(steady(as_schedule(of), epoch, epoch + 1) for of in (spec.schedule.lr, spec.schedule.batch_size)):
+        return np.full(len(sizes), spec.schedule.setting(epoch, int(sizes[0])).lr), sizes
     rates = [spec.schedule.setting(epoch + start / n, int(size)).lr for start, size in zip(edges.tolist(), sizes)]
     return np.array(rates), sizes
 

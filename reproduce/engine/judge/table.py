@@ -157,8 +157,16 @@ class Table(Evidence):
         return epochs, t_eta, np.stack([v[m] for v, m in zip(values, measured)])
 
     def epochs_of_smaller_batches(self, a: str, b: str, epochs: np.ndarray) -> np.ndarray:
-        of_a, of_b = (self.steps[label, self.seeds(label)[0]].groupby("epoch")["batch_size"] for label in (a, b))
-        return (of_a.max().reindex(epochs) < of_b.min().reindex(epochs)).to_numpy()
+        (_, above), (there, below) = (self._batch_sizes(label) for label in (a, b))
+        place = np.searchsorted(there, epochs)
+        return above[1][place] < below[0][place]
+
+    def _batch_sizes(self, label: str) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+        """Returns epochs, and the smallest and the largest S of each, (epochs,)."""
+        steps = self.steps[label, self.seeds(label)[0]]
+        epochs, first = np.unique(steps["epoch"].to_numpy(), return_index=True)
+        sizes = steps["batch_size"].to_numpy()
+        return epochs, (np.minimum.reduceat(sizes, first), np.maximum.reduceat(sizes, first))
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,32 @@ from typing import Any, Literal
 import numpy as np
 
 from three_factors.reproduce.engine.contract.files import write_bytes
-from three_factors.reproduce.engine.judge.table import NORMALISED, STABILITY, WEIGHT_NORM, Table
+from three_factors.reproduce.engine.judge.table import (
+    BATCH_STABILITY,
+    NORMALISED,
+    STABILITY,
+    WEIGHT_NORM,
+    Table,
+)
 
 # S, eta, and controls: told apart also without colour vision
 BLUE, RED, GREY = "#1f5fa8", "#c23b31", "#7a7a7a"
 ORANGE, GREEN, PURPLE = "#e69f00", "#1b9e77", "#8e5aa8"
 PANEL = (4.5, 4.2)  # inches
+PARTS = 2_000  # of a curve of single steps
 FOOTER, LINE, CHARACTER = 6.5, 0.125, 0.048  # points of the footer's type; inches of a line and of a character
 # What stands beside every norm of the Hessian: the confounds of scale and of the edge of stability
 WORDS = {
     NORMALISED: "scale-normalised sharpness",
     STABILITY: "η · largest eigenvalue",
     WEIGHT_NORM: "|θ|",
+}
+# And the third factor, the variance of the gradients, with the operator of training
+THIRD_FACTOR = {
+    "gradient_noise/trace": "tr C of the gradients",
+    "gradient_noise/isotropy": "isotropy (tr C)²/(q tr C²)",
+    "gradient_noise/alignment": "alignment tr(HC)/(|H| |C|)",
+    BATCH_STABILITY: "η · batch sharpness, train mode",
 }
 
 STYLE: dict[Any, Any] = {
@@ -81,16 +95,44 @@ def band(
         axes.fill_between(epochs / stretch, mean - sd, mean + sd, color=colour, alpha=0.15, linewidth=0)
 
 
+def beside(table: Table, at: str) -> dict[str, str]:
+    """Returns metric -> words of what stands beside the norm at a milestone, the third factor where it was measured."""
+    there = {f"{at} {metric}": words for metric, words in THIRD_FACTOR.items()}
+    measured = {k: v for k, v in there.items() if k in table.frame and table.frame[k].notna().any()}
+    return {f"{at} {metric}": words for metric, words in WORDS.items()} | measured
+
+
 def per_step(axes: Any, table: Table, label: str, what: str, colour: str, *, legend: str | None = None) -> None:
     """Draws 'loss', eta ('lr'), S ('batch_size') or eta/S ('noise_ratio') of every step of one seed's run."""
     seeds = table.seeds(label)
     if not seeds:
         return
     steps = table.steps[label, seeds[0]]
-    values = steps["lr"] / steps["batch_size"] if what == "noise_ratio" else steps[what]
-    within = steps.groupby("epoch").cumcount() / steps.groupby("epoch")["loss"].transform("size")
+    epochs, first = np.unique(steps["epoch"].to_numpy(), return_index=True)
+    counts = np.diff(np.append(first, len(steps)))
+    x = np.repeat(epochs - 1.0, counts) + (np.arange(len(steps)) - np.repeat(first, counts)) / np.repeat(counts, counts)
+    values = (steps["lr"] / steps["batch_size"] if what == "noise_ratio" else steps[what]).to_numpy(dtype=float)
+    chosen = _envelope(values) if what == "loss" else _changes(values)
     style = {"linewidth": 0.6, "alpha": 0.8} if what == "loss" else {"drawstyle": "steps-post"}
-    axes.plot(steps["epoch"] - 1 + within, values, color=colour, label=legend, **style)
+    axes.plot(x[chosen], values[chosen], color=colour, label=legend, **style)
+
+
+def _envelope(values: np.ndarray) -> np.ndarray:
+    """Returns the indices of the lowest and the highest value in each of 2 000 parts: more cannot be seen."""
+    if len(values) <= 2 * PARTS:
+        return np.arange(len(values))
+    edges = np.linspace(0, len(values), PARTS + 1).round().astype(int)[:-1]
+    padded = np.nan_to_num(values, nan=np.inf), np.nan_to_num(values, nan=-np.inf)
+    found = []
+    for start, stop in zip(edges, [*edges[1:], len(values)]):
+        found += [start + int(padded[0][start:stop].argmin()), start + int(padded[1][start:stop].argmax())]
+    return np.unique(found)
+
+
+def _changes(values: np.ndarray) -> np.ndarray:
+    """Returns the indices of first values, of those that differ from the one before, and of the last."""
+    changed = np.flatnonzero(np.diff(values) != 0) + 1
+    return np.unique([0, *changed, len(values) - 1])
 
 
 def profile(

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from three_factors.callbacks.functional import HessianOperator, measuring, top_eigenvalues, trace
+from three_factors.callbacks.functional import GGNOperator, HessianOperator, measuring, top_eigenvalues, trace
 from three_factors.lightning_modules.noise_injection import Renewed
 from three_factors.reproduce.engine.contract.noise import Renewal
 
@@ -45,18 +45,20 @@ class Renewing(pl.Callback):
     def _renew(self, trainer: pl.Trainer, module: Any) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         images = data.measurement_batches(self.plan.examples, self.plan.batch_size)
-        hessian = HessianOperator(module, module.loss, images, training=True)
         halves = self._halves(module, data.drawn_batches(PAIRS, self.batch_size))
         squares = halves.double().square().sum()
         if self.what == "directions":
+            hessian = HessianOperator(module, module.loss, images, training=True)
             count = min(self.plan.eigenvectors, hessian.num_params)
             vectors = top_eigenvalues(hessian, count, TOLERANCE).vectors
             self.renewed.directions = vectors
             self._value = float((halves @ vectors).double().square().sum() / squares)
-        else:
-            curved = (halves * hessian.matmat(halves.T).T).double().sum()
-            of_hessian = trace(hessian, TRACE_TOLERANCE).value
-            self.renewed.lift = self._value = hessian.num_params * float(curved / squares) / of_hessian
+        else:  # the Gauss-Newton part: with batch norm tr H may be negative, and no noise is isotropic then
+            matrix = GGNOperator(module, module.loss, images, training=True)
+            curved = (halves * matrix.matmat(halves.T).T).double().sum()
+            self.renewed.lift = self._value = (
+                matrix.num_params * float(curved / squares) / trace(matrix, TRACE_TOLERANCE).value
+            )
 
     @staticmethod
     def _halves(module: Any, batches: list[tuple[Tensor, Tensor]]) -> Tensor:

@@ -21,6 +21,13 @@ from three_factors.reproduce.experiments import (
     valleys,
 )
 from three_factors.reproduce.experiments.breaking_point import DATA_SIZES, HIGHEST
+from three_factors.reproduce.experiments.fingerprints import CONSTANT, CYCLIC, FORMS, readings
+from three_factors.reproduce.experiments.metrics import LOSS, STEP_LOSS, TEST
+from three_factors.reproduce.experiments.noise_dial import exponents
+from three_factors.reproduce.experiments.switching import HIGH, LOW, kept, switched
+from three_factors.reproduce.noise_only import equal_exponents
+from three_factors.reproduce.theory.potentials import Quadratic
+from three_factors.reproduce.theory.simulate import Gaussian, Simulation, simulate
 
 
 def table(rows, curves=None, factors=None):
@@ -288,3 +295,54 @@ def test_controls_do_not_make_the_papers_claims_harder_to_support():
     controls = [replace(own, id=f"own.control_{i}", control_of="own") for i in range(40)]
     assert holm([own, *controls])[0].verdict == "supported"
     assert holm([replace(own, id=str(i)) for i in range(40)])[0].verdict == "inconclusive"
+
+
+def test_the_three_exponents_of_a_quadratics_excess_loss_are_one_each():
+    """<L> - L* = n tr(C)/4 at stationarity: it rises as eta, as 1/S, and as the covariance."""
+    finals, factors = {}, {}
+    for eta in (0.01, 0.04):
+        for size in (10, 40):
+            for c in (1, 4, 16):
+                label = f"{eta} {size} {c}"
+                potential, noise = Quadratic(((1.0, 0.0), (0.0, 3.0))), Gaussian(c**0.5)
+                record = tuple(range(600, 1_200, 60))
+                theta = simulate(Simulation(potential, eta, size, noise, record[-1], record, (0.0, 0.0), 2_000))
+                excess = potential.loss(theta.reshape(-1, 2)).reshape(len(record), 4, 500).mean(axis=(0, 2))
+                finals[label] = {"end hessian/frobenius": excess}  # a seed is 500 chains
+                factors[label] = {"network": "mlp", "part": "exponents", "eta": eta, "S": size, "C": c}
+    found = exponents(SyntheticTable(finals, factors=factors), "mlp", "end hessian/frobenius")
+    np.testing.assert_allclose(found, -np.ones((4, 3)), atol=0.05)
+    claims = {
+        claim.id.split(".")[-1]: claim for claim in equal_exponents(SyntheticTable(finals, factors=factors), "mlp")
+    }
+    assert {name: claim.verdict for name, claim in claims.items()} == dict.fromkeys(claims, "supported")
+    for claim in claims.values():
+        assert claim.value == pytest.approx(1, abs=0.05)
+
+
+def test_what_the_end_remembers():
+    """y = w y_first + (1 - w) y_second: φ is w."""
+    random = np.random.default_rng(0)
+    for w in (0.0, 0.3, 1.0):
+        y = {HIGH: random.normal(0, 0.05, 6), LOW: random.normal(1, 0.05, 6)}
+        finals = {label: {LOSS: np.exp(values)} for label, values in y.items()}
+        for first, second in ((HIGH, LOW), (LOW, HIGH)):
+            for share in (15, 85):
+                finals[switched(first, share)] = {LOSS: np.exp(w * y[first] + (1 - w) * y[second])}
+        table = SyntheticTable(finals)
+        for first in (HIGH, LOW):
+            above, below = kept(table, first, 15, LOSS)
+            np.testing.assert_allclose(above / below, w, atol=1e-9)
+
+
+@pytest.mark.parametrize(("gap", "loss", "matches"), [(0.028, 0.05, True), (0.028, 0.08, False), (0.01, 0.05, False)])
+def test_a_fingerprint_is_the_gap_and_the_training_loss(gap, loss, matches):
+    form, epochs = FORMS[0], 301
+    low = np.full((1, epochs), 0.8)
+    series = {form.label(CONSTANT): {TEST: low, STEP_LOSS: low}}
+    series[form.label(CYCLIC)] = {TEST: low + gap, STEP_LOSS: np.full((1, epochs), loss)}
+    table = SyntheticTable({label: {TEST: np.full(1, 0.8)} for label in series}, series)
+    found = readings(table, form)
+    assert [of.epoch for of in found] == [105, 210, 300]
+    assert [of.matches for of in found] == [matches] * 3
+    assert not any(of.same_accuracies for of in found)

@@ -313,3 +313,58 @@ def test_the_inputs_of_all_chains_batches_fit_in_a_chunk(batch_size, arrays, mon
     simulate(simulation(Minibatches("replacement"), batch_size, chains=1000, steps=1, record=(1,)), arrays=arrays)
     assert max(taken) <= chunk
     assert sum(taken) == 1000 * batch_size * D
+
+
+def test_adamws_excess_loss_goes_as_eta_over_the_root_of_s(arrays, classifier):
+    """Averages over chains; d log excess/d log eta is 1, and /d log S -1/2: g = 1/2, where SGD has 1."""
+    lowest = classifier.loss(classifier.minimum[None])[0]
+
+    def excess(times, size, optimizer, lr):
+        record = tuple(range(3_000, 4_000, 100)) if optimizer == "adamw" else tuple(range(400, 800, 40))
+        spec = Simulation(
+            POTENTIAL, times * lr, size, Minibatches("replacement"), record[-1], record, "minimum", 400,
+            optimizer=optimizer,
+        )  # fmt: skip
+        theta = simulate(spec, arrays=arrays)
+        return classifier.loss(theta.reshape(-1, POTENTIAL.dim)).mean() - lowest
+
+    for optimizer, lr, g in (("adamw", 0.001, 0.5), ("sgd", 0.05, 1.0)):
+        y = np.log([[excess(times, size, optimizer, lr) for times in (1, 2)] for size in (4, 16)])
+        over_eta = (y[:, 1] - y[:, 0]).mean() / np.log(2)
+        over_size = (y[1] - y[0]).mean() / np.log(4)
+        assert over_eta == pytest.approx(1, abs=0.15)
+        assert -over_size / over_eta == pytest.approx(g, abs=0.1)
+
+
+def test_adamw_is_torchs(arrays):
+    spec = simulation(Gaussian(1e-9), 1, steps=20, record=(20,), start=(0.3,) * POTENTIAL.dim, optimizer="adamw")
+    theta = torch.full((POTENTIAL.dim,), 0.3, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.AdamW([theta], lr=0.1, weight_decay=0.0)
+    loss = POTENTIAL.on(arrays)
+    for _ in range(20):
+        theta.grad = torch.tensor(loss.gradient(theta.detach().numpy()[None])[0])
+        optimizer.step()
+    np.testing.assert_allclose(simulate(spec, arrays=arrays)[0, 0], theta.detach(), rtol=1e-4)
+
+
+def test_a_quench_takes_the_excess_out_of_the_classifier_as_its_covariance_says(arrays, classifier):
+    """Stationary at n tr(C)/4 above the minimum; then 15 % more t_eta while eta falls to 0, and Σ is followed."""
+    lr, size, steps = 0.1, 4, 2_000
+    h, c = classifier.hessian(classifier.minimum), classifier.covariance(classifier.minimum)
+    quench = lr * (1 - (np.arange(round(0.3 * steps)) + 0.5) / round(0.3 * steps))
+    assert quench.sum() == pytest.approx(0.15 * lr * steps)
+    random, chains = np.random.default_rng(0), 2_000
+    theta = np.tile(classifier.minimum, (chains, 1))
+    excess = []
+    for eta in (*np.full(steps // 4, lr), *quench):
+        if eta == quench[0]:
+            excess.append(classifier.loss(theta).mean())
+        theta = theta - eta * classifier.batch_gradient(theta, random.integers(0, N, (chains, size)))
+    excess.append(classifier.loss(theta).mean())
+    hot, cold = np.array(excess) - classifier.loss(classifier.minimum[None])[0]
+    assert hot == pytest.approx(lr / size * np.trace(c) / 4, rel=0.15)
+    sigma, one = gibbs.discrete_lyapunov(h, c, lr, size), np.eye(len(h))
+    for eta in quench:
+        sigma = (one - eta * h) @ sigma @ (one - eta * h) + eta**2 * c / size
+    assert cold == pytest.approx(np.trace(h @ sigma) / 2, rel=0.15)
+    assert cold < hot / 5
