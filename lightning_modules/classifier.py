@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
@@ -192,17 +192,21 @@ class SGDClassifier(pl.LightningModule):
                 yield name, metric.compute()
                 metric.reset()
 
-    def evaluate(self, loaders: Iterable[Iterable[Batch]]) -> dict[str, float]:
+    def evaluate(self, loaders: Iterable[Iterable[Batch]], parts: Collection[str] = EVALUATED) -> dict[str, float]:
         """Returns what a validation with these loaders would log, between two steps, and leaves everything as it was.
 
         On several ranks all must come here.
+
+        Args:
+            loaders: those of a validation, in its order.
+            parts: which of them are evaluated.
         """
         modes = [(part, part.training) for part in self.modules()]
         try:
             self.eval()
             with torch.no_grad():
                 for name, loader in zip(EVALUATED, loaders):
-                    for batch in loader:
+                    for batch in loader if name in parts else ():
                         self._evaluate(name, batch)
             return {name: float(value) for name, value in self._evaluated()}
         finally:

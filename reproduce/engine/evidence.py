@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from three_factors.reproduce.engine.contract.archive import four_digits
+from three_factors.reproduce.engine.contract.archive import four_digits, is_rough
 from three_factors.reproduce.engine.contract.folder import PathFolder, Results, RunFolder, Say, SimulationFolder
 from three_factors.reproduce.engine.contract.spec import Item, RunSpec
 from three_factors.reproduce.engine.contract.steps import BATCH_SIZE, LR, OF_PLAN, first_lr, planned, whole
@@ -40,7 +40,7 @@ def table_of(experiment: Experiment, items: Sequence[Item], results: Results, sa
             continue
         assert isinstance(folder, RunFolder)
         assert isinstance(item.spec, RunSpec)
-        epochs, reached = folder.rows(), folder.milestones(item.measurements, result)
+        epochs, reached = folder.rows(), _kept(folder.milestones(item.measurements, result))
         row |= reached | _stability_at(reached, epochs, item.spec)
         rows.append(row | {"seconds": result["provenance"]["seconds"], "key": item.spec.key})
         if result["status"] == "ok":
@@ -64,6 +64,11 @@ def chains_of(specs: dict[str, Simulation], items: Sequence[Item], results: Resu
         assert isinstance(folder, SimulationFolder)
         parts[item.label].append(np.load(folder.samples).astype(float))
     return Chains(specs, {label: np.concatenate(found, axis=1) for label, found in parts.items() if found}, source)
+
+
+def _kept(reached: dict[str, float]) -> dict[str, float]:
+    """Rounds of what was measured at milestones what the archive does not have exactly."""
+    return {k: float(four_digits(np.array(v))) if is_rough(k) else v for k, v in reached.items()}
 
 
 def _shortened(column: pd.Series) -> pd.Series:

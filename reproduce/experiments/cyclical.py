@@ -16,7 +16,7 @@ from three_factors.reproduce.engine.experiment import Experiment, Setting
 from three_factors.reproduce.engine.judge.table import NOISE, Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments.cycles import SMALLER
-from three_factors.reproduce.experiments.measured import measurements
+from three_factors.reproduce.experiments.measured import DEPTHS, measurements
 from three_factors.reproduce.experiments.metrics import DIFFERENCES, LOSS, NORM, TEST, end
 from three_factors.reproduce.experiments.subset import image_size, subset
 
@@ -119,7 +119,7 @@ def watched(spec: RunSpec, s: Size, scale: Scale) -> Setting:
     Those are the trace, and the norm by finite differences, as the paper's.
     """
     measures = ("top_eigenvalue", "frobenius", "normalized_sharpness")
-    watch = Watch(Curvature(s.measured, 250, measures=measures), s.every)
+    watch = Watch(Curvature(s.measured, 250, measures, max_products=DEPTHS[scale].products), s.every)
     spec = replace(spec, evaluate_every=s.every, watch=watch, keep=Keep())
     return Setting(spec, measurements=measurements(spec, scale, s.measured))
 

@@ -74,7 +74,7 @@ class Size:
 
 
 SCALES: dict[Scale, Size] = {
-    "smoke": Size(cyclical.SMOKE, (4,)),
+    "smoke": Size(replace(cyclical.SMOKE, train=120, epochs=1, period=1), (1,)),
     "quick": Size(cyclical.QUICK, (4, 8, 12)),
     "gpu": Size(cyclical.GPU, (15, 30)),
     "paper": Size(cyclical.PAPER, (105, 210, 300)),

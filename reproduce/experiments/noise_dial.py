@@ -122,7 +122,7 @@ QUICK = Size(
 GPU = replace(PAPER, vgg=replace(PAPER.vgg, epochs=30), seeds=4)
 SMOKE = Size(
     mlp=replace(QUICK.mlp, train=400, validation=100, test=100, epochs=1),
-    vgg=replace(QUICK.vgg, width=1 / 32, train=192, validation=100, test=100, epochs=1),
+    vgg=replace(QUICK.vgg, width=1 / 32, train=96, validation=100, test=100, epochs=1),
     grid=Grid((0.05, 0.1), (50, 100), (1, 4), t_eta=0.8),
     seeds=1,
     measured=50,

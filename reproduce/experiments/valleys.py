@@ -349,7 +349,7 @@ RESNET_SMOKE = replace(
     directions=1,
     seeds=1,
     evaluate_every=1,
-    measured=50,
+    measured=None,
 )
 RESNET_SCALES: dict[Scale, Size] = {
     "smoke": RESNET_SMOKE,
@@ -433,7 +433,7 @@ VGG_SMOKE = replace(
     directions=1,
     seeds=1,
     evaluate_every=1,
-    measured=50,
+    measured=None,
 )
 EQUAL_NOISE = {
     "b = 1 to b = 4": Line("larger", BETA_1, LARGE_BETA),

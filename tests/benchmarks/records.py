@@ -32,7 +32,7 @@ EPOCHS = {"fig1": 500, "fig13": 2857}
 SEEDS = {"fig1": 7, "fig13": 5}
 ARCHIVED = ("fig1", "fig5", "fig9")
 MEGABYTES = 3
-NOISE = {"loss": 0.02, "accuracy": 0.003, "variance": 0.2}  # from epoch to epoch, relative
+NOISE = {"loss": 0.02, "accuracy": 0.003, "variance": 0.2, "weights": 0.002}  # from epoch to epoch, relative
 PARTS = ("train", "val", "test", "train_subset")
 SECONDS, GIGABYTES, DRY = 15, 1, 1.5
 
@@ -77,15 +77,18 @@ def write(out: Path, item: Any) -> None:
     for place in plan:
         whole = BATCH_SIZE in place
         mean = 2.3 * float(np.exp(-place["epoch"] / epochs * 3))
-        row = dict(place) | {"weights/norm": 10 + place["epoch"] * noisy("loss") / epochs}
-        row |= {"weights/distance": place["epoch"] * noisy("loss") / epochs}
+        row, often = dict(place), item.spec.evaluations
+        early = not whole and often is not None and place["epoch"] < often.until
+        if not early:
+            row |= {"weights/norm": 10 + place["epoch"] * noisy("weights") / epochs}
+            row |= {"weights/distance": place["epoch"] * noisy("weights") / epochs}
         if whole:
             row |= {"train/step_variance": 0.01 / place[BATCH_SIZE] * noisy("variance")}
         evaluated = not whole or place["epoch"] % item.spec.evaluate_every == 0
         for part in parts if evaluated else parts[:1]:
-            if part == "train" and not whole:
+            if (part == "train" and not whole) or (part == "test" and early):
                 continue
-            row |= {f"{part}/loss": mean * noisy("loss")}
+            row |= {} if early else {f"{part}/loss": mean * noisy("loss")}
             row |= {f"{part}/accuracy": round(float(np.exp(-mean)) * noisy("accuracy"), 4)}
         if not whole:
             between.append(row)

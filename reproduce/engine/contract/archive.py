@@ -2,7 +2,8 @@
 
 A block is what one export has added: NAME.json with specs, names and lines, NAME.npz with the numbers of runs (no
 pickle). A block is never written again; index.json says in which blocks a key is. Numbers at the end of a run and at
-its milestones are exact, those of epochs have four digits (`four_digits`), and of single steps there are 2 000 means.
+its milestones are exact (but their errors), those of epochs have four digits (`four_digits`), and of single steps there
+are 2 000 means.
 Simulations are not in it: the chains of one have megabytes, and are made again in minutes.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import lzma
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,12 +32,19 @@ HOME = CHECKOUT / "reproduce" / "gallery" / "archive"
 EDITION = 1
 MEANS = 2_000  # of a run's steps
 DROPPED = 40  # bits of a float64's mantissa: 12 are left, of four digits or a little more
+# Bytes do not hang on the ones before them, nor on their places.
+FILTERS: list[dict[str, Any]] = [{"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 0, "lp": 0, "pb": 0}]
 WHOLE = ("epoch", "step")  # what is counted
 
 
 def four_digits(values: np.ndarray) -> np.ndarray:
     """Rounds to 12 bits after the first, that is by at most 1.2e-4 of each value. Rounding again changes nothing."""
     return _restored(_rounded(np.asarray(values, dtype=np.float64)))
+
+
+def is_rough(metric: str) -> bool:
+    """Tells whether of a metric's value at a milestone four digits are kept: of errors, and of what it took."""
+    return metric.endswith(("_error", "/products", "/seconds"))
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:
@@ -49,13 +58,21 @@ def _restored(leading: np.ndarray) -> np.ndarray:
 
 
 def _packed(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns curves, one after another, as bytes that compress well: differences, most significant bytes first."""
-    flat = np.concatenate([np.diff(_rounded(part), prepend=0) for part in parts]).astype("<i4")
-    return flat.view(np.uint8).reshape(-1, 4).T.copy()
+    """Returns curves, one after another, in few bytes, uint8 (n,).
+
+    Differences without their signs' scatter (0, -1, 1, -2, 2, … are 0, 1, 2, 3, 4, …), most significant bytes first:
+    what is left is noise, which nothing makes smaller than its entropy.
+    """
+    flat = np.concatenate([np.diff(_rounded(part), prepend=0) for part in parts])
+    folded = np.where(flat < 0, -2 * flat - 1, 2 * flat).astype(">u4")
+    planes = folded.view(np.uint8).reshape(-1, 4).T.tobytes()
+    return np.frombuffer(lzma.compress(planes, format=lzma.FORMAT_RAW, filters=FILTERS), np.uint8)
 
 
-def _unpacked(planes: np.ndarray, lengths: Sequence[int]) -> list[np.ndarray]:
-    flat = planes.T.copy().view("<i4").ravel().astype(np.int64)
+def _unpacked(packed: np.ndarray, lengths: Sequence[int]) -> list[np.ndarray]:
+    planes = lzma.decompress(packed.tobytes(), format=lzma.FORMAT_RAW, filters=FILTERS)
+    folded = np.frombuffer(planes, np.uint8).reshape(4, -1).T.copy().view(">u4").ravel().astype(np.int64)
+    flat = np.where(folded % 2, -(folded + 1) // 2, folded // 2)
     return [_restored(np.cumsum(part)) for part in np.split(flat, np.cumsum(lengths)[:-1])]
 
 
@@ -107,6 +124,15 @@ class Block:
             name: _unpacked(self.arrays[f"row {i}"], self.told["counts"]) for i, name in enumerate(self.told["rows"])
         }
 
+    @cached_property
+    def reached(self) -> np.ndarray:
+        """What was logged and measured at milestones, (runs, columns), in the order of `told`."""
+        exact = self.arrays["reached"]
+        rough = list[np.ndarray]()
+        if count := len(self.told["reached"]) - exact.shape[1]:
+            rough = _unpacked(self.arrays["rough"], [len(exact)] * count)
+        return np.column_stack([exact, *rough])
+
     def spec(self, key: str) -> RunSpec:
         at = self.place[key]
         setting = self.told["settings"][self.told["setting"][at]]
@@ -132,10 +158,11 @@ class ArchivedRun(RunFolder):
         told = block.told
         final = _named(told["finals"], block.arrays["finals"][at])
         reached: dict[str, dict[str, float]] = {}
-        for (source, milestone, name), value in zip(told["reached"], block.arrays["reached"][at].tolist()):
+        for (source, milestone, name), value in zip(told["reached"], block.reached[at].tolist()):
             if source == "" and not np.isnan(value):
                 reached.setdefault(milestone, {})[name] = int(value) if name in WHOLE else value
-        for milestone in told["milestones"][at]:  # those at which nothing is told as well
+        milestones, _ = told["kinds"][told["milestones"][at]]
+        for milestone in milestones:  # those at which nothing is told as well
             reached.setdefault(milestone, {})
         where = told["environments"][told["environment"][at]] | {"seconds": float(block.arrays["seconds"][at])}
         first = float(block.arrays["first_loss"][at])
@@ -152,10 +179,11 @@ class ArchivedRun(RunFolder):
     def measured(self, measurement: AnyMeasurement) -> dict[str, dict[str, Any]] | None:
         for block in self.blocks:
             at = block.place[self.path.name]
-            if measurement.key not in block.told["measured"][at]:
+            _, measured = block.told["kinds"][block.told["milestones"][at]]
+            if measurement.key not in measured:
                 continue
-            found: dict[str, dict[str, Any]] = {name: {} for name in block.told["measured"][at][measurement.key]}
-            for (source, milestone, name), value in zip(block.told["reached"], block.arrays["reached"][at].tolist()):
+            found: dict[str, dict[str, Any]] = {name: {} for name in measured[measurement.key]}
+            for (source, milestone, name), value in zip(block.told["reached"], block.reached[at].tolist()):
                 if source == measurement.key and milestone in found and not np.isnan(value):
                     found[milestone][name] = value
             return found
@@ -279,7 +307,7 @@ def _named(names: Sequence[str], values: np.ndarray) -> dict[str, Any]:
 
 def _described(runs: Sequence[tuple[Item, RunFolder]]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Returns a block's arrays, and what its JSON says of the runs."""
-    settings, environments, means = list[Any](), list[Any](), list[np.ndarray]()
+    settings, environments, kinds, means = list[Any](), list[Any](), list[Any](), list[np.ndarray]()
     told: dict[str, list[Any]] = {
         name: []
         for name in (
@@ -291,7 +319,6 @@ def _described(runs: Sequence[tuple[Item, RunFolder]]) -> tuple[dict[str, np.nda
             "counts",
             "milestones",
             "environment",
-            "measured",
             "steps",
         )
     }
@@ -319,9 +346,8 @@ def _described(runs: Sequence[tuple[Item, RunFolder]]) -> tuple[dict[str, np.nda
             ("status", result["status"]),
             ("epochs", len(whole(rows))),
             ("counts", len(rows)),
-            ("milestones", list(result.get("milestones", {}))),
+            ("milestones", _place(kinds, [list(result.get("milestones", {})), measured])),
             ("environment", _place(environments, where)),
-            ("measured", measured),
             ("steps", -1 if losses is None else len(means)),
         ):
             told[name].append(value)
@@ -340,7 +366,6 @@ def _described(runs: Sequence[tuple[Item, RunFolder]]) -> tuple[dict[str, np.nda
     }
     arrays = {
         "finals": _table(finals, columns["finals"]),
-        "reached": _table(reached, columns["reached"]),
         "seconds": np.array(seconds),
         "first_loss": np.array(first, dtype=float),
         "step means": np.stack(means) if means else np.empty((0, MEANS), DTYPE),
@@ -348,8 +373,11 @@ def _described(runs: Sequence[tuple[Item, RunFolder]]) -> tuple[dict[str, np.nda
     for i, name in enumerate(columns["rows"]):
         blank = [np.full(count, np.nan) for count in told["counts"]]
         arrays[f"row {i}"] = _packed([of.get(name, none) for of, none in zip(curves, blank)])
-    columns["reached"] = [list(name) for name in columns["reached"]]
-    return arrays, {"settings": settings, "environments": environments} | told | columns
+    exact, rough = ([n for n in columns["reached"] if is_rough(n[2]) == kind] for kind in (False, True))
+    arrays["reached"] = _table(reached, exact)
+    arrays["rough"] = _packed(list(_table(reached, rough).T)) if rough else np.empty(0, np.uint8)
+    columns["reached"] = [list(name) for name in (*exact, *rough)]
+    return arrays, {"settings": settings, "environments": environments, "kinds": kinds} | told | columns
 
 
 def _place(known: list[Any], value: Any) -> int:

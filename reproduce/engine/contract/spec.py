@@ -152,7 +152,8 @@ class Evaluations(Typed):
     They add to what is recorded; milestones and stops go by those at the ends of epochs.
 
     Attributes:
-        early: how many in each of the first `until` epochs, evenly spaced, the one at its end included.
+        early: how many in each of the first `until` epochs, evenly spaced, the one at its end included; of accuracies
+            alone, without the test set: what memorisation is judged by.
         last: how many, as far as there are steps, in the last tenth of all steps: the last, and evenly before it.
     """
 

@@ -28,6 +28,7 @@ from three_factors.reproduce.engine.contract.steps import (
     variance,
 )
 
+EARLY = ("val", "train_subset", "train_clean", "train_wrong")
 DIVERGED_ABOVE = 1.01  # times the first step's loss
 
 
@@ -51,6 +52,7 @@ class Recorder(Checkpoint):
         watch: whose measurements are rows' as well.
         every_step: whether the loss of every step is kept, in a file beside `path`.
         points: epoch -> steps of it after which it is evaluated before its end, as `steps.evaluated` has them.
+        until: within the first so many epochs these are of accuracies alone, as `Evaluations` says.
         start: θ0, a tensor a parameter, from which distances are taken; none are without it.
     """
 
@@ -62,10 +64,11 @@ class Recorder(Checkpoint):
         *,
         every_step: bool = False,
         points: Mapping[int, Sequence[int]] | None = None,
+        until: int = 0,
         start: Sequence[Tensor] = (),
     ) -> None:
         self.path, self.noise, self.watch = path, noise, watch
-        self.points, self.start = points or {}, start
+        self.points, self.until, self.start = points or {}, until, start
         self.kept = path.with_name(KEPT) if every_step else None
         self.rows: list[dict[str, Any]] = []
         self.first_loss = math.nan
@@ -88,10 +91,15 @@ class Recorder(Checkpoint):
     def _evaluate(self, trainer: pl.Trainer, module: Any, share: float) -> None:
         """Evaluates when a share of the epoch's steps is done."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        early = trainer.current_epoch < self.until and share < 1
         with trainer.precision_plugin.forward_context():
-            found = module.evaluate(data.val_dataloader())
+            found = module.evaluate(data.val_dataloader(), *((EARLY,) if early else ()))
+        if early:
+            found = {name: value for name, value in found.items() if name.endswith("/accuracy")}
+        else:
+            found |= self.weights(module)
         place = {"epoch": trainer.current_epoch + share, "step": trainer.global_step, "t_eta": self.noise.t_eta}
-        self._between.append(place | finite_only(self.weights(module) | found))
+        self._between.append(place | finite_only(found))
 
     def weights(self, module: pl.LightningModule) -> dict[str, float]:
         """Returns |θ| and the distance from the start."""

@@ -138,6 +138,7 @@ def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) ->
         watch,
         every_step=job.every_step,
         points=evaluated(spec, job.world_size),
+        until=0 if spec.evaluations is None else spec.evaluations.until,
         start=[p.detach().clone() for p in module.parameters()],
     )
     at_start = recorder.weights(module)

@@ -227,7 +227,13 @@ AS_IT_SHOULD, TOO_NARROW, UNSHAPED = (
 
 def of_chains(found):
     """Without the claims about how tr C goes with the loss: they are about the images, not about the chains' law."""
-    return {claim: verdict for claim, verdict in found.items() if not claim.startswith("sigma²")}
+    return {claim: verdict for claim, verdict in found.items() if not claim.startswith(("sigma²", "AdamW"))}
+
+
+def test_what_goes_as_eta_over_s_refutes_the_square_root_rule_of_adamw():
+    """These chains have SGD's law whatever the optimiser is."""
+    found = [v for claim, v in verdicts(bridge, AS_IT_SHOULD, **ON_IMAGES).items() if claim.startswith("AdamW")]
+    assert found == ["not supported"]
 
 
 def test_chains_of_the_right_law_about_the_minimum_support_every_claim_of_the_bridge():

@@ -298,6 +298,7 @@ def test_equal_settings_have_one_key_however_their_numbers_are_written():
 OTHER = {
     "potential": Quadratic(((H + 1e-9,),)), "lr": 0.1 + 1e-12, "batch_size": S + 1, "noise": Gaussian(SIGMA + 1),
     "steps": 101, "record": (0, 51, 100), "start": "gibbs", "chains": 1001, "momentum": 0.5, "seed": 1, "protocol": 2,
+    "optimizer": "adamw",
 }  # fmt: skip
 
 

@@ -38,7 +38,9 @@ def test_rows_within_epochs_are_those_that_were_asked_for_and_training_is_the_sa
     assert [row["t_eta"] for row in rows] == pytest.approx([0.1 * row["step"] for row in rows])
     assert whole(rows) == plain.rows()
     for row in rows:
-        assert set(EVALUATED) <= row.keys()
+        early = row["epoch"] < 1
+        assert set(row) & set(EVALUATED) == {"val/accuracy", "train_subset/accuracy"} if early else set(EVALUATED)
+        assert ("weights/norm" in row) is not early
     for name, tensor in read_weights(plain, "end").items():
         assert torch.equal(read_weights(often, "end")[name], tensor)
     assert "between" not in result["final"]
@@ -66,7 +68,7 @@ def test_weights_and_distances_are_in_every_row_and_at_milestones(tmp_path):
     assert reached["initial"]["weights/norm"] == pytest.approx(float(flat[0].norm()))
     assert reached["end"]["weights/norm"] == pytest.approx(float(flat[1].norm()))
     assert reached["end"]["weights/distance"] == pytest.approx(float((flat[1] - flat[0]).norm()))
-    distances = [row["weights/distance"] for row in folder.rows()]
+    distances = [row["weights/distance"] for row in folder.rows() if "weights/distance" in row]
     assert distances[-1] == reached["end"]["weights/distance"]
     assert 0 < distances[0] < distances[-1]
 
