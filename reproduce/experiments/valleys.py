@@ -25,6 +25,7 @@ FURTHEST = 16.0  # |θ|: how far a random direction is followed
 KINDS = {  # a width's kind -> its name in ids, its words in claims
     "width": ("line", ""),
     "relative width": ("relative", ", in units of |θ|"),
+    "tangential width": ("tangential", ", on the line without its radial part"),
     "random width": ("random", ", in random directions"),
 }
 ENDS = ("θ1", "θ2")

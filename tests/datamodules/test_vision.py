@@ -265,3 +265,25 @@ def test_a_server_that_hangs_ends_in_one_error(tmp_path, monkeypatch):
     finally:
         ended.set()
     assert "no answer in 0.1 s" in str(told.value.__cause__)
+
+
+def test_drawn_batches_are_the_same_each_time_augmented_and_independent():
+    def data(**options):
+        module = DigitsDataModule(validation=50, train=60, test=50, **options)
+        module.setup()
+        return module
+
+    plain, augmented = data(seed=3), data(seed=3, augment=True)
+    batches = plain.drawn_batches(40, 30)
+    assert [tuple(images.shape) for images, _ in batches] == [(30, 3, 32, 32)] * 40
+    for (images, labels), (again, same) in zip(batches, data(seed=3).drawn_batches(40, 30)):
+        assert torch.equal(images, again)
+        assert torch.equal(labels, same)
+    assert not torch.equal(batches[0][0], data(seed=4).drawn_batches(1, 30)[0][0])
+    assert torch.equal(batches[0][1], augmented.drawn_batches(40, 30)[0][1])
+    assert not torch.equal(batches[0][0], augmented.drawn_batches(40, 30)[0][0])
+    own = plain.splits["train"][0].flatten(1)
+    places = torch.cat([torch.cdist(images.flatten(1), own).argmin(1) for images, _ in batches])
+    counts = torch.bincount(places, minlength=60).double()  # with replacement: a multinomial's
+    assert 0.5 < float(counts.var()) / (1_200 / 60) < 1.6
+    assert any(len(set(places[i : i + 30].tolist())) < 30 for i in range(0, 1_200, 30))

@@ -296,8 +296,8 @@ class PathSpec(Typed):
         outward: points on each, in |θ|.
         until: goes on beyond the last of these, by factors of sqrt(2), until the highest rise is reached or this far;
             None: no further.
-        tangential: takes out of random directions what only scales a filter that batch norm normalises: along it the
-            loss is flat by construction.
+        tangential: takes out of random directions, and out of the line for widths of their own, what only scales a
+            filter that batch norm normalises: along it the loss is flat by construction.
     """
 
     start: RunSpec

@@ -26,6 +26,7 @@ from three_factors.reproduce.engine.worker.train import (
     read_weights,
 )
 
+ROUNDING = 1e-5  # of a line: less is left of it by rounding alone
 NEAREST = 1e-4  # |θ|: how near to an end a rise is looked for
 
 
@@ -67,8 +68,10 @@ def follow(spec: PathSpec, job: Job, folder: PathFolder) -> dict[str, Any]:
     between = [a for a in spec.alphas if 0 <= a <= 1]
     plain = along("interpolated", train, between, batch_norm="interpolate")
     final = _summary(on_train) | {"barrier": on_train.barrier, "barrier, statistics interpolated": plain.barrier}
-    for name, weights in (("θ1", start), ("θ2", end)):
+    for name, weights, other in (("θ1", start, end), ("θ2", end, start)):
         final |= _random_widths(spec, module, train, weights, name)
+        if spec.tangential:
+            final |= _tangential_widths(spec, module, train, weights, other, name)
     return {
         "status": "ok",
         "final": {k: v if math.isfinite(v) else None for k, v in final.items()},
@@ -140,6 +143,33 @@ def _random_widths(
     return values
 
 
+def _tangential_widths(
+    spec: PathSpec, module: nn.Module, train: Any, weights: dict[str, Tensor], other: dict[str, Tensor], name: str
+) -> dict[str, float]:
+    """Returns how far the loss takes to rise outward on the line, in |θ|, without what only scales a filter.
+
+    An outward line from a small-norm end to a large-norm end is largely radial at the far end, where batch norm makes
+    the loss flat. Also the cosine of the line itself to θ.
+    """
+    parameters = [key for key, _ in module.named_parameters()]
+    free = _scale_invariant(module, weights, train[0][0])
+    line = {key: weights[key] - other[key] for key in parameters}
+    direction = {key: _without_scale(of, weights[key]) if key in free else of for key, of in line.items()}
+    norm, whole, left = (
+        math.sqrt(sum(float(of[key].square().sum()) for key in parameters)) for of in (weights, line, direction)
+    )
+    values = {f"cosine of the outward line {name}": _cosine(line, weights)}
+    if left <= ROUNDING * whole:  # the line is radial, or both ends are one
+        return values
+    direction = {key: of * (norm / left) for key, of in direction.items()}
+    profile = _outward(spec, module, train, weights, direction)
+    for rise in RISES:
+        width, reached = _followed(profile, rise) if spec.until is not None else _on_points(profile, rise)
+        share = width / norm
+        values |= _told("tangential width", name, rise, share if reached else math.nan, share)
+    return values
+
+
 def _on_points(profile: Interpolation, rise: float) -> tuple[float, bool]:
     width = profile.width(1, rise)
     return width.at_least, not width.censored
@@ -206,10 +236,16 @@ def _direction(weight: Tensor, generator: torch.Generator, *, tangential: bool =
     draw = torch.randn(weight.shape, generator=generator).to(weight.dtype).flatten(1)
     own = weight.flatten(1)
     if tangential:
-        squares = own.square().sum(dim=1, keepdim=True).clamp(min=1e-24)
-        draw = draw - own * ((draw * own).sum(dim=1, keepdim=True) / squares)
+        draw = _without_scale(draw, own)
     norms = own.norm(dim=1) / draw.norm(dim=1).clamp(min=1e-12)
     return (draw * norms[:, None]).view_as(weight)
+
+
+def _without_scale(direction: Tensor, weight: Tensor) -> Tensor:
+    """Returns a direction without its part along each filter of a weight."""
+    draw, own = direction.flatten(1), weight.flatten(1)
+    squares = own.square().sum(dim=1, keepdim=True).clamp(min=1e-24)
+    return (draw - own * ((draw * own).sum(dim=1, keepdim=True) / squares)).view_as(direction)
 
 
 def _cosine(direction: dict[str, Tensor], weights: dict[str, Tensor]) -> float:

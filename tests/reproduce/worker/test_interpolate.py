@@ -17,6 +17,7 @@ from three_factors.reproduce.engine.worker.interpolate import (
     _outward,
     _random_widths,
     _scale_invariant,
+    _tangential_widths,
     follow,
 )
 from three_factors.reproduce.engine.worker.train import Job, build_module, train
@@ -170,3 +171,52 @@ def test_tangential_directions_are_at_right_angles_to_every_filter_and_as_long()
     own = weight.flatten(1)
     assert (found * own).sum(dim=1) == pytest.approx(torch.zeros(5).numpy(), abs=1e-12)
     assert found.norm(dim=1) == pytest.approx(own.norm(dim=1).numpy())
+
+
+def test_the_line_without_its_radial_part_is_as_wide_as_the_quadratic_says_and_its_cosine_is_told():
+    """Nothing of a bowl is scale-invariant, so nothing is taken out."""
+    bowl, h = Bowl(0.5).double(), 0.5
+    weights = bowl.state_dict()
+    other = weights | {"weight": 0.5 * weights["weight"]}
+    found = _tangential_widths(replace_path(until=16.0, tangential=True), bowl, BATCHES, weights, other, "θ1")
+    assert found["cosine of the outward line θ1"] == pytest.approx(1)
+    norm = float(weights["weight"].norm())
+    for rise in (0.1, 0.5, 1.0):
+        assert found[f"tangential width θ1 {rise:g}"] * norm == pytest.approx(math.sqrt(2 * rise / h), rel=0.05)
+
+
+class Normalised(torch.nn.Module):
+    """A loss of filters' directions alone: h/2 times the squared sine of each to where it began, summed."""
+
+    def __init__(self, h):
+        super().__init__()
+        self.h, self.weight = h, torch.nn.Parameter(torch.randn(3, 4, dtype=torch.float64))
+        self.register_buffer("least", self.weight.detach().clone())
+
+    def forward(self, inputs):
+        own, least = (torch.nn.functional.normalize(w, dim=1) for w in (self.weight, self.least))
+        sines = 1 - (own * least).sum(1).square()
+        return inputs.new_zeros(len(inputs), dtype=torch.float64) + self.h / 2 * sines.sum()
+
+    def loss(self, outputs, targets):
+        return outputs.mean()
+
+
+def test_of_a_scale_invariant_loss_the_radial_part_of_a_line_is_taken_out():
+    """Along a filter nothing changes; across it the sine after a step of length d from |w| is d/√(d² + |w|²)."""
+    torch.manual_seed(0)
+    module, h = Normalised(6.0), 6.0
+    weights = module.state_dict()
+    own = weights["weight"]
+    across = torch.linalg.qr(torch.stack([own[0], *torch.randn(3, 4).double()]).T)[0].T[1] * float(own[0].norm())
+    radial = weights | {"weight": 0.2 * own}
+    mixed = weights | {"weight": own - torch.stack([across, *torch.zeros(2, 4).double()]) - 5.0 * own}
+    spec = replace_path(until=64.0, tangential=True)
+    found = _tangential_widths(spec, module, BATCHES, weights, radial, "θ1")
+    assert found["cosine of the outward line θ1"] == pytest.approx(1)
+    assert "tangential width θ1 0.1" not in found  # nothing is left of the line but rounding
+    found = _tangential_widths(spec, module, BATCHES, weights, mixed, "θ1")
+    for rise in (0.1, 0.5, 1.0):
+        sine = math.sqrt(2 * rise / h)
+        length = float(own[0].norm()) * sine / math.sqrt(1 - sine**2)
+        assert found[f"tangential width θ1 {rise:g}"] * float(own.norm()) == pytest.approx(length, rel=0.05)
