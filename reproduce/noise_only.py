@@ -59,6 +59,7 @@ TICKS = ["S", "4 S", "halves", "C's\nshape", "iso-\ntropic", "equal\ntr(HC)", "a
 IDS = {HALVES: "halves", OF_ITS_SHAPE: "its_shape", ISOTROPIC: "isotropic", CURVED: "isotropic_hc"}
 NETWORKS = {PLAIN: "MLP", BATCH_NORM: "MLP with batch norm", VGG: "VGG-11"}
 ALIKE = (1 / 1.25, 1.25)  # a norm or a loss over SGD's at S
+EXPONENT_PANELS = ("η/S", "η C/S", "η")
 EQUAL = (0.71, 1.41)  # a ratio of two exponents
 
 
@@ -188,17 +189,20 @@ def draw_beside(table: Table, axes: Any) -> None:
     """Draws what the norm alone does not tell, and the three exponents."""
     there = networks(table)
     grids = [name for name in there if table.select(network=name, part=EXPONENTS)]
-    shown = plots.beside(table, "end")
+    shown, each = plots.beside(table, "end"), len(EXPONENT_PANELS)
     columns = len(shown)
-    panels = axes(len(there) + len(grids), columns)
+    panels = axes(len(there) + -(-each * len(grids) // columns), columns)
     for row, network in enumerate(there):
         for panel, (metric, words) in zip(panels[row * columns :], shown.items()):
             draw_ends(table, panel, metric, network)
             panel.set(ylabel=f"{words}, at the end", title=NETWORKS[network])
             if plots.STABILITY in metric:
                 plots.edge_of_stability(panel)
-    for row, network in enumerate(grids, start=len(there)):
-        draw_exponents(table, panels[row * columns : (row + 1) * columns], network)
+    others = panels[len(there) * columns :]
+    for place, network in enumerate(grids):
+        draw_exponents(table, others[place * each : (place + 1) * each], network)
+    for panel in others[len(grids) * each :]:
+        panel.set_axis_off()
 
 
 def draw_exponents(table: Table, panels: Any, network: str) -> None:
@@ -206,7 +210,7 @@ def draw_exponents(table: Table, panels: Any, network: str) -> None:
     labels = table.select(network=network, part=EXPONENTS)
     eta, size, c = (table.column(labels, factor).astype(float) for factor in ("eta", "S", "C"))
     values, solid = table.grid(labels, SHARPNESS[network]), np.array(plots.all_trained(table, labels))
-    for panel, (x, words) in zip(panels, ((eta / size, "η/S"), (eta * c / size, "η C/S"), (eta, "η"))):
+    for panel, (words, x) in zip(panels, zip(EXPONENT_PANELS, (eta / size, eta * c / size, eta))):
         for level, colour in plots.shades(sorted(set(c))).items():
             chosen = np.flatnonzero(c == level)
             plots.points(panel, x[chosen], values[:, chosen], solid[chosen], colour, f"C x {level:g}")
@@ -214,8 +218,6 @@ def draw_exponents(table: Table, panels: Any, network: str) -> None:
         plots.log_scale(panel.xaxis)
         plots.log_scale(panel.yaxis)
         plots.legend_below(panel, columns=3)
-    for panel in panels[3:]:
-        panel.set_axis_off()
 
 
 def draw(table: Table, axes: Any) -> None:

@@ -57,7 +57,7 @@ def colours() -> dict[str, str]:
 
 
 def draw(table: Table, axes: Any) -> None:
-    curves, *ends = axes(1, 2 + len(OUTCOMES))
+    curves, *ends = axes(2, 2)
     for label, colour in colours().items():
         plots.band(curves, table, label, TEST, colour, percent=True, legend=label, against="t_eta")
     curves.set(xlabel="rescaled time t_eta", ylabel="test accuracy (%)")
@@ -66,9 +66,9 @@ def draw(table: Table, axes: Any) -> None:
         for place, (label, colour) in enumerate(colours().items()):
             values = table.grid([label], metric) * (100 if metric == TEST else 1)
             plots.points(panel, [place], values, plots.all_trained(table, [label]), colour, label)
-        ticks = ["high", "low", *(f"{first.split()[0]}\n{share} %" for first in ORDERS for share in SHARES)]
+        ticks = ["high", "low", *(f"{first.split()[0]} for\n{share} %" for first in ORDERS for share in SHARES)]
         panel.set_xticks(range(len(ticks)), ticks, fontsize=7)
-        panel.set(ylabel=f"{words}, after the quench")
+        panel.set(ylabel=words, title="after the quench")
         if metric != TEST:
             plots.log_scale(panel.yaxis)
 
