@@ -40,6 +40,9 @@ class Renewing(pl.Callback):
         if epoch != self._epoch and self.plan.due(epoch):  # equal: resumed within the epoch
             self._renew(trainer, pl_module)
             self._epoch = epoch
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Not at its start, which an epoch that is resumed has not.
         pl_module.log(INSIDE if self.what == "directions" else LIFT, self._value)
 
     def _renew(self, trainer: pl.Trainer, module: Any) -> None:
@@ -85,4 +88,5 @@ class Renewing(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._epoch, self._value = state_dict["epoch"], state_dict["value"]
         directions = state_dict["directions"]
-        self.renewed.directions, self.renewed.lift = directions, state_dict["lift"]
+        self.renewed.directions = None if directions is None else directions.clone()
+        self.renewed.lift = state_dict["lift"]

@@ -56,7 +56,9 @@ def renewed(there, what, epoch=0):
     callback = Renewing(PLAN, what, found, batch_size=20)
     logged = {}
     module.log = lambda name, value: logged.update({name: value})
-    callback.on_train_epoch_start(SimpleNamespace(current_epoch=epoch, datamodule=data), module)
+    trainer = SimpleNamespace(current_epoch=epoch, datamodule=data)
+    callback.on_train_epoch_start(trainer, module)
+    callback.on_train_epoch_end(trainer, module)
     return found, logged, callback
 
 
@@ -93,18 +95,18 @@ def test_directions_are_the_largest_eigenvectors(there, monkeypatch):
 
 
 def test_lift_and_share_are_those_of_the_covariance_of_the_examples(there, monkeypatch):
-    monkeypatch.setattr(renewing, "PAIRS", 1_500)
+    monkeypatch.setattr(renewing, "PAIRS", 600)
     monkeypatch.setattr(renewing, "TRACE_TOLERANCE", 0.01)
     module, data, _ = there
     h = gauss_newton(module, data.measurement_batches(40, 40)[0][0])
     c = torch.cov(each_gradient(module, data).T, correction=0)
     expected = len(h) * float((h * c).sum() / (h.trace() * c.trace()))
     found, logged, _ = renewed(there, "lift")
-    assert found.lift == pytest.approx(expected, rel=0.1)
+    assert found.lift == pytest.approx(expected, rel=0.15)
     assert logged == {"train/noise_lift": found.lift}
     found, logged, _ = renewed(there, "directions")
     inside = found.directions.T @ c @ found.directions
-    assert logged["train/noise_inside"] == pytest.approx(float(inside.trace() / c.trace()), rel=0.1)
+    assert logged["train/noise_inside"] == pytest.approx(float(inside.trace() / c.trace()), rel=0.15)
 
 
 def test_it_is_renewed_when_it_is_due_and_goes_on_from_its_state(there):
@@ -118,6 +120,7 @@ def test_it_is_renewed_when_it_is_due_and_goes_on_from_its_state(there):
     told = {}
     there[0].log = lambda name, value: told.update({name: value})
     again.on_train_epoch_start(trainer, there[0])
+    again.on_train_epoch_end(trainer, there[0])
     assert told == logged
 
 
