@@ -17,7 +17,7 @@ from typing import Any
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
 from three_factors.reproduce.experiments import arms
-from three_factors.reproduce.experiments.metrics import TEST
+from three_factors.reproduce.experiments.metrics import LOSS, TEST
 from three_factors.reproduce.experiments.switching import HIGH, LOW, OUTCOMES, SHARES, SWITCHING, kept, switched
 
 FORGOTTEN, REMEMBERED = seedwise.Range(-10, 1 / 3), seedwise.Range(2 / 3, 10)  # no φ lies beyond 10
@@ -30,16 +30,16 @@ def check(table: Evidence) -> list[claims.Claim]:
         for first, name in ORDERS.items():
             for share in SHARES:
                 above, below = kept(table, first, share, metric)
-                main_one = f"{'' if metric != list(OUTCOMES)[1] else 'loss.'}{name}.{share}"
+                own = f"{'loss.' if metric == LOSS else ''}{name}.{share}"
                 statistic = f"φ of log {words}: '{switched(first, share)}', a seed"
                 forgets = claims.Statement(
-                    f"{main_one}.forgotten",
+                    f"{own}.forgotten",
                     f"the noise of the first {share} % of the steps is forgotten ({first} first): {words}",
                     statistic,
                     paper="Theorem 1: an equilibrium",
                 )
                 keeps = claims.Statement(
-                    f"{main_one}.remembered",
+                    f"{own}.remembered",
                     f"the noise of the first {share} % of the steps decides ({first} first): {words}",
                     statistic,
                     paper="a break-even point" if share == SHARES[0] else "",
