@@ -24,8 +24,11 @@ def fonts() -> list[str]:
     if package is None or package.origin is None:
         raise ModuleNotFoundError("the digits are drawn with the fonts of matplotlib, which is not installed")
     folder = Path(package.origin).parent / "mpl-data" / "fonts" / "ttf"
-    return sorted(str(p) for p in folder.glob("*.ttf") if p.name.startswith(("DejaVu", "cmr", "cmb", "cmss", "cmtt"))
-                  and "Display" not in p.name)  # fmt: skip
+    return sorted(
+        str(p)
+        for p in folder.glob("*.ttf")
+        if p.name.startswith(("DejaVu", "cmr", "cmb", "cmss", "cmtt")) and "Display" not in p.name
+    )
 
 
 def draw(examples: int, *, size: int, channels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

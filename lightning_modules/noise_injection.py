@@ -62,7 +62,7 @@ class GaussianOfItsShape:
 
 @dataclass
 class Renewed:
-    """What a noise's shape takes from the Hessian. Training changes it: whoever has it measured sets it anew.
+    """Holds what a noise's shape takes from the Hessian. Training changes it: whoever has it measured sets it anew.
 
     Attributes:
         directions: orthonormal columns (q, k), in the order of the trained parameters: the largest eigenvectors.

@@ -75,9 +75,13 @@ class Cluster:
         # Ranks find each other by the names of their nodes, which must be names of this machine.
         self.nodes = socket.gethostname().split(".")[0], "localhost"
         words = {
-            "host": self.nodes[0], "other": self.nodes[1], "folder": folder,
-            "controller": controller, "first": first, "second": second,
-        }  # fmt: skip
+            "host": self.nodes[0],
+            "other": self.nodes[1],
+            "folder": folder,
+            "controller": controller,
+            "first": first,
+            "second": second,
+        }
         self.file = folder / "slurm.conf"
         self.file.write_text(CONFIGURATION.format(**words))
         for name in ("state", *(f"spool.{node}" for node in self.nodes)):
@@ -135,9 +139,13 @@ class Cluster:
         key = key or name
         with (self.folder / f"{key}.out").open("ab") as log:
             self.daemons[key] = subprocess.Popen(
-                [shutil.which(name, path=PATH) or name, *flags], env=os.environ | self.environment, stdout=log,
-                stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
+                [shutil.which(name, path=PATH) or name, *flags],
+                env=os.environ | self.environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
     def _until(self, there, name: str) -> None:
         end = time.monotonic() + 60

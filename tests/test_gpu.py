@@ -69,10 +69,16 @@ def fitted(accelerator, kind, noise=None):
             losses.append(float(outputs["loss"]))
 
     trainer = pl.Trainer(
-        accelerator=accelerator, devices=1, max_epochs=2, precision="64-true", logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        accelerator=accelerator,
+        devices=1,
+        max_epochs=2,
+        precision="64-true",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
         callbacks=[NoiseScheduler(NoiseSchedule(0.02, Cyclic(high=48, low=16, period=2))), Losses()],
-    )  # fmt: skip
+    )
     trainer.fit(module, data)
     return losses, {name: tensor.cpu() for name, tensor in module.state_dict().items() if "evaluations" not in name}
 

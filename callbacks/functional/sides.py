@@ -76,7 +76,7 @@ class Sides:
 
     @property
     def noise(self) -> float:
-        """What rounding makes of the whole's gradient; near a minimum, where examples cancel, it is not small."""
+        """Estimates what rounding makes of the whole's gradient; where examples cancel, it is not small."""
         if self._way.by_example:
             return 0.0
         if self._noise is None:

@@ -99,9 +99,13 @@ def _full_float32() -> Iterator[None]:
     """Sets full float32 for each kind of operation: the global setting raises an error if a user has set these."""
     backends: Any = torch.backends  # its stubs lack what it makes by name
     kinds = (
-        backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn,
-        backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn,
-    )  # fmt: skip
+        backends.cuda.matmul,
+        backends.cudnn.conv,
+        backends.cudnn.rnn,
+        backends.mkldnn.matmul,
+        backends.mkldnn.conv,
+        backends.mkldnn.rnn,
+    )
     before = [kind.fp32_precision for kind in kinds]
     for kind in kinds:
         kind.fp32_precision = "ieee"

@@ -174,7 +174,7 @@ class Context:
 
     @property
     def papers_words(self) -> bool:
-        """Whether verdicts have the paper scale's words: elsewhere only where t_eta is within a factor of 3."""
+        """Tells whether verdicts have the paper scale's words: elsewhere only where t_eta is within a factor of 3."""
         if self.regime is None or self.options.scale == "paper":
             return True
         return self.options.scale == "gpu" and 1 / 3 <= self.regime.time <= 3

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from three_factors.reproduce.engine.contract.archive import four_digits, is_rough
-from three_factors.reproduce.engine.contract.folder import PathFolder, Results, RunFolder, Say, SimulationFolder
+from three_factors.reproduce.engine.contract.folder import PathFolder, RunFolder, Say, SimulationFolder
+from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.spec import Item, RunSpec
 from three_factors.reproduce.engine.contract.steps import BATCH_SIZE, LR, OF_PLAN, first_lr, planned, whole
 from three_factors.reproduce.engine.judge.chains import Chains

@@ -47,6 +47,11 @@ class Setting:
         return replace(self, spec=replace(self.spec, **fields))
 
 
+def whole_evaluations(epochs: float, every: int) -> int:
+    """Returns the number of epochs nearest to `epochs` that is whole evaluations, one `every` epochs; at least one."""
+    return max(1, round(epochs / every)) * every
+
+
 Settings = Mapping[str, Setting]  # by label
 AT_THE_END = 5  # evaluations in the last tenth of a run's steps, at least: what it ends at is their mean
 

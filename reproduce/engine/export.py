@@ -16,7 +16,7 @@ from three_factors.reproduce.engine.options import EPOCHS, InputError, Options, 
 if TYPE_CHECKING:
     from three_factors.datamodules.prepared import Prepared
     from three_factors.reproduce.engine.contract.archive import Archive
-    from three_factors.reproduce.engine.contract.folder import Results
+    from three_factors.reproduce.engine.contract.results import Results
     from three_factors.reproduce.engine.contract.spec import Item
     from three_factors.reproduce.engine.planning import Plan
 
@@ -51,7 +51,7 @@ def main(doc: str, contents: Contents, arguments: list[str] | None = None) -> No
 
 def _export(definition: Definition, options: ExportOptions) -> int:
     from three_factors.reproduce.engine.contract.archive import Archive
-    from three_factors.reproduce.engine.contract.folder import Results
+    from three_factors.reproduce.engine.contract.results import Results
     from three_factors.reproduce.engine.launch.server import Server
     from three_factors.reproduce.engine.planning import plan_of
     from three_factors.reproduce.engine.source import resolve

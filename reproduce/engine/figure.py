@@ -42,7 +42,7 @@ class _Session:
     def __init__(self, definition: Definition, options: Options, started: float) -> None:
         from three_factors.reproduce.engine.console import say
         from three_factors.reproduce.engine.contract import archive as archived
-        from three_factors.reproduce.engine.contract.folder import Results
+        from three_factors.reproduce.engine.contract.results import Results
         from three_factors.reproduce.engine.launch.server import Server
         from three_factors.reproduce.engine.planning import plan_of
         from three_factors.reproduce.engine.prospects import Prospects

@@ -17,7 +17,7 @@ from three_factors.reproduce.theory.simulate import Simulation
 
 if TYPE_CHECKING:
     from three_factors.datamodules.prepared import Prepared
-    from three_factors.reproduce.engine.contract.folder import Results
+    from three_factors.reproduce.engine.contract.results import Results
     from three_factors.reproduce.engine.judge.chains import Chains
     from three_factors.reproduce.engine.judge.table import Table
 

@@ -16,8 +16,8 @@ import numpy as np
 from three_factors.reproduce.engine.console import duration, waiting
 from three_factors.reproduce.engine.contract import provenance
 from three_factors.reproduce.engine.contract.files import CHECKOUT, read_cache, write_json
-from three_factors.reproduce.engine.contract.folder import Results
 from three_factors.reproduce.engine.contract.job import Job
+from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.spec import Item, PathSpec, RunSpec
 from three_factors.reproduce.engine.launch.devices import Hardware
 from three_factors.reproduce.engine.launch.forecast import Forecast, steps_of, wall_time

@@ -16,7 +16,7 @@ from three_factors.datamodules.schedules import Chain, Constant, NoiseSchedule, 
 from three_factors.reproduce.engine import claims, plots, seedwise
 from three_factors.reproduce.engine.contract.noise import HalfBatchNoise
 from three_factors.reproduce.engine.contract.spec import RunSpec
-from three_factors.reproduce.engine.experiment import Arm, Setting, Settings
+from three_factors.reproduce.engine.experiment import Arm, Setting, Settings, whole_evaluations
 from three_factors.reproduce.engine.judge.table import Evidence, Table
 from three_factors.reproduce.engine.options import InputError
 from three_factors.reproduce.engine.regime import t_eta
@@ -53,8 +53,7 @@ def at_equal_time(settings: Settings) -> Settings:
     for label, setting in settings.items():
         spec, factor = setting.spec, middle / noise(setting.spec)
         if 1 / CAP <= factor <= CAP:
-            every = spec.evaluate_every
-            found[label] = setting.changed(epochs=max(1, round(spec.epochs * factor / every)) * every)
+            found[label] = setting.changed(epochs=whole_evaluations(spec.epochs * factor, spec.evaluate_every))
     return found
 
 
@@ -137,7 +136,7 @@ def _at_level(setting: Setting, level: int) -> Setting:
         return changed
     every = 2 * level * spec.evaluate_every
     steps = level * spec.epochs * (spec.data.train // size)
-    epochs = max(1, round(steps / (spec.data.train // (2 * size)) / every)) * every
+    epochs = whole_evaluations(steps / (spec.data.train // (2 * size)), every)
     halves = HalfBatchNoise(math.sqrt(2 * level - 1))
     changed = changed.changed(
         schedule=NoiseSchedule(lr / level, 2 * size), noise=halves, epochs=epochs, evaluate_every=every

@@ -18,7 +18,7 @@ from three_factors.reproduce.engine.judge.table import BATCH_STABILITY, Evidence
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments.breaking_statistics import breaking_point, crossing, peak
 from three_factors.reproduce.experiments.metrics import VALID
-from three_factors.reproduce.experiments.subset import image_size, subset
+from three_factors.reproduce.experiments.subset import fitting, subset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,12 +95,6 @@ class Place:
         return {"panel": self.panel.id, "b": self.beta, "eta": self.lr, "S": self.batch_size}
 
 
-def fitting(network: Network, source: Prepared) -> Any:
-    """Returns the network for a data set's images and classes."""
-    base: Any = network
-    return replace(base, in_channels=source.channels, num_classes=source.classes)
-
-
 class Scaling(Experiment):
     """Each panel's base setting multiplied by every b.
 
@@ -125,12 +119,11 @@ class Scaling(Experiment):
 
     def runs(self, scale: Scale, source: Prepared) -> dict[str, Setting]:
         s = self.scales[scale]
-        image_size(source, 32)
         network = fitting(s.network, source)
 
         def run(place: Place) -> Setting:
             panel, schedule = place.panel, NoiseSchedule(place.lr, place.batch_size)
-            data = subset(source, scale, train=panel.train, validation=s.validation, test=s.test, augment=s.augment)
+            data = subset(source, scale, s, train=panel.train, augment=s.augment)
             spec = RunSpec(network, data, schedule, round(panel.stretch * s.epochs), seed=0)
             if panel.id == self.stability:
                 size = place.batch_size
@@ -370,9 +363,8 @@ class Ratios(Experiment):
 
     def runs(self, scale: Scale, source: Prepared) -> dict[str, Setting]:
         s = self.scales[scale]
-        image_size(source, 32)
-        train, network = s.panels[0].train, fitting(s.network, source)
-        data = subset(source, scale, train=train, validation=s.validation, test=s.test, augment=s.augment)
+        network = fitting(s.network, source)
+        data = subset(source, scale, s, train=s.panels[0].train, augment=s.augment)
 
         def run(factors: dict[str, Any]) -> Setting:
             schedule, every = NoiseSchedule(factors["eta"], factors["S"]), s.evaluate_every

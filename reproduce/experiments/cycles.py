@@ -11,12 +11,13 @@ from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, exchange
 from three_factors.reproduce.engine import claims
 from three_factors.reproduce.engine.contract.networks import VGG11Network
 from three_factors.reproduce.engine.contract.spec import Keep, RunSpec
+from three_factors.reproduce.engine.contract.steps import STEP_VARIANCE
 from three_factors.reproduce.engine.experiment import Experiment, Setting
-from three_factors.reproduce.engine.judge.table import STEP_VARIANCE, Evidence, SyntheticTable
+from three_factors.reproduce.engine.judge.table import Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments.measured import measurements
 from three_factors.reproduce.experiments.metrics import STEP_LOSS, TEST
-from three_factors.reproduce.experiments.subset import image_size, subset
+from three_factors.reproduce.experiments.subset import fitting, subset
 
 CYCLIC_S, CYCLIC_ETA = "cyclic S", "cyclic eta"
 SMALL_S, LARGE_S = "constant, small S", "constant, large S"
@@ -128,10 +129,9 @@ class Cycles(Experiment):
 
     def runs(self, scale: Scale, source: Prepared) -> dict[str, Setting]:
         s = self.scales[scale]
-        image_size(source, 32)
         (lr_low, lr_high), (small, large) = s.lr, s.batch_size
-        data = subset(source, scale, train=s.train, validation=s.validation, test=s.test, augment=s.augment)
-        network = VGG11Network(width=s.width, in_channels=source.channels, num_classes=source.classes)
+        network = fitting(VGG11Network(width=s.width), source)
+        data = subset(source, scale, s, augment=s.augment)
 
         def run(schedule: NoiseSchedule, stretch: float = 1.0) -> Setting:
             epochs = round(s.epochs * stretch)

@@ -18,7 +18,7 @@ from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments.cycles import SMALLER
 from three_factors.reproduce.experiments.measured import DEPTHS, measurements
 from three_factors.reproduce.experiments.metrics import DIFFERENCES, LOSS, NORM, TEST, end
-from three_factors.reproduce.experiments.subset import image_size, subset
+from three_factors.reproduce.experiments.subset import fitting, subset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,9 +107,8 @@ def schedules(s: Size, lr: tuple[float, float], period: float) -> dict[str, Nois
 
 def run(s: Size, scale: Scale, source: Prepared, schedule: NoiseSchedule) -> RunSpec:
     """Returns the training on a schedule."""
-    image_size(source, 32)
-    data = subset(source, scale, train=s.train, validation=s.validation, test=s.test, augment=s.augment)
-    network = VGG11Network(width=s.width, in_channels=source.channels, num_classes=source.classes)
+    network = fitting(VGG11Network(width=s.width), source)
+    data = subset(source, scale, s, augment=s.augment)
     return RunSpec(network, data, schedule, s.epochs, seed=0, evaluate_every=s.epochs)
 
 

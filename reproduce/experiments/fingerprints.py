@@ -25,7 +25,7 @@ TRAINING_LOSS, FACTOR = 0.050, 1.5  # of the cyclic run
 
 @dataclass(frozen=True)
 class Form:
-    """What the paper does not say of its network and data.
+    """Names what the paper does not say of its network and data.
 
     Attributes:
         dropout: 0.5 before the dense layers; else none.
@@ -50,7 +50,7 @@ class Form:
 
     @property
     def options(self) -> int:
-        """How many there are."""
+        """Counts the options taken."""
         return self.dropout + self.dense + self.augment
 
     def label(self, schedule: str) -> str:
@@ -111,8 +111,7 @@ class Fingerprints(Experiment):
                     dense_batch_norm=form.dense,
                     init="glorot" if form.dense else "he",
                 )
-                augment = form.augment
-                data = subset(source, scale, train=s.train, validation=s.validation, test=s.test, augment=augment)
+                data = subset(source, scale, s, augment=form.augment)
                 spec = replace(spec, network=network, data=data, evaluate_every=1)
                 found[form.label(name)] = Setting(spec, {"form": form.key, "schedule": name})
         return found
@@ -135,7 +134,7 @@ FINGERPRINTS = Fingerprints()
 
 @dataclass(frozen=True)
 class Reading:
-    """What one form came to at one epoch; all nan where a run is missing or diverged.
+    """Holds what one form came to at one epoch; all nan where a run is missing or diverged.
 
     Attributes:
         accuracy: schedule -> test accuracy.
@@ -152,7 +151,7 @@ class Reading:
 
     @property
     def matches(self) -> bool:
-        """Whether gap and loss are the paper's. Accuracies alone hang on how the images were stored."""
+        """Tells whether gap and loss are the paper's. Accuracies alone hang on how the images were stored."""
         near = abs(self.gap - GAP) <= WITHIN
         return bool(near and 1 / FACTOR <= self.loss / TRAINING_LOSS <= FACTOR)
 

@@ -19,7 +19,7 @@ from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments import loss_levels
 from three_factors.reproduce.experiments.measured import LIGHTER, measurements
 from three_factors.reproduce.experiments.metrics import BEST_LOSS, BEST_NORM, VALID
-from three_factors.reproduce.experiments.subset import subset
+from three_factors.reproduce.experiments.subset import fitting, subset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,14 +171,12 @@ class Memorisation(Experiment):
     def runs(self, scale: Scale, source: Prepared) -> dict[str, Setting]:
         """Returns the settings; the seed also draws the wrong labels."""
         s = self.scales[scale]
-        features = source.channels * source.size**2
-        network = MLPNetwork(hidden=s.hidden, in_features=features, num_classes=source.classes)
+        network = fitting(MLPNetwork(hidden=s.hidden), source)
         keep = Keep(best=True, loss_levels=loss_levels.LEVELS)
         often = None if s.early is None else Evaluations(*s.early)
-        sizes = {"train": s.train, "validation": s.validation, "test": s.test, "examples": s.subset}
 
         def run(cell: Cell) -> Setting:
-            data = subset(source, scale, label_noise=LabelNoise(cell.fraction), **sizes)
+            data = subset(source, scale, s, label_noise=LabelNoise(cell.fraction), examples=s.subset)
             schedule = NoiseSchedule(cell.lr, cell.batch_size)
             plain = RunSpec(network, data, schedule, s.epochs, seed=0, momentum=cell.momentum, keep=keep)
             spec, levels = replace(plain, evaluations=often), loss_levels.MILESTONES

@@ -12,14 +12,14 @@ from three_factors.datamodules.schedules import NoiseSchedule
 from three_factors.reproduce.engine.contract.networks import Network, VGG11Network
 from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise, Renewal
 from three_factors.reproduce.engine.contract.spec import Data, Keep, RunSpec
-from three_factors.reproduce.engine.experiment import Experiment, Setting
+from three_factors.reproduce.engine.experiment import Experiment, Setting, whole_evaluations
 from three_factors.reproduce.engine.judge.table import NORMALISED, Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments import loss_levels
 from three_factors.reproduce.experiments.measured import LIGHTER, measurements
 from three_factors.reproduce.experiments.metrics import END_NORM, LOSS, TEST, end
 from three_factors.reproduce.experiments.noise_grid import SHALLOW
-from three_factors.reproduce.experiments.subset import image_size, subset
+from three_factors.reproduce.experiments.subset import fitting, subset
 
 SGD, QUIET = "S", "4 S"
 HALVES = "4 S, noise doubled by half batches"
@@ -72,7 +72,7 @@ class Grid:
         """Returns the epochs of a cell, and how many lie between evaluations."""
         wanted = max(1, round(self.t_eta * batch_size / (lr * train)))
         every = max(1, wanted // self.evaluations)
-        return round(wanted / every) * every, every
+        return whole_evaluations(wanted, every), every
 
 
 @dataclass(frozen=True)
@@ -158,17 +158,13 @@ class NoiseDial(Experiment):
         """Returns the settings of the networks that take the images."""
         size, found = self.scales[scale], dict[str, Setting]()
         if source.size != 28:
-            image_size(source, 32)
             s = size.vgg
-            vgg = VGG11Network(width=s.width, in_channels=source.channels, num_classes=source.classes)
-            data = subset(source, scale, train=s.train, validation=s.validation, test=s.test, augment=s.augment)
-            return self._dial(scale, VGG, vgg, data, s)
-        s, features = size.mlp, source.channels * source.size**2
-        data = subset(source, scale, train=s.train, validation=s.validation, test=s.test, augment=s.augment)
+            vgg = fitting(VGG11Network(width=s.width), source)
+            return self._dial(scale, VGG, vgg, subset(source, scale, s, augment=s.augment), s)
+        s = size.mlp
+        data = subset(source, scale, s, augment=s.augment)
         for name in size.networks:
-            network = replace(
-                SHALLOW[scale], in_features=features, num_classes=source.classes, batch_norm=name == BATCH_NORM
-            )
+            network = replace(fitting(SHALLOW[scale], source), batch_norm=name == BATCH_NORM)
             found |= self._dial(scale, name, network, data, s)
             found |= self._exponents(scale, name, network, data)
         return found

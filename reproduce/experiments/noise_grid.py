@@ -26,7 +26,7 @@ from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments import loss_levels
 from three_factors.reproduce.experiments.measured import LIGHTER, measurements
 from three_factors.reproduce.experiments.metrics import DIFFERENCES, END_NORM, LOSS, NORM, VALID, end
-from three_factors.reproduce.experiments.subset import subset
+from three_factors.reproduce.experiments.subset import fitting, subset
 
 TRAINED = 0.1  # a run counts as trained if its loss on clean training images ends at most here: PAPER's "≈ 100 %"
 
@@ -89,15 +89,12 @@ class NoiseGrid(Experiment):
 
     def runs(self, scale: Scale, source: Prepared) -> dict[str, Setting]:
         s = self.scales[scale]
-        data = subset(source, scale, train=s.train, validation=s.validation, test=s.test)
+        data = subset(source, scale, s)
         keep = Keep(end=True, loss_levels=loss_levels.LEVELS)
-        shape: dict[str, Any] = {"in_features": source.channels * source.size**2, "num_classes": source.classes}
 
         def run(of: dict[str, Any]) -> Setting:
-            network, schedule = (
-                replace(self.networks[of["network"]].at[scale], **shape),
-                NoiseSchedule(of["eta"], of["S"]),
-            )
+            network = fitting(self.networks[of["network"]].at[scale], source)
+            schedule = NoiseSchedule(of["eta"], of["S"])
             spec = RunSpec(network, data, schedule, s.epochs, seed=0, keep=keep, evaluate_every=s.evaluate_every)
             levels = loss_levels.MILESTONES
             return Setting(spec, of, measurements(spec, scale, s.measured, levels=levels, noise=True))

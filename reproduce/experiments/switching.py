@@ -15,13 +15,13 @@ from three_factors.datamodules.prepared import Prepared
 from three_factors.datamodules.schedules import NoiseSchedule, Steps
 from three_factors.reproduce.engine.contract.networks import VGG11Network
 from three_factors.reproduce.engine.contract.spec import Keep, RunSpec
-from three_factors.reproduce.engine.experiment import Experiment, Setting
+from three_factors.reproduce.engine.experiment import Experiment, Setting, whole_evaluations
 from three_factors.reproduce.engine.judge.table import NORMALISED, Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments import arms, cycles
 from three_factors.reproduce.experiments.measured import measurements
 from three_factors.reproduce.experiments.metrics import LOSS, TEST, end
-from three_factors.reproduce.experiments.subset import image_size, subset
+from three_factors.reproduce.experiments.subset import fitting, subset
 
 HIGH, LOW = "high noise", "low noise"
 SHARES = (15, 85)  # per cent of the steps, after which S is switched
@@ -109,36 +109,30 @@ class Switching(Experiment):
 
     def runs(self, scale: Scale, source: Prepared) -> dict[str, Setting]:
         s = self.scales[scale]
-        image_size(source, 32)
-        data = subset(source, scale, train=s.train, validation=s.validation, test=s.test, augment=s.augment)
         small, large = s.batch_size
         # Batch norm over groups of the smaller S throughout: what is switched is the noise of the gradient alone.
-        network: Any = VGG11Network(
-            width=s.width, in_channels=source.channels, num_classes=source.classes, ghost_batch_size=small
-        )
+        network = fitting(VGG11Network(width=s.width, ghost_batch_size=small), source)
+        data = subset(source, scale, s, augment=s.augment)
         sizes, epochs = {HIGH: small, LOW: large}, {HIGH: float(s.epochs), LOW: s.epochs * large / small}
 
         def run(of: dict[str, Any], parts: list[tuple[str, float]]) -> Setting:
-            """A run through phases, each a noise and its share of the steps, in whole evaluations."""
+            """Returns a run through phases, each a noise and its share of the steps, in whole evaluations."""
             lengths = [share * epochs[noise] for noise, share in parts]
             every = max(1, round(sum(lengths) / s.epochs))
-            total = max(1, round(sum(lengths) / every)) * every
+            total = whole_evaluations(sum(lengths), every)
             size: Any = sizes[parts[0][0]]
             if len(parts) > 1:
                 size = Steps(tuple(float(sizes[noise]) for noise, _ in parts), (lengths[0] * total / sum(lengths),))
             schedule = NoiseSchedule(s.lr, size)
-            return Setting(RunSpec(network, data, schedule, total, seed=0, evaluate_every=every, keep=Keep()), of)
+            spec = RunSpec(network, data, schedule, total, seed=0, evaluate_every=every, keep=Keep())
+            return Setting(spec, of, measurements(spec, scale, s.measured))
 
         found = {noise: run({"first": noise, "share": 100}, [(noise, 1.0)]) for noise in (HIGH, LOW)}
         for first, second in ((HIGH, LOW), (LOW, HIGH)):
             for share in SHARES:
                 parts = [(first, share / 100), (second, 1 - share / 100)]
                 found[switched(first, share)] = run({"first": first, "share": share}, parts)
-        quenched = arms.quenched(found)
-        return {
-            label: replace(setting, measurements=measurements(setting.spec, scale, s.measured))
-            for label, setting in quenched.items()
-        }
+        return dict(arms.quenched(found))
 
     def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> SyntheticTable:
         """Draws an equilibrium: only the last noise counts, by a factor e^-1/2."""

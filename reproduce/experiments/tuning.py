@@ -9,15 +9,9 @@ import numpy as np
 
 from three_factors.datamodules.prepared import Prepared
 from three_factors.datamodules.schedules import NoiseSchedule
+from three_factors.reproduce.engine.contract.steps import WEIGHT_NORM
 from three_factors.reproduce.engine.experiment import Experiment, Setting, Settings, Tuning
-from three_factors.reproduce.engine.judge.table import (
-    NORMALISED,
-    STABILITY,
-    WEIGHT_NORM,
-    Evidence,
-    SyntheticTable,
-    Table,
-)
+from three_factors.reproduce.engine.judge.table import NORMALISED, STABILITY, Evidence, SyntheticTable, Table
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments import cyclical
 from three_factors.reproduce.experiments.cyclical import CYCLICAL

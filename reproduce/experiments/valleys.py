@@ -16,9 +16,8 @@ from three_factors.reproduce.engine.contract.spec import RISES, Keep, PathSpec, 
 from three_factors.reproduce.engine.experiment import Experiment, Line, Reduction, Setting
 from three_factors.reproduce.engine.judge.table import Evidence, SyntheticTable, Table
 from three_factors.reproduce.engine.options import Scale
-from three_factors.reproduce.experiments.breaking_point import fitting
 from three_factors.reproduce.experiments.measured import measurements
-from three_factors.reproduce.experiments.subset import image_size, subset
+from three_factors.reproduce.experiments.subset import fitting, subset
 
 APART = ", other initialisation"
 FURTHEST = 16.0  # |θ|: how far a random direction is followed
@@ -94,9 +93,8 @@ class Valleys(Experiment):
 
     def runs(self, scale: Scale, source: Prepared) -> dict[str, Setting]:
         s = self.scales[scale]
-        image_size(source, 32)
-        data = subset(source, scale, train=s.train, validation=s.validation, test=s.test, augment=s.augment)
         network = fitting(s.network, source)
+        data = subset(source, scale, s, augment=s.augment)
 
         def run(name: str, lr: float, batch_size: int) -> Setting:
             longer = s.stretched.get(name, 1)

@@ -125,12 +125,18 @@ class Cell:
         if self.condition == "EMA":
             callbacks = [EMAWeightAveraging(decay=0.8), *callbacks]
         return pl.Trainer(
-            accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, num_sanity_val_steps=0, callbacks=callbacks,
+            accelerator="cpu",
+            max_epochs=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            callbacks=callbacks,
             limit_train_batches=5 if self.condition == "drawn" else 3,
             limit_val_batches=1 if self.condition == "EMA" else 0,  # Lightning exchanges the weights for it
             **options,
-        )  # fmt: skip
+        )
 
     def _kernels(self) -> AbstractContextManager[Any]:
         """Without oneDNN's LSTM, whose bfloat16 needs AVX-512: without that training itself fails, watched or not."""

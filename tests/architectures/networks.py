@@ -97,9 +97,15 @@ def mobilenet_v3_small(dropout: float) -> Project:
 def vit(dropout: float) -> Project:
     """vit_b_16's class with two of its twelve layers, on images of 32 x 32 in patches of 8 x 8."""
     net = torchvision.models.VisionTransformer(
-        image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, dropout=dropout,
+        image_size=32,
+        patch_size=8,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=16,
+        mlp_dim=32,
+        dropout=dropout,
         num_classes=CLASSES,
-    )  # fmt: skip
+    )
     nn.init.normal_(net.heads.head.weight, std=0.3)  # torchvision's zeros would leave most of the Hessian zero
     return ImageClassifier(net, 32)
 

@@ -36,10 +36,18 @@ def trained(name: str, watched: bool, ranks: int = 1) -> tuple[dict[str, Tensor]
     torch.manual_seed(3)
     module = architecture.build(architecture.dropout)
     trainer = pl.Trainer(
-        accelerator="cpu", devices=ranks, strategy="ddp" if ranks > 1 else "auto", max_epochs=2, limit_train_batches=3,
-        limit_val_batches=0, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=watches,
-    )  # fmt: skip
+        accelerator="cpu",
+        devices=ranks,
+        strategy="ddp" if ranks > 1 else "auto",
+        max_epochs=2,
+        limit_train_batches=3,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=watches,
+    )
     trainer.fit(module)
     found = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
     for i, state in trainer.optimizers[0].state_dict()["state"].items():
@@ -60,9 +68,13 @@ def test_training_is_bit_equal_with_and_without_the_monitors(name: str) -> None:
 
 def _on_rank(rank: int, world_size: int, name: str, watched: bool) -> tuple[dict[str, Tensor], list[int]]:
     os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size),
-        "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "tests",
-    }  # fmt: skip
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "GROUP_RANK": "0",
+        "TORCHELASTIC_RUN_ID": "tests",
+    }
     return trained(name, watched, world_size)
 
 

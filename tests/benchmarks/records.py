@@ -57,7 +57,7 @@ def items_of(name: str, smallest: bool, epochs: int | None = None, seeds: int = 
 
 def write(out: Path, item: Any) -> None:
     """Writes the files of a finished run, with plausible numbers."""
-    from three_factors.reproduce.engine.contract.folder import Results
+    from three_factors.reproduce.engine.contract.results import Results
     from three_factors.reproduce.engine.contract.steps import BATCH_SIZE, DTYPE, KEPT, OF_STEPS, of_plan
 
     folder, random = Results(out).folder(item.spec).path, np.random.default_rng(int(item.spec.key, 16))
@@ -127,7 +127,7 @@ def values_of(measurement: Any) -> list[str]:
 def collect(name: str, out: Path, smallest: bool) -> dict[str, float]:
     """Returns the seconds of each part, and the memory at its peak; runs in a process of its own."""
     from tests.reproduce.figures import figure
-    from three_factors.reproduce.engine.contract.folder import Results
+    from three_factors.reproduce.engine.contract.results import Results
     from three_factors.reproduce.engine.evidence import table_of
     from three_factors.reproduce.engine.publish import plots
 
@@ -167,7 +167,7 @@ def dry_run(out: Path) -> float:
 def archived(name: str, out: Path, smallest: bool) -> float:
     """Returns the megabytes of a figure's block."""
     from three_factors.reproduce.engine.contract.archive import Archive
-    from three_factors.reproduce.engine.contract.folder import Results
+    from three_factors.reproduce.engine.contract.results import Results
 
     items, results = items_of(name, smallest), Results(out)
     for item in items:

@@ -145,8 +145,10 @@ def of_minibatches(smallest: bool) -> Iterator[tuple[str, Simulation, dict[str, 
 def main() -> None:
     options = parsed(command_line(__doc__, smallest=f"{FEW} chains of {CHUNKS} steps", rounds=7, json=True))
     rows = []
-    print(f"{'potential':<33}{'beta':>6}{'simulate (ns)':>15}{'loop (ns)':>12}{'ratio':>8}{'bound':>8}{'within':>8}"
-          f"{'all at once (ns)':>18}{'ratio':>8}")  # fmt: skip
+    print(
+        f"{'potential':<33}{'beta':>6}{'simulate (ns)':>15}{'loop (ns)':>12}{'ratio':>8}{'bound':>8}{'within':>8}"
+        f"{'all at once (ns)':>18}{'ratio':>8}"
+    )
     for name, spec, runs in chain(of_potentials(options.smallest), of_minibatches(options.smallest)):
         times = interleaved(runs, options.rounds)
         row = {"potential": name, "momentum": spec.momentum, "chains": spec.chains, "bound": BOUND}
@@ -156,9 +158,11 @@ def main() -> None:
             row[f"over {other}"] = round(statistics.median(ratios), 2)
         row["within"] = row["over loop"] <= BOUND
         rows.append(row)
-        print(f"{name:<33}{spec.momentum:>6}{row['simulate (ns)']:>15}{row['loop (ns)']:>12}{row['over loop']:>8}"
-              f"{BOUND:>8}{'yes' if row['within'] else 'no':>8}{row['loop, all at once (ns)']:>18}"
-              f"{row['over loop, all at once']:>8}")  # fmt: skip
+        print(
+            f"{name:<33}{spec.momentum:>6}{row['simulate (ns)']:>15}{row['loop (ns)']:>12}{row['over loop']:>8}"
+            f"{BOUND:>8}{'yes' if row['within'] else 'no':>8}{row['loop, all at once (ns)']:>18}"
+            f"{row['over loop, all at once']:>8}"
+        )
     if options.json:
         options.json.write_text(json.dumps({"numpy": np.__version__, "rows": rows}, indent=1))
 

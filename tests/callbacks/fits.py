@@ -11,8 +11,15 @@ from three_factors.callbacks import GradientNoiseMonitor, HessianMonitor, Interp
 from three_factors.datamodules import DigitsDataModule
 from three_factors.lightning_modules import MLP, VGG11
 
-EVERY = ("top_eigenvalue", "trace", "frobenius", "finite_difference", "normalized_sharpness", "adaptive_sharpness",
-         "batch_sharpness")  # fmt: skip
+EVERY = (
+    "top_eigenvalue",
+    "trace",
+    "frobenius",
+    "finite_difference",
+    "normalized_sharpness",
+    "adaptive_sharpness",
+    "batch_sharpness",
+)
 
 
 def monitor(kind):
@@ -30,9 +37,12 @@ class Own(pl.LightningModule):
     def __init__(self):
         super().__init__()
         self.network = torch.nn.Sequential(
-            torch.nn.Linear(12, 16), torch.nn.BatchNorm1d(16), torch.nn.ReLU(), torch.nn.Dropout(0.2),
+            torch.nn.Linear(12, 16),
+            torch.nn.BatchNorm1d(16),
+            torch.nn.ReLU(),
+            torch.nn.Dropout(0.2),
             torch.nn.Linear(16, 4),
-        )  # fmt: skip
+        )
         generator = torch.Generator().manual_seed(5)
         self.pairs = TensorDataset(
             torch.randn(160, 12, generator=generator), torch.randint(0, 4, (160,), generator=generator)
@@ -62,10 +72,18 @@ class Own(pl.LightningModule):
 
 def trainer(callbacks, ranks=1, epochs=2, **options):
     return pl.Trainer(
-        accelerator="cpu", devices=ranks, strategy="ddp" if ranks > 1 else "auto", max_epochs=epochs, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-        callbacks=list(callbacks), **options,
-    )  # fmt: skip
+        accelerator="cpu",
+        devices=ranks,
+        strategy="ddp" if ranks > 1 else "auto",
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=list(callbacks),
+        **options,
+    )
 
 
 def fit(project, callbacks, ranks=1, precision="32-true", epochs=2):
@@ -88,9 +106,13 @@ def fit(project, callbacks, ranks=1, precision="32-true", epochs=2):
 def fit_on_rank(rank, world_size, project, kind, precision):
     """The same as one of several ranks, each with a seed of its own for torch's global generator."""
     os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size),
-        "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "tests",
-    }  # fmt: skip
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "GROUP_RANK": "0",
+        "TORCHELASTIC_RUN_ID": "tests",
+    }
     callbacks = [monitor(kind)] if kind else []
     weights, _ = fit(project, callbacks, world_size, precision)
     return weights, callbacks[0].history if callbacks else []

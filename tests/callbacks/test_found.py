@@ -143,11 +143,14 @@ def test_a_metric_within_the_step_is_no_hindrance(estimator):
     assert int(project.accuracy._update_count) == 3
 
 
-@pytest.mark.parametrize("batch", [
-    {"labelled": torch.zeros(8, 6), "more": torch.zeros(12, 6)},
-    (torch.zeros(6, 4, 5), torch.zeros(4)),
-    [torch.zeros(6, 5), torch.zeros(4, 5)],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "batch",
+    [
+        {"labelled": torch.zeros(8, 6), "more": torch.zeros(12, 6)},
+        (torch.zeros(6, 4, 5), torch.zeros(4)),
+        [torch.zeros(6, 5), torch.zeros(4, 5)],
+    ],
+)
 def test_noise_of_batches_whose_examples_cannot_be_counted_is_refused(batch):
     with pytest.raises(ValueError, match=r"batches: tensors of .* entries in a batch; gradient noise"):
         gradient_noise(nn.Linear(5, 2), None, [batch] * 6, batch_loss=lambda m, b: m.weight.sum())

@@ -298,9 +298,13 @@ def test_a_resumed_training_goes_on_with_its_series(tmp_path):
 def fit_unevenly(rank, world_size, train):
     """S = 20 with a ragged end, whose parts are within a tenth of S on one rank and not on the other."""
     os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size),
-        "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "tests",
-    }  # fmt: skip
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "GROUP_RANK": "0",
+        "TORCHELASTIC_RUN_ID": "tests",
+    }
     watch = GradientNoiseMonitor(alignment=True)
     torch.manual_seed(3)
     data = DigitsDataModule(gray=True, train=train, batch_size=20, drop_last=False)

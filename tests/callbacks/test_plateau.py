@@ -30,9 +30,15 @@ class Scripted(MLP):
 def fit(callback, module, epochs=10, data=DigitsDataModule, **options):
     data = data(gray=True, train=320, max_batch_size=160)
     trainer = pl.Trainer(
-        accelerator="cpu", max_epochs=epochs, num_sanity_val_steps=0, logger=False, enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False, callbacks=[callback],
-    )  # fmt: skip
+        accelerator="cpu",
+        max_epochs=epochs,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        callbacks=[callback],
+    )
     trainer.fit(module, data, **options)
     return trainer
 

@@ -12,9 +12,12 @@ from three_factors.lightning_modules import MLP
 
 
 @given(
-    fraction=st.floats(0, 1), size=st.integers(1, 400), classes=st.integers(2, 12), seed=st.integers(0, 9),
+    fraction=st.floats(0, 1),
+    size=st.integers(1, 400),
+    classes=st.integers(2, 12),
+    seed=st.integers(0, 9),
     kind=st.sampled_from(["uniform", "other"]),
-)  # fmt: skip
+)
 def test_no_more_labels_change_than_were_chosen_and_other_changes_all_of_them(fraction, size, classes, seed, kind):
     labels = np.arange(size) % classes
     noisy = LabelNoise(fraction, kind)(labels, classes, seed)

@@ -104,8 +104,15 @@ def test_the_inverse_of_nothing_is_without_bound():
     assert Ratio(Constant(1.0), Constant(0.0), 1.0).bounds == (math.inf, math.inf)
 
 
-@pytest.mark.parametrize("around", [lambda s: s, lambda s: Inverse(s, 1.0), lambda s: Ratio(Constant(1.0), s, 1.0),
-                                    lambda s: Chain((Constant(1.0), s), (1.0,))])  # fmt: skip
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda s: s,
+        lambda s: Inverse(s, 1.0),
+        lambda s: Ratio(Constant(1.0), s, 1.0),
+        lambda s: Chain((Constant(1.0), s), (1.0,)),
+    ],
+)
 def test_a_function_inside_a_schedule_does_not_say_its_bounds(around):
     schedule = around(abs)
     assert known_bounds(schedule) is None

@@ -39,10 +39,13 @@ def test_several_ranks_normalise_as_one(ranks, dtype, tolerance):
     torch.testing.assert_close(sum(r[3] for r in results), weight, rtol=0, atol=100 * tolerance)
 
 
-@pytest.mark.parametrize(("kind", "torchs", "shape"), [
-    (BatchNorm2d, nn.BatchNorm2d, (12, 5, 3, 3)),
-    (BatchNorm1d, nn.BatchNorm1d, (12, 5)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "torchs", "shape"),
+    [
+        (BatchNorm2d, nn.BatchNorm2d, (12, 5, 3, 3)),
+        (BatchNorm1d, nn.BatchNorm1d, (12, 5)),
+    ],
+)
 def test_on_one_rank_it_is_torchs_in_both_modes(kind, torchs, shape):
     ours, theirs = kind(5), torchs(5)
     inputs, weights = torch.randn(shape), torch.randn(shape)

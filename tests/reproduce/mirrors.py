@@ -13,9 +13,15 @@ from three_factors.reproduce.engine.watch.mirror import Mirror
 RUN = Item("a", 0, SPEC)
 
 ROW = {
-    "epoch": 1, "step": 2, "t_eta": 0.2, "train/loss": 2.0, "test/accuracy": 0.5,
-    "train/step_variance": 0.5, "noise/lr": 0.1, "noise/batch_size": 32,
-}  # fmt: skip
+    "epoch": 1,
+    "step": 2,
+    "t_eta": 0.2,
+    "train/loss": 2.0,
+    "test/accuracy": 0.5,
+    "train/step_variance": 0.5,
+    "noise/lr": 0.1,
+    "noise/batch_size": 32,
+}
 LOSSES = (2.5, 1.5)  # of a row's steps
 
 

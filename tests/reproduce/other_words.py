@@ -99,8 +99,10 @@ def of_figures() -> dict[str, Any]:
         for scale, seed in (("quick", 0), ("quick", 1), ("paper", 2)):
             drawn = figure.experiment.imagined(scale, 5, np.random.default_rng(seed))
             holes = np.random.default_rng(seed)
-            lacking = {k: {m: np.where(holes.random(5) < 0.1, np.nan, v) for m, v in of.items()}
-                       for k, of in drawn.finals.items()}  # fmt: skip
+            lacking = {
+                k: {m: np.where(holes.random(5) < 0.1, np.nan, v) for m, v in of.items()}
+                for k, of in drawn.finals.items()
+            }
             for which, finals in (("whole", drawn.finals), ("lacking", lacking)):
                 table = Lacking(finals, drawn.series, drawn.factors)
                 found[f"{name} {scale} {seed} {which}"] = told(holm(figure.check(table)), table.labels)
@@ -115,8 +117,10 @@ def of_theories() -> dict[str, Any]:
     for name in ("theorem1", "theorem2", "time_rescaling", "finite_step", "momentum", "anisotropic", "sampling"):
         theory = importlib.import_module(f"three_factors.reproduce.{name}").THEORY
         specs, random = theory.simulations("quick"), np.random.default_rng(0)
-        samples = {label: random.normal(size=(len(spec.record), 40, spec.potential.dim)) * (1 + spec.lr)
-                   for label, spec in specs.items()}  # fmt: skip
+        samples = {
+            label: random.normal(size=(len(spec.record), 40, spec.potential.dim)) * (1 + spec.lr)
+            for label, spec in specs.items()
+        }
         found[name] = told(holm(theory.check(Chains(specs, samples))), list(specs))
     return found
 

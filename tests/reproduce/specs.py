@@ -9,19 +9,29 @@ from three_factors.reproduce.engine.contract.spec import Curvature, Data, Evalua
 
 # Like a figure's, for what trains nothing.
 SPEC = RunSpec(
-    VGG11Network(width=0.125), Data("cifar10", "0123456789abcdef", 3200, 1000, 2000, augment=True),
-    exchange(NoiseSchedule(0.1, Cyclic(high=160, low=32, period=6, phase=0.5))), epochs=18, seed=3,
-)  # fmt: skip
+    VGG11Network(width=0.125),
+    Data("cifar10", "0123456789abcdef", 3200, 1000, 2000, augment=True),
+    exchange(NoiseSchedule(0.1, Cyclic(high=160, low=32, period=6, phase=0.5))),
+    epochs=18,
+    seed=3,
+)
 SMALL = Curvature(examples=32, batch_size=32, measures=("top_eigenvalue",))
 MLP = RunSpec(
-    MLPNetwork(hidden=(16,), in_features=784), Data("digits28", "-", train=240, validation=50, test=100, subset=100),
-    NoiseSchedule(0.1, Cyclic(high=80, low=24, period=2)), epochs=3, seed=0, momentum=0.9,
+    MLPNetwork(hidden=(16,), in_features=784),
+    Data("digits28", "-", train=240, validation=50, test=100, subset=100),
+    NoiseSchedule(0.1, Cyclic(high=80, low=24, period=2)),
+    epochs=3,
+    seed=0,
+    momentum=0.9,
     keep=Keep(initial=True, best=True, loss_levels=(2.0,)),
-)  # fmt: skip
+)
 EVERYTHING = replace(
-    MLP, network=VGG11Network(width=1 / 32, dropout=0.3), schedule=NoiseSchedule(0.05, Triangle(64, 16, 2)),
-    data=replace(MLP.data, name="digits", augment=True, label_noise=LabelNoise(0.25)), watch=Watch(SMALL),
+    MLP,
+    network=VGG11Network(width=1 / 32, dropout=0.3),
+    schedule=NoiseSchedule(0.05, Triangle(64, 16, 2)),
+    data=replace(MLP.data, name="digits", augment=True, label_noise=LabelNoise(0.25)),
+    watch=Watch(SMALL),
     evaluations=Evaluations(early=3, until=2, last=4),
-)  # fmt: skip
+)
 SOAK = replace(EVERYTHING, epochs=10, keep=Keep(best=True))
 MEASURED = Measurement(SMALL, at=("best", "end"))

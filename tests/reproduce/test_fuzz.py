@@ -36,20 +36,28 @@ numbers = st.one_of(
 odd = st.one_of(numbers, st.none(), st.text(max_size=4), st.booleans())
 small = st.integers(1, 60)
 networks = st.one_of(
-    st.builds(MLPNetwork, hidden=st.lists(st.integers(1, 20), max_size=3).map(tuple), in_features=st.just(784),
-              batch_norm=st.booleans(), ghost_batch_size=st.none() | st.integers(2, 40)),
+    st.builds(
+        MLPNetwork,
+        hidden=st.lists(st.integers(1, 20), max_size=3).map(tuple),
+        in_features=st.just(784),
+        batch_norm=st.booleans(),
+        ghost_batch_size=st.none() | st.integers(2, 40),
+    ),
     st.builds(VGG11Network, width=st.sampled_from([1 / 32, 1 / 64]), dropout=st.sampled_from([0.0, 0.5])),
     st.builds(ResNet56Network, depth=st.sampled_from([8, 14]), width=st.sampled_from([1 / 8, 1 / 4])),
-)  # fmt: skip
+)
 rates = st.floats(1e-4, 0.5)
 schedules = st.one_of(
     st.builds(NoiseSchedule, rates, st.integers(1, 200)),
-    st.builds(lambda ends, p: NoiseSchedule(0.05, Cyclic(high=max(ends), low=min(ends), period=p)),
-              st.tuples(small, small), st.floats(0.5, 2.5)),
+    st.builds(
+        lambda ends, p: NoiseSchedule(0.05, Cyclic(high=max(ends), low=min(ends), period=p)),
+        st.tuples(small, small),
+        st.floats(0.5, 2.5),
+    ),
     st.builds(lambda h, p: exchange(NoiseSchedule(Triangle(h, 0.0, p), 20)), rates, st.floats(0.5, 3)),
     st.builds(lambda s: NoiseSchedule(Cosine(s, 0.0, 2), 7), rates),
     st.builds(lambda a, b, t: NoiseSchedule(Steps((a, b), (t,)), 16), rates, rates, st.floats(0.1, 1.9)),
-)  # fmt: skip
+)
 
 
 levels = st.lists(st.floats(0.1, 3), max_size=2).map(tuple)
@@ -61,25 +69,36 @@ SENSIBLE = {"network", "schedule", "name", "fingerprint"}  # always
 def asked(draw):
     """Fields of a run, most of them sensible and some not."""
     network = draw(networks)
-    noise = st.none() | st.builds(HalfBatchNoise, st.floats(0.1, 2)) | st.builds(
-        GaussianNoise, st.floats(0.1, 2), st.sampled_from(["covariance", "isotropic"]), st.integers(1, 9))  # fmt: skip
+    noise = (
+        st.none()
+        | st.builds(HalfBatchNoise, st.floats(0.1, 2))
+        | st.builds(GaussianNoise, st.floats(0.1, 2), st.sampled_from(["covariance", "isotropic"]), st.integers(1, 9))
+    )
     data = {
-        "name": "digits28" if isinstance(network, MLPNetwork) else "digits", "fingerprint": "-",
-        "train": draw(st.integers(20, 120)), "validation": draw(st.integers(1, 30)), "test": draw(st.integers(1, 30)),
-        "augment": draw(st.booleans()), "subset": draw(st.integers(1, 30)),
+        "name": "digits28" if isinstance(network, MLPNetwork) else "digits",
+        "fingerprint": "-",
+        "train": draw(st.integers(20, 120)),
+        "validation": draw(st.integers(1, 30)),
+        "test": draw(st.integers(1, 30)),
+        "augment": draw(st.booleans()),
+        "subset": draw(st.integers(1, 30)),
         "label_noise": draw(st.none() | st.builds(LabelNoise, st.floats(0, 1), st.sampled_from(["uniform", "other"]))),
-    }  # fmt: skip
+    }
     run = {
-        "network": network, "schedule": draw(schedules), "epochs": draw(st.integers(1, 3)),
+        "network": network,
+        "schedule": draw(schedules),
+        "epochs": draw(st.integers(1, 3)),
         "seed": draw(st.integers(0, 9)),
-        "momentum": draw(st.sampled_from([0.0, 0.9])), "weight_decay": draw(st.sampled_from([0.0, 5e-4])),
+        "momentum": draw(st.sampled_from([0.0, 0.9])),
+        "weight_decay": draw(st.sampled_from([0.0, 5e-4])),
         "sampling": draw(st.sampled_from(["shuffle", "replacement"])),
         "precision": draw(st.sampled_from(["float32", "float64", "bf16"])),
         "keep": draw(st.none() | st.builds(Keep, best=st.booleans(), loss_levels=levels)),
         "watch": draw(st.none() | st.just(WATCH)),
-        "noise": draw(noise), "stop_at_loss": draw(st.none() | st.floats(0.5, 3)),
+        "noise": draw(noise),
+        "stop_at_loss": draw(st.none() | st.floats(0.5, 3)),
         "max_batch_size": draw(st.none() | st.integers(1, 100)),
-    }  # fmt: skip
+    }
     for place, chance in ((data, 6), (run, 4)):  # one odd value now and then
         if draw(st.integers(1, chance)) == 1:
             place[draw(st.sampled_from(sorted(set(place) - {"network", "schedule", "name", "fingerprint"})))] = draw(
@@ -135,10 +154,13 @@ def test_a_spec_that_is_not_refused_runs(wanted, tmp_path_factory):
 
 KEYS = {  # of specs that stand for all: a change of these numbers orphans every result on disk
     "2de8fb3f63d0563f": RunSpec(
-        VGG11Network(width=0.125), Data("cifar10", "0123456789abcdef", 3200, 1000, 2000, augment=True),
-        exchange(NoiseSchedule(0.1, Cyclic(high=160, low=32, period=6, phase=0.5))), epochs=18, seed=3,
+        VGG11Network(width=0.125),
+        Data("cifar10", "0123456789abcdef", 3200, 1000, 2000, augment=True),
+        exchange(NoiseSchedule(0.1, Cyclic(high=160, low=32, period=6, phase=0.5))),
+        epochs=18,
+        seed=3,
     ),
-}  # fmt: skip
+}
 
 
 def test_keys_are_the_same_in_other_processes_and_under_other_hash_seeds():
@@ -147,9 +169,14 @@ def test_keys_are_the_same_in_other_processes_and_under_other_hash_seeds():
     for spec in KEYS.values():
         for seed in ("0", "1", "77"):
             answer = subprocess.run(
-                [sys.executable, "-c", code], cwd=ROOT, input=json.dumps(_shuffled(json.loads(dumps(spec)))),
-                capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed},
-            )  # fmt: skip
+                [sys.executable, "-c", code],
+                cwd=ROOT,
+                input=json.dumps(_shuffled(json.loads(dumps(spec)))),
+                capture_output=True,
+                text=True,
+                check=True,
+                env={"PYTHONHASHSEED": seed},
+            )
             assert answer.stdout.strip() == spec.key
 
 
@@ -193,9 +220,13 @@ def test_keys_are_the_same_in_other_versions_of_python():
     )
     for version, python in pythons.items():
         answer = subprocess.run(
-            [python, "-B", "-c", code], cwd=ROOT, input="\n".join(map(dumps, specs)), capture_output=True, text=True,
+            [python, "-B", "-c", code],
+            cwd=ROOT,
+            input="\n".join(map(dumps, specs)),
+            capture_output=True,
+            text=True,
             env={"PYTHONHASHSEED": "5", "PYTHONPATH": str(ROOT / "reproduce" / "_name")},
-        )  # fmt: skip
+        )
         assert answer.stdout.split() == [spec.key for spec in specs], (version, answer.stderr)
 
 
@@ -203,10 +234,12 @@ def test_keys_are_the_same_in_other_versions_of_python():
 
 FLAGS = sorted({"--" + field.name.replace("_", "-") for kind in (Options, ReportOptions) for field in fields(kind)})
 words = st.one_of(
-    st.sampled_from(FLAGS), st.sampled_from([f[:-1] for f in FLAGS]), st.text(string.printable, max_size=6),
+    st.sampled_from(FLAGS),
+    st.sampled_from([f[:-1] for f in FLAGS]),
+    st.text(string.printable, max_size=6),
     st.integers(-5, 5).map(str),
     st.sampled_from(["smoke", "quick", "paper", "epochs", "svag", "offline", "cifar10", "1e3", ""]),
-)  # fmt: skip
+)
 
 
 @settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -70,8 +70,13 @@ def test_rooms_of_the_engine_see_only_what_they_may(room):
 
 
 def test_torch_is_imported_in_the_workers_room_alone():
-    users = {path.parts[2] for path in FILES if path.parts[:2] == ("reproduce", "engine")
-             for name in imported(path) if name.split(".")[0] in ("torch", "pytorch_lightning")}  # fmt: skip
+    users = {
+        path.parts[2]
+        for path in FILES
+        if path.parts[:2] == ("reproduce", "engine")
+        for name in imported(path)
+        if name.split(".")[0] in ("torch", "pytorch_lightning")
+    }
     assert users == {"worker"}
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tests.reproduce.figures import SCRIPTS, figure, source
-from three_factors.reproduce.engine.contract.folder import Results
+from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.contract.steps import OF_STEPS
 from three_factors.reproduce.engine.evidence import table_of

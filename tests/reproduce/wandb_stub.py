@@ -76,20 +76,36 @@ class Stub:
         run.config |= config
         run.summary |= json.loads(values["summaryMetrics"] or "{}")
         project = {"id": "UA==", "name": values["project"], "entity": {"id": "RQ==", "name": ENTITY}}
-        bucket = {"id": "Ug==", "name": values["name"], "displayName": run.name, "description": "", "config": "{}",
-                  "sweepName": None, "historyLineCount": 0, "project": project}  # fmt: skip
+        bucket = {
+            "id": "Ug==",
+            "name": values["name"],
+            "displayName": run.name,
+            "description": "",
+            "config": "{}",
+            "sweepName": None,
+            "historyLineCount": 0,
+            "project": project,
+        }
         return {"upsertBucket": {"bucket": bucket, "inserted": True}}
 
     def resumed(self, values: dict[str, Any]) -> dict[str, Any]:
         """What there is of a run that somebody wants to go on with."""
         run = self.runs.get(values["name"])
         bucket = run and {
-            "id": "Ug==", "name": values["name"], "displayName": run.name, "tags": run.tags, "notes": None,
+            "id": "Ug==",
+            "name": values["name"],
+            "displayName": run.name,
+            "tags": run.tags,
+            "notes": None,
             "summaryMetrics": json.dumps(run.summary),
             "config": json.dumps({key: {"value": value} for key, value in run.config.items()}),
-            "historyLineCount": len(run.history), "historyTail": json.dumps([json.dumps(run.history[-1])]),
-            "eventsLineCount": 0, "eventsTail": "[]", "logLineCount": 0, "wandbConfig": None,
-        }  # fmt: skip
+            "historyLineCount": len(run.history),
+            "historyTail": json.dumps([json.dumps(run.history[-1])]),
+            "eventsLineCount": 0,
+            "eventsTail": "[]",
+            "logLineCount": 0,
+            "wandbConfig": None,
+        }
         project = {"id": "UA==", "name": values["project"], "entity": {"id": "RQ==", "name": ENTITY}}
         return {"model": project | {"bucket": bucket}}
 

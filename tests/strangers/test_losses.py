@@ -41,8 +41,9 @@ def test_the_hessian_is_that_of_the_loss_of_all_data_in_one_batch(loss, sizes, d
     if dtype == torch.float32:
         module, x = module.float(), x.float()
     v = torch.randn(len(truth), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = HessianOperator(module, loss if dtype == torch.float64 else lambda o, t: loss(o.double(), t),
-                            batches(x, y, *sizes)).matvec(v.to(dtype))  # fmt: skip
+    found = HessianOperator(
+        module, loss if dtype == torch.float64 else lambda o, t: loss(o.double(), t), batches(x, y, *sizes)
+    ).matvec(v.to(dtype))
     torch.testing.assert_close(found.double(), truth @ v, rtol=0, atol=(1e-10 if dtype == torch.float64 else 1e-4))
 
 
@@ -77,8 +78,9 @@ def test_weights_where_outputs_are_all_equal_are_found_from_gradients():
 def test_a_sum_that_is_called_a_mean_is_refused_and_the_other_way_round(is_now, said, way, sizes):
     module, (x, y) = network(), data()
     with pytest.raises(ValueError, match=f"reduction: '{said}', but .* is the {way} of theirs; pass reduction='{way}'"):
-        HessianOperator(module, lambda o, t: F.cross_entropy(o, t, reduction=is_now), batches(x, y, *sizes),
-                        reduction=said)  # fmt: skip
+        HessianOperator(
+            module, lambda o, t: F.cross_entropy(o, t, reduction=is_now), batches(x, y, *sizes), reduction=said
+        )
 
 
 @pytest.mark.parametrize("measure", ["hessian", "interpolation"])
@@ -173,8 +175,10 @@ def test_gradient_noise_of_a_sum_is_that_of_the_mean():
     for estimator in ("per_example", "loop"):
         found = gradient_noise(module, total, split, reduction="sum", estimator=estimator)
         assert found.value == pytest.approx(of_mean.value, rel=1e-9)
-    means = [gradient_noise(module, f, split, estimator="batch_means", reduction=r).value
-             for f, r in ((total, "sum"), (F.cross_entropy, "mean"))]  # fmt: skip
+    means = [
+        gradient_noise(module, f, split, estimator="batch_means", reduction=r).value
+        for f, r in ((total, "sum"), (F.cross_entropy, "mean"))
+    ]
     assert means[0] == pytest.approx(means[1], rel=1e-9)
     with pytest.raises(ValueError, match="estimator: 'loop' is not to be had, since the loss of a batch"):
         gradient_noise(module, total, split, estimator="loop")
@@ -201,8 +205,10 @@ def test_a_monitors_values_do_not_depend_on_its_batch_size(kind, batch_size):
         assert of_split["hessian/top_eigenvalue"] == pytest.approx(of_one["hessian/top_eigenvalue"], rel=1e-6)
         assert of_split["hessian/trace"] == pytest.approx(of_one["hessian/trace"], rel=1e-6)
     else:
-        of_one, of_split = (InterpolationMonitor(loss=weighted, alphas=[0, 1]).measure(
-            module, b, network(seed=2).state_dict()) for b in ([(x, y)], split))  # fmt: skip
+        of_one, of_split = (
+            InterpolationMonitor(loss=weighted, alphas=[0, 1]).measure(module, b, network(seed=2).state_dict())
+            for b in ([(x, y)], split)
+        )
         assert of_split.values == pytest.approx(of_one.values, rel=1e-9)
 
 

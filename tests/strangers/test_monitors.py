@@ -168,10 +168,13 @@ def test_a_complex_weight_goes_along_a_line_with_both_its_parts():
     assert found.distance == pytest.approx(float(shift.norm()))
 
 
-@pytest.mark.parametrize("measure", [
-    lambda m, b, **o: HessianOperator(m, F.cross_entropy, b, **o).num_params,
-    lambda m, b, **o: gradient_noise(m, F.cross_entropy, b, **o).num_params,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda m, b, **o: HessianOperator(m, F.cross_entropy, b, **o).num_params,
+        lambda m, b, **o: gradient_noise(m, F.cross_entropy, b, **o).num_params,
+    ],
+)
 def test_a_complex_weight_is_refused_by_name_where_it_has_no_measure(measure):
     with pytest.raises(ValueError, match="params: 'turn' is complex"):
         measure(Phases(), data())
@@ -259,8 +262,11 @@ class Counted(TensorDataset):
 def test_nothing_is_read_from_a_loader_and_no_trace_is_left(kind):
     found = []
     for callbacks in ([], [KINDS[kind]()]):
-        project = Project(network(lambda: nn.Linear(6, 5), lambda: nn.BatchNorm1d(5), lambda: nn.Dropout(0.3),
-                                  lambda: nn.Linear(5, 3)))  # fmt: skip
+        project = Project(
+            network(
+                lambda: nn.Linear(6, 5), lambda: nn.BatchNorm1d(5), lambda: nn.Dropout(0.3), lambda: nn.Linear(5, 3)
+            )
+        )
         project.pairs = Counted(*data())
         torch.manual_seed(0)
         fit(project, *callbacks, epochs=2)
@@ -341,12 +347,27 @@ def failing_on_one(rank, world_size, kind, epoch):
 
     import os
 
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size),
-                   "LOCAL_WORLD_SIZE": str(world_size), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "tests"}  # fmt: skip
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "GROUP_RANK": "0",
+        "TORCHELASTIC_RUN_ID": "tests",
+    }
     project, watch = OnOne(examples=32), KINDS[kind]()
-    run = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=2, logger=False, precision="64-true",
-                     enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-                     callbacks=[watch])  # fmt: skip
+    run = pl.Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp",
+        max_epochs=2,
+        logger=False,
+        precision="64-true",
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[watch],
+    )
     said = ""
     try:
         run.fit(project)
@@ -623,12 +644,15 @@ def test_finite_differences_do_without_second_derivatives(named):
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*")
-@pytest.mark.parametrize("layers", [
-    (lambda: nn.Linear(6, 5), nn.Hardsigmoid),
-    (lambda: nn.Linear(6, 5), lambda: nn.Hardsigmoid(inplace=True)),
-    (lambda: nn.utils.weight_norm(nn.Linear(6, 5)), nn.Tanh),
-    (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(6, 5)), nn.Tanh),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (lambda: nn.Linear(6, 5), nn.Hardsigmoid),
+        (lambda: nn.Linear(6, 5), lambda: nn.Hardsigmoid(inplace=True)),
+        (lambda: nn.utils.weight_norm(nn.Linear(6, 5)), nn.Tanh),
+        (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(6, 5)), nn.Tanh),
+    ],
+)
 def test_what_torch_has_not_or_has_wrong_is_that_of_finite_differences(layers):
     operator = HessianOperator(network(*layers, lambda: nn.Linear(5, 3)), F.cross_entropy, data())
     unit = torch.eye(operator.num_params, dtype=torch.float64)

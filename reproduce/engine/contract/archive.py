@@ -126,7 +126,7 @@ class Block:
 
     @cached_property
     def reached(self) -> np.ndarray:
-        """What was logged and measured at milestones, (runs, columns), in the order of `told`."""
+        """Returns what was logged and measured at milestones, (runs, columns), in the order of `told`."""
         exact = self.arrays["reached"]
         rough = list[np.ndarray]()
         if count := len(self.told["reached"]) - exact.shape[1]:

@@ -11,7 +11,7 @@ from three_factors.reproduce.engine.contract.stored import Typed
 
 @dataclass(frozen=True)
 class Renewal(Typed):
-    """How what a noise's shape takes from the Hessian in train mode is measured anew in the course of a training.
+    """Says how what a noise's shape takes from the Hessian in train mode is measured anew in the course of a training.
 
     Attributes:
         examples: fixed training images.

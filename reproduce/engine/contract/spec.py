@@ -77,7 +77,7 @@ class Curvature(Typed):
 
     @property
     def batches(self) -> int:
-        """How many batches are drawn in train mode."""
+        """Counts the batches that are drawn in train mode."""
         return max(FEWEST_BATCHES, -(-self.examples // self.batch_size))
 
     def __post_init__(self) -> None:

@@ -13,9 +13,8 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-STEP_VARIANCE = "train/step_variance"  # of the losses of an epoch's steps
 EIGENVALUE = "hessian/top_eigenvalue"
-NORMALISED, WEIGHT_NORM = "hessian/normalized_sharpness", "hessian/weight_norm"
+NORMALISED = "hessian/normalized_sharpness"
 STABILITY = "hessian/lr_top_eigenvalue"  # eta·lambda_max; gradient descent is unstable above 2 (1 + beta)
 # The same in train mode, batch norm over batches of the run's S: what governs stability is the operator of training.
 TRAINING_STABILITY, BATCH_STABILITY = "training_hessian/lr_top_eigenvalue", "training_hessian/lr_batch_sharpness"

@@ -34,7 +34,7 @@ class Hardware:
 
     @property
     def large(self) -> bool:
-        """Whether it is a GPU that scale gpu is made for."""
+        """Tells whether it is a GPU that scale gpu is made for."""
         return self.accelerator == "cuda" and self.memory >= LARGE
 
     def describe(self) -> str:

@@ -11,13 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from three_factors.reproduce.engine.contract.files import write_bytes
-from three_factors.reproduce.engine.judge.table import (
-    BATCH_STABILITY,
-    NORMALISED,
-    STABILITY,
-    WEIGHT_NORM,
-    Table,
-)
+from three_factors.reproduce.engine.contract.steps import WEIGHT_NORM
+from three_factors.reproduce.engine.judge.table import BATCH_STABILITY, NORMALISED, STABILITY, Table
 
 # S, eta, and controls: told apart also without colour vision
 BLUE, RED, GREY = "#1f5fa8", "#c23b31", "#7a7a7a"

@@ -15,9 +15,15 @@ def network(kind):
         "tanh": [nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 10), nn.Tanh(), nn.Linear(10, 4)],
         "relu": [nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 4)],
         "batch norm": [nn.Linear(8, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 4)],
-        "conv": [nn.Unflatten(1, (2, 2, 2)), nn.Conv2d(2, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(),
-                 nn.Conv2d(6, 4, 2), nn.Flatten()],
-    }[kind]  # fmt: skip
+        "conv": [
+            nn.Unflatten(1, (2, 2, 2)),
+            nn.Conv2d(2, 6, 3, padding=1),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Conv2d(6, 4, 2),
+            nn.Flatten(),
+        ],
+    }[kind]
     module = nn.Sequential(*layers).double()
     with torch.no_grad():
         for part in module:

@@ -238,9 +238,14 @@ def test_it_works_in_a_validation_hook_and_training_goes_on():
     torch.manual_seed(0)
     module, pair = Fitted(), TensorDataset(data()[0].float(), data()[1])
     trainer = pl.Trainer(
-        accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0,
-    )  # fmt: skip
+        accelerator="cpu",
+        max_epochs=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
     trainer.fit(module, DataLoader(pair, 20), DataLoader(pair, 40))
     assert len(module.found) == 2
     assert all(bool(torch.isfinite(found).all()) for found in module.found)

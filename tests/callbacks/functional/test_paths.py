@@ -35,8 +35,10 @@ def test_the_profile_is_the_loss_of_the_interpolated_weights(ends, policy):
     found = path(ends, alphas=[-0.5, 0, 0.25, 1], batch_norm=policy)
     for a, value, accuracy in zip(found.alphas, found.values, found.accuracy):
         module = copy.deepcopy(ends[0]).eval()
-        state = {k: (1 - a) * v + a * w if v.is_floating_point() else v
-                 for (k, v), w in zip(ends[0].state_dict().items(), ends[1].state_dict().values())}  # fmt: skip
+        state = {
+            k: (1 - a) * v + a * w if v.is_floating_point() else v
+            for (k, v), w in zip(ends[0].state_dict().items(), ends[1].state_dict().values())
+        }
         module.load_state_dict(state)
         for i, layer in enumerate(module):
             if isinstance(layer, nn.BatchNorm1d):
@@ -178,9 +180,12 @@ def test_checkpoints_serve_as_ends(ends, tmp_path):
     torch.save({"state_dict": ends[0].state_dict()}, tmp_path / "a.ckpt")
     torch.save(ends[1].state_dict(), tmp_path / "b.pt")
     found = interpolate(ends[0], F.cross_entropy, data(), tmp_path / "a.ckpt", tmp_path / "b.pt", alphas=[0, 1])
-    assert found.values == interpolate(
-        ends[0], F.cross_entropy, data_list(), ends[0].state_dict(), ends[1].state_dict(), alphas=[0, 1]
-    ).values  # fmt: skip
+    assert (
+        found.values
+        == interpolate(
+            ends[0], F.cross_entropy, data_list(), ends[0].state_dict(), ends[1].state_dict(), alphas=[0, 1]
+        ).values
+    )
 
 
 def data_list():
@@ -231,9 +236,14 @@ def test_a_broken_off_path_is_resumed_without_doing_a_point_twice(ends, tmp_path
 
     def resumed(alphas):
         return interpolate(
-            ends[0], counting, batches(25, 15), ends[0].state_dict(), ends[1].state_dict(), alphas=alphas,
+            ends[0],
+            counting,
+            batches(25, 15),
+            ends[0].state_dict(),
+            ends[1].state_dict(),
+            alphas=alphas,
             resume=tmp_path / "path.jsonl",
-        )  # fmt: skip
+        )
 
     resumed([0])
     with (tmp_path / "path.jsonl").open("a") as file:
@@ -269,9 +279,7 @@ def test_points_of_another_path_are_refused(tmp_path, change, named):
     given = {"batches": batches(25, 15), "start": start, "end": end} | change
     states = {k: given.pop(k).state_dict() for k in ("start", "end")}
     file = tmp_path / "path.jsonl"
-    interpolate(
-        start, F.cross_entropy, batches(25, 15), start.state_dict(), end.state_dict(), alphas=[0], resume=file
-    )  # fmt: skip
+    interpolate(start, F.cross_entropy, batches(25, 15), start.state_dict(), end.state_dict(), alphas=[0], resume=file)
     before = file.read_text()
     with pytest.raises(ValueError, match=rf"resume: .*' holds points of another path; not the same: {named}$"):
         interpolate(start, F.cross_entropy, **given, **states, alphas=[1], resume=file)

@@ -17,7 +17,7 @@ from tests.images import image_folder
 from tests.reproduce.script import PATIENCE, ROOT
 from tests.reproduce.specs import MEASURED, SPEC
 from three_factors.reproduce.engine.contract.archive import MEANS, Archive, DamagedArchive, four_digits
-from three_factors.reproduce.engine.contract.folder import Results
+from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.contract.steps import DTYPE, KEPT, OF_STEPS, planned
 from three_factors.reproduce.engine.evidence import table_of

@@ -28,7 +28,12 @@ specs = st.builds(
     RunSpec,
     network=networks,
     data=st.builds(
-        Data, st.text(), st.text(), train=st.integers(500, 900), validation=few, test=few,
+        Data,
+        st.text(),
+        st.text(),
+        train=st.integers(500, 900),
+        validation=few,
+        test=few,
         label_noise=st.none() | st.builds(LabelNoise, st.floats(0, 1), st.sampled_from(["uniform", "other"])),
     ),
     schedule=st.one_of(
@@ -42,7 +47,7 @@ specs = st.builds(
     sampling=st.sampled_from(["shuffle", "replacement"]),
     keep=st.none() | st.builds(Keep, best=st.booleans(), loss_levels=st.lists(positive).map(tuple)),
     watch=st.none() | st.builds(Watch, st.builds(Curvature, examples=few), every=few),
-)  # fmt: skip
+)
 
 
 @given(specs)
@@ -56,9 +61,14 @@ def test_the_hash_is_the_same_in_another_process():
     place = "three_factors.reproduce.engine.contract.stored"
     code = f"import sys; from {place} import loads; print(loads(sys.stdin.read()).key)"
     answer = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, input=dumps(SPEC), capture_output=True, text=True, check=True,
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        input=dumps(SPEC),
+        capture_output=True,
+        text=True,
+        check=True,
         env={"PYTHONHASHSEED": "77", "PYTHONPATH": str(ROOT / "reproduce" / "_name")},
-    )  # fmt: skip
+    )
     assert answer.stdout.strip() == SPEC.key
 
 

@@ -18,18 +18,27 @@ from three_factors.reproduce.experiments import arms
 from three_factors.reproduce.experiments.arms import CAP
 
 SPEC = RunSpec(
-    VGG11Network(width=1 / 32), Data("digits", "-", train=480, validation=50, test=100), NoiseSchedule(0.1, 24),
-    epochs=12, seed=0,
-)  # fmt: skip
+    VGG11Network(width=1 / 32),
+    Data("digits", "-", train=480, validation=50, test=100),
+    NoiseSchedule(0.1, 24),
+    epochs=12,
+    seed=0,
+)
 GRID = {
     f"eta {lr:g}, S {size}": Setting(replace(SPEC, schedule=NoiseSchedule(lr, size)), {"eta": lr, "S": size})
     for lr in (0.001, 0.01, 0.1)
     for size in (24, 48, 240)
 }
 FIGURE = Figure(
-    name="figx", title="", doc="", data=("digits",), experiment=Experiment(), check=list, draw=print,
+    name="figx",
+    title="",
+    doc="",
+    data=("digits",),
+    experiment=Experiment(),
+    check=list,
+    draw=print,
     arms=(arms.TIME, arms.SVAG),
-)  # fmt: skip
+)
 
 
 def changed(arm, **specs):

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from three_factors.reproduce.engine.contract.steps import STEP_VARIANCE
 from three_factors.reproduce.engine.judge.claims import Statement, holm
 from three_factors.reproduce.engine.judge.seedwise import Direction, over_seeds
-from three_factors.reproduce.engine.judge.table import NOISE, STEP_VARIANCE, SyntheticTable, Table
+from three_factors.reproduce.engine.judge.table import NOISE, SyntheticTable, Table
 from three_factors.reproduce.experiments import (
     cycles,
     cyclical,
@@ -32,8 +33,10 @@ from three_factors.reproduce.theory.simulate import Gaussian, Simulation, simula
 
 def table(rows, curves=None, factors=None):
     """A table of (label, seed, values); one without values diverged."""
-    found = [{"label": label, "seed": seed, "status": "ok" if values else "diverged"} | values
-             for label, seed, values in rows]  # fmt: skip
+    found = [
+        {"label": label, "seed": seed, "status": "ok" if values else "diverged"} | values
+        for label, seed, values in rows
+    ]
     return Table(pd.DataFrame(found), curves or {}, factors=factors or {})
 
 
@@ -76,8 +79,11 @@ def test_late_memorisation_is_supported_and_early_is_not():
     cells = {cell.label: cell.factors for cell in memorisation.MEMORISATION._cells("quick")}
 
     def claim(late):
-        rows = [(label, seed, {"memorisation after best": late + seed % 2, metrics.BEST_LOSS: 0.1})
-                for label in cells for seed in range(4)]  # fmt: skip
+        rows = [
+            (label, seed, {"memorisation after best": late + seed % 2, metrics.BEST_LOSS: 0.1})
+            for label in cells
+            for seed in range(4)
+        ]
         return memorisation.begins_late(table(rows, factors=cells), 0.25)
 
     assert claim(3.0).verdict == "supported"
@@ -94,8 +100,10 @@ def test_norms_at_a_crossing_are_compared_with_the_overshoot_taken_out():
     noise = np.random.default_rng(0).permutation(8) / 1e3
 
     def rho(norm, loss):
-        rows = [(label, 0, {loss_levels.at(0.1): norm[i], loss_levels.at(0.1, metrics.LOSS): loss[i],
-                            metrics.LOSS: 0.01}) for i, label in enumerate(labels)]  # fmt: skip
+        rows = [
+            (label, 0, {loss_levels.at(0.1): norm[i], loss_levels.at(0.1, metrics.LOSS): loss[i], metrics.LOSS: 0.01})
+            for i, label in enumerate(labels)
+        ]
         return loss_levels.correlation(table(rows), labels, log_n, 0.1)
 
     random_losses = 0.1 - noise
@@ -240,8 +248,9 @@ def test_small_batches_lose_what_they_were_made_to_lose_and_chance_when_they_div
     finals = {label: {HIGHEST: np.full(3, 0.7 if place.beta < 1 else 0.8)} for label, place in places.items()}
     drop = DATA_SIZES.drop_at_small_batches(SyntheticTable(finals, factors=factors))
     assert drop == pytest.approx(np.full(3, 0.1))
-    rows = [(label, seed, {} if place.beta < 1 else {HIGHEST: 0.8})
-            for label, place in places.items() for seed in range(3)]  # fmt: skip
+    rows = [
+        (label, seed, {} if place.beta < 1 else {HIGHEST: 0.8}) for label, place in places.items() for seed in range(3)
+    ]
     assert DATA_SIZES.drop_at_small_batches(table(rows, factors=factors)) == pytest.approx(np.full(3, 0.7))
 
 

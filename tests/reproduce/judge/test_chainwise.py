@@ -79,10 +79,16 @@ def test_an_exponent_is_judged_by_what_its_interval_contains_and_by_its_width(ex
 @pytest.mark.parametrize(
     ("value", "error", "verdict"),
     [
-        (0.5, 0.1, "supported"), (0.9, 0.1, "inconclusive"), (1.1, 0.1, "inconclusive"), (1.5, 0.1, "not supported"),
-        (-0.5, 0.1, "not supported"), (0.5, 5.0, "inconclusive"), (0.5, 0.0, "supported"), (1.5, 0.0, "not supported"),
+        (0.5, 0.1, "supported"),
+        (0.9, 0.1, "inconclusive"),
+        (1.1, 0.1, "inconclusive"),
+        (1.5, 0.1, "not supported"),
+        (-0.5, 0.1, "not supported"),
+        (0.5, 5.0, "inconclusive"),
+        (0.5, 0.0, "supported"),
+        (1.5, 0.0, "not supported"),
     ],
-)  # fmt: skip
+)
 def test_an_equivalence_is_supported_inside_the_margin_and_refuted_outside(value, error, verdict):
     claim = chainwise.over_chains(ABOUT, value, error, Range(0.0, 1.0), 100)
     assert claim.verdict == verdict
@@ -92,11 +98,18 @@ def test_an_equivalence_is_supported_inside_the_margin_and_refuted_outside(value
 @pytest.mark.parametrize(
     ("value", "smallest", "verdict"),
     [
-        (1.5, 0.2, "supported"), (1.17, 0.2, "supported"), (1.1, 0.2, "inconclusive"), (1.05, 0.2, "inconclusive"),
-        (1.03, 0.2, "not supported"), (0.9, 0.2, "not supported"), (0.5, 0.2, "not supported"),
-        (0.9, 0.05, "inconclusive"), (0.85, 0.0, "inconclusive"), (0.83, 0.0, "not supported"),
+        (1.5, 0.2, "supported"),
+        (1.17, 0.2, "supported"),
+        (1.1, 0.2, "inconclusive"),
+        (1.05, 0.2, "inconclusive"),
+        (1.03, 0.2, "not supported"),
+        (0.9, 0.2, "not supported"),
+        (0.5, 0.2, "not supported"),
+        (0.9, 0.05, "inconclusive"),
+        (0.85, 0.0, "inconclusive"),
+        (0.83, 0.0, "not supported"),
     ],
-)  # fmt: skip
+)
 def test_what_is_above_a_bound_is_refuted_where_the_smallest_effect_of_interest_is_excluded(value, smallest, verdict):
     claim = chainwise.over_chains(ABOUT, value, 0.1, Direction(1, smallest, null=1.0), 100)
     assert claim.verdict == verdict

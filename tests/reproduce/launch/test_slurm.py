@@ -16,9 +16,9 @@ from tests.slurm_cluster import Cluster, why_not
 from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.schedules import NoiseSchedule, Triangle
 from three_factors.reproduce.engine.contract import provenance
-from three_factors.reproduce.engine.contract.folder import Results
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.networks import MLPNetwork
+from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.spec import Data, Item, Keep, RunSpec
 from three_factors.reproduce.engine.launch import slurm
 from three_factors.reproduce.engine.launch.runner import Task, Watcher
@@ -30,9 +30,13 @@ pytestmark = pytest.mark.slurm
 REQUIRED = os.environ.get("THREE_FACTORS_SLURM") == "required"  # in CI a skip is a failure
 RUN = RunSpec(
     MLPNetwork(hidden=(16,), in_features=784, batch_norm=True),
-    Data("digits28", "-", train=480, validation=50, test=100, subset=100), NoiseSchedule(0.05, Triangle(48, 8, 2)),
-    epochs=3, seed=0, momentum=0.9, keep=Keep(best=True),
-)  # fmt: skip
+    Data("digits28", "-", train=480, validation=50, test=100, subset=100),
+    NoiseSchedule(0.05, Triangle(48, 8, 2)),
+    epochs=3,
+    seed=0,
+    momentum=0.9,
+    keep=Keep(best=True),
+)
 LONG = replace(RUN, epochs=60)
 FLAGS = ("--slurm", "--partition", "tests", "--time", "10", "--wandb", "disabled")
 
@@ -223,8 +227,12 @@ def test_a_figure_inside_an_allocation_does_not_adopt_its_layout(cluster, tmp_pa
     log = tmp_path / "log.txt"
     done = subprocess.run(
         ["sbatch", "--wait", "--ntasks=2", "--job-name=figures", f"--output={log}", f"--wrap=srun -n1 {script}"],
-        capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=ROOT,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        cwd=ROOT,
+    )
     assert done.returncode == 0, done.stderr + log.read_text()
     made = [json.loads(file.read_text())["provenance"] for file in tmp_path.glob("runs/*/result.json")]
     assert len(made) == 3
@@ -239,8 +247,12 @@ def test_ranks_that_srun_has_started_train_together(cluster, tmp_path):
     worker = f"{sys.executable} {ROOT}/reproduce/worker.py {task.folder.path}"
     done = subprocess.run(
         ["sbatch", "--wait", "--ntasks=2", "--ntasks-per-node=2", f"--output={log}", f"--wrap=srun {worker}"],
-        capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=ROOT,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        cwd=ROOT,
+    )
     assert done.returncode == 0, done.stderr + log.read_text()
     made = task.folder.result()["provenance"]
     assert (made["processes"], made["started_by"]) == (2, "SLURMEnvironment")

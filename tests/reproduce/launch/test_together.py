@@ -13,9 +13,9 @@ import pytest
 from tests.reproduce.script import PATIENCE, kill, run, start, until, workers
 from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.schedules import NoiseSchedule
-from three_factors.reproduce.engine.contract.folder import Results
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.networks import MLPNetwork
+from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.spec import Data, Item, RunSpec
 from three_factors.reproduce.engine.launch.ending import end_with
 from three_factors.reproduce.engine.launch.interrupts import Submitted, Terminated
@@ -66,7 +66,7 @@ def test_what_a_killed_call_was_at_is_taken_over(tmp_path):
 
 SPEC = RunSpec(
     MLPNetwork(hidden=(4,)), Data("digits28", "-", train=40, validation=10, test=10), NoiseSchedule(0.1, 8), 1, seed=0
-)  # fmt: skip
+)
 ITEM = Item("run", 0, SPEC)
 
 

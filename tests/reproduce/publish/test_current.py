@@ -33,8 +33,13 @@ def left(folder, figure, source, frame=None):
     frame.to_csv(folder / "table.csv", index=False)
     imagined = figure.check(figure.experiment.imagined("smoke", 2, np.random.default_rng(1)))
     (folder / "claims.json").write_text(json.dumps([claim.as_json() for claim in imagined]))
-    told = {"source": described(source), "seeds": 2, "arm": "epochs", "measured": measured(runs),
-            "runs": {run.name: run.spec.key for run in runs}}  # fmt: skip
+    told = {
+        "source": described(source),
+        "seeds": 2,
+        "arm": "epochs",
+        "measured": measured(runs),
+        "runs": {run.name: run.spec.key for run in runs},
+    }
     return written(folder, told)
 
 
@@ -49,8 +54,11 @@ def test_results_are_current_until_a_setting_a_measurement_or_the_data_change(tm
     assert is_current(figure, tmp_path, "smoke", tmp_path)
     assert not is_current(figure, tmp_path, "quick", tmp_path)
     for change in (
-        {"source": told["source"] | {"fingerprint": "other"}}, {"seeds": 3}, {"measured": []}, {"runs": {}},
-    ):  # fmt: skip
+        {"source": told["source"] | {"fingerprint": "other"}},
+        {"seeds": 3},
+        {"measured": []},
+        {"runs": {}},
+    ):
         written(tmp_path, told | change)
         assert not is_current(figure, tmp_path, "smoke", tmp_path), change
     written(tmp_path, {key: value for key, value in told.items() if key != "source"})  # as older versions wrote it
@@ -75,9 +83,14 @@ def test_of_a_tuned_figure_the_runs_that_its_table_chooses_count_too(tmp_path):
     def frame(runs):
         scores = [0.5 + run.spec.schedule.lr(2.0) for run in runs]
         return pd.DataFrame(
-            {"label": [run.label for run in runs], "seed": [run.seed for run in runs], "status": "ok",
-             "val/accuracy": scores, "val/loss": 1.0}
-        )  # fmt: skip
+            {
+                "label": [run.label for run in runs],
+                "seed": [run.seed for run in runs],
+                "status": "ok",
+                "val/accuracy": scores,
+                "val/loss": 1.0,
+            }
+        )
 
     told = left(tmp_path, figure, CIFAR, frame)
     final = {name for name in told["runs"] if not name.startswith("tuning")}

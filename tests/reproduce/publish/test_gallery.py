@@ -10,8 +10,19 @@ from three_factors.reproduce.contents import CONTENTS
 from three_factors.reproduce.engine.options import InputError
 from three_factors.reproduce.engine.publish import gallery
 
-CLAIM = {"id": "ab", "claim": "a | b", "value": 0.012, "low": 0.0, "high": 0.02, "n": 4, "paper": None,
-         "verdict": "supported", "note": "", "unit": "share", "control_of": ""}  # fmt: skip
+CLAIM = {
+    "id": "ab",
+    "claim": "a | b",
+    "value": 0.012,
+    "low": 0.0,
+    "high": 0.02,
+    "n": 4,
+    "paper": None,
+    "verdict": "supported",
+    "note": "",
+    "unit": "share",
+    "control_of": "",
+}
 
 
 @pytest.fixture
@@ -29,8 +40,15 @@ def places(tmp_path, monkeypatch):
     (results / "claims.json").write_text(
         json.dumps([CLAIM, CLAIM | {"id": "c", "control_of": "ab", "verdict": "inconclusive"}])
     )
-    provenance = {"missing": [], "seconds": 250.0, "data": {"name": "fashionmnist"}, "hardware": "x", "commit": "abc",
-                  "uncommitted_changes": True, "runs": {"a": "0" * 16}}  # fmt: skip
+    provenance = {
+        "missing": [],
+        "seconds": 250.0,
+        "data": {"name": "fashionmnist"},
+        "hardware": "x",
+        "commit": "abc",
+        "uncommitted_changes": True,
+        "runs": {"a": "0" * 16},
+    }
     (results / "provenance.json").write_text(json.dumps(provenance))
     return readme, folder, results
 

@@ -13,7 +13,7 @@ from filelock import Timeout
 from tests.reproduce.figures import source
 from tests.reproduce.specs import SPEC
 from three_factors.reproduce.engine.contract.files import lock, write_json
-from three_factors.reproduce.engine.contract.folder import Results
+from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.contract.steps import OF_STEPS
 from three_factors.reproduce.engine.definition import Context
@@ -32,10 +32,18 @@ def write(results, run, status, losses):
     folder = results.folder(run.spec).path
     folder.mkdir(parents=True)
     rows = [
-        {"epoch": i + 1, "step": i + 1, "t_eta": 0.1 * i, "train/loss": loss, "train/accuracy": 0.5,
-         "test/accuracy": 0.4, "noise/lr": 0.1, "noise/batch_size": 32}
+        {
+            "epoch": i + 1,
+            "step": i + 1,
+            "t_eta": 0.1 * i,
+            "train/loss": loss,
+            "train/accuracy": 0.5,
+            "test/accuracy": 0.4,
+            "noise/lr": 0.1,
+            "noise/batch_size": 32,
+        }
         for i, loss in enumerate(losses)
-    ]  # fmt: skip
+    ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     final = {k: v for k, v in rows[-1].items() if k not in OF_STEPS}
     result = {"key": run.spec.key, "status": status, "final": final, "provenance": {"seconds": 1.0}}

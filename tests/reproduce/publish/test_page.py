@@ -16,11 +16,22 @@ from three_factors.reproduce.engine.publish.page import write
 from three_factors.reproduce.engine.report import ReportOptions, _complete, _run_missing
 
 CLAIM = {
-    "id": "wider", "claim": "higher is <wider>", "statistic": "rho", "value": 0.5, "low": 0.2, "high": 0.8, "n": 4,
+    "id": "wider",
+    "claim": "higher is <wider>",
+    "statistic": "rho",
+    "value": 0.5,
+    "low": 0.2,
+    "high": 0.8,
+    "n": 4,
     "power": 0.9,
-    "paper": "by eye", "data": "cifar10", "arm": "epochs", "verdict": "supported", "note": "", "unit": "",
+    "paper": "by eye",
+    "data": "cifar10",
+    "arm": "epochs",
+    "verdict": "supported",
+    "note": "",
+    "unit": "",
     "control_of": "",
-}  # fmt: skip
+}
 SVG = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
 
 
@@ -59,8 +70,17 @@ def page(tmp_path, monkeypatch):
 
 
 def test_every_claim_of_every_figure_there_is_on_the_page_with_its_verdict(page):
-    for text in ("higher is <wider>", "at equal loss", "a share", "0.5 [0.2, 0.8]", "1.20 [0.00, 2.00] pp",
-                 "0.5 [unbounded]", "not supported", "5 seeds", "python fig1.py"):  # fmt: skip
+    for text in (
+        "higher is <wider>",
+        "at equal loss",
+        "a share",
+        "0.5 [0.2, 0.8]",
+        "1.20 [0.00, 2.00] pp",
+        "0.5 [unbounded]",
+        "not supported",
+        "5 seeds",
+        "python fig1.py",
+    ):
         assert html.escape(text) in page
     assert base64.b64encode(SVG).decode() in page
     assert "A 4-layer batch-norm MLP on FashionMNIST" in page  # the caption is the script's own

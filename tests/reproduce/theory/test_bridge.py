@@ -324,9 +324,16 @@ def test_adamws_excess_loss_goes_as_eta_over_the_root_of_s(arrays, classifier):
     def excess(times, size, optimizer, lr):
         record = tuple(range(3_000, 4_000, 100)) if optimizer == "adamw" else tuple(range(400, 800, 40))
         spec = Simulation(
-            POTENTIAL, times * lr, size, Minibatches("replacement"), record[-1], record, "minimum", 400,
+            POTENTIAL,
+            times * lr,
+            size,
+            Minibatches("replacement"),
+            record[-1],
+            record,
+            "minimum",
+            400,
             optimizer=optimizer,
-        )  # fmt: skip
+        )
         theta = simulate(spec, arrays=arrays)
         return classifier.loss(theta.reshape(-1, POTENTIAL.dim)).mean() - lowest
 

@@ -22,9 +22,15 @@ from three_factors.reproduce.theory import gibbs
 from three_factors.reproduce.theory.potentials import Quadratic
 
 CHAINS = {
-    theorem1: 20_000, theorem2: 1_000, momentum: 10_000, finite_step: 10_000, anisotropic: 20_000, sampling: 2_000,
-    time_rescaling: 20_000, bridge: 1_000,
-}  # fmt: skip
+    theorem1: 20_000,
+    theorem2: 1_000,
+    momentum: 10_000,
+    finite_step: 10_000,
+    anisotropic: 20_000,
+    sampling: 2_000,
+    time_rescaling: 20_000,
+    bridge: 1_000,
+}
 
 
 @cache
@@ -221,8 +227,10 @@ def test_chains_of_the_right_law_support_every_claim(script, law):
 
 ON_IMAGES = {"scale": "smoke", "source": Images}  # smoke: two batch sizes, the rules of all scales
 AS_IT_SHOULD, TOO_NARROW, UNSHAPED = (
-    about_the_minimum(1.0, 0.5), about_the_minimum(0.8, 0.8), about_the_minimum(1.0, 0.5, shaped=False)
-)  # fmt: skip
+    about_the_minimum(1.0, 0.5),
+    about_the_minimum(0.8, 0.8),
+    about_the_minimum(1.0, 0.5, shaped=False),
+)
 
 
 def of_chains(found):
@@ -244,12 +252,15 @@ def test_chains_of_the_right_law_about_the_minimum_support_every_claim_of_the_br
 @pytest.mark.parametrize(
     ("law", "claims"),
     [
-        (TOO_NARROW, "the mean loss lies"), (TOO_NARROW, "the variance of L is Lyapunov's"),
-        (TOO_NARROW, "the variance of L is q T²/2"), (TOO_NARROW, "shuffled epochs leave less"),
-        (UNSHAPED, "the variance of L is Lyapunov's"), (UNSHAPED, "the shape of the noise"),
+        (TOO_NARROW, "the mean loss lies"),
+        (TOO_NARROW, "the variance of L is Lyapunov's"),
+        (TOO_NARROW, "the variance of L is q T²/2"),
+        (TOO_NARROW, "shuffled epochs leave less"),
+        (UNSHAPED, "the variance of L is Lyapunov's"),
+        (UNSHAPED, "the shape of the noise"),
     ],
     ids=["mean", "variance, minibatches", "variance, isotropic", "shuffled", "variance of no shape", "no shape"],
-)  # fmt: skip
+)
 def test_chains_of_a_wrong_law_about_the_minimum_refute_the_bridges_claims_about_it(law, claims):
     found = {verdict for claim, verdict in verdicts(bridge, law, **ON_IMAGES).items() if claim.startswith(claims)}
     assert found == {"not supported"}

@@ -213,9 +213,12 @@ def test_a_current_flows_where_the_noise_does_not_commute_with_the_curvature():
 
 @settings(max_examples=25)
 @given(
-    h=st.floats(0.1, 10), share=st.floats(0.01, 0.9), s=st.integers(1, 64), sigma=st.floats(0.1, 5),
+    h=st.floats(0.1, 10),
+    share=st.floats(0.01, 0.9),
+    s=st.integers(1, 64),
+    sigma=st.floats(0.1, 5),
     beta=st.floats(0, 0.95),
-)  # fmt: skip
+)
 def test_the_variance_of_sgd_is_the_fixed_point_of_its_second_moments(h, share, s, sigma, beta):
     lr = share * 2 * (1 + beta) / h
     step = np.array([[1 - lr * h, -lr * beta], [h, beta]])  # of (θ, v)
@@ -227,8 +230,9 @@ def test_the_variance_of_sgd_is_the_fixed_point_of_its_second_moments(h, share, 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 0.9])
 def test_the_variance_tends_to_gibbs_at_n_over_1_minus_beta_and_is_infinite_from_the_edge_on(beta):
     h, s, sigma = 2.0, 8, 3.0
-    errors = [gibbs.sgd_variance(h, lr, s, sigma, beta) * h / gibbs.temperature(lr, s, sigma, beta) - 1
-              for lr in (1e-2, 1e-3)]  # fmt: skip
+    errors = [
+        gibbs.sgd_variance(h, lr, s, sigma, beta) * h / gibbs.temperature(lr, s, sigma, beta) - 1 for lr in (1e-2, 1e-3)
+    ]
     assert 0 < errors[1] < errors[0] / 9 < 0.02
     edge = 2 * (1 + beta) / h
     assert math.isfinite(gibbs.sgd_variance(h, edge * (1 - 1e-9), s, sigma, beta))

@@ -104,7 +104,7 @@ def test_a_double_well_far_away_has_a_finite_gradient_and_warns_of_nothing(poten
         (lambda: DoubleWell(1.0, 0.0, (1.0,), (0.0,)), "stiffness_a, stiffness_b: .* are not positive pairs"),
         (lambda: DoubleWell(1.0, 0.0, (1.0,), (float("nan"),)), "stiffness_b: .*nan.* is not finite"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_field_is_refused_by_name_and_value_in_one_line(make, message):
     with pytest.raises(ValueError, match=message) as refused:
         make()

@@ -49,8 +49,12 @@ def test_a_script_at_smoke_scale_leaves_its_files_and_a_second_call_simulates_no
     assert "Warning" not in done.stderr
     folder = out / name / "smoke"
     assert {p.name for p in folder.iterdir()} == {
-        f"{name}.png", f"{name}.svg", "table.csv", "claims.json", "provenance.json"
-    }  # fmt: skip
+        f"{name}.png",
+        f"{name}.svg",
+        "table.csv",
+        "claims.json",
+        "provenance.json",
+    }
     claims = json.loads((folder / "claims.json").read_text())
     assert claims
     assert {(claim["verdict"], claim["note"]) for claim in claims} == {("not judged", "smoke scale")}

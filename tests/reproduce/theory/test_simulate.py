@@ -94,8 +94,17 @@ def test_chains_and_steps_are_independent():
 
 @pytest.mark.parametrize("potential", [Quartic(1.0, 0.3), DoubleWell(0.45, -0.1, (0.5,), (2.0,))], ids=repr)
 def test_chains_started_from_gibbs_are_in_gibbs_and_stay_there_at_a_small_step(potential):
-    spec = replace(SPEC, potential=potential, lr=0.004, batch_size=1, noise=Gaussian(10.0), steps=200, record=(0, 200),
-                   start="gibbs", chains=20_000)  # fmt: skip
+    spec = replace(
+        SPEC,
+        potential=potential,
+        lr=0.004,
+        batch_size=1,
+        noise=Gaussian(10.0),
+        steps=200,
+        record=(0, 200),
+        start="gibbs",
+        chains=20_000,
+    )
     expected = gibbs.mean_loss(potential, spec.temperature)
     before, after = (potential.loss(theta) for theta in simulate(spec))
     assert standard_errors(before, expected) < 4
@@ -108,14 +117,29 @@ def test_chains_started_from_gibbs_are_in_gibbs_and_stay_there_at_a_small_step(p
 @pytest.mark.parametrize(
     ("potential", "lr", "momentum"),
     [
-        (LINE, 2.02 / H, 0.0), (LINE, 5.0, 0.0), (LINE, 1e20, 0.0), (LINE, 4.0 / H, 0.9), (LINE, 1e10, 0.9),
-        (PLANE, 2.0, 0.0), (Quartic(), 3.0, 0.0), (Quartic(), 3.0, 0.5), (DoubleWell(0.45, -0.1), 5.0, 0.0),
+        (LINE, 2.02 / H, 0.0),
+        (LINE, 5.0, 0.0),
+        (LINE, 1e20, 0.0),
+        (LINE, 4.0 / H, 0.9),
+        (LINE, 1e10, 0.9),
+        (PLANE, 2.0, 0.0),
+        (Quartic(), 3.0, 0.0),
+        (Quartic(), 3.0, 0.5),
+        (DoubleWell(0.45, -0.1), 5.0, 0.0),
         (DoubleWell(0.45, -0.1, (1.0,), (2.0,)), 5.0, 0.9),
     ],
-)  # fmt: skip
+)
 def test_a_chain_that_diverges_is_held_at_the_bound_without_a_warning(potential, lr, momentum):
-    spec = replace(SPEC, potential=potential, lr=lr, momentum=momentum, start=(1.0,) * potential.dim, chains=20,
-                   steps=6000, record=(4000, 6000))  # fmt: skip
+    spec = replace(
+        SPEC,
+        potential=potential,
+        lr=lr,
+        momentum=momentum,
+        start=(1.0,) * potential.dim,
+        chains=20,
+        steps=6000,
+        record=(4000, 6000),
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = simulate(spec)
@@ -199,8 +223,9 @@ def drawn(sampling, count=12, batch_size=3, epochs=3, chains=400):
     """The batch means of every step, (epochs, steps an epoch, chains), and the examples' deviations."""
     steps = epochs * count // batch_size
     noise = Examples(count, sampling, SIGMA)
-    spec = replace(SPEC, lr=0.5, batch_size=batch_size, noise=noise, steps=steps, record=tuple(range(steps + 1)),
-                   chains=chains)  # fmt: skip
+    spec = replace(
+        SPEC, lr=0.5, batch_size=batch_size, noise=noise, steps=steps, record=tuple(range(steps + 1)), chains=chains
+    )
     theta = simulate(spec)[:, :, 0]
     means = (theta[:-1] - theta[1:]) / spec.lr - H * theta[:-1]
     return means.reshape(epochs, -1, chains), noise.deviations
@@ -248,8 +273,16 @@ def test_replacement_has_the_theorys_variance_and_shuffling_a_fraction_of_it():
     steps = 20 * count
     ratio = {}
     for sampling in ("replacement", "shuffle"):
-        spec = replace(SPEC, lr=lr, batch_size=1, noise=Examples(count, sampling, SIGMA), start=(0.0,), steps=steps,
-                       record=(steps,), chains=2000)  # fmt: skip
+        spec = replace(
+            SPEC,
+            lr=lr,
+            batch_size=1,
+            noise=Examples(count, sampling, SIGMA),
+            start=(0.0,),
+            steps=steps,
+            record=(steps,),
+            chains=2000,
+        )
         ratio[sampling] = simulate(spec)[-1, :, 0] ** 2 / gibbs.sgd_variance(H, lr, 1, SIGMA)
     assert standard_errors(ratio["replacement"], 1.0) < 4
     assert ratio["shuffle"].mean() < 0.4
@@ -260,9 +293,13 @@ def test_replacement_has_the_theorys_variance_and_shuffling_a_fraction_of_it():
 potentials = st.one_of(
     st.builds(lambda h: Quadratic(((h,),)), st.floats(0.1, 9)),
     st.builds(Quartic, st.floats(0.1, 9), st.floats(0, 9)),
-    st.builds(lambda b, t, k: DoubleWell(b, t * b, k, k), st.floats(0.1, 9), st.floats(-1, 1),
-              st.lists(st.floats(0.1, 9), max_size=3).map(tuple)),
-)  # fmt: skip
+    st.builds(
+        lambda b, t, k: DoubleWell(b, t * b, k, k),
+        st.floats(0.1, 9),
+        st.floats(-1, 1),
+        st.lists(st.floats(0.1, 9), max_size=3).map(tuple),
+    ),
+)
 numbers = st.one_of(st.floats(0.001, 9), st.integers(1, 9))
 
 
@@ -273,11 +310,17 @@ def simulations(draw):
     start = tuple(draw(numbers) for _ in range(potential.dim))
     single = potential.dim == 1
     return Simulation(
-        potential, draw(numbers), 2, draw(st.builds(Gaussian, numbers) | st.just(Examples(8, "shuffle", 2)))
-        if single else Gaussian(draw(numbers)), max(1, record[-1]), record,
-        "gibbs" if single and draw(st.booleans()) else start, draw(st.integers(1, 99)),
-        draw(st.sampled_from([0, 0.0, 0.5])), draw(st.integers(0, 99)),
-    )  # fmt: skip
+        potential,
+        draw(numbers),
+        2,
+        draw(st.builds(Gaussian, numbers) | st.just(Examples(8, "shuffle", 2))) if single else Gaussian(draw(numbers)),
+        max(1, record[-1]),
+        record,
+        "gibbs" if single and draw(st.booleans()) else start,
+        draw(st.integers(1, 99)),
+        draw(st.sampled_from([0, 0.0, 0.5])),
+        draw(st.integers(0, 99)),
+    )
 
 
 @settings(max_examples=50)
@@ -296,10 +339,19 @@ def test_equal_settings_have_one_key_however_their_numbers_are_written():
 
 
 OTHER = {
-    "potential": Quadratic(((H + 1e-9,),)), "lr": 0.1 + 1e-12, "batch_size": S + 1, "noise": Gaussian(SIGMA + 1),
-    "steps": 101, "record": (0, 51, 100), "start": "gibbs", "chains": 1001, "momentum": 0.5, "seed": 1, "protocol": 2,
+    "potential": Quadratic(((H + 1e-9,),)),
+    "lr": 0.1 + 1e-12,
+    "batch_size": S + 1,
+    "noise": Gaussian(SIGMA + 1),
+    "steps": 101,
+    "record": (0, 51, 100),
+    "start": "gibbs",
+    "chains": 1001,
+    "momentum": 0.5,
+    "seed": 1,
+    "protocol": 2,
     "optimizer": "adamw",
-}  # fmt: skip
+}
 
 
 def test_the_key_changes_with_every_field():
@@ -337,7 +389,7 @@ def test_the_key_changes_with_every_field():
         ({"noise": Examples(6, "shuffle")}, "noise: Examples.* whole batches of 4"),
         ({"noise": Examples(8, "shuffle"), "potential": PLANE, "start": (0.0, 0.0)}, "noise: Examples.* one dimension"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_field_is_refused_by_name_and_value_in_one_line(change, message):
     with pytest.raises(ValueError, match=f"^{message}") as refused:
         replace(SPEC, **change)
@@ -355,7 +407,7 @@ def test_a_bad_field_is_refused_by_name_and_value_in_one_line(change, message):
         (lambda: Examples(8, "shufle"), "sampling: 'shufle' is neither 'shuffle' nor 'replacement'"),
         (lambda: Examples(8, "shuffle", -1.0), "sigma: -1.0 is not a positive"),
     ],
-)  # fmt: skip
+)
 def test_bad_noise_is_refused_by_name_and_value(make, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         make()

@@ -16,11 +16,15 @@ from three_factors.reproduce.fig4 import FIGURE
 
 @pytest.mark.parametrize(
     ("first", "last", "words"),
-    [(2.3026, 2.4118, "diverged: loss 2.41 from 2.3"), (2.3, 1.234e10, "diverged: loss 1.23e+10 from 2.3"),
-     (2.3, None, "diverged: not finite, epoch 30"), (None, 2.4, "diverged: not finite, epoch 30"),
-     (2.3, 0.5, "diverged: not finite, epoch 30")],
+    [
+        (2.3026, 2.4118, "diverged: loss 2.41 from 2.3"),
+        (2.3, 1.234e10, "diverged: loss 1.23e+10 from 2.3"),
+        (2.3, None, "diverged: not finite, epoch 30"),
+        (None, 2.4, "diverged: not finite, epoch 30"),
+        (2.3, 0.5, "diverged: not finite, epoch 30"),
+    ],
     ids=["higher", "far higher", "last loss", "first loss", "weights"],
-)  # fmt: skip
+)
 def test_the_line_of_a_diverged_run_says_how(first, last, words, tmp_path):
     result = {"status": "diverged", "first_loss": first, "final": {"epoch": 30, "train/loss": last}}
     assert RunFolder(tmp_path).describe(result) == words

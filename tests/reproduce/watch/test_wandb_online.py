@@ -20,8 +20,16 @@ from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.contract.stored import encode
 from three_factors.reproduce.engine.watch import mirror as wandb_mirror
 
-CLAIM = {"claim": "higher is wider", "value": 0.5, "low": 0.2, "high": 0.8, "n": 4, "power": None, "paper": 1.0,
-         "verdict": "supported"}  # fmt: skip
+CLAIM = {
+    "claim": "higher is wider",
+    "value": 0.5,
+    "low": 0.2,
+    "high": 0.8,
+    "n": 4,
+    "power": None,
+    "paper": 1.0,
+    "verdict": "supported",
+}
 RUN, FIGURE = Item("cyclic S", 0, SPEC), "fig4-smoke"
 
 
@@ -68,12 +76,25 @@ def assert_arrived(stub, picture):
     assert run.config == json.loads(json.dumps(encode(SPEC))) | {"label": "cyclic S", "key": SPEC.key}
     assert run.axes == dict.fromkeys(wandb_mirror.METRICS, "epoch") | {"step/loss": "step"}
     rows = [{k: v for k, v in row.items() if k[0] != "_"} for row in run.history]
-    epoch = {"step": 2, "t_eta": 0.2, "train/loss": 2, "test/accuracy": 0.5, "noise/lr": 0.1, "noise/batch_size": 32,
-             "train/step_variance": 0.5, "noise/ratio": 0.1 / 32}  # fmt: skip
+    epoch = {
+        "step": 2,
+        "t_eta": 0.2,
+        "train/loss": 2,
+        "test/accuracy": 0.5,
+        "noise/lr": 0.1,
+        "noise/batch_size": 32,
+        "train/step_variance": 0.5,
+        "noise/ratio": 0.1 / 32,
+    }
     assert [row for row in rows if "epoch" in row] == [{"epoch": 1} | epoch, epoch | {"epoch": 2, "step": 4}]
     assert [(row["step"], row["step/loss"]) for row in rows if "step/loss" in row][:2] == [(1, 2.5), (2, 1.5)]
-    expected = {"status": "ok", "end hessian/frobenius": 3.5, "train/loss": {"min": 2, "last": 2},
-                "test/accuracy": {"max": 0.5, "last": 0.5}, "noise/lr": 0.1}  # fmt: skip
+    expected = {
+        "status": "ok",
+        "end hessian/frobenius": 3.5,
+        "train/loss": {"min": 2, "last": 2},
+        "test/accuracy": {"max": 0.5, "last": 0.5},
+        "noise/lr": 0.1,
+    }
     assert {name: run.summary[name] for name in expected} == expected
 
     figure = stub.run(FIGURE)

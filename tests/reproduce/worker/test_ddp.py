@@ -29,12 +29,18 @@ from three_factors.reproduce.engine.worker import train as training
 pytestmark = pytest.mark.ddp
 CYCLE = NoiseSchedule(0.02, Cyclic(high=81, low=22, period=2, phase=0.5))  # neither is divisible by 2 and by 3
 VGG = RunSpec(
-    VGG11Network(width=1 / 32), Data("digits", "-", train=240, validation=51, test=101, augment=True), CYCLE,
-    epochs=2, seed=0, precision="float64", momentum=0.5, keep=Keep(best=True, loss_levels=(2.4,)),
-)  # fmt: skip
+    VGG11Network(width=1 / 32),
+    Data("digits", "-", train=240, validation=51, test=101, augment=True),
+    CYCLE,
+    epochs=2,
+    seed=0,
+    precision="float64",
+    momentum=0.5,
+    keep=Keep(best=True, loss_levels=(2.4,)),
+)
 MLP = replace(
     VGG, network=MLPNetwork(hidden=(16, 16), in_features=784), data=replace(VGG.data, name="digits28", augment=False)
-)  # fmt: skip
+)
 NETWORKS = {
     "VGG, batch norm": VGG,
     "VGG": replace(VGG, network=replace(VGG.network, batch_norm=False)),
@@ -61,15 +67,19 @@ SPECS = {
     "three steps, float32": replace(
         VGG, precision="float32", schedule=NoiseSchedule(0.02, 80), epochs=1, data=replace(VGG.data, augment=False)
     ),
-}  # fmt: skip
+}
 
 
 def on_rank(rank, world_size, specs):
     """name -> rows and end weights, of one of several ranks that train all specs one after another."""
     os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size),
-        "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "tests",
-    }  # fmt: skip
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "GROUP_RANK": "0",
+        "TORCHELASTIC_RUN_ID": "tests",
+    }
     found = {}
     for name, spec in specs.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -128,8 +138,13 @@ def free_port():
 
 def torchrun(task, devices, *flags):
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={devices}", *flags]
-    return subprocess.Popen([*command, "reproduce/worker.py", str(task.folder.path)], cwd=ROOT,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    return subprocess.Popen(
+        [*command, "reproduce/worker.py", str(task.folder.path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def ended(*processes):
@@ -159,9 +174,15 @@ def test_lightning_torchrun_and_torchrun_on_two_nodes_start_the_same_run(tmp_pat
 
 def test_a_run_on_one_device_does_not_adopt_the_layout_of_the_allocation_around_it(tmp_path):
     around = {
-        "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "figures", "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4",
-        "SLURM_PROCID": "3", "SLURM_LOCALID": "3", "SLURM_NODEID": "0", "SLURM_STEP_NUM_TASKS": "4",
-    }  # fmt: skip
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NAME": "figures",
+        "SLURM_NTASKS": "4",
+        "SLURM_NTASKS_PER_NODE": "4",
+        "SLURM_PROCID": "3",
+        "SLURM_LOCALID": "3",
+        "SLURM_NODEID": "0",
+        "SLURM_STEP_NUM_TASKS": "4",
+    }
     folder = prepared(MLP, tmp_path, 1).folder
     command = [sys.executable, "reproduce/worker.py", str(folder.path)]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | around, capture_output=True, text=True, timeout=PATIENCE)

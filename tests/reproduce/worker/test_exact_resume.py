@@ -158,9 +158,14 @@ def test_with_a_loader_that_begins_at_the_first_batch_alone_it_saves_at_the_ends
         module, resume = Linear(), ExactResume(path, every=0)
         module.break_at = break_at
         trainer = pl.Trainer(
-            accelerator="cpu", max_epochs=3, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, callbacks=[resume],
-        )  # fmt: skip
+            accelerator="cpu",
+            max_epochs=3,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[resume],
+        )
         trainer.fit(module, **resume.where())
         return module
 

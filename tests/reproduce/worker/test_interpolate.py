@@ -90,9 +90,13 @@ def test_a_random_direction_has_each_filters_norm_and_leaves_vectors_alone():
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"alphas": (0.0, 0.5)}, "alphas: "), ({"examples": 0}, "examples: 0"), ({"batch_size": 1}, "batch_size: 1"),
-     ({"end": replace(SPEC, keep=None)}, "keep: a path needs")],
-)  # fmt: skip
+    [
+        ({"alphas": (0.0, 0.5)}, "alphas: "),
+        ({"examples": 0}, "examples: 0"),
+        ({"batch_size": 1}, "batch_size: 1"),
+        ({"end": replace(SPEC, keep=None)}, "keep: a path needs"),
+    ],
+)
 def test_a_line_that_cannot_be_followed_is_refused(change, words):
     with pytest.raises(ValueError, match=words):
         PathSpec(**({"start": SPEC, "end": SPEC} | change))

@@ -80,9 +80,18 @@ def test_evaluations_come_when_the_spec_says(job, tmp_path):
     assert ["test/accuracy" in row for row in rows(tmp_path)] == [False, True, False, True]
 
 
-@pytest.mark.parametrize("change", [{}, {"network": VGG11Network(width=1 / 32, dropout=0.3), "data": replace(
-    DATA, name="digits", augment=True), "schedule": NoiseSchedule(0.05, Triangle(high=64, low=16, period=2))}],
-    ids=["plain", "dropout and augmentation"])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {
+            "network": VGG11Network(width=1 / 32, dropout=0.3),
+            "data": replace(DATA, name="digits", augment=True),
+            "schedule": NoiseSchedule(0.05, Triangle(high=64, low=16, period=2)),
+        },
+    ],
+    ids=["plain", "dropout and augmentation"],
+)
 def test_a_run_is_a_function_of_its_spec(change, tmp_path):
     spec = replace(SPEC, **change)
     job = Job(prepare(spec.data.name))
