@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -12,6 +12,47 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class Milestones:
+    """The best validation, and the first ones at fixed losses: which of them a validation is.
+
+    Args:
+        best, loss_levels, mode: as for `KeepWeights`.
+
+    Attributes:
+        weights: milestone -> state dictionary.
+        reached: milestone -> epoch (a count) and what the validation of these weights has logged.
+    """
+
+    def __init__(self, *, best: bool, loss_levels: Iterable[float], mode: Literal["max", "min"] = "max") -> None:
+        self.best, self.mode = best, mode
+        self.levels = {f"loss {level:g}": level for level in loss_levels}
+        self.weights: dict[str, dict[str, Tensor]] = {}
+        self.reached: dict[str, dict[str, float]] = {}
+
+    def waits(self) -> bool:
+        """Tells whether a milestone that only a validation can reach is still to come."""
+        return self.best or any(name not in self.weights for name in self.levels)
+
+    def due(self, loss: Callable[[], float], best_of: str, value: Callable[[], float]) -> list[str]:
+        """Returns the milestones that a validation reaches; its loss, and its value of `best_of`, if it comes to them.
+
+        A NaN reaches none.
+        """
+        found = [name for name, level in self.levels.items() if name not in self.weights and loss() <= level]
+        return [*found, "best"] if self.best and self._better(value(), best_of) else found
+
+    def _better(self, value: float, best_of: str) -> bool:
+        if math.isnan(value):
+            return False
+        if "best" not in self.reached:
+            return True
+        best = self.reached["best"][best_of]
+        return value > best if self.mode == "max" else value < best
+
+    def keep(self, milestone: str, weights: dict[str, Tensor], metrics: dict[str, float]) -> None:
+        self.weights[milestone], self.reached[milestone] = weights, dict(metrics)
 
 
 class KeepWeights(pl.Callback):
@@ -63,13 +104,12 @@ class KeepWeights(pl.Callback):
             raise ValueError(f"mode: {mode!r} is neither 'max' nor 'min'")
         self.initial, self.best, self.end, self.best_of, self.loss_of = initial, best, end, best_of, loss_of
         self.mode, self.name = mode, name
-        self.levels = {f"loss {level:g}": level for level in loss_levels}
+        self._loss_levels = tuple(loss_levels)
         self._evaluates = False
         self._begin()
 
     def _begin(self) -> None:
-        self.weights: dict[str, dict[str, Tensor]] = {}
-        self.reached: dict[str, dict[str, float]] = {}
+        self._milestones = Milestones(best=self.best, loss_levels=self._loss_levels, mode=self.mode)
         self._before: dict[str, Tensor] = {}
         self._evaluated: dict[str, Tensor] | None = None  # while a validation runs
         self._bits: list[int] | None = None  # of the weights that were evaluated last
@@ -77,6 +117,14 @@ class KeepWeights(pl.Callback):
         self._step = -1  # at which that was
         self._known: list[str] = []  # metrics that a validation has logged
         self._first = -1  # step of this fit; -1 as long as none is made
+
+    @property
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        return self._milestones.weights
+
+    @property
+    def reached(self) -> dict[str, dict[str, float]]:
+        return self._milestones.reached
 
     @property
     def state_key(self) -> str:
@@ -89,10 +137,10 @@ class KeepWeights(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._first = trainer.global_step
-        if self._waits() and (why := _never_validates(trainer)):
+        if self._milestones.waits() and (why := _never_validates(trainer)):
             raise self._refusal(why)
         if self.initial and "initial" not in self.weights:  # else a checkpoint has brought it
-            self._keep("initial", _copied(pl_module), {"epoch": trainer.current_epoch})
+            self._milestones.keep("initial", _copied(pl_module), {"epoch": trainer.current_epoch})
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._before, self._evaluated = dict(trainer.callback_metrics), None
@@ -105,7 +153,7 @@ class KeepWeights(pl.Callback):
         if batch_idx or dataloader_idx or not _counts(trainer):
             return
         self._bits = _bits(pl_module) if self.end else None
-        if self._waits():
+        if self._milestones.waits():
             self._evaluated = _copied(pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -114,41 +162,32 @@ class KeepWeights(pl.Callback):
         logged = {k: float(v) for k, v in trainer.callback_metrics.items() if v is not self._before.get(k)}
         self._last, self._step = {"epoch": trainer.current_epoch + 1} | logged, trainer.global_step
         self._known += [name for name in logged if name not in self._known]
-        for name, level in self.levels.items():
-            if name not in self.weights and self._metric(trainer, self.loss_of, logged) <= level:
-                self._keep(name, self._weights(pl_module), self._last)
-        if self.best and self._better(self._metric(trainer, self.best_of, logged)):
-            self._keep("best", self._weights(pl_module), self._last)
+        for name in self._milestones.due(
+            lambda: self._metric(trainer, self.loss_of, logged),
+            self.best_of,
+            lambda: self._metric(trainer, self.best_of, logged),
+        ):
+            self._milestones.keep(name, self._weights(pl_module), self._last)
         self._evaluated = None
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Behind every `on_train_end`, in which averages are put into the module.
         if self.initial and "initial" not in self.weights:  # nothing was trained
-            self._keep("initial", _copied(pl_module), {"epoch": trainer.current_epoch})
+            self._milestones.keep("initial", _copied(pl_module), {"epoch": trainer.current_epoch})
         if self.end:
             same = self._step == trainer.global_step and self._bits == _bits(pl_module)
-            self._keep("end", _copied(pl_module), (self._last if same else {}) | {"epoch": trainer.current_epoch})
-        if trainer.global_step > self._first >= 0 and self._step < 0 and self._waits():  # -1: nothing was trained
+            metrics = (self._last if same else {}) | {"epoch": trainer.current_epoch}
+            self._milestones.keep("end", _copied(pl_module), metrics)
+        trained = trainer.global_step > self._first >= 0  # -1: nothing was
+        if trained and self._step < 0 and self._milestones.waits():
             raise self._refusal("the fit ended before its first validation")
 
-    def _waits(self) -> bool:
-        """Tells whether a milestone that only a validation can reach is still to come."""
-        return self.best or any(name not in self.weights for name in self.levels)
-
     def _refusal(self, why: str) -> ValueError:
-        asked = "best=True" if self.best else f"loss_levels={tuple(self.levels.values())}"
+        asked = "best=True" if self.best else f"loss_levels={self._loss_levels}"
         return ValueError(f"{asked}: {why}, and weights are judged by one; validate, or keep initial= and end= alone")
 
     def _weights(self, module: pl.LightningModule) -> dict[str, Tensor]:
         return _copied(module) if self._evaluated is None else dict(self._evaluated)  # None: there was no batch
-
-    def _better(self, value: float) -> bool:
-        if math.isnan(value):
-            return False
-        if "best" not in self.reached:
-            return True
-        best = self.reached["best"][self.best_of]
-        return value > best if self.mode == "max" else value < best
 
     def _metric(self, trainer: pl.Trainer, name: str, logged: dict[str, float]) -> float:
         """Returns what this validation has logged; NaN where it is one that only some validations log."""
@@ -156,9 +195,6 @@ class KeepWeights(pl.Callback):
             why = "logged before the validation, of other weights" if name in trainer.callback_metrics else "not logged"
             raise ValueError(f"metric: {name!r} is {why}; best_of=, loss_of= take one of {', '.join(logged)}")
         return logged.get(name, math.nan)
-
-    def _keep(self, milestone: str, weights: dict[str, Tensor], metrics: dict[str, float]) -> None:
-        self.weights[milestone], self.reached[milestone] = weights, dict(metrics)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -173,7 +209,7 @@ class KeepWeights(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self._evaluates:
             return
-        self.weights, self.reached = state_dict["weights"], state_dict["reached"]
+        self._milestones.weights, self._milestones.reached = state_dict["weights"], state_dict["reached"]
         self._last, self._step = state_dict["last"], state_dict["step"]
         self._bits, self._known = state_dict.get("bits"), state_dict.get("known", [])
 

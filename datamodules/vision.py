@@ -13,23 +13,17 @@ from torch import Tensor
 from three_factors.datamodules.augment import CropAndFlip
 from three_factors.datamodules.batches import EvaluationLoader, PlannedLoader, resumed_at
 from three_factors.datamodules.label_noise import LabelNoise
+from three_factors.datamodules.parts import Parts, as_tensor, normalised
 from three_factors.datamodules.plan import EpochPlan, Sampling, check_batch_size, plan_epoch
 from three_factors.datamodules.prepared import Prepared, prepare
 from three_factors.datamodules.resuming import put_right
 from three_factors.datamodules.schedules import Schedule, as_schedule
 from three_factors.datamodules.search import Search
 from three_factors.datamodules.streams import generator
-from three_factors.datamodules.subsets import split, stratified_subset
-
-# Per-channel mean and standard deviation of the training images, in [0, 1]; the usual published values.
-STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "mnist": ((0.1307,), (0.3081,)),
-    "fashionmnist": ((0.2860,), (0.3530,)),
-}
 
 WATCHED = ("val", "test", "train_subset")
-WITH_LABEL_NOISE = (*WATCHED, "train_clean", "train_wrong")
+MARKED = ("train_clean", "train_wrong")
+WITH_LABEL_NOISE = (*WATCHED, *MARKED)
 
 
 class ImageDataModule(pl.LightningDataModule):
@@ -97,7 +91,6 @@ class ImageDataModule(pl.LightningDataModule):
             raise ValueError(f"watch: {watch!r} is not a beginning of {known!r}")
         self.label_noise, self.watch, self.subset, self.dtype = label_noise, watch, subset, dtype
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}
-        self._chosen: dict[str, np.ndarray] = {}  # of the training examples, those with a right and with a wrong label
 
     @property
     def batch_size(self) -> int | Schedule | None:
@@ -133,35 +126,27 @@ class ImageDataModule(pl.LightningDataModule):
             self.dataset if isinstance(self.dataset, Prepared) else prepare(self.dataset, self.data_dir, download=False)
         )
         arrays = source.arrays()
-        labels = np.asarray(arrays["train_labels"])
-        chosen, held_out = split(labels, self.validation, self.train, self.split_seed)
-        test_labels = np.asarray(arrays["test_labels"])
-        tested = stratified_subset(
-            test_labels, self.test if self.test is not None else len(test_labels), self.split_seed
+        self.parts = parts = Parts.of(
+            source,
+            arrays,
+            validation=self.validation,
+            train=self.train,
+            test=self.test,
+            split_seed=self.split_seed,
+            label_noise=self.label_noise,
+            seed=self.seed,
         )
-        self.mean, self.std = self._statistics(source.name, arrays["train_images"], chosen)
+        self.mean, self.std = (as_tensor(of, self.dtype) for of in (parts.mean, parts.std))
         self.num_classes, self.source = source.classes, source
         for part, array, indices in (
-            ("train", "train", chosen),
-            ("val", "train", held_out),
-            ("test", "test", tested),
+            ("train", "train", parts.train),
+            ("val", "train", parts.val),
+            ("test", "test", parts.test),
         ):
             images = torch.from_numpy(np.ascontiguousarray(arrays[f"{array}_images"][indices])).to(self.dtype)
-            images = images.div_(255).sub_(self.mean.view(1, -1, 1, 1)).div_(self.std.view(1, -1, 1, 1))
-            right = np.asarray(arrays[f"{array}_labels"])[indices]
-            given = right
-            if part == "train" and self.label_noise is not None:
-                given = self.label_noise(right, source.classes, self.seed)
-                self._chosen = {"train_clean": given == right, "train_wrong": given != right}
-            self.splits[part] = images, torch.from_numpy(given)
-
-    def _statistics(self, name: str, images: np.ndarray, chosen: np.ndarray) -> tuple[Tensor, Tensor]:
-        if name in STATISTICS:
-            mean, std = STATISTICS[name]
-        else:
-            sample = images[np.sort(chosen)[:: max(1, len(chosen) // 5_000)]] / 255
-            mean, std = sample.mean(axis=(0, 2, 3)), np.maximum(sample.std(axis=(0, 2, 3)), 1e-3)
-        return torch.tensor(mean, dtype=self.dtype), torch.tensor(std, dtype=self.dtype)
+            images = normalised(images, self.mean.view(1, -1, 1, 1), self.std.view(1, -1, 1, 1))
+            labels = parts.labels if part == "train" else np.asarray(arrays[f"{array}_labels"])[indices]
+            self.splits[part] = images, torch.from_numpy(labels)
 
     @property
     def examples(self) -> int:
@@ -225,8 +210,8 @@ class ImageDataModule(pl.LightningDataModule):
         images, labels = self._on_device("train" if part.startswith("train") else part)
         if part == "train_subset":  # already in random order, see `subsets`
             images, labels = images[: self.subset], labels[: self.subset]
-        elif part in self._chosen:
-            indices = torch.from_numpy(np.flatnonzero(self._chosen[part])[: self.subset]).to(labels.device)
+        elif part in MARKED:
+            indices = torch.from_numpy(self.parts.marked(part, self.subset)).to(labels.device)
             images, labels = images[indices], labels[indices]
         rank, world_size = self._place()
         loader = EvaluationLoader(images, labels, self.eval_batch_size, rank=rank, world_size=world_size)

@@ -16,7 +16,16 @@ from torchmetrics import MeanMetric
 from three_factors.lightning_modules.noise_injection import FromDifference, GradientNoise
 
 Batch = tuple[Tensor, Tensor]
+Criterion = Literal["cross_entropy", "square"]
 EVALUATED = ("val", "test", "train_subset", "train_clean", "train_wrong")  # what the validation loaders hold, in order
+
+
+def example_losses(criterion: Criterion, output: Tensor, target: Tensor) -> Tensor:
+    """Returns the losses of examples, (...), of outputs (..., classes) and labels (...)."""
+    if criterion == "cross_entropy":
+        flat = F.cross_entropy(output.flatten(0, -2), target.flatten(), reduction="none")
+        return flat.view(target.shape)
+    return (output - F.one_hot(target, output.shape[-1]).to(output.dtype)).square().sum(-1) / 2
 
 
 class SGDClassifier(pl.LightningModule):
@@ -49,11 +58,11 @@ class SGDClassifier(pl.LightningModule):
         self.network = network
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.gradient_noise: GradientNoise | None = None
-        self.criterion: Literal["cross_entropy", "square"] = "cross_entropy"
+        self.criterion: Criterion = "cross_entropy"
         self._difference: Tensor | None = None
         self.evaluations = nn.ModuleDict(
             {
-                f"{part}/{what}": MeanMetric(nan_strategy="disable")
+                f"{part}/{what}": MeanMetric(nan_strategy="disable").set_dtype(torch.float64)
                 for part in EVALUATED
                 for what in ("loss", "accuracy")
             }
@@ -73,9 +82,7 @@ class SGDClassifier(pl.LightningModule):
 
     def losses(self, output: Tensor, target: Tensor) -> Tensor:
         """Returns the examples' losses, (B,)."""
-        if self.criterion == "cross_entropy":
-            return F.cross_entropy(output, target, reduction="none")
-        return (output - F.one_hot(target, output.shape[1]).to(output.dtype)).square().sum(1) / 2
+        return example_losses(self.criterion, output, target)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | dict[str, Tensor]:
         if batch_idx == 0:  # sums of an epoch whose end Lightning has left out, at a resume

@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from three_factors.callbacks import NoiseScheduler, ProgressFile
 from three_factors.datamodules import NoiseSchedule, PlannedLoader, plan_epoch
 from three_factors.lightning_modules import MLP, VGG11
+from three_factors.reproduce.engine.worker.members import Member
 from three_factors.reproduce.engine.worker.recorder import Recorder
 
 PAIRS = (
@@ -68,7 +69,7 @@ def steps(
     def ours() -> float:
         with tempfile.TemporaryDirectory() as folder:
             noise = NoiseScheduler(NoiseSchedule(0.01, BATCH))
-            recorder = Recorder(Path(folder) / "metrics.jsonl", noise)
+            recorder = Recorder(Member(Path(folder) / "metrics.jsonl"), noise)
             progress = ProgressFile(Path(folder) / "progress.json")
             return trainer_step(make, data, noise, recorder, progress, logger=pl.loggers.CSVLogger(folder))
 

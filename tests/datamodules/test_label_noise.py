@@ -73,6 +73,6 @@ def test_accuracy_is_logged_apart_for_right_and_wrong_labels():
     clean, wrong, both = (
         float(fitted.callback_metrics[f"{part}/accuracy"]) for part in ("train_clean", "train_wrong", "train_subset")
     )
-    labels = data._chosen["train_wrong"].mean()
+    labels = (~data.parts.right).mean()
     assert clean > wrong + 0.2
     assert both == pytest.approx((1 - labels) * clean + labels * wrong, abs=1e-6)

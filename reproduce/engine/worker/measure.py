@@ -10,7 +10,7 @@ from three_factors.lightning_modules.classifier import SGDClassifier
 from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.spec import AnyMeasurement, Measurement, NoiseMeasurement, RunSpec
-from three_factors.reproduce.engine.worker.recorder import finite_only
+from three_factors.reproduce.engine.worker.members import finite_only
 from three_factors.reproduce.engine.worker.train import (
     build_data,
     build_module,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 import platform
 import signal
@@ -17,7 +16,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed
-from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import ParallelStrategy
 from torch import Tensor
@@ -41,9 +39,9 @@ from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.networks import Network
 from three_factors.reproduce.engine.contract.noise import HalfBatchNoise
 from three_factors.reproduce.engine.contract.spec import PRECISIONS, Curvature, Keep, RunSpec
-from three_factors.reproduce.engine.contract.steps import evaluated
+from three_factors.reproduce.engine.worker.members import Member
 from three_factors.reproduce.engine.worker.ranks import cluster
-from three_factors.reproduce.engine.worker.recorder import Recorder, finite_only
+from three_factors.reproduce.engine.worker.recorder import Recorder
 from three_factors.reproduce.engine.worker.renewing import Renewing
 
 
@@ -132,19 +130,11 @@ def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) ->
     module.gradient_noise, renewing = build_noise(spec)
     noise = NoiseScheduler(spec.schedule)
     watch = None if spec.watch is None else hessian_monitor(spec.watch.curvature, spec.watch.every)
-    recorder = Recorder(
-        folder.path / "metrics.jsonl",
-        noise,
-        watch,
-        every_step=job.every_step,
-        points=evaluated(spec, job.world_size),
-        until=0 if spec.evaluations is None else spec.evaluations.until,
-        start=[p.detach().clone() for p in module.parameters()],
-    )
+    member = Member(folder.path / "metrics.jsonl", spec, every_step=job.every_step, world_size=job.world_size)
+    recorder = Recorder(member, noise, watch, [p.detach().clone() for p in module.parameters()])
     at_start = recorder.weights(module)
     keep = KeepWeights(**asdict(spec.keep or Keep(end=False)))
     progress = ProgressFile(folder.path / "progress.json")
-    stop = [_stop_at(*at, spec.epochs) for at in (("loss", spec.stop_at_loss), ("accuracy", spec.stop_at_accuracy))]
     checkpoints = ExactResume(folder.checkpoint, every=job.checkpoint_every, leave_on=signal.SIGTERM)
     trainer = pl.Trainer(
         accelerator="gpu" if where.type == "cuda" else "cpu",
@@ -162,7 +152,6 @@ def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) ->
             noise,
             *filter(None, (watch, renewing)),
             keep,
-            *filter(None, stop),
             progress,
             recorder,
             checkpoints,
@@ -178,25 +167,11 @@ def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) ->
     for milestone, weights in keep.weights.items():
         write_weights(folder.weights(milestone), weights)
     finite = all(bool(torch.isfinite(p).all()) for p in module.parameters())
-    of_rows = {0: at_start} | {row["epoch"]: {k: row[k] for k in at_start} for row in recorder.rows}
-    reached = {name: finite_only(metrics) | of_rows[metrics["epoch"]] for name, metrics in keep.reached.items()}
-    return recorder.result(finite) | {
-        "milestones": reached,
+    return member.result(finite) | {
+        "milestones": member.reached(at_start, keep.reached),
         "provenance": provenance(job, trainer, checkpoints.seconds)
         | {"checkpoint_seconds": round(checkpoints.spent, 3)},
     }
-
-
-def _stop_at(what: str, threshold: float | None, epochs: int) -> EarlyStopping | None:
-    """Ends a run at the first evaluation that reaches a training loss or accuracy; never because it has stalled."""
-    if threshold is None:
-        return None
-    mode = "min" if what == "loss" else "max"
-    # Lightning stops strictly beyond the threshold
-    beyond = math.nextafter(threshold, math.inf if what == "loss" else -math.inf)
-    return EarlyStopping(
-        f"train_subset/{what}", mode=mode, stopping_threshold=beyond, patience=epochs + 1, check_finite=False
-    )
 
 
 class LostWeights(ValueError):

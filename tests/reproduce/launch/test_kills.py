@@ -26,8 +26,8 @@ MOMENTS = {
     "after an epoch's last step": (STEP, None, "after"),
     "in the validation": ("three_factors.lightning_modules.classifier.SGDClassifier.validation_step", 4, "before"),
     "while curvature is watched": ("three_factors.callbacks.hessian.HessianMonitor.measure", 2, "before"),
-    "before a row is written": ("three_factors.reproduce.engine.worker.recorder.Recorder._write", 2, "before"),
-    "after a row is written": ("three_factors.reproduce.engine.worker.recorder.Recorder._write", 2, "after"),
+    "before a row is written": ("three_factors.reproduce.engine.worker.members.Member.write", 2, "before"),
+    "after a row is written": ("three_factors.reproduce.engine.worker.members.Member.write", 2, "after"),
     "after the last row": ("three_factors.reproduce.engine.worker.recorder.Recorder.on_train_end", 1, "before"),
     "in a checkpoint's writing": ("three_factors.callbacks.exact_resume.torch.save", 7, "before"),
     "between a checkpoint's writing and its renaming": ("three_factors.callbacks.exact_resume.torch.save", 7, "after"),
@@ -119,7 +119,7 @@ def test_lost_weights_are_told_and_made_again(server, measured, tmp_path):
 def test_rows_that_are_lost_are_told_and_the_run_starts_again(server, measured, tmp_path):
     folder = RunFolder(tmp_path / EVERYTHING.key)
     folder.prepare(EVERYTHING, job("digits"), (MEASURED,))
-    killed(server, folder, "three_factors.reproduce.engine.worker.recorder.Recorder._write", 3)
+    killed(server, folder, "three_factors.reproduce.engine.worker.members.Member.write", 3)
     rows = (folder.path / "metrics.jsonl").read_text().splitlines(keepends=True)
     assert len(rows) == 2
     (folder.path / "metrics.jsonl").write_text(rows[0])
