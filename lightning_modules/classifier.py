@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
@@ -26,6 +26,19 @@ def example_losses(criterion: Criterion, output: Tensor, target: Tensor) -> Tens
         flat = F.cross_entropy(output.flatten(0, -2), target.flatten(), reduction="none")
         return flat.view(target.shape)
     return (output - F.one_hot(target, output.shape[-1]).to(output.dtype)).square().sum(-1) / 2
+
+
+class DoubleMean(MeanMetric):
+    """A mean whose sums are of float64, wherever it is moved: torchmetrics forgets the type on the way to a device."""
+
+    def __init__(self) -> None:
+        super().__init__(nan_strategy="disable")
+        self.set_dtype(torch.float64)
+
+    def _apply(self, fn: Any, exclude_state: Sequence[str] = "") -> Any:
+        moved = super()._apply(fn, exclude_state)
+        self._dtype = self.mean_value.dtype
+        return moved
 
 
 class SGDClassifier(pl.LightningModule):
@@ -61,11 +74,7 @@ class SGDClassifier(pl.LightningModule):
         self.criterion: Criterion = "cross_entropy"
         self._difference: Tensor | None = None
         self.evaluations = nn.ModuleDict(
-            {
-                f"{part}/{what}": MeanMetric(nan_strategy="disable").set_dtype(torch.float64)
-                for part in EVALUATED
-                for what in ("loss", "accuracy")
-            }
+            {f"{part}/{what}": DoubleMean() for part in EVALUATED for what in ("loss", "accuracy")}
         )
         self._loss_sum: Tensor | None = None
         self._correct: Tensor | None = None

@@ -33,6 +33,7 @@ HOMES: dict[str, dict[str, tuple[str, ...]]] = {
             "WarmRestarts",
         )
     },
+    "reproduce.engine.contract.packs": {"three_factors.reproduce.engine.contract.packs": ("Pack",)},
     "reproduce.engine.spec": {
         "three_factors.reproduce.engine.contract.networks": ("MLPNetwork", "ResNet56Network", "VGG11Network"),
         "three_factors.reproduce.engine.contract.noise": ("GaussianNoise", "HalfBatchNoise", "Renewal"),

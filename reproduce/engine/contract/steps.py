@@ -44,10 +44,10 @@ def planned(spec: RunSpec, epochs: int | None = None, world_size: int = 1) -> St
     wanted = range(spec.epochs if epochs is None else epochs)
     lr, size = as_schedule(spec.schedule.lr), as_schedule(spec.schedule.batch_size)
     if isinstance(lr, Constant) and isinstance(size, Constant):  # every epoch is like the first
-        rates, sizes = _of_epoch(spec, 0, world_size)
+        rates, sizes = of_epoch(spec, 0, world_size)
         numbers = np.repeat(np.arange(1, len(wanted) + 1), len(sizes))
         return Steps(numbers, np.tile(rates, len(wanted)), np.tile(sizes, len(wanted)))
-    found = [_of_epoch(spec, epoch, world_size) for epoch in wanted]
+    found = [of_epoch(spec, epoch, world_size) for epoch in wanted]
     numbers = np.repeat(np.arange(1, len(found) + 1), [len(sizes) for _, sizes in found])
     return Steps(numbers, *(np.concatenate(parts) if found else np.empty(0) for parts in zip(*found, strict=True)))
 
@@ -123,10 +123,10 @@ def whole(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def first_lr(spec: RunSpec, world_size: int = 1) -> float:
     """Returns eta of the first step."""
-    return float(_of_epoch(spec, 0, world_size)[0][0])
+    return float(of_epoch(spec, 0, world_size)[0][0])
 
 
-def _of_epoch(spec: RunSpec, epoch: int, world_size: int) -> tuple[np.ndarray, np.ndarray]:
+def of_epoch(spec: RunSpec, epoch: int, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Returns eta and S of an epoch's steps: eta/S is the schedule's at each step's start."""
     n = spec.data.train
     schedule = as_schedule(spec.schedule.batch_size)

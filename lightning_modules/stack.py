@@ -1,0 +1,171 @@
+"""MLPs of one shape as a stack: one batched product does the work of every member.
+
+A member's numbers are those of its own network: nothing is shared but the shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from three_factors.lightning_modules.mlp import MLPNet
+from three_factors.lightning_modules.normalization import BatchNorm1d
+
+
+class StackedLinear(nn.Module):
+    """M linear layers: (M, B, in) to (M, B, out). Its tensors are those of `nn.Linear`, a member a row."""
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
+        self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias.unsqueeze(1), inputs, self.weight.transpose(1, 2))
+
+
+class StackedBatchNorm(nn.Module):
+    """M batch norms over (M, B, C), each over its own member's batch, or over ghost batches as `BatchNorm1d` has them.
+
+    In plain arithmetic, which has derivatives of every order and needs no kernel for a batch of batches.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, layers: Sequence[BatchNorm1d]) -> None:
+        super().__init__()
+        first = layers[0]
+        if first.momentum is None or first.running_mean is None:
+            raise ValueError("momentum: batch norm with cumulative or without running statistics is not stacked")
+        self.eps, self.momentum, self.ghost_batch_size = first.eps, first.momentum, first.ghost_batch_size
+        self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
+        self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            self.register_buffer(name, torch.stack([getattr(layer, name).detach() for layer in layers]))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if not self.training:
+            return self._scaled(inputs, self.running_mean.unsqueeze(1), self.running_var.unsqueeze(1))
+        size = self.ghost_batch_size
+        groups = 1 if size is None else max(1, inputs.shape[1] // size)
+        parts = inputs.tensor_split(groups, dim=1)
+        statistics = [torch.var_mean(part, 1, correction=0, keepdim=True) for part in parts]
+        with torch.no_grad():
+            self._update([(variance, mean, part.shape[1]) for (variance, mean), part in zip(statistics, parts)])
+        normalised = [self._scaled(part, mean, variance) for part, (variance, mean) in zip(parts, statistics)]
+        return normalised[0] if groups == 1 else torch.cat(normalised, 1)
+
+    def _scaled(self, inputs: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        unit = (inputs - mean) * torch.rsqrt(variance + self.eps)
+        return unit * self.weight.unsqueeze(1) + self.bias.unsqueeze(1)
+
+    def _update(self, statistics: list[tuple[Tensor, Tensor, int]]) -> None:
+        """Moves the running statistics towards the means over groups; variances are unbiased, as torch's."""
+        mean = torch.stack([of.squeeze(1) for _, of, _ in statistics]).mean(0)
+        unbiased = [of.squeeze(1) * (count / (count - 1)) for of, _, count in statistics]
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(torch.stack(unbiased).mean(0), self.momentum)
+        self.num_batches_tracked.add_(1)
+
+
+class StackedMLP(nn.Module):
+    """M networks of one shape; the names of its tensors are those of `MLPNet`, and a member is a row of each.
+
+    Args:
+        members: the networks, whose weights and running statistics are copied.
+
+    Raises:
+        ValueError: no member, or members of different shapes.
+    """
+
+    def __init__(self, members: Sequence[MLPNet]) -> None:
+        super().__init__()
+        if not members:
+            raise ValueError("members: none")
+        shapes = [{name: value.shape for name, value in one.state_dict().items()} for one in members]
+        if any(of != shapes[0] for of in shapes):
+            raise ValueError("members: networks of different shapes")
+        layers: list[nn.Module] = []
+        for column in zip(*(one.layers for one in members), strict=True):
+            own: Any = column
+            if isinstance(column[0], nn.Linear):
+                layers.append(StackedLinear(own))
+            elif isinstance(column[0], BatchNorm1d):
+                layers.append(StackedBatchNorm(own))
+            else:
+                layers.append(nn.ReLU(inplace=True))
+        self.layers = nn.Sequential(*layers)
+
+    @property
+    def members(self) -> int:
+        """M."""
+        return len(next(self.parameters()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Returns logits (M, B, classes) of examples (M, B, …), or of the same (1, B, …) for all."""
+        inputs = inputs.flatten(2)
+        return self.layers(inputs.expand(self.members, -1, -1))
+
+    def member(self, index: int) -> dict[str, Tensor]:
+        """Returns a copy of a member's state dictionary, as `MLPNet` has it."""
+        return {name: value[index].detach().clone() for name, value in self.state_dict().items()}
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Leaves these members, in this order."""
+        chosen = list(indices)
+        for part in self.modules():
+            for name, value in list(part.named_parameters(recurse=False)):
+                setattr(part, name, nn.Parameter(value.detach()[chosen].clone()))
+            for name, value in list(part.named_buffers(recurse=False)):
+                setattr(part, name, value[chosen].clone())
+
+
+def flat(tensors: Sequence[Tensor]) -> Tensor:
+    """Returns a member's numbers a row, (M, q), of tensors (M, …)."""
+    return torch.cat([part.reshape(len(part), -1) for part in tensors], 1)
+
+
+class StackedSGD:
+    """SGD in which eta, momentum and weight decay are each a number a member; as torch's `SGD` does it.
+
+    Args:
+        momentum, weight_decay: (M,), of the dtype of the parameters.
+    """
+
+    def __init__(self, momentum: Tensor, weight_decay: Tensor) -> None:
+        self.momentum, self.weight_decay = momentum, weight_decay
+        # Asked once: a GPU would be waited for.
+        self._decays, self._remembers = bool(weight_decay.any()), bool(momentum.any())
+        self.velocity: list[Tensor] = []
+
+    def step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], lr: Tensor) -> None:
+        """Moves the parameters, (M, …) each, by lr (M,)."""
+        with torch.no_grad():
+            found = list(gradients)
+            if self._decays:
+                found = [torch.addcmul(g, p, _beside(self.weight_decay, p)) for p, g in zip(parameters, found)]
+            if self._remembers:
+                if not self.velocity:  # torch's first step takes the gradient itself
+                    self.velocity = [g.clone() for g in found]
+                else:
+                    for v, g in zip(self.velocity, found):
+                        v.mul_(_beside(self.momentum, v)).add_(g)
+                found = self.velocity
+            for p, step in zip(parameters, found):
+                p.addcmul_(step, _beside(lr, p), value=-1)
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Leaves these members, in this order."""
+        chosen = list(indices)
+        self.momentum, self.weight_decay = self.momentum[chosen], self.weight_decay[chosen]
+        self.velocity = [v[chosen].clone() for v in self.velocity]
+
+
+def _beside(values: Tensor, of: Tensor) -> Tensor:
+    """Returns (M,) as (M, 1, …), to be multiplied with a tensor (M, …)."""
+    return values.view(-1, *(1,) * (of.dim() - 1))

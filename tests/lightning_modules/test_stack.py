@@ -1,0 +1,117 @@
+"""A stack's members are networks of their own: outputs, derivatives, running statistics and steps are each one's."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from three_factors.lightning_modules.mlp import MLPNet
+from three_factors.lightning_modules.stack import StackedMLP, StackedSGD, flat
+
+SHAPES = {
+    "plain": partial(MLPNet, hidden=(7, 5), in_features=6, num_classes=3),
+    "batch norm": partial(MLPNet, hidden=(7, 5), in_features=6, num_classes=3, batch_norm=True),
+    "ghosts": partial(MLPNet, hidden=(7,), in_features=6, num_classes=3, batch_norm=True, ghost_batch_size=4),
+    "linear": partial(MLPNet, hidden=(), in_features=6, num_classes=3),
+}
+
+
+def made(shape, members=3):
+    nets = []
+    for seed in range(members):
+        torch.manual_seed(seed)
+        nets.append(SHAPES[shape]().double())
+    return nets, StackedMLP(nets)
+
+
+def drawn(members=3, size=14):
+    generator = torch.Generator().manual_seed(9)
+    images = torch.randn(members, size, 6, generator=generator, dtype=torch.float64)
+    return images, torch.randint(0, 3, (members, size), generator=generator)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_outputs_gradients_and_running_statistics_are_each_members_own(shape, training):
+    nets, stack = made(shape)
+    images, labels = drawn()
+    stack.train(training)
+    for _ in range(2):  # the second in other running statistics
+        logits = stack(images)
+        losses = torch.stack([F.cross_entropy(*pair) for pair in zip(logits, labels)])
+        gradients = flat(torch.autograd.grad(losses.sum(), list(stack.parameters())))
+        for i, net in enumerate(nets):
+            net.train(training)
+            own = net(images[i])
+            torch.testing.assert_close(logits[i], own)
+            wanted = torch.autograd.grad(F.cross_entropy(own, labels[i]), list(net.parameters()))
+            torch.testing.assert_close(gradients[i], torch.cat([g.flatten() for g in wanted]))
+            for (name, found), value in zip(stack.member(i).items(), net.state_dict().values(), strict=True):
+                torch.testing.assert_close(found, value, msg=name)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_members_step_as_torchs_sgd_does(shape):
+    nets, stack = made(shape)
+    lr, momentum, decay = (
+        torch.tensor(of, dtype=torch.float64) for of in ([0.1, 0.3, 0.02], [0, 0.9, 0.5], [0.1, 0, 0])
+    )
+    ours = StackedSGD(momentum, decay)
+    theirs = [
+        torch.optim.SGD(net.parameters(), lr=float(lr[i]), momentum=float(momentum[i]), weight_decay=float(decay[i]))
+        for i, net in enumerate(nets)
+    ]
+    for _ in range(4):
+        images, labels = drawn()
+        loss = sum(F.cross_entropy(*pair) for pair in zip(stack(images), labels))
+        ours.step(list(stack.parameters()), torch.autograd.grad(loss, list(stack.parameters())), lr)
+        for net, optimizer, x, y in zip(nets, theirs, images, labels):
+            optimizer.zero_grad()
+            F.cross_entropy(net(x), y).backward()
+            optimizer.step()
+    for i, net in enumerate(nets):
+        for found, value in zip(stack.member(i).values(), net.state_dict().values(), strict=True):
+            torch.testing.assert_close(found, value, rtol=1e-12, atol=1e-12)
+
+
+def test_those_that_are_kept_go_on_as_they_were():
+    images, labels = drawn()
+    momentum, decay, lr = (
+        torch.tensor(of, dtype=torch.float64) for of in ([0.9, 0, 0.5], [0, 0, 0.1], [0.1, 0.2, 0.3])
+    )
+
+    def trained(kept):
+        """Weights after a step of all, and one of those that are kept from then on."""
+        stack, sgd = made("batch norm")[1], StackedSGD(momentum, decay)
+        for chosen in ([0, 1, 2], kept):
+            if len(chosen) < 3:
+                stack.keep(chosen)
+                sgd.keep(chosen)
+            loss = sum(F.cross_entropy(*pair) for pair in zip(stack(images[chosen]), labels[chosen]))
+            sgd.step(list(stack.parameters()), torch.autograd.grad(loss, list(stack.parameters())), lr[chosen])
+        return stack
+
+    some, all_ = trained([2, 0]), trained([0, 1, 2])
+    assert some.members == 2
+    for place, member in enumerate((2, 0)):
+        for found, value in zip(some.member(place).values(), all_.member(member).values(), strict=True):
+            torch.testing.assert_close(found, value, rtol=1e-12, atol=1e-14)
+
+
+def test_a_member_that_is_not_finite_leaves_the_others_alone():
+    stack = made("batch norm")[1]
+    with torch.no_grad():
+        next(stack.parameters())[1].fill_(float("nan"))
+    images, labels = drawn()
+    losses = torch.stack([F.cross_entropy(*pair) for pair in zip(stack(images), labels)])
+    gradients = flat(torch.autograd.grad(losses.sum(), list(stack.parameters())))
+    assert losses.isfinite().tolist() == [True, False, True]
+    assert gradients.isfinite().all(1).tolist() == [True, False, True]
+
+
+def test_networks_of_different_shapes_are_refused():
+    with pytest.raises(ValueError, match="different shapes"):
+        StackedMLP([SHAPES["plain"](), SHAPES["linear"]()])
+    with pytest.raises(ValueError, match="members: none"):
+        StackedMLP([])

@@ -1,0 +1,180 @@
+"""A pack: every member ends as its own run does, whatever its neighbours are and whatever becomes of them."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from three_factors.datamodules.label_noise import LabelNoise
+from three_factors.datamodules.prepared import prepare
+from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, Steps, Triangle, as_schedule
+from three_factors.reproduce.engine.contract.files import write_json
+from three_factors.reproduce.engine.contract.folder import RunFolder
+from three_factors.reproduce.engine.contract.job import Job
+from three_factors.reproduce.engine.contract.networks import MLPNetwork
+from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise
+from three_factors.reproduce.engine.contract.packs import Pack, shared, stackable
+from three_factors.reproduce.engine.contract.spec import Data, Evaluations, Keep, RunSpec
+from three_factors.reproduce.engine.worker.pack import PackModule, train_pack
+from three_factors.reproduce.engine.worker.train import train
+
+PLAIN = RunSpec(
+    MLPNetwork(hidden=(16, 12)),
+    Data("digits28", "-", train=320, validation=60, test=120, subset=100),
+    NoiseSchedule(0.1, 32),
+    epochs=3,
+    seed=0,
+    precision="float64",
+    keep=Keep(initial=True, best=True, loss_levels=(2.2, 1.5)),
+)
+NORMED = replace(PLAIN, network=replace(PLAIN.network, batch_norm=True))
+HARD = replace(NORMED, data=replace(PLAIN.data, label_noise=LabelNoise(0.25)))
+
+
+def with_data(spec, **fields):
+    return replace(spec, data=replace(spec.data, **fields))
+
+
+RATES = (0.1, Triangle(0.2, 0.01, 2), Steps((0.1, 0.01), (1.5,)))
+NOISES = (None, HalfBatchNoise(2.0), HalfBatchNoise(1.0))
+GHOSTS = replace(NORMED, network=replace(NORMED.network, ghost_batch_size=12))
+OFTEN = replace(PLAIN, evaluations=Evaluations(early=3, until=2, last=4))
+DIVERGES = 1e9
+# what the members of a pack differ in
+PACKS = {
+    "eta": [replace(PLAIN, schedule=NoiseSchedule(lr, 32)) for lr in RATES],
+    "momentum": [replace(PLAIN, momentum=momentum) for momentum in (0.0, 0.9, 0.5)],
+    "weight decay": [replace(PLAIN, weight_decay=decay) for decay in (0.0, 1e-2)],
+    "seed and split": [with_data(replace(PLAIN, seed=seed), split_seed=min(seed, 1)) for seed in range(3)],
+    "batch norm": [replace(NORMED, seed=seed) for seed in range(3)],
+    "ghost batches": [replace(GHOSTS, seed=seed) for seed in range(2)],
+    "labels": [with_data(PLAIN, label_noise=of) for of in (None, LabelNoise(0.25), LabelNoise(0.5, "other"))],
+    "half batches": [replace(PLAIN, noise=of) for of in NOISES],
+    "Gaussian noise": [replace(PLAIN, noise=of) for of in (None, GaussianNoise(1.0, "covariance"))],
+    "stops": [replace(PLAIN, stop_at_loss=loss, epochs=4) for loss in (None, 2.0, 1.5)],
+    "epochs": [replace(PLAIN, seed=n, epochs=n, evaluate_every=every) for n, every in ((3, 1), (1, 1), (4, 2))],
+    "a neighbour that diverges": [replace(NORMED, schedule=NoiseSchedule(lr, 32)) for lr in (0.1, DIVERGES, 0.2)],
+    "a cycle in S": [replace(PLAIN, seed=seed, schedule=NoiseSchedule(0.1, Cyclic(64, 16, 2))) for seed in range(2)],
+    "with replacement": [replace(PLAIN, seed=seed, sampling="replacement") for seed in range(2)],
+    "evaluations": [replace(OFTEN, epochs=epochs) for epochs in (3, 4)],
+    "the square loss": [replace(PLAIN, seed=s, loss="square", schedule=NoiseSchedule(0.02, 32)) for s in range(2)],
+    "a hard case": [replace(HARD, seed=seed, momentum=0.9 * (seed == 1)) for seed in range(3)],
+}
+
+
+@pytest.fixture(scope="module")
+def job():
+    return Job(prepare("digits28"))
+
+
+def alone(spec, job, path):
+    folder = RunFolder(path / spec.key)
+    folder.path.mkdir(parents=True)
+    write_json(folder.path / "result.json", {"key": spec.key} | train(spec, job, folder))
+    weights = folder.path / "weights"
+    assert weights.exists() or spec.keep is None
+    return folder
+
+
+def together(specs, job, path):
+    folders = [RunFolder(path / "runs" / spec.key) for spec in specs]
+    for folder in folders:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    pack = Pack.of(specs)
+    train_pack(pack, specs, job, path / "packs" / pack.key, folders)
+    return folders
+
+
+def close(found, wanted, where=""):
+    """Whether two values of JSON are alike to 1e-9, but for what tells the machine."""
+    if isinstance(wanted, dict):
+        assert found.keys() == wanted.keys(), where
+        for name in wanted.keys() - {"provenance", "bytes"}:
+            close(found[name], wanted[name], f"{where} {name}")
+    elif isinstance(wanted, list):
+        assert len(found) == len(wanted), where
+        for one, other in zip(found, wanted):
+            close(one, other, where)
+    elif isinstance(wanted, float):
+        assert found == pytest.approx(wanted, rel=1e-9, abs=1e-12), where
+    else:
+        assert found == wanted, where
+
+
+def same(packed, single):
+    close(packed.result(), single.result(), "result")
+    close(packed.rows(), single.rows(), "rows")
+    close(
+        [json.loads(x) for x in (packed.path / "metrics.jsonl").read_text().splitlines()],
+        [json.loads(x) for x in (single.path / "metrics.jsonl").read_text().splitlines()],
+    )
+    names = sorted(file.name for file in (single.path / "weights").glob("*.pt"))
+    assert sorted(file.name for file in (packed.path / "weights").glob("*.pt")) == names
+    for name in names:
+        ours, theirs = (torch.load(of.path / "weights" / name, weights_only=True) for of in (packed, single))
+        assert ours.keys() == theirs.keys()
+        for key in theirs:
+            torch.testing.assert_close(ours[key], theirs[key], rtol=1e-9, atol=1e-12, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", PACKS)
+def test_every_member_ends_as_its_own_run_does(name, job, tmp_path):
+    specs = PACKS[name]
+    assert all(map(stackable, specs))
+    assert len({shared(spec) for spec in specs}) == 1
+    folders = together(specs, replace(job, every_step=True), tmp_path)
+    for spec, folder in zip(specs, folders):
+        single = alone(spec, replace(job, every_step=True), tmp_path / "alone")
+        if as_schedule(spec.schedule.lr)(0.0) == DIVERGES:  # what is not finite is not the same in two ways of adding up
+            assert folder.result()["status"] == single.result()["status"] == "diverged"
+            assert len(folder.rows()) == len(single.rows())
+            continue
+        same(folder, single)
+        assert folder.result()["status"] == "ok"
+        assert folder.step_losses() == pytest.approx(single.step_losses(), rel=1e-6)
+
+
+SEVERAL = [
+    replace(HARD, seed=1, momentum=0.9, epochs=2),
+    replace(HARD, seed=2, epochs=4, evaluations=Evaluations(early=3, until=2, last=4)),
+    replace(HARD, seed=3, epochs=4, stop_at_loss=2.0),
+    replace(HARD, seed=4, epochs=3, schedule=NoiseSchedule(DIVERGES, 32)),
+]  # of 10 steps an epoch
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("moments", [(3,), (10,), (19, 3), (20,), (24, 1, 9), (33, 5), (39,)])
+def test_a_pack_that_is_broken_off_ends_as_one_that_is_not(moments, precision, job, tmp_path, monkeypatch):
+    specs, step = [replace(spec, precision=precision) for spec in SEVERAL], PackModule._step
+    often = replace(job, checkpoint_every=0, every_step=True)
+    for moment in moments:
+        left = iter(range(moment))
+
+        def broken(self, *arguments, left=left):
+            if next(left, None) is None:
+                raise Broken
+            step(self, *arguments)
+
+        monkeypatch.setattr(PackModule, "_step", broken)
+        with pytest.raises(Broken):
+            together(specs, often, tmp_path / "broken")
+    monkeypatch.setattr(PackModule, "_step", step)
+    found = together(specs, often, tmp_path / "broken")
+    wanted = together(specs, often, tmp_path / "whole")
+    for one, other in zip(found, wanted):
+        for file in sorted(other.path.rglob("*")):
+            if file.suffix in (".jsonl", ".f32"):
+                assert (one.path / file.relative_to(other.path)).read_bytes() == file.read_bytes(), file.name
+            if file.suffix == ".pt":
+                ours, theirs = (torch.load(of, weights_only=True) for of in (one.path / "weights" / file.name, file))
+                for name in theirs:
+                    torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=0, equal_nan=True)
+        results = [of.result() for of in (one, other)]
+        for result in results:
+            del result["provenance"]
+        assert results[0] == results[1]
+
+
+class Broken(Exception):
+    """What a kill is to a training."""
