@@ -121,8 +121,8 @@ class StackedMLP(nn.Module):
         for part in self.modules():
             for name, value in list(part.named_parameters(recurse=False)):
                 setattr(part, name, nn.Parameter(value.detach()[chosen].clone()))
-            for name, value in list(part.named_buffers(recurse=False)):
-                setattr(part, name, value[chosen].clone())
+            for name, buffer in list(part.named_buffers(recurse=False)):
+                setattr(part, name, buffer[chosen].clone())
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:
