@@ -23,6 +23,7 @@ from three_factors.callbacks.functional.inputs import distributed, gathered, of_
 from three_factors.callbacks.functional.nests import cut, size_of
 from three_factors.callbacks.functional.noise import FEWEST, noise_of
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Reduction
+from three_factors.callbacks.functional.stacked import MemberGradients, MemberOperator
 from three_factors.callbacks.functional.state import measuring, plain
 from three_factors.callbacks.measurement import Batches, Monitor, OnError, rates
 from three_factors.callbacks.series import Series
@@ -202,6 +203,10 @@ class GradientNoiseMonitor(Monitor):
     def values(self, module: nn.Module, batches: Any) -> dict[str, float]:
         """Returns the same as would be logged of it, by name."""
         return self._summary(self.measure(module, batches))
+
+    def values_of(self, rows: MemberGradients, hessian: MemberOperator | None) -> dict[str, float]:
+        """Returns the same of a member of a `StackedOperator`."""
+        return self._summary(noise_of(rows, hessian=hessian, max_bytes=self.max_bytes))
 
     def _gradients(self, module: nn.Module, batches: Any, estimator: Estimator | None = None) -> Gradients:
         own = plain(module)

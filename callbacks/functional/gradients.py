@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, get_args
 
 import torch
@@ -72,6 +73,10 @@ class Gradients:
         except Unjoinable:
             self.examples = None
         self.estimator: Estimator = self._chosen(estimator)
+
+    def measuring(self) -> AbstractContextManager[None]:
+        """Returns what rows are computed within."""
+        return measuring(self.module, training=self.training)
 
     @property
     def batch_size(self) -> float:

@@ -20,8 +20,11 @@ from three_factors.callbacks.functional.hessian_operator import HessianOperator
 from three_factors.callbacks.functional.hutchinson import frobenius_norm, trace
 from three_factors.callbacks.functional.lanczos import Lanczos, seeded
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction
+from three_factors.callbacks.functional.stacked import MemberGradients, MemberOperator
 from three_factors.callbacks.functional.state import measuring, plain
 
+Rows = Gradients | MemberGradients
+Hessian = HessianOperator | MemberOperator
 FEWEST = 5  # gradients: with one left out, for the intervals, tr C² and the kurtosis still have the 4 they need
 GROUPS = 20  # of the jackknife
 DIRECTIONS = 8  # random ones, for the kurtosis
@@ -158,15 +161,15 @@ def gradient_noise(
 
 
 def noise_of(
-    rows: Gradients,
+    rows: Rows,
     *,
-    hessian: HessianOperator | None = None,
+    hessian: Hessian | None = None,
     noise_ratio: float | None = None,
     eigenvalues: int = 3,
     max_bytes: int = 1 << 30,
 ) -> GradientNoise:
     """Returns the same of gradients that are there already."""
-    with measuring(rows.module, training=rows.training):
+    with rows.measuring():
         if len(rows) < FEWEST:
             raise ValueError(f"batches: {len(rows)} gradients are too few for a covariance; at least {FEWEST}")
         gram, projections = _gram(rows, max_bytes)
@@ -208,7 +211,7 @@ def noise_of(
     )
 
 
-def _gram(rows: Gradients, max_bytes: int) -> tuple[Tensor, Tensor]:
+def _gram(rows: Rows, max_bytes: int) -> tuple[Tensor, Tensor]:
     """Returns K = G G' (m, m) and the projections of G on random directions (m, DIRECTIONS), float64 on the CPU."""
     m, q = len(rows), rows.num_params
     held = max(1, int(max_bytes // (2 * q * torch.finfo(rows.dtype).bits // 8)))
@@ -301,9 +304,7 @@ def _scaled(e: Estimate, factor: float) -> Estimate:
     return Estimate.around(factor * e.value, abs(factor) * e.error, e.products, factor * e.samples)
 
 
-def _align(
-    h: HessianOperator, pairs: Tensor, size: float, trace_c: Estimate, square_c: Estimate
-) -> tuple[Alignment, int]:
+def _align(h: Hessian, pairs: Tensor, size: float, trace_c: Estimate, square_c: Estimate) -> tuple[Alignment, int]:
     before = h.products
     d = pairs.T.to(h.device, h.dtype)
     if len(d) != h.num_params:

@@ -126,7 +126,9 @@ def test_every_member_ends_as_its_own_run_does(name, job, tmp_path):
     folders = together(specs, replace(job, every_step=True), tmp_path)
     for spec, folder in zip(specs, folders):
         single = alone(spec, replace(job, every_step=True), tmp_path / "alone")
-        if as_schedule(spec.schedule.lr)(0.0) == DIVERGES:  # what is not finite is not the same in two ways of adding up
+        if (
+            as_schedule(spec.schedule.lr)(0.0) == DIVERGES
+        ):  # what is not finite is not the same in two ways of adding up
             assert folder.result()["status"] == single.result()["status"] == "diverged"
             assert len(folder.rows()) == len(single.rows())
             continue
