@@ -17,6 +17,7 @@ from three_factors.reproduce.engine.worker.train import (
     configure_device,
     hessian_monitor,
     read_weights,
+    real,
 )
 
 OfWeights = Callable[[SGDClassifier], dict[str, float]]
@@ -26,7 +27,7 @@ def measure(
     spec: RunSpec, measurement: AnyMeasurement, job: Job, folder: RunFolder
 ) -> dict[str, dict[str, float | None]]:
     """Returns milestone -> values, of the milestones that the finished run reached; NaN becomes None."""
-    module = build_module(spec.network).to(configure_device(job))
+    module = build_module(spec.network).to(configure_device(job), real(spec))
     module.criterion = spec.loss
     data = build_data(spec, job)
     data.setup()

@@ -42,6 +42,7 @@ from three_factors.reproduce.engine.worker.train import (
     configure_device,
     provenance,
     read_weights,
+    real,
     write_weights,
 )
 
@@ -107,33 +108,10 @@ class PackModule(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.job, self.where = job, device
-        first, source = specs[0], job.source
+        first = specs[0]
         self.criterion, self.shared = first.loss, first
-        self.real = torch.float64 if first.precision == "float64" else torch.float32
-        arrays = source.arrays()
-        self.data = StackedData(
-            source,
-            [
-                Parts.of(
-                    source,
-                    arrays,
-                    validation=spec.data.validation,
-                    train=spec.data.train,
-                    test=spec.data.test,
-                    split_seed=spec.data.split_seed,
-                    label_noise=spec.data.label_noise,
-                    seed=spec.seed,
-                )
-                for spec in specs
-            ],
-            [spec.seed for spec in specs],
-            as_schedule(first.schedule.batch_size, "batch_size"),
-            sampling=first.sampling,
-            max_batch_size=first.max_batch_size,
-            subset=first.data.subset,
-            dtype=self.real,
-            device=device,
-        )
+        self.real = real(first)
+        self.data = stacked_data(specs, job, device)
         self.places = [
             Place(
                 spec,
@@ -376,6 +354,36 @@ class PackModule(pl.LightningModule):
         self.sgd.velocity = [v.to(self.where) for v in held["velocity"]]
         self.losses, self.correct = held["losses"].to(self.where), held["correct"].to(self.where)
         self.steps, self.t_eta = held["steps"], list(held["t_eta"])
+
+
+def stacked_data(specs: Sequence[RunSpec], job: Job, device: torch.device) -> StackedData:
+    """Returns the members' data."""
+    first, source = specs[0], job.source
+    arrays = source.arrays()
+    parts = [
+        Parts.of(
+            source,
+            arrays,
+            validation=spec.data.validation,
+            train=spec.data.train,
+            test=spec.data.test,
+            split_seed=spec.data.split_seed,
+            label_noise=spec.data.label_noise,
+            seed=spec.seed,
+        )
+        for spec in specs
+    ]
+    return StackedData(
+        source,
+        parts,
+        [spec.seed for spec in specs],
+        as_schedule(first.schedule.batch_size, "batch_size"),
+        sampling=first.sampling,
+        max_batch_size=first.max_batch_size,
+        subset=first.data.subset,
+        dtype=real(first),
+        device=device,
+    )
 
 
 def _network(spec: RunSpec) -> Any:

@@ -74,6 +74,11 @@ def build_noise(spec: RunSpec) -> tuple[GradientNoise | None, Renewing | None]:
     return Isotropic(noise.factor, seeds, renewed), Renewing(noise.renewal, "lift", renewed, size)
 
 
+def real(spec: RunSpec) -> torch.dtype:
+    """Returns the type of a run's weights, and of what is measured of them."""
+    return torch.float64 if spec.precision == "float64" else torch.float32
+
+
 def build_data(spec: RunSpec, job: Job) -> ImageDataModule:
     """Returns the run's data."""
     data = spec.data
@@ -90,7 +95,7 @@ def build_data(spec: RunSpec, job: Job) -> ImageDataModule:
         label_noise=data.label_noise,
         watch=WATCHED if data.label_noise is None else WITH_LABEL_NOISE,
         subset=data.subset,
-        dtype=torch.float64 if spec.precision == "float64" else torch.float32,
+        dtype=real(spec),
     )
 
 

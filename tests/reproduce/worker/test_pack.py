@@ -15,9 +15,19 @@ from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.networks import MLPNetwork
 from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise
 from three_factors.reproduce.engine.contract.packs import Pack, shared, stackable
-from three_factors.reproduce.engine.contract.spec import Data, Evaluations, Keep, RunSpec
+from three_factors.reproduce.engine.contract.spec import (
+    Curvature,
+    Data,
+    Evaluations,
+    Keep,
+    Measurement,
+    NoiseMeasurement,
+    RunSpec,
+)
+from three_factors.reproduce.engine.worker.measure import measure
+from three_factors.reproduce.engine.worker.measure_pack import measure_pack
 from three_factors.reproduce.engine.worker.pack import PackModule, train_pack
-from three_factors.reproduce.engine.worker.train import train
+from three_factors.reproduce.engine.worker.train import LostWeights, train
 
 PLAIN = RunSpec(
     MLPNetwork(hidden=(16, 12)),
@@ -180,3 +190,34 @@ def test_a_pack_that_is_broken_off_ends_as_one_that_is_not(moments, precision, j
 
 class Broken(Exception):
     """What a kill is to a training."""
+
+
+MEASUREMENTS = {
+    "in eval mode": Measurement(Curvature(80, 40, max_products=30), ("best", "end", "loss 1.5")),
+    "in train mode": Measurement(
+        Curvature(96, 32, ("top_eigenvalue", "batch_sharpness"), max_products=30, training=True), ("end", "loss 2.2")
+    ),
+    "noise": NoiseMeasurement(32, 5, 20, ("end", "loss 1.5"), alignment=True),
+}
+
+
+@pytest.mark.parametrize("name", MEASUREMENTS)
+@pytest.mark.parametrize("of", ["seed and split", "batch norm", "ghost batches", "a hard case", "the square loss"])
+def test_what_is_measured_of_a_member_is_what_is_measured_of_its_own_run(of, name, job, tmp_path):
+    specs, measurement = PACKS[of], MEASUREMENTS[name]
+    folders = together(specs, job, tmp_path)
+    found = measure_pack(specs, measurement, job, folders)
+    reached = {milestone for values in found for milestone in values}
+    assert "end" in reached
+    for spec, folder, values in zip(specs, folders, found):
+        close(values, measure(spec, measurement, job, folder), name)
+
+
+def test_a_member_whose_weights_are_damaged_is_told_alone(job, tmp_path):
+    specs, measurement = PACKS["batch norm"], MEASUREMENTS["in eval mode"]
+    folders = together(specs, job, tmp_path)
+    wanted = measure_pack(specs, measurement, job, folders)
+    folders[1].weights("end").write_bytes(b"no weights")
+    found = measure_pack(specs, measurement, job, folders)
+    assert isinstance(found[1], LostWeights)
+    assert (found[0], found[2]) == (wanted[0], wanted[2])
