@@ -69,7 +69,7 @@ class StackedData:
         self.batch_size, self.max_batch_size = batch_size, max_batch_size
         self.subset, self.eval_batch_size = subset, eval_batch_size
         self._images = {
-            kind: torch.from_numpy(np.ascontiguousarray(arrays[f"{kind}_images"])).flatten(1).to(self.device)
+            kind: torch.from_numpy(np.array(arrays[f"{kind}_images"])).flatten(1).to(self.device)
             for kind in ("train", "test")
         }
         labels = {kind: np.asarray(arrays[f"{kind}_labels"]) for kind in ("train", "test")}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -28,18 +27,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts fast tests first; on several processes, which share out files, the files that take longest."""
+    def place(item: pytest.Item) -> int:
+        if "PYTEST_XDIST_WORKER" in os.environ and item.get_closest_marker("slurm"):
+            return -1  # it is waiting for the most part, and nobody should wait for it alone
+        return int(any(item.get_closest_marker(name) for name in LAST))
 
-    def slow(item: pytest.Item) -> bool:
-        return any(item.get_closest_marker(name) for name in LAST)
-
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        items.sort(key=slow)
-        return
-    # Those of a SLURM are waiting for the most part, and nobody should wait for them alone.
-    cluster = {item.path for item in items if item.get_closest_marker("slurm")}
-    weight = Counter(item.path for item in items if slow(item))
-    items.sort(key=lambda item: (item.path not in cluster, -weight[item.path]))
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)

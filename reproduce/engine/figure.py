@@ -113,7 +113,10 @@ class _Session:
 
         What fails twice is said, and missing afterwards.
         """
-        from three_factors.reproduce.engine.launch.runner import Task, Watchers
+        from three_factors.reproduce.engine.launch import packing
+        from three_factors.reproduce.engine.launch.runner import Watchers
+        from three_factors.reproduce.engine.launch.slurm import SlurmRunner
+        from three_factors.reproduce.engine.launch.task import Task
         from three_factors.reproduce.engine.watch.display import Display
 
         todo = [] if self.options.plot_only else self.results.missing(stage.items, self.say)
@@ -130,7 +133,13 @@ class _Session:
             weights = {item.name: self.prospects.seconds(item) for item in todo}
             with Display(weights) as display:
                 watchers = Watchers(display, mirror) if stage.mirrored else display
-                self._runner(weights, alone=stage.alone).run(tasks, watchers)
+                runner = self._runner(weights, alone=stage.alone)
+                if isinstance(runner, SlurmRunner):
+                    runner.run(tasks, watchers)
+                else:
+                    packs = not self.options.no_packs
+                    work = packing.formed(tasks, self.options.out, self.at_once) if packs else tasks
+                    runner.run(work, watchers)
             self.results.forget()  # a line may have found that a run's weights are lost
         for item in stage.items if stage.mirrored else ():
             result = self.results.finished(item, self.say)

@@ -59,6 +59,7 @@ class Options:
     time: int | None = flag(None, LIMIT, "MINUTES")
     gpus: bool = flag(False, "with --slurm: the devices are GPUs")
     detach: bool = flag(False, "with --slurm: submit and return; the same command collects later")
+    no_packs: bool = flag(False, "train every run in a process of its own, also where several go as one stack")
     jobs: int | None = flag(None, "runs at a time (default: one a GPU, or one a CPU core)")
     wandb: str = flag("offline", MIRROR, "offline|online|disabled")
     archive: bool = flag(False, "at smoke and quick scale too take from the archive what it has")

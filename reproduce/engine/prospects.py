@@ -61,7 +61,10 @@ class Prospects:
         """Returns how long an item takes from its start; of a simulation how many values it computes."""
         if isinstance(item.spec, RunSpec):
             return self.forecast.seconds(item.spec, item.measurements)
-        return self.forecast.path_seconds(item.spec) if isinstance(item.spec, PathSpec) else values_of(item.spec)
+        if isinstance(item.spec, PathSpec):
+            return self.forecast.path_seconds(item.spec)
+        assert isinstance(item.spec, Simulation)
+        return values_of(item.spec)
 
     def seconds_left(self, item: Item) -> float:
         """Returns the seconds of work left in an item: all of it, or the rest if there is something to resume from."""

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from three_factors.reproduce.engine.contract.files import lock, read_lines, write_text
 from three_factors.reproduce.engine.contract.job import Job, environment_of
+from three_factors.reproduce.engine.contract.packs import Pack
 from three_factors.reproduce.engine.contract.spec import AnyMeasurement, PathSpec, RunSpec, Spec
 from three_factors.reproduce.engine.contract.steps import DTYPE, KEPT, expanded, light
 from three_factors.reproduce.engine.contract.stored import dumps
@@ -312,4 +313,46 @@ class SimulationFolder(Folder):
         return "simulated"
 
 
-FOLDERS: dict[type, type[Folder]] = {RunSpec: RunFolder, PathSpec: PathFolder, Simulation: SimulationFolder}
+class PackFolder(Folder):
+    """A pack's files: its checkpoint, and what its members have written so far. They end in folders of their own."""
+
+    place, noun = "packs", "packs"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state of a training that is not done."""
+        return self.path / "training.ckpt"
+
+    @property
+    def drafts(self) -> Path:
+        """The folder in which members are written until they end."""
+        return self.path / "members"
+
+    def run(self, key: str) -> RunFolder:
+        """Returns a member's folder, in the same results folder."""
+        return RunFolder(self.path.parent.parent / RunFolder.place / key)
+
+    def _check(self, result: dict[str, Any]) -> None:
+        """A pack has nothing beside its members, which are looked at themselves."""
+
+    def describe(self, result: dict[str, Any]) -> str:
+        return "all its runs are done"
+
+    def resumable_files(self) -> list[Path]:
+        return [self.checkpoint] if self.checkpoint.exists() else []
+
+    def _of_another_attempt(self) -> tuple[str, ...]:
+        if self.checkpoint.exists():
+            return ("result.json",)
+        return ("result.json", "progress.json", "members/*/*.*", "members/*/weights/*")
+
+    def _forget_progress(self) -> None:
+        self.checkpoint.unlink(missing_ok=True)
+
+
+FOLDERS: dict[type, type[Folder]] = {
+    RunSpec: RunFolder,
+    PathSpec: PathFolder,
+    Simulation: SimulationFolder,
+    Pack: PackFolder,
+}

@@ -20,6 +20,7 @@ from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBat
 from three_factors.reproduce.engine.contract.stored import Typed, short_hash
 
 if TYPE_CHECKING:
+    from three_factors.reproduce.engine.contract.packs import Pack
     from three_factors.reproduce.theory.simulate import Simulation
 
 PROTOCOL = 1  # of training and measurement; raise it when the same spec would give another result
@@ -330,7 +331,7 @@ class PathSpec(Typed):
         return short_hash(self)
 
 
-Spec: TypeAlias = "RunSpec | PathSpec | Simulation"
+Spec: TypeAlias = "RunSpec | PathSpec | Simulation | Pack"
 Factors = Mapping[str, float | str]  # what a setting is made of: eta, S, panel, network, ...
 
 

@@ -13,22 +13,22 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from three_factors.reproduce.engine.contract import names
 from three_factors.reproduce.engine.contract.files import CHECKOUT
-from three_factors.reproduce.engine.contract.folder import Folder
-from three_factors.reproduce.engine.contract.job import PREEMPTED, SCHEDULERS, WATCH_STDIN, Job
-from three_factors.reproduce.engine.contract.spec import Item
+from three_factors.reproduce.engine.contract.job import PREEMPTED, SCHEDULERS, WATCH_STDIN
 from three_factors.reproduce.engine.launch import interrupts
+from three_factors.reproduce.engine.launch.packing import Locks, PackTask, Work, locked, members_of
 from three_factors.reproduce.engine.launch.server import Server
+from three_factors.reproduce.engine.launch.task import Task
 
 ATTEMPTS = 2
 ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")  # a traceback's last line
@@ -37,33 +37,16 @@ SWEEP = 1.0  # seconds between looks at what others are at: hundreds of runs may
 GRACE = 25.0  # seconds to save themselves that runs get; a scheduler's own patience is 30 as a rule
 
 
-@dataclass(frozen=True)
-class Task:
-    """An item to be done in `folder`, in the environment that `job` is."""
-
-    item: Item
-    folder: Folder
-    job: Job
-
-    def complete(self) -> dict[str, Any] | None:
-        """Returns the result if it is done and measured; ValueError if it is damaged."""
-        return self.folder.complete(self.item.measurements, every_step=self.item.every_step)
-
-    def prepare(self, say: Callable[[str], None]) -> None:
-        """Makes the folder ready for a worker. Raises filelock.Timeout while one is at it."""
-        job = replace(self.job, every_step=self.item.every_step)
-        self.folder.prepare(self.item.spec, job, self.item.measurements, say)
-
-
 class Watcher:
     """Hears what happens; called from the runner's loop, every `POLL` seconds at least. This one says nothing."""
 
-    def started(self, task: Task, slot: int, attempt: int) -> None: ...
-    def polled(self, active: dict[int, Task]) -> None: ...
+    def started(self, task: Work, slot: int, attempt: int) -> None: ...
+    def polled(self, active: dict[int, Work]) -> None: ...
+    def ended(self, slot: int, words: str) -> None: ...
     def finished(self, task: Task, slot: int, seconds: float, result: dict[str, Any]) -> None: ...
-    def elsewhere(self, task: Task) -> None: ...
+    def elsewhere(self, task: Work) -> None: ...
     def found(self, task: Task, result: dict[str, Any]) -> None: ...
-    def failed(self, task: Task, slot: int, reason: str, again: bool) -> None: ...
+    def failed(self, task: Work, slot: int, reason: str, again: bool) -> None: ...
     def told(self, words: str) -> None: ...
 
 
@@ -73,11 +56,15 @@ class Watchers(Watcher):
     def __init__(self, *watchers: Watcher) -> None:
         self.watchers = watchers
 
-    def started(self, task: Task, slot: int, attempt: int) -> None:
+    def started(self, task: Work, slot: int, attempt: int) -> None:
         for watcher in self.watchers:
             watcher.started(task, slot, attempt)
 
-    def polled(self, active: dict[int, Task]) -> None:
+    def ended(self, slot: int, words: str) -> None:
+        for watcher in self.watchers:
+            watcher.ended(slot, words)
+
+    def polled(self, active: dict[int, Work]) -> None:
         for watcher in self.watchers:
             watcher.polled(active)
 
@@ -85,7 +72,7 @@ class Watchers(Watcher):
         for watcher in self.watchers:
             watcher.finished(task, slot, seconds, result)
 
-    def elsewhere(self, task: Task) -> None:
+    def elsewhere(self, task: Work) -> None:
         for watcher in self.watchers:
             watcher.elsewhere(task)
 
@@ -93,7 +80,7 @@ class Watchers(Watcher):
         for watcher in self.watchers:
             watcher.found(task, result)
 
-    def failed(self, task: Task, slot: int, reason: str, again: bool) -> None:
+    def failed(self, task: Work, slot: int, reason: str, again: bool) -> None:
         for watcher in self.watchers:
             watcher.failed(task, slot, reason, again)
 
@@ -121,12 +108,14 @@ def _last_words(log: Path) -> str:
 
 @dataclass
 class _Active:
-    task: Task
+    task: Work
     attempt: int
     process: Any
     since: float
-    held: FileLock
+    held: Locks
     by_srun: bool = False
+    told: set[str] = field(default_factory=set)  # members of a pack that are done
+    look: float = 0.0  # when members are looked at again
 
     @property
     def sentinel(self) -> Any:
@@ -167,12 +156,14 @@ class Runner:
         self._look_again = 0.0  # a moment before which nothing that is waiting will be free
         self._active: dict[int, _Active] = {}
 
-    def run(self, tasks: list[Task], watcher: Watcher) -> list[Task]:
+    def run(self, tasks: Sequence[Work], watcher: Watcher) -> list[Task]:
         """Runs all tasks and returns those that failed twice. Whatever ends it leaves no process behind.
 
-        What another call on the same folder is at is waited for, and taken over if that ends without a result.
+        What another call on the same folder is at is waited for, and taken over if that ends without a result. A pack
+        that fails twice is halved, until a run that always fails is alone.
         """
-        waiting, failed = [(task, 1) for task in tasks], []
+        waiting: list[tuple[Work, int]] = [(task, 1) for task in tasks]
+        failed: list[Task] = []
         active = self._active
         try:
             while waiting or active:
@@ -187,6 +178,7 @@ class Runner:
                 watcher.polled({slot: run.task for slot, run in active.items()})
                 interrupts.check()  # a watcher's library may have swallowed it
                 for slot, run in list(active.items()):
+                    self._members(run, watcher, slot)
                     if run.exit_code() is None:
                         continue
                     run.kill()  # a rank that survived the first one's death
@@ -197,10 +189,14 @@ class Runner:
                     reason = self._outcome(run, watcher, slot)
                     if reason is None:
                         continue
-                    again = run.attempt < ATTEMPTS
-                    watcher.failed(run.task, slot, reason, again)
+                    pack = isinstance(run.task, PackTask)
+                    # A pack that has come to its end once more would come to the same end.
+                    again = run.attempt < ATTEMPTS and not (pack and run.exit_code() == 0)
+                    watcher.failed(run.task, slot, reason, again or pack)
                     if again:
                         waiting.insert(0, (run.task, run.attempt + 1))
+                    elif isinstance(run.task, PackTask):
+                        waiting[:0] = [(half, 1) for half in run.task.halves()]
                     else:
                         failed.append(run.task)
         except interrupts.Terminated:
@@ -220,12 +216,30 @@ class Runner:
         while any(run.exit_code() is None for run in self._active.values()) and time.monotonic() < end:
             time.sleep(POLL)
 
-    def _next(self, waiting: list[tuple[Task, int]], watcher: Watcher) -> tuple[Task, int, FileLock] | None:
+    def _members(self, run: _Active, watcher: Watcher, slot: int) -> None:
+        """Tells which members of a pack have been done since the last look."""
+        over = run.exit_code() is not None
+        if not isinstance(run.task, PackTask) or (time.monotonic() < run.look and not over):
+            return
+        run.look = time.monotonic() + SWEEP
+        for task in run.task.members:
+            if task.item.name in run.told or not (task.folder.path / "result.json").exists():
+                continue
+            with suppress(ValueError):  # damaged: the pack's end says so
+                if (result := task.complete()) is not None:
+                    run.told.add(task.item.name)
+                    watcher.finished(task, slot, time.monotonic() - run.since, result)
+
+    def _next(self, waiting: list[tuple[Work, int]], watcher: Watcher) -> tuple[Work, int, Locks] | None:
         """Takes the first task that no other call is at, prepared and with its lock; what is done there is found."""
         if time.monotonic() < self._look_again:
             return None
         for task, attempt in list(waiting):
-            held = task.folder.try_lock()
+            held = locked(task)
+            if held is None and isinstance(task, PackTask) and (parts := self._parted(task)) is not None:
+                place = waiting.index((task, attempt))
+                waiting[place : place + 1] = [(part, 1) for part in parts]
+                return self._next(waiting, watcher)
             try:
                 if held is None:
                     raise Timeout(str(task.folder.path))
@@ -233,7 +247,8 @@ class Runner:
                     if attempt == 1 and (result := task.complete()) is not None:
                         held.release()
                         waiting.remove((task, attempt))
-                        watcher.found(task, result)
+                        for one in members_of(task):
+                            watcher.found(one, one.complete() or result)
                         continue
                 task.prepare(watcher.told)
             except Timeout:  # another call, or a worker that somebody has started by hand
@@ -249,6 +264,19 @@ class Runner:
             self._look_again = time.monotonic() + SWEEP
         return None
 
+    @staticmethod
+    def _parted(pack: PackTask) -> list[Work] | None:
+        """Returns a pack without the members that others are at, and these alone; None if only the pack itself is."""
+        free, busy = list[Task](), list[Task]()
+        for task in pack.members:
+            held = task.folder.try_lock()
+            (busy if held is None else free).append(task)
+            if held is not None:
+                held.release()
+        if not busy:
+            return None
+        return [*([pack.of(free)] if free else []), *busy]
+
     def _outcome(self, run: _Active, watcher: Watcher, slot: int) -> str | None:
         """Returns None if the run has a result; otherwise why it has none."""
         try:
@@ -260,12 +288,18 @@ class Runner:
             if code is not None and code < 0:
                 return f"killed by signal {-code}"
             return f"exit status {code}{_last_words(run.task.folder.log)}"
-        watcher.finished(run.task, slot, time.monotonic() - run.since, result)
+        seconds = time.monotonic() - run.since
+        if isinstance(run.task, PackTask):
+            watcher.ended(slot, f"{run.task.item.label}: {seconds:.0f} s")
+        else:
+            watcher.finished(run.task, slot, seconds, result)
         return None
 
-    def _start(self, task: Task, attempt: int, held: FileLock, slot: int) -> _Active:
+    def _start(self, task: Work, attempt: int, held: Locks, slot: int) -> _Active:
         with task.folder.log.open("a", encoding="utf-8") as log:
             log.write(f"--- attempt {attempt}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+            for one in members_of(task) if isinstance(task, PackTask) else ():
+                log.write(f"{one.folder.path.name} {one.item.name}\n")
         path = task.folder.path.absolute()
         process: Any
         if self.devices * self.num_nodes == 1:

@@ -20,8 +20,10 @@ from typing import Any
 from three_factors.reproduce.engine.contract.files import IMPORTABLE, lock, read_cache, write_json
 from three_factors.reproduce.engine.contract.folder import Folder
 from three_factors.reproduce.engine.launch import interrupts
-from three_factors.reproduce.engine.launch.runner import Runner, Task, Watcher
+from three_factors.reproduce.engine.launch.packing import Work
+from three_factors.reproduce.engine.launch.runner import Runner, Watcher
 from three_factors.reproduce.engine.launch.server import Server
+from three_factors.reproduce.engine.launch.task import Task
 from three_factors.reproduce.engine.options import InputError
 
 POLL = 2.0  # seconds between looks at the results folder and the queue
@@ -104,19 +106,19 @@ class Runs:
 class Plain(Watcher):
     """A watcher that writes into the array task's log."""
 
-    def started(self, task: Task, slot: int, attempt: int) -> None:
+    def started(self, task: Work, slot: int, attempt: int) -> None:
         self.told(f"{task.item.name}: attempt {attempt}")
 
     def finished(self, task: Task, slot: int, seconds: float, result: dict[str, Any]) -> None:
         self.told(f"{task.item.name}: {result['status']} after {seconds:.0f} s")
 
-    def elsewhere(self, task: Task) -> None:
+    def elsewhere(self, task: Work) -> None:
         self.told(f"{task.item.name}: another task or call is at it; waiting")
 
     def found(self, task: Task, result: dict[str, Any]) -> None:
         self.told(f"{task.item.name}: was there")
 
-    def failed(self, task: Task, slot: int, reason: str, again: bool) -> None:
+    def failed(self, task: Work, slot: int, reason: str, again: bool) -> None:
         self.told(f"{task.item.name}: {reason}; {'once more' if again else 'given up'}")
 
     def told(self, words: str) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from three_factors.reproduce.engine.console import console, duration, say
-from three_factors.reproduce.engine.launch.runner import Task, Watcher
+from three_factors.reproduce.engine.launch.packing import PackTask, Work, members_of
+from three_factors.reproduce.engine.launch.runner import Watcher
+from three_factors.reproduce.engine.launch.task import Task
 
 OUTCOME = 33  # characters of a training's outcome
 
@@ -26,6 +28,8 @@ class Display(Watcher):
         self.live = sys.stdout.isatty()
         self.finished_work = 0.0
         self.bars: dict[int, TaskID] = {}
+        self.packs: set[int] = set()  # slots whose task is a pack
+        self.over: set[str] = set()  # names of what is done
         self.progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=28),
@@ -47,21 +51,39 @@ class Display(Watcher):
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def started(self, task: Task, slot: int, attempt: int) -> None:
+    def started(self, task: Work, slot: int, attempt: int) -> None:
+        self._clear(slot)
+        if isinstance(task, PackTask):
+            self.packs.add(slot)
+        self.bars[slot] = self.progress.add_task(self._line(task), total=1.0)
+
+    def _line(self, task: Work) -> str:
+        words = task.item.name
+        if isinstance(task, PackTask):
+            done = sum(one.item.name in self.over for one in task.members)
+            words = f"pack: {done} of {len(task.members)} done"
+        return f"  {words:<{max(29, self.width)}}"
+
+    def _clear(self, slot: int) -> None:
+        self.packs.discard(slot)
         if slot in self.bars:
             self.progress.remove_task(self.bars.pop(slot))
-        self.bars[slot] = self.progress.add_task(f"  {task.item.name:<{max(29, self.width)}}", total=1.0)
 
-    def polled(self, active: dict[int, Task]) -> None:
+    def polled(self, active: dict[int, Work]) -> None:
         under_way = 0.0
         for slot, task in active.items():
             fraction = task.folder.fraction()
-            self.progress.update(self.bars[slot], completed=fraction)
-            under_way += fraction * self.weights[task.item.name]
+            self.progress.update(self.bars[slot], completed=fraction, description=self._line(task))
+            left = sum(self.weights[one.item.name] for one in members_of(task) if one.item.name not in self.over)
+            under_way += fraction * left
         self.progress.update(self.outer, completed=self.finished_work + under_way)
 
+    def ended(self, slot: int, words: str) -> None:
+        self._clear(slot)
+
     def finished(self, task: Task, slot: int, seconds: float, result: dict[str, Any]) -> None:
-        self.progress.remove_task(self.bars.pop(slot))
+        if slot not in self.packs:  # else the bar is the pack's
+            self._clear(slot)
         self._ended(task, f"{task.folder.describe(result):<{OUTCOME}}  {duration(seconds):>8}")
 
     def found(self, task: Task, result: dict[str, Any]) -> None:
@@ -70,15 +92,16 @@ class Display(Watcher):
     def told(self, words: str) -> None:
         say(f"  {words}")
 
-    def elsewhere(self, task: Task) -> None:
+    def elsewhere(self, task: Work) -> None:
         say(f"  {task.item.name}: another call is at it; waiting")
 
-    def failed(self, task: Task, slot: int, reason: str, again: bool) -> None:
-        self.progress.remove_task(self.bars.pop(slot))
+    def failed(self, task: Work, slot: int, reason: str, again: bool) -> None:
+        self._clear(slot)
         words = "started once more" if again else "given up"
         say(f"  {task.item.name}: {reason}; {words}; log: {task.folder.log}", style="bold red")
 
     def _ended(self, task: Task, words: str) -> None:
+        self.over.add(task.item.name)
         self.finished_work += self.weights[task.item.name]
         self.done += 1
         self.progress.update(self.outer, description=self._counted(), completed=self.finished_work)

@@ -29,7 +29,9 @@ from three_factors.reproduce.engine.contract.job import environment_of
 from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.contract.steps import BATCH_SIZE, LR, expanded, light
 from three_factors.reproduce.engine.contract.stored import encode
-from three_factors.reproduce.engine.launch.runner import Task, Watcher
+from three_factors.reproduce.engine.launch.packing import Work
+from three_factors.reproduce.engine.launch.runner import Watcher
+from three_factors.reproduce.engine.launch.task import Task
 from three_factors.reproduce.engine.options import InputError
 
 PROJECT = "three-factors"
@@ -108,21 +110,24 @@ class Mirror(Watcher):
 
     # -- what the runner tells
 
-    def started(self, task: Task, slot: int, attempt: int) -> None:
-        """Mirrors a run from now on, unless another call does."""
-        assert isinstance(task.folder, RunFolder)
-        self.start(task.item, task.folder)
+    def started(self, task: Work, slot: int, attempt: int) -> None:
+        """Mirrors a run from now on, unless another call does; the members of a pack when they are done."""
+        if isinstance(task.folder, RunFolder):
+            self.start(task.item, task.folder)
 
-    def polled(self, active: dict[int, Task]) -> None:
+    def polled(self, active: dict[int, Work]) -> None:
         self.poll()
 
     def finished(self, task: Task, slot: int, seconds: float, result: dict[str, Any]) -> None:
         assert isinstance(task.folder, RunFolder)
+        if task.folder.path.name not in self.runs:  # a pack's
+            self.copy(task.item, task.folder, result)
+            return
         self.finish(task.folder, result["status"], task.folder.milestones(task.item.measurements, result))
 
-    def failed(self, task: Task, slot: int, reason: str, again: bool) -> None:
-        assert isinstance(task.folder, RunFolder)
-        self.discard(task.folder)
+    def failed(self, task: Work, slot: int, reason: str, again: bool) -> None:
+        if isinstance(task.folder, RunFolder):
+            self.discard(task.folder)
 
     # -- runs
 

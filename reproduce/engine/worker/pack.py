@@ -28,17 +28,16 @@ from three_factors.datamodules.streams import integer_seed
 from three_factors.datamodules.vision import MARKED, WATCHED
 from three_factors.lightning_modules.classifier import example_losses
 from three_factors.lightning_modules.stack import StackedMLP, StackedSGD, flat
-from three_factors.reproduce.engine.contract.files import write_json
-from three_factors.reproduce.engine.contract.folder import RunFolder
+from three_factors.reproduce.engine.contract.files import read_lines, write_json
+from three_factors.reproduce.engine.contract.folder import PackFolder, RunFolder
 from three_factors.reproduce.engine.contract.job import Job
-from three_factors.reproduce.engine.contract.packs import Pack
-from three_factors.reproduce.engine.contract.spec import PRECISIONS, RunSpec
+from three_factors.reproduce.engine.contract.spec import RunSpec
 from three_factors.reproduce.engine.contract.steps import DISTANCE, WEIGHT_NORM, of_epoch
 from three_factors.reproduce.engine.worker.members import Member
-from three_factors.reproduce.engine.worker.ranks import cluster
 from three_factors.reproduce.engine.worker.train import (
     build_module,
     build_noise,
+    build_trainer,
     configure_device,
     provenance,
     read_weights,
@@ -397,30 +396,40 @@ def _logged(value: float, real: torch.dtype) -> float:
     return float(torch.tensor(value, dtype=real))
 
 
-def train_pack(pack: Pack, specs: Sequence[RunSpec], job: Job, folder: Path, folders: Sequence[RunFolder]) -> None:
+def train_pack(specs: Sequence[RunSpec], job: Job, folder: PackFolder, folders: Sequence[RunFolder]) -> None:
     """Trains the members that have no result, and leaves each in its own folder.
 
     Goes on from the pack's checkpoint, if there is one.
     """
     where = configure_device(job)
-    module = PackModule(specs, job, folders, folder / "members", where)
+    module = PackModule(specs, job, folders, folder.drafts, where)
     if all(place.done for place in module.places):
         return
-    checkpoints = ExactResume(folder / "training.ckpt", every=job.checkpoint_every, leave_on=signal.SIGTERM)
-    trainer = pl.Trainer(
-        accelerator="gpu" if where.type == "cuda" else "cpu",
-        deterministic=where.type == "cuda",
-        devices=1,
-        plugins=[cluster(1)],
-        precision=PRECISIONS[specs[0].precision],  # type: ignore[arg-type]
-        max_epochs=max(spec.epochs for spec in specs),
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        callbacks=[ProgressFile(folder / "progress.json"), checkpoints],
-        use_distributed_sampler=False,
-        reload_dataloaders_every_n_epochs=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, **checkpoints.where())
+    checkpoints = ExactResume(folder.checkpoint, every=job.checkpoint_every, leave_on=signal.SIGTERM)
+    callbacks = [ProgressFile(folder.path / "progress.json"), checkpoints]
+    longest = max(spec.epochs for spec in specs)
+    trainer = build_trainer(job, where, longest, callbacks, specs[0].precision)
+    trainer.fit(module, **(checkpoints.where() if _readable(folder, module.places) else {}))
+
+
+def _readable(folder: PackFolder, places: Sequence[Place]) -> bool:
+    """Tells whether there is a checkpoint that can be read; without one the pack starts again."""
+    if not folder.checkpoint.exists():
+        return False
+    try:
+        saved = torch.load(folder.checkpoint, map_location="cpu", weights_only=True)
+        there = {place.spec.key: place for place in places}
+        for key, state in zip(saved["pack"]["keys"], saved["pack"]["members"], strict=True):
+            place = there[key]
+            if place.done:
+                continue
+            rows = len(read_lines(place.draft.path / "metrics.jsonl"))
+            if rows < state["rows"]:
+                raise ValueError(f"it counts {state['rows']} rows of {key}, where {rows} are")
+            for name in state["reached"]:
+                read_weights(place.draft, name)
+        print(f"goes on from epoch {saved['epoch'] + 1}", flush=True)
+    except Exception as error:  # whatever unpickling a part of a file, or another file, raises
+        print(f"{folder.checkpoint.name} cannot be read ({error}); the pack starts again", flush=True)
+        return False
+    return True

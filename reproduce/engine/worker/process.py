@@ -11,13 +11,14 @@ import io
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from importlib import import_module
 from multiprocessing.connection import Connection, wait
@@ -32,14 +33,24 @@ from three_factors.callbacks.exact_resume import Preempted
 from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.sources import DataError
 from three_factors.reproduce.engine.contract.files import write_bytes, write_json
-from three_factors.reproduce.engine.contract.folder import FOLDERS, Folder, PathFolder, RunFolder, SimulationFolder
+from three_factors.reproduce.engine.contract.folder import (
+    FOLDERS,
+    Folder,
+    PackFolder,
+    PathFolder,
+    RunFolder,
+    SimulationFolder,
+)
 from three_factors.reproduce.engine.contract.job import PREEMPTED, SCHEDULERS, WATCH_STDIN, Job
 from three_factors.reproduce.engine.contract.networks import Network
-from three_factors.reproduce.engine.contract.spec import PathSpec, RunSpec, Spec
+from three_factors.reproduce.engine.contract.packs import Pack
+from three_factors.reproduce.engine.contract.spec import AnyMeasurement, PathSpec, RunSpec, Spec
 from three_factors.reproduce.engine.contract.steps import whole
 from three_factors.reproduce.engine.contract.stored import loads
 from three_factors.reproduce.engine.worker import interpolate as interpolating
 from three_factors.reproduce.engine.worker import measure as measuring
+from three_factors.reproduce.engine.worker import measure_pack as measuring_pack
+from three_factors.reproduce.engine.worker import pack as packing
 from three_factors.reproduce.engine.worker import ranks
 from three_factors.reproduce.engine.worker import train as training
 from three_factors.reproduce.theory.classifier import SoftmaxRegression
@@ -77,7 +88,7 @@ def _spec(path: Path) -> Spec:
     if spec.key != path.name:
         raise NotRunnable(f"{file} is the spec of {spec.key}, not of {path.name}")
     current = FOLDERS[type(spec)].current
-    if current is not None and spec.protocol != current:
+    if current is not None and not isinstance(spec, Pack) and spec.protocol != current:
         raise NotRunnable(f"protocol: {spec.protocol} of {file}; what this code does is {current}")
     return spec
 
@@ -149,11 +160,50 @@ def _follow(spec: PathSpec, job: Job, folder: PathFolder) -> dict[str, Any]:
     return interpolating.follow(spec, job, folder)
 
 
+def _pack(pack: Pack, job: Job, folder: PackFolder) -> dict[str, Any]:
+    """Trains and measures the members of a pack; each is done when its own folder says so."""
+    folders = [folder.run(key) for key in pack.keys]
+    with ExitStack() as held:
+        for own in folders:
+            held.enter_context(own.alone())
+        specs = [_member(own) for own in folders]
+        packing.train_pack(specs, job, folder, folders)
+        wanted = {own.path: _wanted(own) for own in folders}
+        for measurement in dict.fromkeys(of for measurements in wanted.values() for of in measurements):
+            found = measuring_pack.measure_pack(specs, measurement, job, folders)
+            for own, values in zip(folders, found, strict=True):
+                if measurement not in wanted[own.path]:
+                    continue
+                if isinstance(values, Exception):
+                    print(f"{own.path.name}: {type(values).__name__}: {values}", flush=True)
+                else:
+                    write_json(own.path / f"measured-{measurement.key}.json", {"milestones": values})
+    shutil.rmtree(folder.drafts, ignore_errors=True)
+    folder.checkpoint.unlink(missing_ok=True)
+    return {"status": "ok"}
+
+
+def _member(folder: RunFolder) -> RunSpec:
+    spec = _spec(folder.path)
+    if not isinstance(spec, RunSpec):
+        raise NotRunnable(f"{folder.path / 'spec.json'}: a {type(spec).__name__} is no member of a pack")
+    return spec
+
+
+def _wanted(folder: RunFolder) -> list[AnyMeasurement]:
+    """Returns the measurements that a member lacks."""
+    result, file = folder.result(), folder.path / "measurements.json"
+    if result is None or result["status"] == "diverged" or not file.exists():
+        return []
+    return [measurement for measurement in loads(file.read_text()) if folder.measured(measurement) is None]
+
+
 # How each kind of work is done: of spec, job and folder, the result without its key; None on ranks but the first.
 _EXECUTE: dict[type, Callable[[Any, Job, Any], dict[str, Any] | None]] = {
     RunSpec: _train,
     PathSpec: _follow,
     Simulation: _simulate,
+    Pack: _pack,
 }
 
 
@@ -244,6 +294,7 @@ def _quiet() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*fit will run with no optimizer.*")  # a pack's steps are its own
     warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # torchmetrics and we have reduced them already
 

@@ -122,6 +122,37 @@ def hessian_monitor(curvature: Curvature, every: int = 1) -> HessianMonitor:
     return HessianMonitor(every_n_epochs=every, batches=drawn, **asdict(curvature))
 
 
+def build_trainer(
+    job: Job,
+    where: torch.device,
+    epochs: int,
+    callbacks: list[pl.Callback],
+    precision: str,
+    evaluate_every: int | None = None,
+) -> pl.Trainer:
+    """Returns the only kind of Trainer that there is here; one that evaluates nothing by itself without a number."""
+    validation: dict[str, Any] = {"limit_val_batches": 0, "reload_dataloaders_every_n_epochs": 1}
+    if evaluate_every is not None:
+        validation = {"check_val_every_n_epoch": evaluate_every}
+    return pl.Trainer(
+        accelerator="gpu" if where.type == "cuda" else "cpu",
+        deterministic=where.type == "cuda",
+        devices=job.devices,
+        num_nodes=job.num_nodes,
+        strategy="ddp" if job.world_size > 1 else "auto",
+        plugins=[cluster(job.world_size)],
+        precision=PRECISIONS[precision],  # type: ignore[arg-type]
+        max_epochs=epochs,
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **validation,
+    )
+
+
 def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) -> dict[str, Any] | None:
     """Trains and returns the result on rank 0 (None on others). Rows go to `folder`'s metrics.jsonl as they come.
 
@@ -141,31 +172,9 @@ def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) ->
     keep = KeepWeights(**asdict(spec.keep or Keep(end=False)))
     progress = ProgressFile(folder.path / "progress.json")
     checkpoints = ExactResume(folder.checkpoint, every=job.checkpoint_every, leave_on=signal.SIGTERM)
-    trainer = pl.Trainer(
-        accelerator="gpu" if where.type == "cuda" else "cpu",
-        deterministic=where.type == "cuda",
-        devices=job.devices,
-        num_nodes=job.num_nodes,
-        strategy="ddp" if job.world_size > 1 else "auto",
-        plugins=[cluster(job.world_size)],
-        precision=PRECISIONS[spec.precision],  # type: ignore[arg-type]
-        max_epochs=spec.epochs,
-        check_val_every_n_epoch=spec.evaluate_every,
-        num_sanity_val_steps=0,
-        callbacks=[
-            DropoutStream(spec.seed),
-            noise,
-            *filter(None, (watch, renewing)),
-            keep,
-            progress,
-            recorder,
-            checkpoints,
-        ],
-        use_distributed_sampler=False,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    others = filter(None, (watch, renewing))
+    callbacks = [DropoutStream(spec.seed), noise, *others, keep, progress, recorder, checkpoints]
+    trainer = build_trainer(job, where, spec.epochs, callbacks, spec.precision, spec.evaluate_every)
     trainer.fit(module, datamodule=build_data(spec, job), **(checkpoints.where() if resume else {}))
     if not trainer.is_global_zero:
         return None

@@ -114,7 +114,8 @@ from own_schedules import Mine
 from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.spec import Item
-from three_factors.reproduce.engine.launch.runner import Runner, Task, Watcher
+from three_factors.reproduce.engine.launch.runner import Runner, Watcher
+from three_factors.reproduce.engine.launch.task import Task
 from three_factors.reproduce.engine.launch.server import Server
 from tests.reproduce.specs import MLP
 

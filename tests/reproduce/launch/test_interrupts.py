@@ -11,7 +11,8 @@ from three_factors.reproduce.engine.contract.folder import SimulationFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.launch import interrupts
-from three_factors.reproduce.engine.launch.runner import Runner, Task, Watcher
+from three_factors.reproduce.engine.launch.runner import Runner, Watcher
+from three_factors.reproduce.engine.launch.task import Task
 from three_factors.reproduce.theory.potentials import Quadratic
 from three_factors.reproduce.theory.simulate import Gaussian, Simulation
 

@@ -21,9 +21,10 @@ from three_factors.reproduce.engine.contract.networks import MLPNetwork
 from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.spec import Data, Item, Keep, RunSpec
 from three_factors.reproduce.engine.launch import slurm
-from three_factors.reproduce.engine.launch.runner import Task, Watcher
+from three_factors.reproduce.engine.launch.runner import Watcher
 from three_factors.reproduce.engine.launch.server import Server
 from three_factors.reproduce.engine.launch.slurm import Allocation, SlurmRunner
+from three_factors.reproduce.engine.launch.task import Task
 from three_factors.reproduce.engine.options import InputError, Options
 
 pytestmark = pytest.mark.slurm

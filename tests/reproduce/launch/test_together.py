@@ -19,8 +19,9 @@ from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.spec import Data, Item, RunSpec
 from three_factors.reproduce.engine.launch.ending import end_with
 from three_factors.reproduce.engine.launch.interrupts import Submitted, Terminated
-from three_factors.reproduce.engine.launch.runner import Runner, Task, Watcher
+from three_factors.reproduce.engine.launch.runner import Runner, Watcher
 from three_factors.reproduce.engine.launch.server import Server
+from three_factors.reproduce.engine.launch.task import Task
 from three_factors.reproduce.engine.options import InputError
 from three_factors.reproduce.engine.worker.process import run_folder
 

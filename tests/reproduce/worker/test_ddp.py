@@ -22,8 +22,9 @@ from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, VGG11Network
 from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise
 from three_factors.reproduce.engine.contract.spec import Curvature, Data, Item, Keep, RunSpec, Watch
-from three_factors.reproduce.engine.launch.runner import Runner, Task, Watcher
+from three_factors.reproduce.engine.launch.runner import Runner, Watcher
 from three_factors.reproduce.engine.launch.server import Server
+from three_factors.reproduce.engine.launch.task import Task
 from three_factors.reproduce.engine.worker import train as training
 
 pytestmark = pytest.mark.ddp

@@ -10,7 +10,7 @@ from three_factors.datamodules.label_noise import LabelNoise
 from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, Steps, Triangle, as_schedule
 from three_factors.reproduce.engine.contract.files import write_json
-from three_factors.reproduce.engine.contract.folder import RunFolder
+from three_factors.reproduce.engine.contract.folder import PackFolder, RunFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.networks import MLPNetwork
 from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise
@@ -91,8 +91,9 @@ def together(specs, job, path):
     folders = [RunFolder(path / "runs" / spec.key) for spec in specs]
     for folder in folders:
         folder.path.mkdir(parents=True, exist_ok=True)
-    pack = Pack.of(specs)
-    train_pack(pack, specs, job, path / "packs" / pack.key, folders)
+    folder = PackFolder(path / "packs" / Pack.of(specs).key)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    train_pack(specs, job, folder, folders)
     return folders
 
 
