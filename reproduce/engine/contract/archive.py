@@ -331,6 +331,8 @@ def _described(runs: Sequence[tuple[Item, RunFolder]]) -> tuple[dict[str, np.nda
         rows = folder.rows()
         setting = {k: v for k, v in encode(item.spec).items() if k != "seed"}
         where = {k: v for k, v in result["provenance"].items() if not k.endswith("seconds")}
+        if "data_origin" in where:  # a path of the machine that it was made on is nobody else's
+            where["data_origin"] = Path(where["data_origin"]).name
         values = {("", at, name): v for at, of in result.get("milestones", {}).items() for name, v in of.items()}
         measured = {}
         for m in item.measurements:
