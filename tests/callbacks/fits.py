@@ -1,6 +1,7 @@
 """Small trainings with and without monitors, on one rank or as one of several."""
 
 import os
+from typing import get_args
 
 import pytorch_lightning as pl
 import torch
@@ -8,18 +9,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from three_factors.callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
+from three_factors.callbacks.measures import Measure
 from three_factors.datamodules import DigitsDataModule
 from three_factors.lightning_modules import MLP, VGG11
 
-EVERY = (
-    "top_eigenvalue",
-    "trace",
-    "frobenius",
-    "finite_difference",
-    "normalized_sharpness",
-    "adaptive_sharpness",
-    "batch_sharpness",
-)
+EVERY = get_args(Measure)
 
 
 def monitor(kind):

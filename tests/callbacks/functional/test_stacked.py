@@ -1,5 +1,7 @@
 """Many networks measured at once: each gets what it gets alone, whatever the others are at."""
 
+from typing import get_args
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -8,18 +10,11 @@ from tests.lightning_modules.test_stack import SHAPES
 from three_factors.callbacks import GradientNoiseMonitor, HessianMonitor
 from three_factors.callbacks.functional import HessianOperator, top_eigenvalues, trace
 from three_factors.callbacks.functional.stacked import MemberGradients, StackedOperator, together
+from three_factors.callbacks.measures import Measure
 from three_factors.lightning_modules.classifier import example_losses
 from three_factors.lightning_modules.stack import StackedMLP
 
-MEASURES = (
-    "top_eigenvalue",
-    "trace",
-    "frobenius",
-    "finite_difference",
-    "normalized_sharpness",
-    "adaptive_sharpness",
-    "batch_sharpness",
-)
+MEASURES = get_args(Measure)
 
 
 def losses(outputs, targets):
