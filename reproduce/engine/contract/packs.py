@@ -37,7 +37,7 @@ def stackable(spec: RunSpec) -> bool:
     noise = spec.noise
     dialled = (
         noise is None
-        or (isinstance(noise, HalfBatchNoise) and noise.part == "all")
+        or isinstance(noise, HalfBatchNoise)
         or (isinstance(noise, GaussianNoise) and noise.shape == "covariance")
     )
     return (

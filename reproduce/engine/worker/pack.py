@@ -34,9 +34,9 @@ from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.spec import RunSpec
 from three_factors.reproduce.engine.contract.steps import DISTANCE, WEIGHT_NORM, of_epoch
 from three_factors.reproduce.engine.worker.members import Member
+from three_factors.reproduce.engine.worker.stacked_noise import StackedNoise
 from three_factors.reproduce.engine.worker.train import (
     build_module,
-    build_noise,
     build_trainer,
     configure_device,
     provenance,
@@ -126,7 +126,7 @@ class PackModule(pl.LightningModule):
         self.stack = StackedMLP([_network(spec) for spec in specs]).to(device, self.real)
         self.start = flat([p.detach() for p in self.stack.parameters()])
         self.sgd = StackedSGD(*(self._each([getattr(s, of) for s in specs]) for of in ("momentum", "weight_decay")))
-        self.noises = [build_noise(spec)[0] for spec in specs]
+        self.noise = StackedNoise(specs, self._losses, device, self.real)
         self.at_start = self._lengths()
         self._epoch: StackedEpoch | None = None
         self._begin(0, 0)
@@ -175,13 +175,16 @@ class PackModule(pl.LightningModule):
     def keep(self, indices: Sequence[int]) -> None:
         """Leaves these members."""
         chosen = list(indices)
-        for part in (self.stack, self.sgd, self.data):
+        for part in (self.stack, self.sgd, self.data, self.noise):
             part.keep(chosen)
         self.start, self.losses, self.correct = self.start[chosen], self.losses[chosen], self.correct[chosen]
-        self.places, self.noises = [self.places[i] for i in chosen], [self.noises[i] for i in chosen]
+        self.places = [self.places[i] for i in chosen]
         self.at_start, self.t_eta = [self.at_start[i] for i in chosen], [self.t_eta[i] for i in chosen]
 
     # -- steps
+
+    def on_train_epoch_start(self) -> None:
+        self.noise.renew(self.trainer.current_epoch, self.stack, self.data)
 
     def training_step(self, batch: tuple[int, int], batch_idx: int) -> None:
         first, last = batch
@@ -190,25 +193,22 @@ class PackModule(pl.LightningModule):
             self._step(step)
         self._evaluate_within(last)
 
+    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return example_losses(self.criterion, logits, labels)
+
     def _step(self, step: int) -> None:
         assert self._epoch is not None
         images, labels = self.data.batch(self._epoch.chosen(step))
         logits = self.stack(images)
-        losses = example_losses(self.criterion, logits, labels)
-        weights = self._weights(labels.shape[1], self.steps + step)
+        losses = self._losses(logits, labels)
+        weights = self.noise.weights(labels.shape[1], self.steps + step)
         descended = losses.mean(1) if weights is None else (weights * losses).mean(1)
         parameters = list(self.stack.parameters())
-        gradients = torch.autograd.grad(descended.sum(), parameters)
+        gradients = list(torch.autograd.grad(descended.sum(), parameters, retain_graph=self.noise.differs))
+        self.noise.add(gradients, losses, parameters)
         self.losses[:, step] = losses.detach().mean(1)
         self.correct[:, step] = (logits.detach().argmax(2) == labels).sum(1)
         self.sgd.step(parameters, gradients, self.rates[:, step])
-
-    def _weights(self, size: int, step: int) -> Tensor | None:
-        """Returns what the losses of each member's batch are multiplied by for its noise, (M, S)."""
-        if not any(self.noises):
-            return None
-        rows = [torch.ones(size).double() if of is None else of.weights(size, step) for of in self.noises]
-        return torch.stack(rows).to(self.where, self.real)
 
     # -- evaluation
 
@@ -239,7 +239,7 @@ class PackModule(pl.LightningModule):
                 sums = torch.zeros(3, len(self.places), dtype=torch.float64, device=self.where)
                 for images, labels, there in self.data.evaluation(part):
                     logits = self.stack(images)
-                    losses = example_losses(self.criterion, logits, labels).double()
+                    losses = self._losses(logits, labels).double()
                     sums[0] += torch.where(there, losses, 0.0).sum(1)
                     sums[1] += ((logits.argmax(2) == labels) & there).sum(1)
                     sums[2] += there.sum(1)
@@ -270,7 +270,8 @@ class PackModule(pl.LightningModule):
             evaluated = {name: _logged(value, self.real) for name, value in found[i].items()} if due[i] else {}
             if due[i]:
                 place.record.validated(number, evaluated, lambda i=i: self._state(i))  # type: ignore[misc]
-            metrics = {"train/loss": means[i], "train/accuracy": accuracies[i]} | evaluated
+            noise = {name: _logged(value, torch.float32) for name, value in self.noise.logged(i).items()}
+            metrics = {"train/loss": means[i], "train/accuracy": accuracies[i]} | noise | evaluated
             at = {"epoch": number, "step": self.steps + len(losses[i]), "t_eta": self.t_eta[i]}
             last = float(self.eta[i, -1]), int(self.sizes[-1])
             place.record.close(at, losses[i], last, lengths[i], metrics)
@@ -330,6 +331,7 @@ class PackModule(pl.LightningModule):
             "keys": [place.spec.key for place in self.places],
             "members": [self._record(place) for place in self.places],
             "velocity": self.sgd.velocity,
+            "noise": self.noise.state(),
             "losses": self.losses,
             "correct": self.correct,
             "steps": self.steps,
@@ -351,6 +353,7 @@ class PackModule(pl.LightningModule):
             place.record.load_state_dict(state | {"weights": weights})
             place.kept = dict(state["reached"])
         self.sgd.velocity = [v.to(self.where) for v in held["velocity"]]
+        self.noise.load(held["noise"])
         self.losses, self.correct = held["losses"].to(self.where), held["correct"].to(self.where)
         self.steps, self.t_eta = held["steps"], list(held["t_eta"])
 
@@ -392,7 +395,7 @@ def _network(spec: RunSpec) -> Any:
 
 
 def _logged(value: float, real: torch.dtype) -> float:
-    """Returns a value as a Trainer logs it, in its default type."""
+    """Returns a value as a Trainer logs it: in the run's type from a step, else in float32."""
     return float(torch.tensor(value, dtype=real))
 
 

@@ -36,32 +36,46 @@ class Renewing(pl.Callback):
         self._epoch, self._value = -1, 0.0  # of the last renewal, and what is logged of it
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        epoch = trainer.current_epoch
-        if epoch != self._epoch and self.plan.due(epoch):  # equal: resumed within the epoch
-            self._renew(trainer, pl_module)
-            self._epoch = epoch
+        if self.due(trainer.current_epoch):
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            module: Any = pl_module
+            kind = HessianOperator if self.what == "directions" else GGNOperator
+            images = data.measurement_batches(self.plan.examples, self.plan.batch_size)
+            halves = self._halves(module, data.drawn_batches(PAIRS, self.batch_size))
+            self.renew(trainer.current_epoch, kind(module, module.loss, images, training=True), halves)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Not at its start, which an epoch that is resumed has not.
-        pl_module.log(INSIDE if self.what == "directions" else LIFT, self._value)
+        for name, value in self.logged().items():
+            pl_module.log(name, value)
 
-    def _renew(self, trainer: pl.Trainer, module: Any) -> None:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        images = data.measurement_batches(self.plan.examples, self.plan.batch_size)
-        halves = self._halves(module, data.drawn_batches(PAIRS, self.batch_size))
+    def due(self, epoch: int) -> bool:
+        """Tells whether an epoch begins with a renewal; not again where it is resumed within."""
+        return epoch != self._epoch and self.plan.due(epoch)
+
+    def renew(self, epoch: int, operator: Any, halves: Tensor) -> None:
+        """Renews what is in force from the start of an epoch.
+
+        Args:
+            operator: in train mode: the Hessian for directions, the Gauss-Newton matrix for a lift.
+            halves: (g1 - g2)/2 of `PAIRS` batches, (batches, q).
+        """
+        self._epoch = epoch
         squares = halves.double().square().sum()
         if self.what == "directions":
-            hessian = HessianOperator(module, module.loss, images, training=True)
-            count = min(self.plan.eigenvectors, hessian.num_params)
-            vectors = top_eigenvalues(hessian, count, TOLERANCE).vectors
+            count = min(self.plan.eigenvectors, operator.num_params)
+            vectors = top_eigenvalues(operator, count, TOLERANCE).vectors
             self.renewed.directions = vectors
             self._value = float((halves @ vectors).double().square().sum() / squares)
         else:  # the Gauss-Newton part: with batch norm tr H may be negative, and no noise is isotropic then
-            matrix = GGNOperator(module, module.loss, images, training=True)
-            curved = (halves * matrix.matmat(halves.T).T).double().sum()
+            curved = (halves * operator.matmat(halves.T).T).double().sum()
             self.renewed.lift = self._value = (
-                matrix.num_params * float(curved / squares) / trace(matrix, TRACE_TOLERANCE).value
+                operator.num_params * float(curved / squares) / trace(operator, TRACE_TOLERANCE).value
             )
+
+    def logged(self) -> dict[str, float]:
+        """Returns what a row says of it."""
+        return {INSIDE if self.what == "directions" else LIFT: self._value}
 
     @staticmethod
     def _halves(module: Any, batches: list[tuple[Tensor, Tensor]]) -> Tensor:

@@ -13,7 +13,7 @@ from three_factors.reproduce.engine.contract.files import write_json
 from three_factors.reproduce.engine.contract.folder import PackFolder, RunFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.networks import MLPNetwork
-from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise
+from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise, Renewal
 from three_factors.reproduce.engine.contract.packs import Pack, shared, stackable
 from three_factors.reproduce.engine.contract.spec import (
     Curvature,
@@ -47,6 +47,8 @@ def with_data(spec, **fields):
 
 
 RATES = (0.1, Triangle(0.2, 0.01, 2), Steps((0.1, 0.01), (1.5,)))
+RENEWED = Renewal(80, 40, until=2, every=2, eigenvectors=3)
+PARTS = [HalfBatchNoise(2.0, part, RENEWED) for part in ("top", "rest")]
 NOISES = (None, HalfBatchNoise(2.0), HalfBatchNoise(1.0))
 GHOSTS = replace(NORMED, network=replace(NORMED.network, ghost_batch_size=12))
 OFTEN = replace(PLAIN, evaluations=Evaluations(early=3, until=2, last=4))
@@ -61,6 +63,10 @@ PACKS = {
     "ghost batches": [replace(GHOSTS, seed=seed) for seed in range(2)],
     "labels": [with_data(PLAIN, label_noise=of) for of in (None, LabelNoise(0.25), LabelNoise(0.5, "other"))],
     "half batches": [replace(PLAIN, noise=of) for of in NOISES],
+    "projections": [replace(GHOSTS, network=replace(GHOSTS.network, ghost_batch_size=16), noise=of) for of in PARTS],
+    "projections and none": [
+        replace(PLAIN, seed=1, noise=of, epochs=epochs) for of, epochs in zip((None, *PARTS, NOISES[1]), (3, 3, 4, 4))
+    ],
     "Gaussian noise": [replace(PLAIN, noise=of) for of in (None, GaussianNoise(1.0, "covariance"))],
     "stops": [replace(PLAIN, stop_at_loss=loss, epochs=4) for loss in (None, 2.0, 1.5)],
     "epochs": [replace(PLAIN, seed=n, epochs=n, evaluate_every=every) for n, every in ((3, 1), (1, 1), (4, 2))],
@@ -153,6 +159,7 @@ SEVERAL = [
     replace(HARD, seed=2, epochs=4, evaluations=Evaluations(early=3, until=2, last=4)),
     replace(HARD, seed=3, epochs=4, stop_at_loss=2.0),
     replace(HARD, seed=4, epochs=3, schedule=NoiseSchedule(DIVERGES, 32)),
+    replace(HARD, seed=5, epochs=3, noise=PARTS[0]),
 ]  # of 10 steps an epoch
 
 
