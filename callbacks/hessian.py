@@ -143,7 +143,9 @@ class HessianMonitor(SubsetMonitor):
 
     def measure(self, module: nn.Module, batches: Iterable[Any], *, lr: float | None = None) -> dict[str, float]:
         """Returns what would be logged, for any module and data."""
-        return self.measure_of(self._operator(module, batches), lr=lr)
+        operator = self._operator(module, batches)
+        with measuring(plain(module), training=self.training):  # once, not for every product
+            return self.measure_of(operator, lr=lr)
 
     def measure_of(self, operator: Hessian, *, lr: float | None = None) -> dict[str, float]:
         """Returns the same of an operator: also of a member of a `StackedOperator`, but by PyHessian."""

@@ -277,17 +277,18 @@ def together(
     waiting: dict[int, _Request] = {}
     for thread in threads:
         thread.start()
-    while len(found) < len(wanted):
-        heard = told.get()
-        if isinstance(heard, _Done):
-            found[heard.member] = heard.value if heard.error is None else heard.error
-            if heard.error is not None and not isinstance(heard.error, Exception):
-                raise heard.error
-        else:
-            waiting[heard.member] = heard
-        if waiting and len(waiting) + len(found) == len(wanted):
-            _serve(waiting, answers)
-            waiting = {}
+    with measuring(stack.module, training=stack.training):  # once, not for every product
+        while len(found) < len(wanted):
+            heard = told.get()
+            if isinstance(heard, _Done):
+                found[heard.member] = heard.value if heard.error is None else heard.error
+                if heard.error is not None and not isinstance(heard.error, Exception):
+                    raise heard.error
+            else:
+                waiting[heard.member] = heard
+            if waiting and len(waiting) + len(found) == len(wanted):
+                _serve(waiting, answers)
+                waiting = {}
     for thread in threads:
         thread.join()
     return [found[index] for index in wanted]

@@ -1,11 +1,12 @@
 """Every benchmark runs, at its smallest setting: a new one needs such a setting, and its rows below."""
 
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.reproduce.warm import script
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
@@ -39,11 +40,10 @@ def tree() -> dict[Path, int]:
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_prints_its_rows_at_its_smallest_setting_and_writes_nowhere(name, tmp_path):
     before = tree()
-    command = [sys.executable, str(FOLDER / f"{name}.py"), "--smallest", *OPTIONS.get(name, ())]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert [row for row in ROWS[name] if not any(line.startswith(row) for line in lines)] == [], done.stdout
+    code, printed, complaint = script(FOLDER / f"{name}.py", "--smallest", *OPTIONS.get(name, ()), cwd=tmp_path)
+    assert code == 0, complaint
+    lines = printed.splitlines()
+    assert [row for row in ROWS[name] if not any(line.startswith(row) for line in lines)] == [], printed
     assert tree() == before
     assert list(tmp_path.iterdir()) == []
 

@@ -4,6 +4,7 @@ import os
 import pkgutil
 import signal
 import socket
+from contextlib import suppress
 
 from three_factors.datamodules.prepared import prepare
 from three_factors.reproduce.engine.contract.job import Job
@@ -56,6 +57,14 @@ def serve_rank(folder, rank, ranks, port):
         "MASTER_PORT": str(port),
     }
     worker.serve_run(folder, None)
+
+
+def end(process):
+    """Kills a process of the server's and all that it has started, as `kill -9` does."""
+    for kill in (os.killpg, os.kill):  # before its setsid it has no group of its own
+        with suppress(ProcessLookupError):
+            kill(process.pid, signal.SIGKILL)
+    process.join()
 
 
 def forked(server, function, *arguments):

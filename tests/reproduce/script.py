@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 
+from tests.reproduce import warm
+
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 400.0  # seconds that anything here may take on a slow and busy machine; whatever takes longer hangs
 
@@ -30,8 +32,13 @@ def command(figure: str, out: Path, *flags: str) -> list[str]:
 
 
 def run(figure: str, out: Path, *flags: str, data: str = "digits", **options: Any) -> subprocess.CompletedProcess[str]:
-    arguments = command(figure, out, *(("--data", data) if data else ()), *flags)
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE, check=False, **options)
+    """Runs a script to its end, on the fork server of this process where that has the environment for it."""
+    python, *arguments = command(figure, out, *(("--data", data) if data else ()), *flags)
+    there = warm.address(options.get("env", os.environ))
+    before = [python, warm.__file__, there] if there else [python]
+    return subprocess.run(
+        [*before, *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False, **options
+    )
 
 
 def start(figure: str, out: Path, *flags: str, data: str = "digits") -> subprocess.Popen[str]:

@@ -1,11 +1,10 @@
 """Kills a run at random moments, again and again, through the fork server; it must end as one that nobody killed."""
 
-import os
 import random
 import signal
 import time
 
-from tests.reproduce.killing import begin
+from tests.reproduce.killing import begin, end
 from tests.reproduce.leavings import assert_same
 from three_factors.reproduce.engine.contract.folder import RunFolder
 
@@ -43,9 +42,8 @@ class Soak:
             process.join(timeout=patience)
             if process.exitcode is None:
                 assert killed < times, "the run does not end"
-                os.killpg(process.pid, signal.SIGKILL)
+                end(process)
                 killed += 1
-            process.join()
             assert process.exitcode in (0, -signal.SIGKILL), folder.log.read_text()[-2000:]
             if self.complete(folder):
                 assert_same(folder.path, self.whole.path)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.reproduce.killing import begin, job, killed
+from tests.reproduce.killing import begin, end, job, killed
 from tests.reproduce.leavings import assert_same, left, repeated
 from tests.reproduce.script import until
 from tests.reproduce.soak import Soak
@@ -156,8 +156,7 @@ def test_a_damaged_checkpoint_is_told_and_the_run_starts_again(server, tmp_path)
     go_on(server, whole, SOAK).join()
     process = go_on(server, damaged, SOAK)
     until(lambda: len(damaged.rows()) >= 3)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.join()
+    end(process)
     content = damaged.checkpoint.read_bytes()
     damaged.checkpoint.write_bytes(content[: len(content) // 2])
     go_on(server, damaged, SOAK).join()

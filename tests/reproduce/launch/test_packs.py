@@ -1,6 +1,5 @@
 """Packs in the runner: what goes together, and that every run ends as its own whatever becomes of the pack."""
 
-import os
 import random
 import signal
 import time
@@ -9,7 +8,7 @@ from dataclasses import replace
 import pytest
 from filelock import FileLock
 
-from tests.reproduce.killing import job
+from tests.reproduce.killing import end, job
 from tests.reproduce.leavings import assert_same
 from three_factors.datamodules.label_noise import LabelNoise
 from three_factors.datamodules.schedules import NoiseSchedule
@@ -136,9 +135,8 @@ def test_a_pack_killed_at_random_moments_ends_as_an_undisturbed_one(server, whol
             process = server.start("serve_run", str(pack.folder.path), None)
             process.join(timeout=300 if killed >= times else moments.uniform(0.05, 0.6) * seconds)
             if process.exitcode is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                end(process)
                 killed += 1
-            process.join()
             assert process.exitcode in (0, -signal.SIGKILL), pack.folder.log.read_text()[-2000:]
         for task, folder in zip(own, whole):
             assert_same(task.folder.path, folder.path)
@@ -153,8 +151,7 @@ def test_a_pack_that_is_begun_is_gone_on_with_and_the_rest_is_packed(server, who
     process = server.start("serve_run", str(pack.folder.path), None)
     while not pack.folder.checkpoint.exists():
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.join()
+    end(process)
     more = [*own, *tasks(tmp_path, [replace(BASE, seed=seed) for seed in (10, 11)])]
     found = formed(more, tmp_path, 1)
     assert [one.folder.path.name == pack.folder.path.name for one in found] == [True, False]
