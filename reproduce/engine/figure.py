@@ -60,7 +60,8 @@ class _Session:
         self.context = Context(
             definition, options, self.source, self.plan.seeds, self.hardware.describe(), arm, self.plan.regime()
         )
-        self.prospects = Prospects(self.server, self.results, self.here, self.at_once, self.job)
+        self.packs = None if options.no_packs else 1 if options.slurm else self.at_once  # of what goes together
+        self.prospects = Prospects(self.server, self.results, self.here, self.at_once, self.job, self.packs)
 
     def run(self) -> int:
         """Does everything; returns the exit status."""
@@ -134,12 +135,10 @@ class _Session:
             with Display(weights) as display:
                 watchers = Watchers(display, mirror) if stage.mirrored else display
                 runner = self._runner(weights, alone=stage.alone)
-                if isinstance(runner, SlurmRunner):
+                if isinstance(runner, SlurmRunner) or self.packs is None:  # that one packs by itself
                     runner.run(tasks, watchers)
                 else:
-                    packs = not self.options.no_packs
-                    work = packing.formed(tasks, self.options.out, self.at_once) if packs else tasks
-                    runner.run(work, watchers)
+                    runner.run(packing.formed(tasks, self.options.out, self.packs), watchers)
             self.results.forget()  # a line may have found that a run's weights are lost
         for item in stage.items if stage.mirrored else ():
             result = self.results.finished(item, self.say)
@@ -188,7 +187,8 @@ class _Session:
             gpus = self.hardware.count if self.hardware.accelerator == "cuda" else 0
             return Runner(self.server, self.jobs, devices, gpus, nodes)
         allocation = Allocation(options.partition, options.time or Allocation.minutes, nodes, devices, options.gpus)
-        return SlurmRunner(options.out, allocation, weights, self.jobs, detach=options.detach)
+        packs = self.packs is not None
+        return SlurmRunner(options.out, allocation, weights, self.jobs, detach=options.detach, packs=packs)
 
     def _mirror(self) -> Any:
         from three_factors.reproduce.engine.watch.mirror import Mirror

@@ -17,11 +17,14 @@ from three_factors.reproduce.engine.console import duration, waiting
 from three_factors.reproduce.engine.contract import provenance
 from three_factors.reproduce.engine.contract.files import CHECKOUT, read_cache, write_json
 from three_factors.reproduce.engine.contract.job import Job
+from three_factors.reproduce.engine.contract.packs import Pack
 from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.spec import Item, PathSpec, RunSpec
 from three_factors.reproduce.engine.launch.devices import Hardware
 from three_factors.reproduce.engine.launch.forecast import Forecast, steps_of, wall_time
+from three_factors.reproduce.engine.launch.packing import PackTask, Work, formed
 from three_factors.reproduce.engine.launch.server import Server
+from three_factors.reproduce.engine.launch.task import Task
 from three_factors.reproduce.engine.options import EPOCHS, Scale
 from three_factors.reproduce.engine.planning import FigurePlan, Plan, Stage, values_of
 from three_factors.reproduce.theory.simulate import Simulation
@@ -40,22 +43,29 @@ class Prospects:
         here: this machine's hardware.
         at_once: runs that go on at the same time without waiting.
         job: returns the job of runs with so many threads each.
+        packs: how many packs go on at a time; None: none.
     """
 
     def __init__(
-        self, server: Server, results: Results, here: Hardware, at_once: int, job: Callable[[int | None], Job]
+        self,
+        server: Server,
+        results: Results,
+        here: Hardware,
+        at_once: int,
+        job: Callable[[int | None], Job],
+        packs: int | None = None,
     ) -> None:
         from three_factors.datamodules.prepared import cache_folder
 
         self.server, self.results, self.here, self.at_once, self.job = server, results, here, at_once, job
         self.forecast = Forecast(cache_folder() / "timings.json", here, self._time_steps)
-        self._rate: float | None = None  # seconds a value, of simulations
+        self.packs = packs
 
-    def _time_steps(self, spec: RunSpec) -> tuple[float, float]:
-        """Returns seconds a step and seconds an example of a run's network on this machine."""
+    def _time_steps(self, spec: RunSpec, members: int) -> tuple[float, float]:
+        """Returns seconds a step and seconds an example on this machine: of a run's network, or of a stack of it."""
         with waiting("timing steps of the network, for the forecast: once, then they are kept"):
             job = replace(self.job(1), accelerator=self.here.accelerator)
-            return self.server.time_steps(spec.network, job)
+            return self.server.time_steps(spec.network, job, members)
 
     def seconds(self, item: Item) -> float:
         """Returns how long an item takes from its start; of a simulation how many values it computes."""
@@ -66,19 +76,26 @@ class Prospects:
         assert isinstance(item.spec, Simulation)
         return values_of(item.spec)
 
-    def seconds_left(self, item: Item) -> float:
-        """Returns the seconds of work left in an item: all of it, or the rest if there is something to resume from."""
-        folder = self.results.folder(item.spec)
-        share = 1 - folder.fraction() if folder.resumable_files() and isinstance(item.spec, RunSpec) else 1.0
-        return share * self.seconds(item)
-
     def wall_seconds(self, stage: Stage, items: Sequence[Item]) -> float:
-        """Returns wall-clock seconds for items of a stage, each setting timed once."""
+        """Returns wall-clock seconds for items of a stage: for all of each, or what is left where it is begun."""
         known: dict[str, float] = {}
         for item in items:
             if item.label not in known:
                 known[item.label] = self.seconds(item)
-        return wall_time([known[item.label] for item in items], self.here.count if stage.alone else self.at_once)
+        job = self.job(None)
+        tasks = [Task(item, self.results.folder(item.spec), job) for item in items]
+        pack = self.packs is not None and not stage.alone
+        work = formed(tasks, self.results.out, self.packs or 1) if pack else tasks
+        seconds = [
+            self._of_pack(one) if isinstance(one, PackTask) else known[one.item.label] * _left(one) for one in work
+        ]
+        return wall_time(seconds, self.here.count if stage.alone else self.at_once)
+
+    def _of_pack(self, pack: PackTask) -> float:
+        longest = max(pack.members, key=lambda task: steps_of(task.item.spec))  # type: ignore[arg-type]
+        assert isinstance(longest.item.spec, RunSpec)
+        members = len(pack.members)
+        return _left(pack) * self.forecast.seconds(longest.item.spec, longest.item.measurements, members)
 
     def simulation_seconds(self, items: Sequence[Item], done: Sequence[Item], say: Callable[..., None]) -> float | None:
         """Returns wall-clock seconds for simulations at the rate of those that are done; None without any."""
@@ -88,6 +105,12 @@ class Prospects:
         if not values:
             return None
         return wall_time([self.seconds(item) * spent / values for item in items], self.at_once)
+
+
+def _left(work: Work) -> float:
+    """Returns the share of a task that is left: all of it, unless there is something to resume from."""
+    begun = isinstance(work.item.spec, RunSpec | Pack) and work.folder.resumable_files()
+    return 1 - work.folder.fraction() if begun else 1.0
 
 
 def announce(plan: Plan, prospects: Prospects, say: Callable[..., None], *, dry_run: bool, plot_only: bool) -> int:
@@ -145,7 +168,7 @@ def _expect(
     if isinstance(first.items[0].spec, Simulation):
         say(f"to compute: {sum(map(prospects.seconds, todo)):.3g} values")
         return
-    seconds = wall_time([prospects.seconds_left(item) for item in todo], prospects.at_once)
+    seconds = prospects.wall_seconds(first, todo)
     between = prospects.wall_seconds(lines, lacking)
     words = f", {duration(between)} of it for {len(lacking)} lines between runs" if lacking else ""
     say(f"expected time: {duration(START_UP + seconds + between)}{words}")

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,27 +33,32 @@ def command(figure: str, out: Path, *flags: str) -> list[str]:
 
 def run(figure: str, out: Path, *flags: str, data: str = "digits", **options: Any) -> subprocess.CompletedProcess[str]:
     """Runs a script to its end, on the fork server of this process where that has the environment for it."""
-    python, *arguments = command(figure, out, *(("--data", data) if data else ()), *flags)
-    there = warm.address(options.get("env", os.environ))
-    before = [python, warm.__file__, there] if there else [python]
-    return subprocess.run(
-        [*before, *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False, **options
-    )
+    arguments = _warm(command(figure, out, *(("--data", data) if data else ()), *flags), options.get("env", os.environ))
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE, check=False, **options)
 
 
-def start(figure: str, out: Path, *flags: str, data: str = "digits") -> subprocess.Popen[str]:
+def start(figure: str, out: Path, *flags: str, data: str = "digits", own: bool = False) -> subprocess.Popen[str]:
     """In a process group of its own, so that a signal to it is a signal to what a terminal would reach.
 
     Ctrl-C reaches it also where the tests themselves were started in the background, ignoring it.
+
+    Args:
+        own: with a fork server of its own, for tests of what becomes of that.
     """
+    arguments = command(figure, out, *(("--data", data) if data else ()), *flags)
     return subprocess.Popen(
-        command(figure, out, *(("--data", data) if data else ()), *flags),
+        arguments if own else _warm(arguments, os.environ),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+def _warm(arguments: list[str], environment: Mapping[str, str]) -> list[str]:
+    there = warm.address(environment)
+    return [arguments[0], warm.__file__, there, *arguments[1:]] if there else arguments
 
 
 def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:

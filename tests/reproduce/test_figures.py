@@ -1,9 +1,12 @@
 """Every figure script: runs at smoke scale, shares runs with its kin, has a power; what is run is in test_paper."""
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.reproduce.figures import SCRIPTS, figure, source
@@ -11,6 +14,7 @@ from tests.reproduce.script import run
 from three_factors.datamodules.prepared import prepare
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, VGG11Network
 from three_factors.reproduce.engine.judge.claims import controls, own
+from three_factors.reproduce.engine.launch import packing
 from three_factors.reproduce.engine.options import InputError, Options
 from three_factors.reproduce.engine.planning import FigurePlan
 
@@ -37,9 +41,31 @@ def test_every_script_runs_at_smoke_scale(name, out):
     assert {claim["verdict"] for claim in claims} == {"not judged"}
 
 
+@pytest.mark.slow
+def test_a_figure_of_packs_has_the_keys_claims_and_files_of_one_without(tmp_path, out):
+    stand_in = figure("fig1").substitute
+    alone = run("fig1", out, "--wandb", "disabled", "--no-packs", data=stand_in)
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    packed = run("fig1", tmp_path, "--wandb", "disabled", data=stand_in, env=os.environ | {packing.ALWAYS: "1"})
+    assert packed.returncode == 0, packed.stdout + packed.stderr
+    ours, theirs = (of / "fig1" / f"smoke-{stand_in}" for of in (tmp_path, out))
+    assert {file.name for file in ours.iterdir()} == {file.name for file in theirs.iterdir()}
+    keys, wanted = (json.loads((of / "provenance.json").read_text())["runs"] for of in (ours, theirs))
+    assert keys == wanted
+    for key in keys.values():
+        one, other = (of / "runs" / key for of in (tmp_path, out))
+        assert json.loads((one / "result.json").read_text())["provenance"]["pack"] > 1
+        kept = [{file.relative_to(of) for file in of.rglob("*") if file.is_file()} for of in (one, other)]
+        assert kept[0] ^ kept[1] <= {Path("log.txt"), Path("progress.json"), Path("job.json")}
+    claims, others = (json.loads((of / "claims.json").read_text()) for of in (ours, theirs))
+    assert [claim["id"] for claim in claims] == [claim["id"] for claim in others]
+    table, other = (pd.read_csv(of / "table.csv") for of in (ours, theirs))
+    pd.testing.assert_frame_equal(table, other, rtol=1e-2)
+
+
 def test_a_script_with_several_data_sets_takes_the_network_that_fits_the_images(tmp_path):
-    done = run("noise_only", tmp_path, "--dry-run", data="digits")
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = run("noise_only", tmp_path, "--plot-only", data="digits")
+    assert done.returncode == 1, done.stdout + done.stderr  # there is nothing
     assert "NOT FASHIONMNIST OR CIFAR10" in done.stdout
     defined = figure("noise_only")
     for of, images in ((VGG11Network, "digits"), (MLPNetwork, "digits28")):

@@ -11,7 +11,8 @@ from multiprocessing import forkserver
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-HERE_ALONE = {"PYTEST_CURRENT_TEST", "PYTHONPATH"}  # what a server's environment may differ in
+# What a server's environment may differ in: no worker asks for it.
+HERE_ALONE = {"PYTEST_CURRENT_TEST", "PYTHONPATH", "THREE_FACTORS_PACKS"}
 
 
 def script(path: Path, *arguments: str, cwd: Path) -> tuple[int, str, str]:

@@ -55,13 +55,17 @@ class Forecast:
     They are a machine's, not an experiment's: `file` lies in the user's cache folder.
     """
 
-    def __init__(self, file: Path, hardware: Hardware, measure: Callable[[RunSpec], tuple[float, float]]) -> None:
+    def __init__(self, file: Path, hardware: Hardware, measure: Callable[[RunSpec, int], tuple[float, float]]) -> None:
         self.file, self.hardware, self.measure = file, hardware, measure
         self.known = read_cache(file)
 
-    def seconds(self, spec: RunSpec, measurements: Sequence[AnyMeasurement] = ()) -> float:
-        """Returns the seconds of training, and of what is measured meanwhile and afterwards at all milestones."""
-        per_step, per_example = self._costs(spec)
+    def seconds(self, spec: RunSpec, measurements: Sequence[AnyMeasurement] = (), members: int = 1) -> float:
+        """Returns the seconds of training, and of what is measured meanwhile and afterwards at all milestones.
+
+        Args:
+            members: of a pack, of which the run is the longest.
+        """
+        per_step, per_example = self._costs(spec, members)
         products = sum(len(m.at) * _cost(m, spec.network) for m in measurements)
         if spec.watch is not None:
             products += spec.epochs // spec.watch.every * _products(spec.watch.curvature)
@@ -71,7 +75,8 @@ class Forecast:
         times = spec.epochs // spec.evaluate_every + sum(map(len, evaluated(spec).values()))
         evaluations = times * (spec.data.validation + spec.data.test + spec.data.subset)
         examples = spec.epochs * spec.data.train + EVALUATION * evaluations + PRODUCT * products
-        return OVERHEAD * (steps_of(spec) * (per_step + TRAINER) + examples * per_example)
+        lightning = TRAINER if members == 1 else 0.0  # whose batch is many steps of a pack
+        return OVERHEAD * (steps_of(spec) * (per_step + lightning) + examples * per_example)
 
     def path_seconds(self, spec: PathSpec) -> float:
         """Returns the seconds of a line between runs: each point re-estimates batch norm and evaluates."""
@@ -79,12 +84,13 @@ class Forecast:
         points = 2 * len(spec.alphas) + 2 * spec.directions * len(spec.outward)
         return points * 2 * spec.examples * EVALUATION * per_example
 
-    def _costs(self, spec: RunSpec) -> tuple[float, float]:
+    def _costs(self, spec: RunSpec, members: int = 1) -> tuple[float, float]:
         """Seconds a step and seconds an example."""
         text = dumps(spec.network) + self.hardware.accelerator + self.hardware.name
+        text += f" x {members}" if members > 1 else ""
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         if key not in self.known:
-            self.known = read_cache(self.file) | self.known | {key: list(self.measure(spec))}
+            self.known = read_cache(self.file) | self.known | {key: list(self.measure(spec, members))}
             with suppress(OSError):  # without it the next call measures again
                 self.file.parent.mkdir(parents=True, exist_ok=True)
                 write_json(self.file, self.known)

@@ -44,6 +44,10 @@ class PackTask:
     def specs(self) -> list[RunSpec]:
         return [task.item.spec for task in self.members if isinstance(task.item.spec, RunSpec)]
 
+    def under(self, job: Job) -> PackTask:
+        """Returns the same in another environment."""
+        return replace(self, members=tuple(task.under(job) for task in self.members))
+
     def complete(self) -> dict[str, Any] | None:
         """Returns a result if all members are done and measured."""
         found = [task.complete() for task in self.members]

@@ -72,9 +72,9 @@ class Server:
             raise answer
         return Prepared(**answer)
 
-    def time_steps(self, network: Network, job: Job) -> tuple[float, float]:
-        """Returns (seconds a step, seconds an example) of a training step."""
-        return self._ask("serve_timing", network, job)
+    def time_steps(self, network: Network, job: Job, members: int = 1) -> tuple[float, float]:
+        """Returns (seconds a step, seconds an example) of a training step: of a network, or of so many as a stack."""
+        return self._ask("serve_timing", network, job, members)
 
     def _ask(self, function: str, *arguments: Any) -> Any:
         ours, theirs = multiprocessing.Pipe(duplex=False)

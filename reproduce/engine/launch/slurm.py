@@ -20,7 +20,7 @@ from typing import Any
 from three_factors.reproduce.engine.contract.files import IMPORTABLE, lock, read_cache, write_json
 from three_factors.reproduce.engine.contract.folder import Folder
 from three_factors.reproduce.engine.launch import interrupts
-from three_factors.reproduce.engine.launch.packing import Work
+from three_factors.reproduce.engine.launch.packing import PackTask, Work, formed, members_of
 from three_factors.reproduce.engine.launch.runner import Runner, Watcher
 from three_factors.reproduce.engine.launch.server import Server
 from three_factors.reproduce.engine.launch.task import Task
@@ -67,9 +67,9 @@ def check() -> None:
 
 
 class Runs:
-    """One array task: what submitit calls on the cluster. Runs one after another, each in a process of its own."""
+    """One array task: what submitit calls on the cluster. Runs, or a pack, each in a process of its own."""
 
-    def __init__(self, tasks: Sequence[Task], gpus: bool) -> None:
+    def __init__(self, tasks: Sequence[Work], gpus: bool) -> None:
         self.tasks, self.gpus = list(tasks), gpus
         self.runner: Runner | None = None
 
@@ -82,7 +82,7 @@ class Runs:
         if self.gpus and hardware.accelerator != "cuda":
             raise RuntimeError(f"--gpus: asked for, here is {hardware.describe()}")
         made = provenance.bits(hardware.name)
-        tasks = [replace(task, job=replace(task.job, made=made)) for task in self.tasks]
+        tasks = [task.under(replace(task.job, made=made)) for task in self.tasks]
         job = tasks[0].job
         self.runner = Runner(Server(), 1, job.devices, job.devices if self.gpus else 0, job.num_nodes)
         try:
@@ -134,6 +134,7 @@ class SlurmRunner:
         weights: forecast seconds, by label: short runs share an array task.
         at_once: array tasks that may run at a time.
         detach: raise `interrupts.Submitted` in place of waiting.
+        packs: whether runs that go together are one task.
     """
 
     def __init__(
@@ -144,9 +145,10 @@ class SlurmRunner:
         at_once: int = TASKS,
         *,
         detach: bool = False,
+        packs: bool = False,
     ) -> None:
-        self.folder, self.allocation, self.weights, self.detach = out / "slurm", allocation, weights, detach
-        self.at_once = at_once
+        self.out, self.folder, self.allocation, self.weights = out, out / "slurm", allocation, weights
+        self.at_once, self.detach, self.packs = at_once, detach, packs
 
     def run(self, tasks: list[Task], watcher: Watcher) -> list[Task]:
         """Does all tasks on the cluster. Returns those that ended without a result."""
@@ -157,11 +159,13 @@ class SlurmRunner:
                 raise InputError("--slurm: squeue does not answer")
             place = {task.item.name: _submitted(task, known) for task in tasks}
             new = [task for task in tasks if place[task.item.name] not in queued]
+            work: list[Work] = formed(new, self.out, 1) if self.packs else list(new)
             if new:
-                groups = self._groups(new)
+                groups = self._groups(work)
                 for group, element in zip(groups, self._submit(groups)):
-                    place |= {task.item.name: element for task in group}
-                    known |= {_key(task.folder): {"element": element, "measured": _measured(task)} for task in group}
+                    runs = [task for one in group for task in members_of(one)]
+                    place |= {task.item.name: element for task in runs}
+                    known |= {_key(task.folder): {"element": element, "measured": _measured(task)} for task in runs}
                 # Killed before this line, tasks lack what submitit gives them at the end: they wait, and fail.
                 write_json(file, known)
         arrays = sorted({element.split("_")[0] for element in place.values()}, key=int)
@@ -169,22 +173,26 @@ class SlurmRunner:
         if self.detach:
             raise interrupts.Submitted
         try:
-            return self._wait(tasks, place, watcher)
+            return self._wait([*work, *(task for task in tasks if task not in new)], place, watcher)
         except KeyboardInterrupt:
             watcher.told(f"the runs go on; to end them: scancel {' '.join(arrays)}")
             raise
 
-    def _groups(self, tasks: list[Task]) -> list[list[Task]]:
-        """Groups runs in their order, as many together as make a task worthwhile."""
-        target = max(WORTHWHILE, sum(self.weights[task.item.name] for task in tasks) / TASKS)
-        groups: list[list[Task]] = [[]]
-        for task in tasks:
-            if groups[-1] and sum(self.weights[t.item.name] for t in [*groups[-1], task]) > target:
+    def _groups(self, work: list[Work]) -> list[list[Work]]:
+        """Groups runs in their order, as many together as make a task worthwhile; a pack is a task."""
+        seconds = [sum(self.weights[task.item.name] for task in members_of(one)) for one in work]
+        target, filled = max(WORTHWHILE, sum(seconds) / TASKS), float("inf")
+        groups: list[list[Work]] = []
+        for one, long in zip(work, seconds):
+            alone = isinstance(one, PackTask)
+            if alone or filled + long > target:
                 groups.append([])
-            groups[-1].append(task)
+                filled = 0.0
+            groups[-1].append(one)
+            filled = float("inf") if alone else filled + long
         return groups
 
-    def _submit(self, groups: list[list[Task]]) -> list[str]:
+    def _submit(self, groups: list[list[Work]]) -> list[str]:
         """Submits one array and returns the id of each element."""
         import submitit
         from submitit.core.utils import FailedJobError
@@ -225,34 +233,43 @@ class SlurmRunner:
             watcher.told(f"SLURM: {held.count(reason)} tasks are pending ({reason})")
         return set(held)
 
-    def _wait(self, tasks: list[Task], place: dict[str, str], watcher: Watcher) -> list[Task]:
+    def _wait(self, work: list[Work], place: dict[str, str], watcher: Watcher) -> list[Task]:
         reasons: set[str] = set()
-        waiting, slots = {task.item.name: task for task in tasks}, {task.item.name: i for i, task in enumerate(tasks)}
-        since, gone, failed = dict[str, float](), dict[str, float](), []
+        waiting = {task.item.name: task for one in work for task in members_of(one)}
+        slots = {task.item.name: slot for slot, one in enumerate(work) for task in members_of(one)}
+        since, gone, failed = dict[int, float](), dict[str, float](), []
         while waiting:
-            elements = queue()
+            elements, now = queue(), time.monotonic()
             reasons = self._tell(elements, {place[label] for label in waiting}, reasons, watcher)
+            for element in {place[label] for label in waiting}:
+                if elements is None or element in elements:
+                    gone.pop(element, None)
+                else:
+                    gone.setdefault(element, now)
             for label, task in list(waiting.items()):
-                if label not in since and (task.folder.path / "log.txt").exists():
-                    since[label] = time.monotonic()
-                    watcher.started(task, slots[label], 1)
+                slot, element = slots[label], place[label]
+                if slot not in since and (work[slot].folder.path / "log.txt").exists():
+                    since[slot] = now
+                    watcher.started(work[slot], slot, 1)
                 with suppress(ValueError):  # damaged: as if it were not there
                     if (result := task.complete()) is not None:
-                        if label in since:
-                            watcher.finished(task, slots[label], time.monotonic() - since[label], result)
+                        if slot in since:
+                            watcher.finished(task, slot, now - since[slot], result)
                         else:
                             watcher.found(task, result)
                         del waiting[label]
                         continue
-                if elements is None or place[label] in elements:
-                    gone.pop(label, None)
-                elif time.monotonic() - gone.setdefault(label, time.monotonic()) > LINGER:
-                    if label not in since:
-                        watcher.started(task, slots[label], 1)
-                    watcher.failed(task, slots[label], f"SLURM task {place[label]} {ending(place[label])}", False)
+                if now - gone.get(element, now) > LINGER:
+                    if slot not in since:
+                        watcher.started(task, slot, 1)
+                    watcher.failed(task, slot, f"SLURM task {element} {ending(element)}", False)
                     failed.append(task)
                     del waiting[label]
-            watcher.polled({slots[label]: waiting[label] for label in since if label in waiting})
+            at_it = {slots[label] for label in waiting}
+            for slot in [slot for slot in since if slot not in at_it]:
+                watcher.ended(slot, "")
+                del since[slot]
+            watcher.polled({slot: work[slot] for slot in since})
             interrupts.check()
             if waiting:
                 time.sleep(POLL)

@@ -19,6 +19,10 @@ class Task:
     folder: Folder
     job: Job
 
+    def under(self, job: Job) -> Task:
+        """Returns the same in another environment."""
+        return replace(self, job=job)
+
     def complete(self) -> dict[str, Any] | None:
         """Returns the result if it is done and measured; ValueError if it is damaged."""
         return self.folder.complete(self.item.measurements, every_step=self.item.every_step)

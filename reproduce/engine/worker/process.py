@@ -243,10 +243,10 @@ def serve_prepare(name: str, data_dir: str, download: bool, answer: Connection) 
         answer.send(error)
 
 
-def serve_timing(network: Network, job: Job, answer: Connection) -> None:
-    """Times training steps for the forecast."""
+def serve_timing(network: Network, job: Job, members: int, answer: Connection) -> None:
+    """Times training steps for the forecast: of a network, or of so many as a stack."""
     _detach(None, 0 if job.accelerator == "cuda" else None)
-    answer.send(training.seconds_per_batch(network, job))
+    answer.send(training.seconds_per_batch(network, job, members))
 
 
 def _detach(log: Path | None, gpu: int | None) -> None:

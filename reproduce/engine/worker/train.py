@@ -8,6 +8,7 @@ import platform
 import signal
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from three_factors.callbacks import ExactResume, HessianMonitor, KeepWeights, No
 from three_factors.datamodules.schedules import as_schedule
 from three_factors.datamodules.streams import integer_seed
 from three_factors.datamodules.vision import WATCHED, WITH_LABEL_NOISE, ImageDataModule
+from three_factors.lightning_modules.classifier import example_losses
 from three_factors.lightning_modules.noise_injection import (
     GaussianOfItsShape,
     GradientNoise,
@@ -33,6 +35,7 @@ from three_factors.lightning_modules.noise_injection import (
     Projected,
     Renewed,
 )
+from three_factors.lightning_modules.stack import StackedMLP, StackedSGD
 from three_factors.reproduce.engine.contract.files import write_bytes
 from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import Job
@@ -255,24 +258,55 @@ def provenance(job: Job, trainer: pl.Trainer, seconds: float) -> dict[str, Any]:
     }
 
 
-def seconds_per_batch(network: Network, job: Job, sizes: tuple[int, int] = (32, 128)) -> tuple[float, float]:
-    """Times training steps at two batch sizes on one device; returns (seconds a step, seconds an example), medians."""
+def seconds_per_batch(
+    network: Network, job: Job, members: int = 1, sizes: tuple[int, int] = (32, 128)
+) -> tuple[float, float]:
+    """Times training steps at two batch sizes on one device; returns (seconds a step, seconds an example), medians.
+
+    Args:
+        members: of a stack, if several; an example is then one of every member.
+    """
     where = configure_device(job)
-    module = build_module(network, lr=1e-4).to(where)
-    optimizer = module.configure_optimizers()
+    step = _step(network, where) if members == 1 else _stacked_step(network, members, where)
+    stack = () if members == 1 else (members,)
     times = []
     for size in sizes:
-        images = torch.randn(size, job.source.channels, job.source.size, job.source.size, device=where)
-        labels = torch.zeros(size, dtype=torch.long, device=where)
+        images = torch.randn(*stack, size, job.source.channels, job.source.size, job.source.size, device=where)
+        labels = torch.zeros(*stack, size, dtype=torch.long, device=where)
         elapsed: list[float] = []
         while len(elapsed) < 3 or (len(elapsed) < 10 and sum(elapsed) < 0.5):
             start = time.perf_counter()
-            optimizer.zero_grad()
-            module.loss(module(images), labels).backward()
-            optimizer.step()
+            step(images, labels)
             if where.type == "cuda":
                 torch.cuda.synchronize()
             elapsed.append(time.perf_counter() - start)
         times.append(statistics.median(elapsed[1:]))
     per_example = max((times[1] - times[0]) / (sizes[1] - sizes[0]), 1e-9)
     return max(times[0] - sizes[0] * per_example, 2e-4), per_example
+
+
+def _step(network: Network, where: torch.device) -> Callable[[Tensor, Tensor], None]:
+    """Returns what makes a step of a network."""
+    module = build_module(network, lr=1e-4).to(where)
+    optimizer = module.configure_optimizers()
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        optimizer.zero_grad()
+        module.loss(module(images), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def _stacked_step(network: Network, members: int, where: torch.device) -> Callable[[Tensor, Tensor], None]:
+    """Returns what makes a step of so many networks as one stack."""
+    module = build_module(network)
+    stack = StackedMLP([module.network] * members).to(where)
+    parameters, rates = list(stack.parameters()), torch.full((members,), 1e-4, device=where)
+    sgd = StackedSGD(torch.zeros(members, device=where), torch.zeros(members, device=where))
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        loss = example_losses("cross_entropy", stack(images), labels).mean(1).sum()
+        sgd.step(parameters, torch.autograd.grad(loss, parameters), rates)
+
+    return step

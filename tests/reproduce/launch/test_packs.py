@@ -4,6 +4,7 @@ import random
 import signal
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -14,11 +15,15 @@ from three_factors.datamodules.label_noise import LabelNoise
 from three_factors.datamodules.schedules import NoiseSchedule
 from three_factors.reproduce.engine.contract.folder import PackFolder, RunFolder
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, VGG11Network
+from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.spec import Curvature, Data, Item, Keep, Measurement, RunSpec
+from three_factors.reproduce.engine.launch.devices import Hardware
 from three_factors.reproduce.engine.launch.packing import ALWAYS, PackTask, formed, pack_of
 from three_factors.reproduce.engine.launch.runner import Runner, Watcher
 from three_factors.reproduce.engine.launch.server import Server
 from three_factors.reproduce.engine.launch.task import Task
+from three_factors.reproduce.engine.planning import Stage
+from three_factors.reproduce.engine.prospects import Prospects
 
 BASE = RunSpec(
     MLPNetwork(hidden=(12, 12), batch_norm=True),
@@ -104,6 +109,27 @@ def test_on_a_processor_only_deep_narrow_networks_go_together(tmp_path, monkeypa
     found = formed(own, tmp_path, 1)
     assert found[:4] == own[:4]
     assert [task.item.spec for task in found[4].members] == sorted(deep, key=lambda spec: spec.key)
+
+
+def test_a_pack_is_expected_to_take_as_long_as_its_longest_member_in_a_stack(tmp_path):
+    items = [task.item for task in tasks(tmp_path)]
+    asked = []
+
+    def seconds(spec, measurements, members=1):
+        asked.append((spec.epochs, measurements, members))
+        return 10.0 * spec.epochs
+
+    for packs, wanted in ((None, sum(10.0 * item.spec.epochs for item in items)), (1, 40.0)):
+        prospects = Prospects(None, Results(tmp_path), Hardware("cpu", 2, "-"), 1, lambda _: job("digits28"), packs)
+        prospects.forecast = SimpleNamespace(seconds=seconds)
+        assert prospects.wall_seconds(Stage(items), items) == wanted
+    assert asked[-1] == (4, (MEASURED,), 4)
+
+
+def test_steps_of_a_stack_are_timed(server):
+    alone, together = (server.time_steps(BASE.network, job("digits28"), members) for members in (1, 64))
+    assert together[1] > alone[1]  # an example of each of 64
+    assert all(value > 0 for value in together)
 
 
 def test_a_pack_leaves_every_run_done_and_measured_and_itself_almost_nothing(server, tmp_path):

@@ -54,7 +54,7 @@ def test_a_run_that_fails_twice_leaves_the_others_done_a_named_log_and_exit_1(tm
 )
 def test_no_process_outlives_the_figures_and_a_later_call_finishes_the_rest(sign, flags, tmp_path):
     total = 3 * int(flags[1])
-    process = start("fig7", tmp_path, *flags)
+    process = start("fig7", tmp_path, *flags, own=True)
     until(lambda: finished(tmp_path) and workers(tmp_path))
     family = descendants(process.pid)
     family += [p for child in family for p in descendants(child.pid)]
@@ -80,7 +80,7 @@ def test_no_process_outlives_the_figures_and_a_later_call_finishes_the_rest(sign
 
 @pytest.mark.parametrize("seconds", [0.1, 2.0])
 def test_an_impatient_ctrl_c_while_it_starts_ends_in_one_line(seconds, tmp_path):
-    process = start("fig7", tmp_path, *TWICE)
+    process = start("fig7", tmp_path, *TWICE, own=True)
     process.stdout.readline()
     time.sleep(seconds)  # into the imports of the fork server
     for _ in range(2):

@@ -16,12 +16,14 @@ from tests.slurm_cluster import Cluster, why_not
 from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.schedules import NoiseSchedule, Triangle
 from three_factors.reproduce.engine.contract import provenance
+from three_factors.reproduce.engine.contract.folder import PackFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.networks import MLPNetwork
+from three_factors.reproduce.engine.contract.packs import Pack
 from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.spec import Data, Item, Keep, RunSpec
-from three_factors.reproduce.engine.launch import slurm
-from three_factors.reproduce.engine.launch.runner import Watcher
+from three_factors.reproduce.engine.launch import packing, slurm
+from three_factors.reproduce.engine.launch.runner import Runner, Watcher
 from three_factors.reproduce.engine.launch.server import Server
 from three_factors.reproduce.engine.launch.slurm import Allocation, SlurmRunner
 from three_factors.reproduce.engine.launch.task import Task
@@ -92,11 +94,12 @@ def tasks(out, nodes=1, **specs):
 class Submission:
     """Tasks submitted and waited for in a thread: each in an array task of its own."""
 
-    def __init__(self, out, nodes=1, **specs):
+    def __init__(self, out, nodes=1, packs=False, **specs):
         self.tasks, self.watcher, self.failed = tasks(out, nodes, **specs), Watched(), None
         nodes = self.tasks[0].job.num_nodes
         allocation = Allocation("two" if nodes == 2 else "tests", 10, nodes)
-        self.runner = SlurmRunner(out, allocation, {task.item.name: slurm.WORTHWHILE for task in self.tasks})
+        weights = {task.item.name: slurm.WORTHWHILE for task in self.tasks}
+        self.runner = SlurmRunner(out, allocation, weights, packs=packs)
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
@@ -175,6 +178,25 @@ def test_a_task_that_reaches_its_time_limit_saves_its_runs_and_goes_on_in_a_next
     assert "saved after step" in folder.log.read_text()
     assert "goes on from epoch" in folder.log.read_text()
     assert_equal(left(folder.path), whole)
+
+
+def test_a_pack_is_a_task_that_saves_itself_at_a_time_limit_and_ends_as_one_made_here(cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv(packing.ALWAYS, "1")
+    specs = {"long": LONG, "other": replace(LONG, seed=1)}
+    submission = Submission(tmp_path, packs=True, **specs)
+    folder = PackFolder(tmp_path / PackFolder.place / Pack.of(list(specs.values())).key)
+    until(lambda: folder.checkpoint.exists() and folder.fraction() > 0.1)
+    assert submission.element("long") == submission.element("other")
+    assert cluster.run("scancel", "--signal=USR2", submission.element("long")).returncode == 0
+    assert submission.end() == []
+    assert sorted(submission.watcher.done) == ["long", "other"]
+    assert "saved after step" in folder.log.read_text()
+    assert "goes on from epoch" in folder.log.read_text()
+    here = tasks(tmp_path / "here", **specs)
+    assert Runner(Server(), 1).run(packing.formed(here, tmp_path / "here", 1), Watcher()) == []
+    for there, own in zip(submission.tasks, here):
+        assert_equal(left(there.folder.path), left(own.folder.path))
+        assert there.folder.result()["provenance"]["pack"] == 2
 
 
 def test_a_preempted_task_saves_its_runs_in_its_grace_time_and_goes_on_when_it_is_back(cluster, tmp_path, whole):
@@ -300,3 +322,13 @@ def test_short_runs_share_an_array_task_and_long_ones_do_not(tmp_path):
     weights = dict(zip((task.item.name for task in made), (200.0, 200.0, 200.0, 500.0, 200.0, 900.0, 10.0)))
     groups = SlurmRunner(tmp_path, Allocation(), weights)._groups(made)
     assert ["".join(task.item.label for task in group) for group in groups] == ["012", "3", "4", "5", "6"]
+    pack = packing.pack_of(made[:2], tmp_path)
+    groups = SlurmRunner(tmp_path, Allocation(), weights)._groups([pack, *made[2:]])
+    assert [[one.item.label for one in group] for group in groups] == [
+        [pack.item.label],
+        ["2"],
+        ["3"],
+        ["4"],
+        ["5"],
+        ["6"],
+    ]

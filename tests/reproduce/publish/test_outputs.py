@@ -19,7 +19,9 @@ from three_factors.reproduce.engine.contract.steps import OF_STEPS
 from three_factors.reproduce.engine.definition import Context
 from three_factors.reproduce.engine.evidence import table_of
 from three_factors.reproduce.engine.judge.table import SyntheticTable, Table
+from three_factors.reproduce.engine.launch.devices import Hardware
 from three_factors.reproduce.engine.options import Options
+from three_factors.reproduce.engine.planning import Stage
 from three_factors.reproduce.engine.prospects import Prospects
 from three_factors.reproduce.engine.publish import outputs, plots
 from three_factors.reproduce.fig4 import FIGURE, panels
@@ -148,13 +150,15 @@ def test_the_stability_of_a_milestone_takes_the_eta_of_the_step_before_it(tmp_pa
 
 
 def test_a_run_that_is_half_done_is_expected_to_take_what_is_left_of_it(tmp_path):
-    run, prospects = Item("cyclic S", 0, SPEC), SimpleNamespace(results=Results(tmp_path), seconds=lambda item: 80.0)
-    folder = prospects.results.folder(run.spec)
+    run, results = Item("cyclic S", 0, SPEC), Results(tmp_path)
+    prospects = Prospects(None, results, Hardware("cpu", 2, "-"), 1, lambda threads: None)
+    prospects.forecast = SimpleNamespace(seconds=lambda spec, measurements: 80.0)
+    folder = results.folder(run.spec)
     folder.path.mkdir(parents=True)
     write_json(folder.path / "progress.json", {"fraction": 0.75})
-    assert Prospects.seconds_left(prospects, run) == 80  # without a checkpoint it begins again
+    assert prospects.wall_seconds(Stage([run]), [run]) == 80  # without a checkpoint it begins again
     folder.checkpoint.write_bytes(b"-")
-    assert Prospects.seconds_left(prospects, run) == 20
+    assert prospects.wall_seconds(Stage([run]), [run]) == 20
 
 
 def test_a_claim_says_which_of_its_runs_diverged():

@@ -94,7 +94,7 @@ def test_a_dry_run_simulates_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_after_a_kill_every_sample_is_whole_and_the_next_call_simulates_the_rest(tmp_path):
-    process = start("finite_step", tmp_path, *FLAGS, "--seeds", "4", data="")
+    process = start("finite_step", tmp_path, *FLAGS, "--seeds", "4", data="", own=True)
     until(lambda: len(finished(tmp_path)) >= 3)
     family = descendants(process.pid)
     family += [p for child in family for p in descendants(child.pid)]
@@ -105,7 +105,7 @@ def test_after_a_kill_every_sample_is_whole_and_the_next_call_simulates_the_rest
     assert 3 <= len(kept) < 48
     for file in tmp_path.glob("simulations/*/samples.npy"):
         assert np.load(file).shape == (2, 500, 1)
-    later = run("finite_step", tmp_path, *FLAGS, "--seeds", "4", data="")
+    later = run("finite_step", tmp_path, *FLAGS, "--seeds", "4", data="", own=True)
     assert later.returncode == 0, later.stdout + later.stderr
     assert f"{len(kept)} cached" in later.stdout
     after = finished(tmp_path)

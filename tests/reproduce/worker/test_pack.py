@@ -154,6 +154,29 @@ def test_every_member_ends_as_its_own_run_does(name, job, tmp_path):
         assert folder.step_losses() == pytest.approx(single.step_losses(), rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["seed and split", "batch norm", "ghost batches", "half batches", "a hard case"])
+def test_a_step_in_float32_is_that_of_the_own_run(name, job, tmp_path):
+    specs = [with_data(replace(spec, precision="float32", epochs=1, keep=Keep()), train=32) for spec in PACKS[name]]
+    for spec, folder in zip(specs, together(specs, job, tmp_path)):
+        single = alone(spec, job, tmp_path / "alone")
+        ours, theirs = (torch.load(of.weights("end"), weights_only=True) for of in (folder, single))
+        assert single.rows()[-1]["step"] == 1
+        names = [key for key, value in theirs.items() if value.is_floating_point()]
+        found, wanted = (torch.cat([of[key].double().reshape(-1) for key in names]) for of in (ours, theirs))
+        assert float((found - wanted).norm()) <= 1e-6 * float(wanted.norm())  # a bias before batch norm is rounding
+
+
+def test_sixteen_seeds_in_float32_end_alike_in_a_pack_and_alone(job, tmp_path):
+    specs = [replace(HARD, seed=seed, precision="float32", momentum=0.9, epochs=4) for seed in range(16)]
+    packed = [folder.result()["final"] for folder in together(specs, job, tmp_path)]
+    single = [alone(spec, job, tmp_path / "alone").result()["final"] for spec in specs]
+    for name in ("train/loss", "test/accuracy"):
+        ours, theirs = ([final[name] for final in finals] for finals in (packed, single))
+        apart = abs(sum(ours) - sum(theirs)) / 16
+        halves = abs(sum(theirs[:8]) - sum(theirs[8:])) / 8
+        assert apart <= halves, name
+
+
 SEVERAL = [
     replace(HARD, seed=1, momentum=0.9, epochs=2),
     replace(HARD, seed=2, epochs=4, evaluations=Evaluations(early=3, until=2, last=4)),
