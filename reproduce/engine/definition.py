@@ -107,7 +107,8 @@ class Figure(Definition):
 
     @property
     def flags(self) -> tuple[str, ...]:
-        return ("arm", "data", "data_dir", "devices", "num_nodes", "slurm", "partition", "time", "gpus", "detach")
+        slurm = ("slurm", "partition", "time", "gpus", "detach")
+        return ("arm", "data", "data_dir", "devices", "num_nodes", *slurm, "no_packs")
 
     def reductions(self, scale: Scale) -> Sequence[Reduction]:
         return self.experiment.reductions.get(scale, ())

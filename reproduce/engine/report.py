@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -67,11 +67,17 @@ def _run_missing(contents: Contents, options: ReportOptions) -> list[str]:
 
 
 def _command(definition: Definition, data: str | None, options: ReportOptions) -> list[str]:
-    flags = {"scale": options.scale, "out": options.out, "data": data}
-    passed_on = ("wandb", "seeds", "jobs", "data_dir", "devices")
-    flags |= {name: getattr(options, name) for name in passed_on if name in (*OF_ALL, *definition.flags)}
-    words = [(f"--{name.replace('_', '-')}", str(value)) for name, value in flags.items() if value is not None]
-    return [sys.executable, str(SCRIPTS / f"{definition.name}.py"), *(word for pair in words for word in pair)]
+    """Returns the command of a figure with all that the report was asked for, as far as that script knows it."""
+    known = (*OF_ALL, *definition.flags)
+    given = {of.name: getattr(options, of.name) for of in fields(Options) if of.name in known} | {"data": data}
+    words = []
+    for name, value in given.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words += [flag] if value else []
+        elif value is not None:
+            words += [flag, str(value)]
+    return [sys.executable, str(SCRIPTS / f"{definition.name}.py"), *words]
 
 
 def _run(command: list[str]) -> int:

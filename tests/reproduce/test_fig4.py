@@ -5,12 +5,14 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from tests.images import image_folder
 from tests.reproduce.script import PATIENCE, ROOT, run
+from three_factors.reproduce.engine.options import Options
 
 FILES = {"fig4.png", "fig4.svg", "table.csv", "claims.json", "provenance.json"}
 KEYS = {"claim", "statistic", "value", "low", "high", "n", "power", "paper", "data", "arm", "verdict"}
@@ -127,19 +129,8 @@ def test_a_damaged_result_is_told_set_aside_and_trained_again(first):
 
 def test_help_names_every_flag():
     text = run("fig4", Path("unused"), "--help", data="").stdout
-    for flag in (
-        "--scale",
-        "--data",
-        "--data-dir",
-        "--out",
-        "--seeds",
-        "--devices",
-        "--jobs",
-        "--wandb",
-        "--plot-only",
-        "--dry-run",
-    ):
-        assert flag in text
+    for field in fields(Options):
+        assert f"--{field.name.replace('_', '-')} " in text, field.name
     assert "epochs, ghost, no-bn, l2, quench (default" in " ".join(text.split())
 
 

@@ -13,7 +13,7 @@ from tests.reproduce.script import ROOT
 from three_factors.reproduce.contents import CONTENTS
 from three_factors.reproduce.engine.options import parse
 from three_factors.reproduce.engine.publish.page import write
-from three_factors.reproduce.engine.report import ReportOptions, _complete, _run_missing
+from three_factors.reproduce.engine.report import ReportOptions, _command, _complete, _run_missing
 
 CLAIM = {
     "id": "wider",
@@ -146,6 +146,16 @@ def test_a_script_with_several_data_sets_is_run_on_and_shown_for_each(tmp_path, 
     page, entries = write(CONTENTS, ReportOptions(out=tmp_path))
     assert [entry.name for entry in entries] == ["noise_only-fashionmnist", "noise_only-cifar10"]
     assert page.read_text().count('<section id="noise_only-') == 2
+
+
+def test_what_is_asked_for_is_passed_on_to_the_scripts_that_know_it(tmp_path):
+    options = ReportOptions(out=tmp_path, slurm=True, partition="long", no_packs=True, archive=True, seeds=7)
+    command = _command(CONTENTS.load("fig1"), "digits", options)[2:]
+    assert {"--slurm", "--no-packs", "--archive"} <= set(command)
+    assert not {"--gpus", "--detach", "--time", "--run"} & set(command)
+    pairs = {flag: command[command.index(flag) + 1] for flag in ("--partition", "--seeds", "--data")}
+    assert pairs == {"--partition": "long", "--seeds": "7", "--data": "digits"}
+    assert not {"--slurm", "--partition", "--data"} & set(_command(CONTENTS.load("theorem1"), None, options))
 
 
 @pytest.mark.parametrize("flag", ["--plot-only", "--dry-run"])
