@@ -16,7 +16,7 @@ from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.spec import AnyMeasurement, Measurement, NoiseMeasurement, RunSpec
 from three_factors.reproduce.engine.worker.members import finite_only
-from three_factors.reproduce.engine.worker.pack import stacked_data
+from three_factors.reproduce.engine.worker.stacking import stacked_data
 from three_factors.reproduce.engine.worker.train import (
     build_module,
     configure_device,

@@ -26,7 +26,8 @@ from three_factors.reproduce.engine.contract.spec import (
 )
 from three_factors.reproduce.engine.worker.measure import measure
 from three_factors.reproduce.engine.worker.measure_pack import measure_pack
-from three_factors.reproduce.engine.worker.pack import PackModule, train_pack
+from three_factors.reproduce.engine.worker.pack import train_pack
+from three_factors.reproduce.engine.worker.pack_module import PackModule
 from three_factors.reproduce.engine.worker.train import LostWeights, train
 
 PLAIN = RunSpec(
