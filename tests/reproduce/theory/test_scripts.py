@@ -105,7 +105,7 @@ def test_after_a_kill_every_sample_is_whole_and_the_next_call_simulates_the_rest
     assert 3 <= len(kept) < 48
     for file in tmp_path.glob("simulations/*/samples.npy"):
         assert np.load(file).shape == (2, 500, 1)
-    later = run("finite_step", tmp_path, *FLAGS, "--seeds", "4", data="", own=True)
+    later = run("finite_step", tmp_path, *FLAGS, "--seeds", "4", data="")
     assert later.returncode == 0, later.stdout + later.stderr
     assert f"{len(kept)} cached" in later.stdout
     after = finished(tmp_path)
