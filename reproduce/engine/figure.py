@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from three_factors.reproduce.engine.definition import Context, Definition, Figure
@@ -61,7 +62,7 @@ class _Session:
             definition, options, self.source, self.plan.seeds, self.hardware.describe(), arm, self.plan.regime()
         )
         self.packs = None if options.no_packs else 1 if options.slurm else self.at_once  # of what goes together
-        self.prospects = Prospects(self.server, self.results, self.here, self.at_once, self.job, self.packs)
+        self.prospects = Prospects(self.server, self.results, self.here, self.at_once, self.place, self.packs)
 
     def run(self) -> int:
         """Does everything; returns the exit status."""
@@ -165,16 +166,20 @@ class _Session:
             self._say_paper(items)
         return missing
 
-    def job(self, threads: int | None = None, *, alone: bool = False) -> Job:
+    def job(self, *, alone: bool = False) -> Job:
         """Returns what runs get besides their specs; `alone` on one device."""
         from three_factors.reproduce.engine.contract import provenance
+
+        return replace(self.place(alone=alone), made=provenance.bits(self.hardware.name))
+
+    def place(self, threads: int | None = None, *, alone: bool = False) -> Job:
+        """Returns the same without what the code is: that takes a second to find out, and forecasts do without."""
         from three_factors.reproduce.engine.contract.job import Job
 
         options, hardware = self.options, self.hardware
         spare = 1 if hardware.accelerator == "cuda" else max(1, hardware.count // (self.jobs * options.devices))
         devices, nodes = (1, 1) if alone else (options.devices, options.num_nodes)
-        made = provenance.bits(hardware.name)
-        return Job(self.source, hardware.accelerator, devices, nodes, threads or spare, made)
+        return Job(self.source, hardware.accelerator, devices, nodes, threads or spare)
 
     def _runner(self, weights: dict[str, float], *, alone: bool) -> Runner | SlurmRunner:
         """Returns what does the runs: here, or on a cluster."""
