@@ -173,7 +173,8 @@ class PackModule(pl.LightningModule):
     # -- steps
 
     def on_train_epoch_start(self) -> None:
-        self.noise.renew(self.trainer.current_epoch, self.stack, self.data)
+        training = [i for i, place in enumerate(self.places) if place.trains]
+        self.noise.renew(self.trainer.current_epoch, self.stack, self.data, training)
 
     def training_step(self, batch: tuple[int, int], batch_idx: int) -> None:
         first, last = batch

@@ -80,9 +80,12 @@ class StackedNoise:
 
     # -- renewal
 
-    def renew(self, epoch: int, stack: StackedMLP, data: StackedData) -> None:
-        """Measures the directions of the members where an epoch begins with that."""
-        due = [i for i, (_, renewing) in enumerate(self._members) if renewing is not None and renewing.due(epoch)]
+    def renew(self, epoch: int, stack: StackedMLP, data: StackedData, training: Sequence[int]) -> None:
+        """Measures the directions of the members where an epoch begins with that; of those that are still training.
+
+        One that has diverged has none, and would take the others with it.
+        """
+        due = [i for i in training if self._of(i) is not None and self._of(i).due(epoch)]
         ways = {i: (self._of(i).plan, self._of(i).batch_size) for i in due}
         for plan, size in dict.fromkeys(ways.values()):
             images = data.measurement_batches(plan.examples, plan.batch_size)

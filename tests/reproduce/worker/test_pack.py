@@ -68,6 +68,9 @@ PACKS = {
     "projections and none": [
         replace(PLAIN, seed=1, noise=of, epochs=epochs) for of, epochs in zip((None, *PARTS, NOISES[1]), (3, 3, 4, 4))
     ],
+    "a projection that diverges": [
+        replace(PLAIN, noise=of, schedule=NoiseSchedule(lr, 32)) for of, lr in zip(PARTS, (DIVERGES, 0.1))
+    ],
     "Gaussian noise": [replace(PLAIN, noise=of) for of in (None, GaussianNoise(1.0, "covariance"))],
     "stops": [replace(PLAIN, stop_at_loss=loss, epochs=4) for loss in (None, 2.0, 1.5)],
     "epochs": [replace(PLAIN, seed=n, epochs=n, evaluate_every=every) for n, every in ((3, 1), (1, 1), (4, 2))],
