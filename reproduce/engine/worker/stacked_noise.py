@@ -83,7 +83,7 @@ class StackedNoise:
     def renew(self, epoch: int, stack: StackedMLP, data: StackedData, training: Sequence[int]) -> None:
         """Measures the directions of the members where an epoch begins with that; of those that are still training.
 
-        One that has diverged has none, and would take the others with it.
+        What has stopped or diverged takes no further step that a direction would serve.
         """
         due = [i for i in training if self._of(i) is not None and self._of(i).due(epoch)]
         ways = {i: (self._of(i).plan, self._of(i).batch_size) for i in due}
