@@ -183,31 +183,31 @@ def test_a_figure_is_drawn_and_judged_from_the_archive_in_a_clone_without_its_da
     image_folder(data / "pets", per_class=60)
     flags = ("--scale", "smoke", "--data", "pets", "--data-dir", data)
     monkeypatch.setenv("THREE_FACTORS_CACHE", str(tmp_path / "cache"))
-    ended, printed = call(clone, "reproduce/fig2.py", *flags, "--wandb", "disabled")
+    ended, printed = call(clone, "reproduce/fig3.py", *flags, "--wandb", "disabled")
     assert ended == 0, printed
-    ended, printed = call(clone, "reproduce/export.py", "fig2", *flags)
+    ended, printed = call(clone, "reproduce/export.py", "fig3", *flags)
     assert ended == 0, printed
-    assert "(5 runs, 5 lines" in printed
-    assert "all of it is in the archive" in call(clone, "reproduce/export.py", "fig2", *flags)[1]
-    table = tmp_path / "fig2.csv"
-    assert call(clone, "reproduce/export.py", "fig2", *flags, "--csv", table)[0] == 0
+    assert "(3 runs, 2 lines" in printed
+    assert "all of it is in the archive" in call(clone, "reproduce/export.py", "fig3", *flags)[1]
+    table = tmp_path / "fig3.csv"
+    assert call(clone, "reproduce/export.py", "fig3", *flags, "--csv", table)[0] == 0
     tidy = pd.read_csv(table)
     assert {"label", "seed", "epoch", "metric", "value"} <= set(tidy)
-    assert tidy["label"].nunique() == 10
-    before = {name: (clone / f"results/fig2/smoke-pets/{name}").read_text() for name in ("table.csv", "claims.json")}
+    assert tidy["label"].nunique() == 5
+    before = {name: (clone / f"results/fig3/smoke-pets/{name}").read_text() for name in ("table.csv", "claims.json")}
     shutil.rmtree(clone / "results")
     shutil.rmtree(tmp_path / "cache")
     shutil.rmtree(data / "pets")
-    ended, printed = call(clone, "reproduce/fig2.py", *flags, "--archive")
+    ended, printed = call(clone, "reproduce/fig3.py", *flags, "--archive")
     assert ended == 0, printed
     assert "pets as in the archive, without images" in printed
     assert "0 to train" in printed
     for name, text in before.items():
-        assert (clone / f"results/fig2/smoke-pets/{name}").read_text() == text
-    ended, printed = call(clone, "reproduce/fig2.py", *flags, "--archive", "--seeds", "2")
+        assert (clone / f"results/fig3/smoke-pets/{name}").read_text() == text
+    ended, printed = call(clone, "reproduce/fig3.py", *flags, "--archive", "--seeds", "2")
     assert ended == 2
     assert "are not in the archive, and need the images of pets" in printed
-    (block,) = (clone / "reproduce/gallery/archive").glob("fig2-smoke-pets*.npz")
+    (block,) = (clone / "reproduce/gallery/archive").glob("fig3-smoke-pets*.npz")
     block.write_bytes(b"")
-    ended, printed = call(clone, "reproduce/fig2.py", *flags, "--archive")
+    ended, printed = call(clone, "reproduce/fig3.py", *flags, "--archive")
     assert (ended, block.name in printed.splitlines()[-1]) == (2, True)
