@@ -76,9 +76,9 @@ class SGDClassifier(pl.LightningModule):
         self.evaluations = nn.ModuleDict(
             {f"{part}/{what}": DoubleMean() for part in EVALUATED for what in ("loss", "accuracy")}
         )
-        self._loss_sum: Tensor | None = None
-        self._correct: Tensor | None = None
-        self._seen = 0
+        # Of an epoch: the sum of the examples' losses, how many were classified right, and how many there were.
+        self.epoch_sums = torch.zeros(3, dtype=torch.float64)
+        self._counts = False  # whether any batch of the epoch is in them
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.network(inputs)
@@ -93,9 +93,14 @@ class SGDClassifier(pl.LightningModule):
         """Returns the examples' losses, (B,)."""
         return example_losses(self.criterion, output, target)
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if self.epoch_sums.device != self.device:
+            self.epoch_sums = self.epoch_sums.to(self.device)
+        if batch_idx == 0:  # also of an epoch whose end Lightning has left out, at a resume
+            self.epoch_sums.zero_()
+        self._counts = True
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | dict[str, Tensor]:
-        if batch_idx == 0:  # sums of an epoch whose end Lightning has left out, at a resume
-            self._loss_sum = self._correct = None
         inputs, targets = batch
         logits = self.network(inputs)
         loss = self.loss(logits, targets)
@@ -154,19 +159,15 @@ class SGDClassifier(pl.LightningModule):
 
     def _accumulate(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
         # In place and in few operations: a `self.log` or a torchmetrics update costs more than a small network's step.
-        if self._loss_sum is None or self._correct is None:
-            self._loss_sum, self._correct = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64)
-            self._seen = 0
-        if self._loss_sum.device != loss.device:
-            self._loss_sum, self._correct = self._loss_sum.to(loss.device), self._correct.to(loss.device)
-        self._loss_sum.add_(loss, alpha=len(targets))
-        self._correct.add_((logits.argmax(1) == targets).sum())
-        self._seen += len(targets)
+        if self.epoch_sums.device != loss.device:  # where no Trainer leads
+            self.epoch_sums = self.epoch_sums.to(loss.device)
+        self.epoch_sums[0].add_(loss, alpha=len(targets))
+        self.epoch_sums[1].add_((logits.argmax(1) == targets).sum())
+        self.epoch_sums[2].add_(len(targets))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Returns the sums of an epoch that is not over, of every rank: added up in another order they would differ."""
-        there = self._loss_sum is not None and self._correct is not None
-        own = (float(self._loss_sum), int(self._correct), self._seen) if there else None  # type: ignore[arg-type]
+        own = tuple(self.epoch_sums.tolist()) if self._counts else None
         sums: list[Any] = [own] * self._ranks
         if self._ranks > 1:
             torch.distributed.all_gather_object(sums, own)
@@ -178,18 +179,16 @@ class SGDClassifier(pl.LightningModule):
         sums = checkpoint.get("epoch_sums", [])
         own = sums[self.trainer.global_rank] if len(sums) == self._ranks else None
         if own is not None:  # the module is moved to its device later
-            self._loss_sum, self._correct = torch.tensor(own[0], dtype=torch.float64), torch.tensor(own[1])
-            self._seen = own[2]
+            self.epoch_sums, self._counts = torch.tensor(own, dtype=torch.float64), True
 
     def on_train_epoch_end(self) -> None:
-        if self._loss_sum is None or self._correct is None:
+        if not self._counts:
             return
-        sums = torch.stack([self._loss_sum, self._correct.double(), self._loss_sum.new_tensor(self._seen)])
+        sums, self._counts = self.epoch_sums.clone(), False
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(sums)
         self.log("train/loss", (sums[0] / sums[2]).float(), rank_zero_only=True)
         self.log("train/accuracy", (sums[1] / sums[2]).float(), rank_zero_only=True)
-        self._loss_sum = self._correct = None
 
     def _evaluate(self, part: str, batch: Batch) -> None:
         inputs, targets = batch

@@ -5,7 +5,7 @@ A member's numbers are those of its own network: nothing is shared but the shape
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -134,14 +134,16 @@ class StackedSGD:
     """SGD in which eta, momentum and weight decay are each a number a member; as torch's `SGD` does it.
 
     Args:
+        parameters: (M, …) each, whose velocities are there from the start: a CUDA graph needs to know their place.
         momentum, weight_decay: (M,), of the dtype of the parameters.
     """
 
-    def __init__(self, momentum: Tensor, weight_decay: Tensor) -> None:
+    def __init__(self, parameters: Iterable[Tensor], momentum: Tensor, weight_decay: Tensor) -> None:
         self.momentum, self.weight_decay = momentum, weight_decay
         # Asked once: a GPU would be waited for.
         self._decays, self._remembers = bool(weight_decay.any()), bool(momentum.any())
-        self.velocity: list[Tensor] = []
+        # torch's first step takes the gradient itself, as one does that has a velocity of 0.
+        self.velocity = [torch.zeros_like(p.detach()) for p in parameters] if self._remembers else []
 
     def step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], lr: Tensor) -> None:
         """Moves the parameters, (M, …) each, by lr (M,)."""
@@ -150,11 +152,8 @@ class StackedSGD:
             if self._decays:
                 found = [torch.addcmul(g, p, _beside(self.weight_decay, p)) for p, g in zip(parameters, found)]
             if self._remembers:
-                if not self.velocity:  # torch's first step takes the gradient itself
-                    self.velocity = [g.clone() for g in found]
-                else:
-                    for v, g in zip(self.velocity, found):
-                        v.mul_(_beside(self.momentum, v)).add_(g)
+                for v, g in zip(self.velocity, found, strict=True):
+                    v.mul_(_beside(self.momentum, v)).add_(g)
                 found = self.velocity
             for p, step in zip(parameters, found):
                 p.addcmul_(step, _beside(lr, p), value=-1)

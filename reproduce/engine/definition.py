@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from three_factors.reproduce.engine.experiment import PAPERS, Arm, Experiment, Reduction
-from three_factors.reproduce.engine.options import EPOCHS, InputError, Options, Scale
+from three_factors.reproduce.engine.options import EPOCHS, PRECISION, InputError, Options, Scale
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,7 +108,7 @@ class Figure(Definition):
     @property
     def flags(self) -> tuple[str, ...]:
         slurm = ("slurm", "partition", "time", "gpus", "detach")
-        return ("arm", "data", "data_dir", "devices", "num_nodes", *slurm, "no_packs")
+        return ("arm", "data", "data_dir", "precision", "devices", "num_nodes", *slurm, "no_packs")
 
     def reductions(self, scale: Scale) -> Sequence[Reduction]:
         return self.experiment.reductions.get(scale, ())
@@ -204,10 +204,13 @@ class Context:
 
     @property
     def folder(self) -> str:
-        """SCALE[-DATA][-ARM]."""
+        """SCALE[-DATA][-ARM][-PRECISION], the last where it is not the scale's."""
         first = self.definition.data[0] if self.definition.data else SIMULATION
         parts = [self.options.scale, "" if self.data == first else self.data]
-        return "-".join(filter(None, [*parts, "" if self.arm.name == EPOCHS else self.arm.name]))
+        precision = self.options.arithmetic
+        parts += ["" if self.arm.name == EPOCHS else self.arm.name]
+        parts += ["" if precision == PRECISION[self.options.scale] else precision]
+        return "-".join(filter(None, parts))
 
     @property
     def imagined(self) -> Callable[[int, np.random.Generator], Evidence] | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,7 +19,8 @@ from three_factors.reproduce.engine.options import EPOCHS, KEPT, OF_ALL, InputEr
 if TYPE_CHECKING:
     from three_factors.reproduce.engine.contract.job import Job
     from three_factors.reproduce.engine.contract.spec import Item
-    from three_factors.reproduce.engine.launch.runner import Runner
+    from three_factors.reproduce.engine.launch.packing import Work
+    from three_factors.reproduce.engine.launch.runner import Watcher
     from three_factors.reproduce.engine.launch.slurm import SlurmRunner
     from three_factors.reproduce.engine.planning import Plan, Stage
 
@@ -61,8 +63,10 @@ class _Session:
         self.context = Context(
             definition, options, self.source, self.plan.seeds, self.hardware.describe(), arm, self.plan.regime()
         )
-        self.packs = None if options.no_packs else 1 if options.slurm else self.at_once  # of what goes together
-        self.prospects = Prospects(self.server, self.results, self.here, self.at_once, self.place, self.packs)
+        lanes = max(1, self.at_once // self.here.count) if self.here.accelerator == "cuda" else 1
+        alone = 1 if options.slurm else max(1, self.at_once // lanes)  # packs of what goes together
+        self.packs = None if options.no_packs else alone
+        self.prospects = Prospects(self.server, self.results, self.here, self.at_once, self.place, self.packs, lanes)
 
     def run(self) -> int:
         """Does everything; returns the exit status."""
@@ -115,9 +119,9 @@ class _Session:
 
         What fails twice is said, and missing afterwards.
         """
+        from three_factors.reproduce.engine.contract.spec import RunSpec
         from three_factors.reproduce.engine.launch import packing
         from three_factors.reproduce.engine.launch.runner import Watchers
-        from three_factors.reproduce.engine.launch.slurm import SlurmRunner
         from three_factors.reproduce.engine.launch.task import Task
         from three_factors.reproduce.engine.watch.display import Display
 
@@ -127,6 +131,12 @@ class _Session:
                 f"--data-dir: {len(todo)} {self.plan.noun} are not in the archive, and need the images of "
                 f"{self.source.name}, which are not to be had"
             )
+        trained = [item.spec for item in todo if isinstance(item.spec, RunSpec)]
+        if self.hardware.accelerator == "cpu" and any(spec.precision == "tf32" for spec in trained):
+            raise InputError(
+                f"--precision: tf32, as at scale {self.options.scale} by default, is for GPUs, and here are "
+                f"{self.hardware.describe()}; --precision float32 trains on them, other runs than the archive's"
+            )
         if todo:
             if stage.words:
                 self.say(f"{stage.words}: {len(todo)}")
@@ -135,11 +145,11 @@ class _Session:
             weights = {item.name: self.prospects.seconds(item) for item in todo}
             with Display(weights) as display:
                 watchers = Watchers(display, mirror) if stage.mirrored else display
-                runner = self._runner(weights, alone=stage.alone)
-                if isinstance(runner, SlurmRunner) or self.packs is None:  # that one packs by itself
-                    runner.run(tasks, watchers)
+                if self.options.slurm:  # which packs by itself
+                    self._cluster(weights, alone=stage.alone).run(tasks, watchers)
                 else:
-                    runner.run(packing.formed(tasks, self.options.out, self.packs), watchers)
+                    work = tasks if self.packs is None else packing.formed(tasks, self.options.out, self.packs)
+                    self._work(work, watchers, alone=stage.alone)
             self.results.forget()  # a line may have found that a run's weights are lost
         for item in stage.items if stage.mirrored else ():
             result = self.results.finished(item, self.say)
@@ -181,16 +191,26 @@ class _Session:
         devices, nodes = (1, 1) if alone else (options.devices, options.num_nodes)
         return Job(self.source, hardware.accelerator, devices, nodes, threads or spare)
 
-    def _runner(self, weights: dict[str, float], *, alone: bool) -> Runner | SlurmRunner:
-        """Returns what does the runs: here, or on a cluster."""
+    def _work(self, work: Sequence[Work], watcher: Watcher, *, alone: bool) -> None:
+        """Does it here. Several single runs share a GPU, a pack has one to itself."""
+        from three_factors.reproduce.engine.launch import sharing
+        from three_factors.reproduce.engine.launch.packing import PackTask
         from three_factors.reproduce.engine.launch.runner import Runner
+
+        options, gpus = self.options, self.hardware.count if self.hardware.accelerator == "cuda" else 0
+        devices, nodes = (1, 1) if alone else (options.devices, options.num_nodes)
+        packed = any(isinstance(one, PackTask) for one in work)
+        jobs = min(self.jobs, gpus) if gpus and packed and options.jobs is None else self.jobs
+        crowded = gpus > 0 and jobs > gpus and devices == 1
+        with sharing.shared(self.say) if crowded else nullcontext(dict[str, str]()) as environment:
+            Runner(self.server, jobs, devices, gpus, nodes, environment).run(work, watcher)
+
+    def _cluster(self, weights: dict[str, float], *, alone: bool) -> SlurmRunner:
+        """Returns what does the runs on a cluster."""
         from three_factors.reproduce.engine.launch.slurm import Allocation, SlurmRunner
 
         options = self.options
         devices, nodes = (1, 1) if alone else (options.devices, options.num_nodes)
-        if not options.slurm:
-            gpus = self.hardware.count if self.hardware.accelerator == "cuda" else 0
-            return Runner(self.server, self.jobs, devices, gpus, nodes)
         allocation = Allocation(options.partition, options.time or Allocation.minutes, nodes, devices, options.gpus)
         packs = self.packs is not None
         return SlurmRunner(options.out, allocation, weights, self.jobs, detach=options.detach, packs=packs)
@@ -217,5 +237,7 @@ def _slots(options: Options, *, trains: bool) -> tuple[int, int, Any, Any]:
     devices.check(options.devices, here)
     # One run over several nodes takes all of this one's devices.
     slots = max(1, here.count // options.devices) if options.num_nodes == 1 else 1
+    if options.devices == options.num_nodes == 1:
+        slots *= here.lanes
     jobs = options.jobs or slots
     return jobs, min(jobs, slots), here, here

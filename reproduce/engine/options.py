@@ -17,6 +17,9 @@ Scale = Literal["smoke", "quick", "gpu", "paper"]
 SCALES: tuple[Scale, ...] = ("smoke", "quick", "gpu", "paper")
 KEPT: tuple[Scale, ...] = ("gpu", "paper")  # scales whose runs are taken from the archive, where it has them
 EPOCHS = "epochs"  # the arm that keeps the paper's own protocol
+# It follows the scale, never the machine: the runs of the archive are those of any machine.
+PRECISION: dict[Scale, str] = {"smoke": "float32", "quick": "float32", "gpu": "tf32", "paper": "tf32"}
+CHOICES = ("float32", "tf32", "bf16")  # of --precision
 WANDB_MODES = ("offline", "online", "disabled")
 
 
@@ -39,6 +42,11 @@ SIZES = (
     "network, data, eta and S, fewer epochs and seeds) or paper (the paper's own numbers)"
 )
 MIRROR = "W&B mirror: offline, online or disabled (default: what WANDB_MODE says, else offline)"
+ARITHMETIC = (
+    "of training: float32 (no TF32), tf32 (GPUs), or bf16 (autocast); default: float32 at smoke and quick, tf32 at gpu "
+    "and paper scale. Other runs than the default's"
+)
+AT_A_TIME = "runs at a time (default: one a CPU core; on a GPU as many as its memory takes, or one pack)"
 LIMIT = "with --slurm: minutes an array task may take; a run that needs more goes on in another (default: 240)"
 
 
@@ -51,6 +59,7 @@ class Options:
     data: str | None = flag(None, DATA, "NAME")
     data_dir: Path = flag(Path("data"), "where data sets are looked for and downloaded to (default: data)", "DIR")
     out: Path = flag(Path("results"), "results folder (default: results)", "DIR")
+    precision: str | None = flag(None, ARITHMETIC, "|".join(CHOICES))
     seeds: int | None = flag(None, "seeds per setting; more seeds train only the new ones (default: the scale's)")
     devices: int = flag(1, "devices a run trains on together, with DDP (default: 1)")
     num_nodes: int = flag(1, "nodes a run trains on together, with --devices on each (default: 1)")
@@ -60,7 +69,9 @@ class Options:
     gpus: bool = flag(False, "with --slurm: the devices are GPUs")
     detach: bool = flag(False, "with --slurm: submit and return; the same command collects later")
     no_packs: bool = flag(False, "train every run in a process of its own, also where several go as one stack")
-    jobs: int | None = flag(None, "runs at a time (default: one a GPU, or one a CPU core)")
+    jobs: int | None = flag(
+        None, "runs at a time (default: one a CPU core; on a GPU as many as its memory takes, or one pack)"
+    )
     wandb: str = flag("offline", MIRROR, "offline|online|disabled")
     archive: bool = flag(False, "at smoke and quick scale too take from the archive what it has")
     plot_only: bool = flag(False, "draw and judge what is there; train nothing")
@@ -69,6 +80,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
             raise InputError(f"--scale: {self.scale!r} is not one of {', '.join(SCALES)}")
+        if self.precision is not None and self.precision not in CHOICES:
+            raise InputError(f"--precision: {self.precision!r} is not one of {', '.join(CHOICES)}")
         if self.wandb not in WANDB_MODES:
             raise InputError(f"--wandb: {self.wandb!r} is not one of {', '.join(WANDB_MODES)}")
         for name in ("seeds", "devices", "num_nodes", "jobs", "time"):
@@ -80,6 +93,11 @@ class Options:
         _check_folder("data-dir", self.data_dir, _check_readable)
         _check_folder("out", self.out, _check_writable)
         self._check_slurm()
+
+    @property
+    def arithmetic(self) -> str:
+        """The precision of the runs: the one asked for, or the scale's."""
+        return self.precision or PRECISION[self.scale]
 
     def _check_slurm(self) -> None:
         for name in ("partition", "time", "gpus", "detach"):

@@ -115,6 +115,8 @@ class FigurePlan(Plan):
             self.told = "" if self.arm.tell is None else self.arm.tell(settings)
             if self.arm.change is not None:
                 settings = self.arm.change(settings)
+            precision = self.options.arithmetic
+            settings = {label: setting.changed(precision=precision) for label, setting in settings.items()}
             for setting in settings.values():
                 setting.spec.check_devices(self.options.devices * self.options.num_nodes)
         except InputError:

@@ -20,6 +20,7 @@ from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.packs import Pack
 from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.spec import Item, PathSpec, RunSpec
+from three_factors.reproduce.engine.launch import sharing
 from three_factors.reproduce.engine.launch.devices import Hardware
 from three_factors.reproduce.engine.launch.forecast import Forecast, steps_of, wall_time
 from three_factors.reproduce.engine.launch.packing import PackTask, Work, formed
@@ -44,6 +45,7 @@ class Prospects:
         at_once: runs that go on at the same time without waiting.
         job: returns the job of runs with so many threads each.
         packs: how many packs go on at a time; None: none.
+        lanes: runs that share a GPU.
     """
 
     def __init__(
@@ -54,18 +56,24 @@ class Prospects:
         at_once: int,
         job: Callable[[int | None], Job],
         packs: int | None = None,
+        lanes: int = 1,
     ) -> None:
         from three_factors.datamodules.prepared import cache_folder
 
         self.server, self.results, self.here, self.at_once, self.job = server, results, here, at_once, job
-        self.forecast = Forecast(cache_folder() / "timings.json", here, self._time_steps)
-        self.packs = packs
+        self.forecast = Forecast(cache_folder() / "timings.json", here, self._time_steps, lanes)
+        self.packs, self.lanes = packs, lanes
 
     def _time_steps(self, spec: RunSpec, members: int) -> tuple[float, float]:
         """Returns seconds a step and seconds an example on this machine: of a run's network, or of a stack of it."""
         with waiting("timing steps of the network, for the forecast: once, then they are kept"):
             job = replace(self.job(1), accelerator=self.here.accelerator)
-            return self.server.time_steps(spec.network, job, members)
+            if members > 1 or self.lanes == 1:
+                return self.server.time_steps(spec.network, job, members, spec.precision)
+            with sharing.shared(lambda words: None) as environment:
+                return self.server.time_steps(
+                    spec.network, job, members, spec.precision, self.lanes, environment=environment
+                )
 
     def seconds(self, item: Item) -> float:
         """Returns how long an item takes from its start; of a simulation how many values it computes."""
@@ -86,10 +94,11 @@ class Prospects:
         tasks = [Task(item, self.results.folder(item.spec), job) for item in items]
         pack = self.packs is not None and not stage.alone
         work = formed(tasks, self.results.out, self.packs or 1) if pack else tasks
-        seconds = [
-            self._of_pack(one) if isinstance(one, PackTask) else known[one.item.label] * _left(one) for one in work
-        ]
-        return wall_time(seconds, self.here.count if stage.alone else self.at_once)
+        packed = [self._of_pack(one) for one in work if isinstance(one, PackTask)]
+        single = [known[one.item.label] * _left(one) for one in work if isinstance(one, Task)]
+        if self.lanes > 1 and packed:  # a pack has a GPU to itself, and so has what is done beside it
+            return wall_time(packed + [of / self.lanes for of in single], self.packs or 1)
+        return wall_time(packed + single, self.here.count if stage.alone else self.at_once)
 
     def _of_pack(self, pack: PackTask) -> float:
         longest = max(pack.members, key=lambda task: steps_of(task.item.spec))  # type: ignore[arg-type]
@@ -196,6 +205,8 @@ def _command(
     stages = plan.at(scale).foreseen()
     items = [item for stage in stages if not stage.alone for item in stage.items]
     flags = f"--scale {scale}" + (f" --arm {arm}" if arm != EPOCHS else "")
+    if prospects.here.accelerator == "cpu" and isinstance(plan, FigurePlan):  # by default it would be refused here
+        flags += f" --precision {plan.options.precision or 'float32'}"
     shown = script.relative_to(CHECKOUT) if script.is_relative_to(CHECKOUT) else script.name
     command = f"{scale} scale: python {shown} {flags}    {len(items)} {plan.noun}"
     try:

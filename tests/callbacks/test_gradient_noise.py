@@ -161,6 +161,7 @@ class DivergingLoss(Rows):
         self.training_loss = batch_idx + 1 < 10 or self.current_epoch == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alignment", [False, True])
 @pytest.mark.parametrize("kind", [Diverging, DivergingLoss])
 def test_what_is_not_finite_is_logged_as_nan_with_one_warning_and_training_goes_on(kind, alignment):

@@ -67,6 +67,7 @@ def trainer(*callbacks, **options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", [0.0, 0.5])
 def test_epoch_lengths_totals_and_validations_are_right_in_both_cycle_orders(phase):
     schedule, watch = NoiseSchedule(0.01, Cyclic(high=160, low=32, period=2, phase=phase)), Watch()
@@ -84,6 +85,7 @@ def test_the_batch_size_follows_a_data_modules_schedule_without_any_callback():
     assert watch.totals == [2, 10, 2, 10]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "schedule",
     [

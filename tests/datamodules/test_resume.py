@@ -59,6 +59,7 @@ def fit(folder, schedule, make, *, resume=None, every=None):
     return trace.steps, torch.cat([p.detach().flatten() for p in module.parameters()]), noise.t_eta
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lambda s: DigitsDataModule(gray=True, train=240), OwnLoader], ids=["ours", "own"])
 @pytest.mark.parametrize(
     "schedule",

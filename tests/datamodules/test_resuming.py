@@ -153,6 +153,7 @@ def whole(tmp_path_factory):
     return of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hook", "which"), MOMENTS, ids=[" ".join(m).strip() for m in MOMENTS])
 @pytest.mark.parametrize(
     ("loader", "schedule", "how"),

@@ -57,7 +57,7 @@ def test_members_step_as_torchs_sgd_does(shape):
     lr, momentum, decay = (
         torch.tensor(of, dtype=torch.float64) for of in ([0.1, 0.3, 0.02], [0, 0.9, 0.5], [0.1, 0, 0])
     )
-    ours = StackedSGD(momentum, decay)
+    ours = StackedSGD(stack.parameters(), momentum, decay)
     theirs = [
         torch.optim.SGD(net.parameters(), lr=float(lr[i]), momentum=float(momentum[i]), weight_decay=float(decay[i]))
         for i, net in enumerate(nets)
@@ -83,7 +83,8 @@ def test_those_that_are_kept_go_on_as_they_were():
 
     def trained(kept):
         """Weights after a step of all, and one of those that are kept from then on."""
-        stack, sgd = made("batch norm")[1], StackedSGD(momentum, decay)
+        stack = made("batch norm")[1]
+        sgd = StackedSGD(stack.parameters(), momentum, decay)
         for chosen in ([0, 1, 2], kept):
             if len(chosen) < 3:
                 stack.keep(chosen)

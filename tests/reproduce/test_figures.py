@@ -63,6 +63,7 @@ def test_a_figure_of_packs_has_the_keys_claims_and_files_of_one_without(tmp_path
     pd.testing.assert_frame_equal(table, other, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_a_script_with_several_data_sets_takes_the_network_that_fits_the_images(tmp_path):
     done = run("noise_only", tmp_path, "--plot-only", data="digits")
     assert done.returncode == 1, done.stdout + done.stderr  # there is nothing

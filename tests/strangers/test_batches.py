@@ -57,6 +57,7 @@ def same(operator, loss):
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(4,), (4, 3)], ids=["of one size", "of sizes of their own"])
 def test_lists_of_images_and_dictionaries_are_cut_by_examples(sizes):
     module = Detector(sizes)
@@ -109,6 +110,7 @@ class Sequences(Project):
         )
 
 
+@pytest.mark.slow
 def test_every_monitor_measures_lists_of_sequences():
     module = Sequences()
     watching = monitors(batch_loss=lambda m, b: m.summed(b), on_error="raise")

@@ -94,6 +94,7 @@ def test_a_batch_size_finder_ends_at_the_largest_batch_there_is(options, mode, f
         trainer(tmp_path).fit(MLP(hidden=(4,)), data)
 
 
+@pytest.mark.slow
 def test_a_finder_that_is_left_over_does_not_search_in_a_test(tmp_path):
     data, finder = noise(), BatchSizeFinder(init_val=50)
     fitter, module = trainer(tmp_path, finder), MLP(hidden=(4,))

@@ -64,6 +64,7 @@ def test_a_checkpoint_that_would_see_an_old_value_or_none_is_refused(every, vali
     assert not real.steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("validated", [False, True])
 def test_as_it_is_told_to_a_checkpoint_sees_each_value_once(every, validated, tmp_path):

@@ -29,7 +29,12 @@ RISES = (0.1, 0.5, 1.0)  # δ, by which the training loss rises above its value 
 LOSSES = ("cross_entropy", "square")
 FEWEST_GRADIENTS = 5  # of a covariance
 FEWEST_BATCHES = 3  # of a measurement in train mode: batch sharpness is a mean over them, with an interval
-PRECISIONS = {"float32": "32-true", "float64": "64-true", "bf16": "bf16-mixed"}
+PRECISIONS = {
+    "float32": "32-true",
+    "tf32": "32-true",
+    "float64": "64-true",
+    "bf16": "bf16-mixed",
+}  # as Lightning says it
 
 
 @dataclass(frozen=True)
@@ -206,6 +211,9 @@ class RunSpec(Typed):
         schedule: eta and S as functions of epoch progress; S is global.
         epochs: passes over the training subset.
         seed: of weights, data order, augmentation and dropout; each is a stream of its own.
+        precision: of the arithmetic. "float32" without TF32; "tf32": products and convolutions take their factors in
+            it, on a GPU alone; "bf16": autocast, with weights, sums and batch norm's statistics in float32; "float64"
+            is for tests.
         evaluate_every: epochs between evaluations; `epochs` is a multiple of it, so the end is evaluated.
         max_batch_size: where a growing S is clipped (the clipped part goes into eta); N by default.
         keep: the milestones at which weights are kept for measurements; none by default.
@@ -225,7 +233,7 @@ class RunSpec(Typed):
     momentum: float = 0.0
     weight_decay: float = 0.0
     sampling: Literal["shuffle", "replacement"] = "shuffle"
-    precision: Literal["float32", "float64", "bf16"] = "float32"
+    precision: Literal["float32", "tf32", "float64", "bf16"] = "float32"
     evaluate_every: int = 1
     max_batch_size: int | None = None
     keep: Keep | None = None

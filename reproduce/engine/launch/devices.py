@@ -10,9 +10,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from three_factors.reproduce.engine.launch import sharing
 from three_factors.reproduce.engine.options import InputError
 
 LARGE = 39 * 2**30  # bytes: an A100 of 40 GB says a little less than that
+OF_A_RUN = 9 * 2**30  # bytes of a GPU at most: CUDA's own, a graph of each batch size, measurements in batches
+MOST_LANES = 8  # runs on one GPU: more of them are no faster
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,13 @@ class Hardware:
     def large(self) -> bool:
         """Tells whether it is a GPU that scale gpu is made for."""
         return self.accelerator == "cuda" and self.memory >= LARGE
+
+    @property
+    def lanes(self) -> int:
+        """Returns how many runs compute at the same time on a GPU, as far as its memory goes; 1 without MPS."""
+        if self.accelerator != "cuda" or not sharing.possible():
+            return 1
+        return max(1, min(MOST_LANES, self.memory // OF_A_RUN))
 
     def describe(self) -> str:
         if self.name.startswith("SLURM"):

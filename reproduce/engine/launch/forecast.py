@@ -53,10 +53,20 @@ class Forecast:
     """Seconds for a run, from times of steps that are measured once for every network and device.
 
     They are a machine's, not an experiment's: `file` lies in the user's cache folder.
+
+    Args:
+        measure: measure(spec, members) times steps.
+        together: single runs that share a device, and are measured like that.
     """
 
-    def __init__(self, file: Path, hardware: Hardware, measure: Callable[[RunSpec, int], tuple[float, float]]) -> None:
-        self.file, self.hardware, self.measure = file, hardware, measure
+    def __init__(
+        self,
+        file: Path,
+        hardware: Hardware,
+        measure: Callable[[RunSpec, int], tuple[float, float]],
+        together: int = 1,
+    ) -> None:
+        self.file, self.hardware, self.measure, self.together = file, hardware, measure, together
         self.known = read_cache(file)
 
     def seconds(self, spec: RunSpec, measurements: Sequence[AnyMeasurement] = (), members: int = 1) -> float:
@@ -88,6 +98,8 @@ class Forecast:
         """Seconds a step and seconds an example."""
         text = dumps(spec.network) + self.hardware.accelerator + self.hardware.name
         text += f" x {members}" if members > 1 else ""
+        if self.hardware.accelerator != "cpu":
+            text += f" {spec.precision}" + (f", {self.together} together" if members == 1 else "")
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         if key not in self.known:
             self.known = read_cache(self.file) | self.known | {key: list(self.measure(spec, members))}

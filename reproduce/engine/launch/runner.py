@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
@@ -148,10 +148,23 @@ class _Active:
 
 
 class Runner:
-    """Does tasks on `jobs` slots; slot i uses GPU i where there are GPUs."""
+    """Does tasks on `jobs` slots; slot i uses GPU i where there are GPUs, with more slots than GPUs a share of one.
 
-    def __init__(self, server: Server, jobs: int, devices: int = 1, gpus: int = 0, num_nodes: int = 1) -> None:
+    Args:
+        environment: what forked processes get in theirs.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        jobs: int,
+        devices: int = 1,
+        gpus: int = 0,
+        num_nodes: int = 1,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.server, self.jobs, self.devices, self.gpus, self.num_nodes = server, jobs, devices, gpus, num_nodes
+        self.environment = dict(environment or {})
         self._elsewhere: set[str] = set()
         self._look_again = 0.0  # a moment before which nothing that is waiting will be free
         self._active: dict[int, _Active] = {}
@@ -303,7 +316,8 @@ class Runner:
         path = task.folder.path.absolute()
         process: Any
         if self.devices * self.num_nodes == 1:
-            process = self.server.start("serve_run", str(path), slot % self.gpus if self.gpus else None)
+            gpu = slot % self.gpus if self.gpus else None
+            process = self.server.start("serve_run", str(path), gpu, self.environment)
         else:
             process = self._start_command(path, slot, task.job.threads)
         return _Active(task, attempt, process, time.monotonic(), held, by_srun=self.num_nodes > 1)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from multiprocessing import forkserver
 from pathlib import Path
@@ -72,19 +73,50 @@ class Server:
             raise answer
         return Prepared(**answer)
 
-    def time_steps(self, network: Network, job: Job, members: int = 1) -> tuple[float, float]:
-        """Returns (seconds a step, seconds an example) of a training step: of a network, or of so many as a stack."""
-        return self._ask("serve_timing", network, job, members)
+    def time_steps(
+        self,
+        network: Network,
+        job: Job,
+        members: int = 1,
+        precision: str = "float32",
+        together: int = 1,
+        environment: Mapping[str, str] | None = None,
+    ) -> tuple[float, float]:
+        """Returns (seconds a step, seconds an example) of a training step: of a network, or of so many as a stack.
+
+        Args:
+            together: processes that make such steps at the same time on one device; the medians of them.
+            environment: what they get in theirs.
+        """
+        with ExitStack() as stack:
+            asked = [
+                stack.enter_context(self._asking("serve_timing", network, job, members, precision, environment or {}))
+                for _ in range(together)
+            ]
+            found = [answer() for answer in asked]
+        per_step, per_example = (statistics.median(column) for column in zip(*found, strict=True))
+        return per_step, per_example
 
     def _ask(self, function: str, *arguments: Any) -> Any:
+        with self._asking(function, *arguments) as answer:
+            return answer()
+
+    @contextmanager
+    def _asking(self, function: str, *arguments: Any) -> Iterator[Callable[[], Any]]:
+        """Starts a process that answers; yields what waits for the answer."""
         ours, theirs = multiprocessing.Pipe(duplex=False)
         process = self.start(function, *arguments, theirs)
         theirs.close()
+
+        def answer() -> Any:
+            try:
+                return ours.recv()
+            except EOFError:
+                process.join()
+                raise RuntimeError(f"{function} ended with status {process.exitcode} and no answer") from None
+
         try:
-            return ours.recv()
-        except EOFError:
-            process.join()
-            raise RuntimeError(f"{function} ended with status {process.exitcode} and no answer") from None
+            yield answer
         except BaseException:  # Ctrl-C: nobody waits for the answer
             process.kill()
             raise

@@ -21,7 +21,7 @@ def train_pack(specs: Sequence[RunSpec], job: Job, folder: PackFolder, folders: 
 
     Goes on from the pack's checkpoint, if there is one.
     """
-    where = configure_device(job)
+    where = configure_device(job, specs[0].precision)
     module = PackModule(specs, job, folders, folder.drafts, where)
     if all(place.done for place in module.places):
         return

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from three_factors.callbacks import ExactResume
 from three_factors.datamodules.batches import resumed_at
-from three_factors.datamodules.stacked import StackedEpoch
 from three_factors.datamodules.vision import MARKED, WATCHED
 from three_factors.lightning_modules.classifier import example_losses
 from three_factors.lightning_modules.stack import StackedMLP, StackedSGD, flat
@@ -31,6 +30,7 @@ from three_factors.reproduce.engine.contract.spec import RunSpec
 from three_factors.reproduce.engine.contract.steps import DISTANCE, WEIGHT_NORM, of_epoch
 from three_factors.reproduce.engine.worker.members import Member
 from three_factors.reproduce.engine.worker.stacked_noise import StackedNoise
+from three_factors.reproduce.engine.worker.stacked_steps import StackedSteps
 from three_factors.reproduce.engine.worker.stacking import initial_network, stacked_data
 from three_factors.reproduce.engine.worker.train import provenance, read_weights, real, write_weights
 
@@ -114,11 +114,12 @@ class PackModule(pl.LightningModule):
             place.draft.path.mkdir(parents=True, exist_ok=True)
         self.stack = StackedMLP([initial_network(spec) for spec in specs]).to(device, self.real)
         self.start = flat([p.detach() for p in self.stack.parameters()])
-        self.sgd = StackedSGD(*(self._each([getattr(s, of) for s in specs]) for of in ("momentum", "weight_decay")))
+        momentum, decay = (self._each([getattr(s, of) for s in specs]) for of in ("momentum", "weight_decay"))
+        self.sgd = StackedSGD(self.stack.parameters(), momentum, decay)
         self.noise = StackedNoise(specs, self._losses, device, self.real)
+        parts = (self.stack, self.sgd, self.noise, self.data)
+        self.work = StackedSteps(*parts, self._losses, device, self.real)
         self.at_start = self._lengths()
-        self._epoch: StackedEpoch | None = None
-        self._begin(0, 0)
         self.steps, self.t_eta = 0, [0.0] * len(specs)  # before this epoch
         for i, place in enumerate(self.places):
             if place.spec.keep is not None and place.spec.keep.initial:
@@ -138,21 +139,15 @@ class PackModule(pl.LightningModule):
         number = self.trainer.current_epoch
         self._leave(number)
         assert self.trainer.max_epochs is not None
-        self._epoch = self.data.epoch(number, more=number + 1 < self.trainer.max_epochs)
+        epoch = self.data.epoch(number, more=number + 1 < self.trainer.max_epochs)
         plans = [of_epoch(place.spec, number) for place in self.places]
         self.eta, self.sizes = np.stack([rates for rates, _ in plans]), plans[0][1]
         moving = np.array([[place.trains] for place in self.places])  # a member that has stopped stays where it is
-        self.rates = torch.from_numpy(self.eta * moving).to(self.where, self.real)
-        steps = len(self._epoch)
         if start == 0:
-            self._begin(number, steps)
+            self.work.reset(len(epoch))
+        self.work.lay(epoch, torch.from_numpy(self.eta * moving), self.steps)
         points = {point for place in self.places for point in place.record.points.get(number, ())}
-        return Chunks(steps, sorted(points), start)
-
-    def _begin(self, number: int, steps: int) -> None:
-        shape = (len(self.places), steps)
-        self.losses = torch.zeros(shape, dtype=torch.float64, device=self.where)
-        self.correct = torch.zeros(shape, dtype=torch.int64, device=self.where)
+        return Chunks(len(epoch), sorted(points), start)
 
     def _leave(self, number: int) -> None:
         """Takes out the members whose epochs are over."""
@@ -164,9 +159,8 @@ class PackModule(pl.LightningModule):
     def keep(self, indices: Sequence[int]) -> None:
         """Leaves these members."""
         chosen = list(indices)
-        for part in (self.stack, self.sgd, self.data, self.noise):
-            part.keep(chosen)
-        self.start, self.losses, self.correct = self.start[chosen], self.losses[chosen], self.correct[chosen]
+        self.work.keep(chosen)
+        self.start = self.start[chosen]
         self.places = [self.places[i] for i in chosen]
         self.at_start, self.t_eta = [self.at_start[i] for i in chosen], [self.t_eta[i] for i in chosen]
 
@@ -174,37 +168,22 @@ class PackModule(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         training = [i for i, place in enumerate(self.places) if place.trains]
-        self.noise.renew(self.trainer.current_epoch, self.stack, self.data, training)
+        self.work.renew(self.trainer.current_epoch, training)
 
     def training_step(self, batch: tuple[int, int], batch_idx: int) -> None:
         first, last = batch
         self.stack.train()
-        for step in range(first, last):
-            self._step(step)
+        self.work.run(first, last)
         self._evaluate_within(last)
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         return example_losses(self.criterion, logits, labels)
 
-    def _step(self, step: int) -> None:
-        assert self._epoch is not None
-        images, labels = self.data.batch(self._epoch.chosen(step))
-        logits = self.stack(images)
-        losses = self._losses(logits, labels)
-        weights = self.noise.weights(labels.shape[1], self.steps + step)
-        descended = losses.mean(1) if weights is None else (weights * losses).mean(1)
-        parameters = list(self.stack.parameters())
-        gradients = list(torch.autograd.grad(descended.sum(), parameters, retain_graph=self.noise.differs))
-        self.noise.add(gradients, losses, parameters)
-        self.losses[:, step] = losses.detach().mean(1)
-        self.correct[:, step] = (logits.detach().argmax(2) == labels).sum(1)
-        self.sgd.step(parameters, gradients, self.rates[:, step])
-
     # -- evaluation
 
     def _evaluate_within(self, done: int) -> None:
         """Evaluates the members that ask for it after so many steps of the epoch."""
-        number, steps = self.trainer.current_epoch, len(self.losses[0])
+        number, steps = self.trainer.current_epoch, self.work.losses.shape[1]
         asking = [i for i, p in enumerate(self.places) if p.trains and done in p.record.points.get(number, ())]
         if not asking:
             return
@@ -250,9 +229,9 @@ class PackModule(pl.LightningModule):
         due = [p.trains and number % p.spec.evaluate_every == 0 for p in self.places]
         found = self.evaluate() if any(due) else [dict[str, float]() for _ in self.places]
         sizes = torch.as_tensor(self.sizes, device=self.where)
-        means = ((self.losses * sizes).sum(1) / sizes.sum()).float().tolist()
-        accuracies = (self.correct.sum(1).double() / sizes.sum()).float().tolist()
-        losses, lengths, rates = self.losses.tolist(), self._lengths(), self.eta.sum(1).tolist()
+        means = ((self.work.losses * sizes).sum(1) / sizes.sum()).float().tolist()
+        accuracies = (self.work.correct.sum(1).double() / sizes.sum()).float().tolist()
+        losses, lengths, rates = self.work.losses.tolist(), self._lengths(), self.eta.sum(1).tolist()
         for i, place in enumerate(self.places):
             self.t_eta[i] += rates[i]
             if not place.trains:
@@ -267,7 +246,7 @@ class PackModule(pl.LightningModule):
             place.record.close(at, losses[i], last, lengths[i], metrics)
             if place.record.stopped or number == place.spec.epochs:
                 self._end(i, number, evaluated)
-        self.steps += self.losses.shape[1]
+        self.steps += self.work.losses.shape[1]
         if not any(place.trains for place in self.places):
             self.trainer.should_stop = True
 
@@ -322,8 +301,8 @@ class PackModule(pl.LightningModule):
             "members": [self._record(place) for place in self.places],
             "velocity": self.sgd.velocity,
             "noise": self.noise.state(),
-            "losses": self.losses,
-            "correct": self.correct,
+            "losses": self.work.losses,
+            "correct": self.work.correct,
             "steps": self.steps,
             "t_eta": self.t_eta,
         }
@@ -344,7 +323,7 @@ class PackModule(pl.LightningModule):
             place.kept = dict(state["reached"])
         self.sgd.velocity = [v.to(self.where) for v in held["velocity"]]
         self.noise.load(held["noise"])
-        self.losses, self.correct = held["losses"].to(self.where), held["correct"].to(self.where)
+        self.work.restore(held["losses"], held["correct"])
         self.steps, self.t_eta = held["steps"], list(held["t_eta"])
 
 

@@ -17,12 +17,13 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import numpy as np
@@ -55,6 +56,8 @@ from three_factors.reproduce.engine.worker import ranks
 from three_factors.reproduce.engine.worker import train as training
 from three_factors.reproduce.theory.classifier import SoftmaxRegression
 from three_factors.reproduce.theory.simulate import Simulation, simulate
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class NotRunnable(ValueError):
@@ -207,8 +210,9 @@ _EXECUTE: dict[type, Callable[[Any, Job, Any], dict[str, Any] | None]] = {
 }
 
 
-def serve_run(folder: str, gpu: int | None) -> None:
-    """Does a folder's work in a forked process, with a session, log and GPU of its own."""
+def serve_run(folder: str, gpu: int | None, environment: Mapping[str, str] = NOTHING) -> None:
+    """Does a folder's work in a forked process, with a session, log and GPU of its own, or a share of one."""
+    os.environ.update(environment)
     _detach(Path(folder) / "log.txt", gpu)
     run_or_exit(Path(folder))
 
@@ -243,10 +247,13 @@ def serve_prepare(name: str, data_dir: str, download: bool, answer: Connection) 
         answer.send(error)
 
 
-def serve_timing(network: Network, job: Job, members: int, answer: Connection) -> None:
+def serve_timing(
+    network: Network, job: Job, members: int, precision: str, environment: Mapping[str, str], answer: Connection
+) -> None:
     """Times training steps for the forecast: of a network, or of so many as a stack."""
+    os.environ.update(environment)
     _detach(None, 0 if job.accelerator == "cuda" else None)
-    answer.send(training.seconds_per_batch(network, job, members))
+    answer.send(training.seconds_per_batch(network, job, members, precision))
 
 
 def _detach(log: Path | None, gpu: int | None) -> None:

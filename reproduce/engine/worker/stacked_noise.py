@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from three_factors.callbacks.functional.stacked import Losses, MemberOperator, StackedOperator, together
 from three_factors.datamodules.stacked import StackedData
@@ -32,11 +33,16 @@ class StackedNoise:
 
     def _lay(self) -> None:
         """Lays the members' parts side by side, after any of them has changed."""
-        self._parted = [i for i, (noise, _) in enumerate(self._members) if isinstance(noise, FromDifference)]
+        parted = [i for i, (noise, _) in enumerate(self._members) if isinstance(noise, FromDifference)]
+        self._parted = torch.tensor(parted, dtype=torch.int64, device=self.where)
+        self._signs: dict[int, Tensor] = {}
         self._directions: Tensor | None = None  # (members with a part, q, k)
         noises = [noise for noise, _ in self._members if isinstance(noise, Projected)]
         if noises and all(noise.renewed.directions is not None for noise in noises):
-            self._directions = torch.stack([noise.renewed.directions for noise in noises])  # type: ignore[misc]
+            found = [noise.renewed.directions for noise in noises]
+            most = max(of.shape[1] for of in found)  # type: ignore[union-attr]
+            # Who has fewer gets zeros, into whose span nothing falls.
+            self._directions = torch.stack([F.pad(of, (0, most - of.shape[1])) for of in found])  # type: ignore
             inside = [noise.factor if noise.part == "top" else -noise.factor for noise in noises]
             whole = [0.0 if noise.part == "top" else noise.factor for noise in noises]
             self._inside, self._whole = (
@@ -51,14 +57,23 @@ class StackedNoise:
     @property
     def differs(self) -> bool:
         """Tells whether any member's noise is made of the difference between halves."""
-        return bool(self._parted)
+        return len(self._parted) > 0
 
-    def weights(self, size: int, step: int) -> Tensor | None:
-        """Returns what the losses of each member's batch are multiplied by, (M, S); None for ones."""
+    def weights(self, sizes: Sequence[int], made: int) -> Tensor | None:
+        """Returns what the losses of an epoch's batches are multiplied by, (M, examples); None for ones.
+
+        Args:
+            sizes: S of every step.
+            made: steps before the epoch.
+        """
         if all(noise is None or isinstance(noise, FromDifference) for noise, _ in self._members):
             return None
-        rows = [torch.ones(size).double() if of is None else of.weights(size, step) for of, _ in self._members]
-        return torch.stack(rows).to(self.where, self.real)
+        ones = torch.ones(sum(sizes), dtype=torch.float64)
+        rows = [
+            ones if of is None else torch.cat([of.weights(size, step) for step, size in enumerate(sizes, made)])
+            for of, _ in self._members
+        ]
+        return torch.stack(rows).to(self.real)
 
     def add(self, gradients: list[Tensor], differing: Tensor, parameters: Sequence[Tensor]) -> None:
         """Adds to gradients (M, …) the noise that is made of the differences between halves.
@@ -69,21 +84,29 @@ class StackedNoise:
         if not self.differs:
             return
         assert self._directions is not None, "the directions are not known yet"
-        sign = next(of for of, _ in self._members if isinstance(of, FromDifference)).difference(differing.shape[1])
-        signed = (sign.to(differing) * differing[self._parted]).mean(1).sum()
-        difference = flat([part[self._parted] for part in torch.autograd.grad(signed, list(parameters))])
+        signed = (self._sign(differing) * differing.index_select(0, self._parted)).mean(1).sum()
+        found = torch.autograd.grad(signed, list(parameters))
+        difference = flat([part.index_select(0, self._parted) for part in found])
         along = torch.bmm(self._directions.transpose(1, 2), difference.unsqueeze(2))
         made = self._inside * torch.bmm(self._directions, along).squeeze(2) + self._whole * difference
         pieces = made.split([p[0].numel() for p in parameters], 1)
         for gradient, piece in zip(gradients, pieces, strict=True):
-            gradient[self._parted] += piece.view(-1, *gradient.shape[1:])
+            gradient.index_add_(0, self._parted, piece.view(-1, *gradient.shape[1:]))
+
+    def _sign(self, losses: Tensor) -> Tensor:
+        """Returns the weights of the difference, (S,); made once: a GPU would wait for them."""
+        size = losses.shape[1]
+        if size not in self._signs:
+            first = next(of for of, _ in self._members if isinstance(of, FromDifference))
+            self._signs[size] = first.difference(size).to(losses)
+        return self._signs[size]
 
     # -- renewal
 
-    def renew(self, epoch: int, stack: StackedMLP, data: StackedData, training: Sequence[int]) -> None:
+    def renew(self, epoch: int, stack: StackedMLP, data: StackedData, training: Sequence[int]) -> bool:
         """Measures the directions of the members where an epoch begins with that; of those that are still training.
 
-        What has stopped or diverged takes no further step that a direction would serve.
+        What has stopped or diverged takes no further step that a direction would serve. Tells whether there were any.
         """
         due = [i for i in training if self._of(i) is not None and self._of(i).due(epoch)]
         ways = {i: (self._of(i).plan, self._of(i).batch_size) for i in due}
@@ -106,6 +129,7 @@ class StackedNoise:
                     raise error
         if due:
             self._lay()
+        return bool(due)
 
     def _of(self, index: int) -> Any:
         """Returns what renews a member's noise."""

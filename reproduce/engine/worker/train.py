@@ -42,6 +42,7 @@ from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.networks import Network
 from three_factors.reproduce.engine.contract.noise import HalfBatchNoise
 from three_factors.reproduce.engine.contract.spec import PRECISIONS, Curvature, Keep, RunSpec
+from three_factors.reproduce.engine.worker.graphed import GraphedSteps, why_not
 from three_factors.reproduce.engine.worker.members import Member
 from three_factors.reproduce.engine.worker.ranks import cluster
 from three_factors.reproduce.engine.worker.recorder import Recorder
@@ -102,14 +103,20 @@ def build_data(spec: RunSpec, job: Job) -> ImageDataModule:
     )
 
 
-def configure_device(job: Job) -> torch.device:
-    """Sets threads and deterministic kernels; returns the job's device.
+def configure_device(job: Job, precision: str = "float32") -> torch.device:
+    """Sets threads, deterministic kernels and what float32 means; returns the job's device.
 
     On a CPU arithmetic repeats itself to the bit. On a GPU, where convolutions may add in any order, torch is told to.
+    Raises ValueError for TF32 on a CPU, which has none.
     """
     torch.set_num_threads(job.threads)
     if job.accelerator != "cuda":
+        if precision == "tf32":
+            raise ValueError("precision: tf32 is for GPUs; float32 trains on a CPU")
         return torch.device("cpu")
+    backends: Any = torch.backends  # its stubs lack what it makes by name
+    for kind in (backends.cuda.matmul, backends.cudnn.conv):  # torch's own default takes TF32 in convolutions
+        kind.fp32_precision = "tf32" if precision == "tf32" else "ieee"
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which torch asks for
     torch.use_deterministic_algorithms(True)
     # A check for wrong code, and a kernel for every tensor.
@@ -161,7 +168,7 @@ def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) ->
 
     Goes on from the folder's checkpoint, if there is one and `resume` is true.
     """
-    where = configure_device(job)
+    where = configure_device(job, spec.precision)
     torch.manual_seed(integer_seed(spec.seed, "weights"))
     lr0 = as_schedule(spec.schedule.lr)(0.0)
     module = build_module(spec.network, lr0, spec.momentum, spec.weight_decay)
@@ -177,6 +184,13 @@ def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) ->
     checkpoints = ExactResume(folder.checkpoint, every=job.checkpoint_every, leave_on=signal.SIGTERM)
     others = filter(None, (watch, renewing))
     callbacks = [DropoutStream(spec.seed), noise, *others, keep, progress, recorder, checkpoints]
+    if where.type == "cuda":
+        if reason := why_not(job.world_size, spec.precision, spec.noise):
+            print(f"no CUDA graphs: {reason}; slower, and the same", flush=True)
+        else:
+            steps = GraphedSteps(module)
+            module.configure_optimizers = steps.optimizer
+            callbacks.append(steps)
     trainer = build_trainer(job, where, spec.epochs, callbacks, spec.precision, spec.evaluate_every)
     trainer.fit(module, datamodule=build_data(spec, job), **(checkpoints.where() if resume else {}))
     if not trainer.is_global_zero:
@@ -259,14 +273,14 @@ def provenance(job: Job, trainer: pl.Trainer, seconds: float) -> dict[str, Any]:
 
 
 def seconds_per_batch(
-    network: Network, job: Job, members: int = 1, sizes: tuple[int, int] = (32, 128)
+    network: Network, job: Job, members: int = 1, precision: str = "float32", sizes: tuple[int, int] = (32, 128)
 ) -> tuple[float, float]:
     """Times training steps at two batch sizes on one device; returns (seconds a step, seconds an example), medians.
 
     Args:
         members: of a stack, if several; an example is then one of every member.
     """
-    where = configure_device(job)
+    where = configure_device(job, precision if job.accelerator == "cuda" else "float32")
     step = _step(network, where) if members == 1 else _stacked_step(network, members, where)
     stack = () if members == 1 else (members,)
     times = []
@@ -303,7 +317,7 @@ def _stacked_step(network: Network, members: int, where: torch.device) -> Callab
     module = build_module(network)
     stack = StackedMLP([module.network] * members).to(where)
     parameters, rates = list(stack.parameters()), torch.full((members,), 1e-4, device=where)
-    sgd = StackedSGD(torch.zeros(members, device=where), torch.zeros(members, device=where))
+    sgd = StackedSGD(parameters, torch.zeros(members, device=where), torch.zeros(members, device=where))
 
     def step(images: Tensor, labels: Tensor) -> None:
         loss = example_losses("cross_entropy", stack(images), labels).mean(1).sum()

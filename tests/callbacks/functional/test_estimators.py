@@ -105,6 +105,7 @@ def test_frobenius_intervals_cover(pair):
     assert 0.92 <= coverage(lambda s: frobenius_norm(matrix, tol=0.02, seed=s, deflated=8), truth) <= 0.98
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outliers", [1, 10])
 @pytest.mark.parametrize("tol", [0.5, 0.1])
 def test_trace_intervals_cover_where_a_few_eigenvalues_are_most_of_it(outliers, tol):

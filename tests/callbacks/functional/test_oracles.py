@@ -23,6 +23,7 @@ def test_products_are_those_of_curvlinops(kind):
     torch.testing.assert_close(operator.matmat(v), (theirs @ v).detach(), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_eigenvalues_and_trace_are_those_of_pyhessian_itself(kind):
     """Its own class on its own product, in float32, as it can; then its algorithms on our product."""

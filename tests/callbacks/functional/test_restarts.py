@@ -284,6 +284,7 @@ def network(width=40, dtype=torch.float32):
     return module, (torch.randn(24, 10, dtype=dtype), torch.randint(0, 3, (24,)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batches", [1, 3])
 @pytest.mark.parametrize("estimator", [trace, frobenius_norm])
 def test_no_bit_of_a_trace_or_norm_depends_on_how_many_vectors_are_multiplied_at_a_time(estimator, batches):
@@ -335,6 +336,7 @@ def wide(dtype):
     return operator
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [("trace", "norm", "top"), ("top", "trace", "norm")], ids="-".join)
 @pytest.mark.parametrize(("k", "max_vectors", "block"), [(1, 12, 4), (3, 40, 8), (0, 24, 4), (2, 9, 0)])
 @pytest.mark.parametrize(("make", "dtype"), [(Sparing, torch.float32), (Sparing, torch.float64), (wide, torch.float32)])

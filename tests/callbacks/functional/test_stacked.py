@@ -56,6 +56,7 @@ def test_products_and_gradients_are_those_of_the_dense_hessians(shape, training)
     assert all(torch.equal(value, before[name]) for name, value in stack.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_measure_of_a_member_is_that_of_its_own_network(shape, training):
@@ -71,6 +72,7 @@ def test_every_measure_of_a_member_is_that_of_its_own_network(shape, training):
             assert found[i][name] == pytest.approx(value, rel=1e-9, abs=1e-10), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alignment", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_noise_of_a_members_gradients_is_that_of_its_own_network(shape, alignment):

@@ -40,6 +40,7 @@ def module(request):
     return ghost_network() if request.param == "ghosts" else network(request.param)
 
 
+@pytest.mark.slow
 def test_it_is_the_mean_of_the_batches_own_hessians(module):
     given = batches(12, 12, 8)
     matrices = [dense(module, batch)[1] for batch in given]

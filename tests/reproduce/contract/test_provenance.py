@@ -59,6 +59,7 @@ def test_whatever_may_do_something_else_changes_it(old, new):
     assert provenance.meaning(SOURCE.replace(old, new)) != provenance.meaning(SOURCE)
 
 
+@pytest.mark.slow
 def test_all_of_a_workers_code_is_in_it(monkeypatch, tmp_path):
     before = provenance.bits("-")["code"]
     assert before == provenance.bits("-")["code"]

@@ -166,6 +166,7 @@ def test_a_quench_goes_on_for_fifteen_percent_more_time_with_eta_falling_to_noth
     assert replace(found, schedule=schedule, epochs=spec.epochs) == spec
 
 
+@pytest.mark.slow
 def test_a_quench_takes_the_excess_out_of_a_quadratic_but_not_of_directions_that_are_too_flat():
     """The loss h θ²/2, noise of variance 1/S a step: stationary excess n tr(C)/4, with C = 1, and 0 in the basin."""
     data = replace(SPEC.data, train=1_000)

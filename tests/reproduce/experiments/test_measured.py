@@ -80,6 +80,7 @@ def test_every_run_is_evaluated_five_times_in_its_last_tenth_as_far_as_it_has_st
         assert there >= min(5, total - int(0.9 * total)), label
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.parametrize("scale", ["gpu", "paper"])
 def test_every_arm_has_runs(name, scale):

@@ -49,7 +49,7 @@ def test_networks_data_epochs_and_seeds_are_the_papers(name):
     kind = type(networks[0])
     assert {spec.data.augment for spec in runs} == {kind is not MLPNetwork}
     plain = {(spec.weight_decay, spec.stop_at_loss, spec.precision) for spec in runs}
-    assert plain == {(0.0, None, "float32")}
+    assert plain == {(0.0, None, "tf32")}
     if name != "noise_only":
         assert {(spec.sampling, spec.noise) for spec in runs} == {("shuffle", None)}
         assert {spec.momentum for spec in runs} == ({0.0, 0.9} if networks == [ARPIT] else {0.0})
@@ -246,6 +246,7 @@ def test_the_shapes_of_noise():
     assert {getattr(spec.noise, "part", None) for spec in runs.values()} == {None, "all", "top", "rest"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["gpu", "paper"])
 def test_when_switches_at_equal_steps_and_equal_eta(scale):
     runs = specs("when", scale)

@@ -317,6 +317,7 @@ def test_the_inputs_of_all_chains_batches_fit_in_a_chunk(batch_size, arrays, mon
     assert sum(taken) == 1000 * batch_size * D
 
 
+@pytest.mark.slow
 def test_adamws_excess_loss_goes_as_eta_over_the_root_of_s(arrays, classifier):
     """Averages over chains; d log excess/d log eta is 1, and /d log S -1/2: g = 1/2, where SGD has 1."""
     lowest = classifier.loss(classifier.minimum[None])[0]

@@ -218,6 +218,7 @@ RIGHT = {
 PRINTED = "the crossover is n* as printed in equation 4"  # which is wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("script", "law"), RIGHT.items(), ids=[script.THEORY.name for script in RIGHT])
 def test_chains_of_the_right_law_support_every_claim(script, law):
     found = dict(verdicts(script, law))
@@ -310,6 +311,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("script", "law", "claims"), WRONG.values(), ids=WRONG)
 def test_chains_of_a_wrong_law_refute_the_claims_about_it(script, law, claims):
     found = {verdict for claim, verdict in verdicts(script, law).items() if claim.startswith(claims)}

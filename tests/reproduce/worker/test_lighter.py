@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import ROOT
 
 LOADED = """
@@ -22,6 +24,7 @@ assert MulticlassAccuracy(2, average="micro")(torch.tensor([0, 1]), torch.tensor
 """
 
 
+@pytest.mark.slow
 def test_a_worker_loads_neither_sound_nor_plots_and_finds_both_packages_as_they_are():
     made = [sys.executable, "-W", "ignore", "-c", LOADED]
     ended = subprocess.run(made, cwd=ROOT / "reproduce" / "_name", capture_output=True, text=True)

@@ -52,6 +52,7 @@ def test_the_curvature_of_training_is_that_of_drawn_batches_in_train_mode(traine
     assert {name: found["end"][name] for name in wanted} == pytest.approx(wanted, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alignment", [True, False])
 def test_the_noise_is_of_single_examples_or_under_batch_norm_of_batches(trained, alignment):
     spec, _, module, data = trained
@@ -65,6 +66,7 @@ def test_the_noise_is_of_single_examples_or_under_batch_norm_of_batches(trained,
     assert ("gradient_noise/alignment" in found) is alignment
 
 
+@pytest.mark.slow
 def test_a_measurement_is_the_same_each_time(trained):
     assert measured(trained, NoiseMeasurement(24, 10, 120)) == measured(trained, NoiseMeasurement(24, 10, 120))
 

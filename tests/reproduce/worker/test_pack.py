@@ -27,8 +27,10 @@ from three_factors.reproduce.engine.contract.spec import (
 from three_factors.reproduce.engine.worker.measure import measure
 from three_factors.reproduce.engine.worker.measure_pack import measure_pack
 from three_factors.reproduce.engine.worker.pack import train_pack
-from three_factors.reproduce.engine.worker.pack_module import PackModule
+from three_factors.reproduce.engine.worker.stacked_steps import StackedSteps
 from three_factors.reproduce.engine.worker.train import LostWeights, train
+
+pytestmark = pytest.mark.slow
 
 PLAIN = RunSpec(
     MLPNetwork(hidden=(16, 12)),
@@ -50,6 +52,7 @@ def with_data(spec, **fields):
 RATES = (0.1, Triangle(0.2, 0.01, 2), Steps((0.1, 0.01), (1.5,)))
 RENEWED = Renewal(80, 40, until=2, every=2, eigenvectors=3)
 PARTS = [HalfBatchNoise(2.0, part, RENEWED) for part in ("top", "rest")]
+UNEVEN = [PARTS[0], replace(PARTS[1], renewal=replace(RENEWED, eigenvectors=2))]
 NOISES = (None, HalfBatchNoise(2.0), HalfBatchNoise(1.0))
 GHOSTS = replace(NORMED, network=replace(NORMED.network, ghost_batch_size=12))
 OFTEN = replace(PLAIN, evaluations=Evaluations(early=3, until=2, last=4))
@@ -66,7 +69,7 @@ PACKS = {
     "half batches": [replace(PLAIN, noise=of) for of in NOISES],
     "projections": [replace(GHOSTS, network=replace(GHOSTS.network, ghost_batch_size=16), noise=of) for of in PARTS],
     "projections and none": [
-        replace(PLAIN, seed=1, noise=of, epochs=epochs) for of, epochs in zip((None, *PARTS, NOISES[1]), (3, 3, 4, 4))
+        replace(PLAIN, seed=1, noise=of, epochs=epochs) for of, epochs in zip((None, *UNEVEN, NOISES[1]), (3, 3, 4, 4))
     ],
     "a projection that diverges": [
         replace(PLAIN, noise=of, schedule=NoiseSchedule(lr, 32)) for of, lr in zip(PARTS, (DIVERGES, 0.1))
@@ -193,7 +196,7 @@ SEVERAL = [
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 @pytest.mark.parametrize("moments", [(3,), (10,), (19, 3), (20,), (24, 1, 9), (33, 5), (39,)])
 def test_a_pack_that_is_broken_off_ends_as_one_that_is_not(moments, precision, job, tmp_path, monkeypatch):
-    specs, step = [replace(spec, precision=precision) for spec in SEVERAL], PackModule._step
+    specs, step = [replace(spec, precision=precision) for spec in SEVERAL], StackedSteps._step
     often = replace(job, checkpoint_every=0, every_step=True)
     for moment in moments:
         left = iter(range(moment))
@@ -203,10 +206,10 @@ def test_a_pack_that_is_broken_off_ends_as_one_that_is_not(moments, precision, j
                 raise Broken
             step(self, *arguments)
 
-        monkeypatch.setattr(PackModule, "_step", broken)
+        monkeypatch.setattr(StackedSteps, "_step", broken)
         with pytest.raises(Broken):
             together(specs, often, tmp_path / "broken")
-    monkeypatch.setattr(PackModule, "_step", step)
+    monkeypatch.setattr(StackedSteps, "_step", step)
     found = together(specs, often, tmp_path / "broken")
     wanted = together(specs, often, tmp_path / "whole")
     for one, other in zip(found, wanted):

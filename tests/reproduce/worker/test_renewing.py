@@ -94,6 +94,7 @@ def test_directions_are_the_largest_eigenvectors(there, monkeypatch):
     assert found.directions.shape == (q, 3)
 
 
+@pytest.mark.slow
 def test_lift_and_share_are_those_of_the_covariance_of_the_examples(there, monkeypatch):
     monkeypatch.setattr(renewing, "PAIRS", 600)
     monkeypatch.setattr(renewing, "TRACE_TOLERANCE", 0.01)

@@ -80,6 +80,7 @@ def test_evaluations_come_when_the_spec_says(job, tmp_path):
     assert ["test/accuracy" in row for row in rows(tmp_path)] == [False, True, False, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
