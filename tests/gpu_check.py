@@ -36,7 +36,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from three_factors.datamodules.augment import crop_and_flip
 from three_factors.datamodules.prepared import Prepared, prepare
-from three_factors.datamodules.schedules import NoiseSchedule
+from three_factors.datamodules.schedules import NoiseSchedule, as_schedule
 from three_factors.reproduce.engine.contract.files import write_json
 from three_factors.reproduce.engine.contract.folder import PackFolder, RunFolder
 from three_factors.reproduce.engine.contract.job import Job
@@ -130,7 +130,7 @@ class Check:
         while True:
             spent = clocked(lambda: run(1 + more)) - first  # noqa: B023
             if spent >= self.long or self.toy:
-                return max(spent, 1e-9) / more
+                return abs(spent) / more
             more = max(more + 1, int(RISE * more * self.long / max(spent, 0.1 * self.long)))
 
 
@@ -141,13 +141,13 @@ def clocked(run: Callable[[], object]) -> float:
 
 
 def spread(ours: Any, theirs: Any) -> float:
-    """Returns the largest relative difference between two states."""
-    found = 0.0
-    for name, value in theirs.items():
-        if value.is_floating_point():
-            size = float(value.abs().max()) or 1.0
-            found = max(found, float((ours[name].cpu().double() - value.cpu().double()).abs().max()) / size)
-    return found
+    """Returns the largest difference between two states, in units of the largest number.
+
+    Not tensor by tensor: a bias before batch norm is rounding alone.
+    """
+    numbers = {name: value.double() for name, value in theirs.items() if value.is_floating_point()}
+    size = max(float(value.abs().max()) for value in numbers.values())
+    return max(float((ours[name].double() - value).abs().max()) for name, value in numbers.items()) / size
 
 
 def weights(folder: RunFolder) -> dict[str, Tensor]:
@@ -352,7 +352,10 @@ SERVER = Server()
 
 def by_hand(check: Check, spec: RunSpec) -> dict[str, Any]:
     """Returns the rate of a loop in the style of airbench, and of its graph's bare replay."""
-    where, size = configure_device(check.job("digits"), spec.precision), round(spec.schedule(0.0).batch_size)
+    where, size = (
+        configure_device(check.job("digits"), spec.precision),
+        round(as_schedule(spec.schedule.batch_size)(0.0)),
+    )
     source, random = prepare("digits"), np.random.default_rng(0)
     images, labels = on_device(source, spec.data.train, where)
     module = build_module(spec.network).to(where)
@@ -436,7 +439,7 @@ def on_device(source: Prepared, count: int, where: torch.device) -> tuple[Tensor
 def by_lightning(check: Check, spec: RunSpec) -> dict[str, Any]:
     """Returns the rate of one Trainer with torch's DataLoader, as a project begins: no augmentation, no evaluation."""
     images, labels = on_device(prepare("digits"), spec.data.train, torch.device("cpu"))
-    size = round(spec.schedule(0.0).batch_size)
+    size = round(as_schedule(spec.schedule.batch_size)(0.0))
 
     def run(epochs: int) -> None:
         loader: Any = DataLoader(TensorDataset(images, labels), batch_size=size, shuffle=True, drop_last=True)
