@@ -93,14 +93,13 @@ class SGDClassifier(pl.LightningModule):
         """Returns the examples' losses, (B,)."""
         return example_losses(self.criterion, output, target)
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        if self.epoch_sums.device != self.device:
-            self.epoch_sums = self.epoch_sums.to(self.device)
-        if batch_idx == 0:  # also of an epoch whose end Lightning has left out, at a resume
-            self.epoch_sums.zero_()
-        self._counts = True
+    def begin_sums(self) -> None:
+        """Begins the sums of an epoch, also after one whose end Lightning has left out, at a resume."""
+        self.epoch_sums, self._counts = self.epoch_sums.to(self.device).zero_(), True
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | dict[str, Tensor]:
+        if batch_idx == 0:
+            self.begin_sums()
         inputs, targets = batch
         logits = self.network(inputs)
         loss = self.loss(logits, targets)

@@ -17,12 +17,17 @@ from three_factors.reproduce.engine.launch.ending import end_with
 from three_factors.reproduce.engine.options import EPOCHS, KEPT, OF_ALL, InputError, Options, parse
 
 if TYPE_CHECKING:
+    from three_factors.datamodules.prepared import Prepared
     from three_factors.reproduce.engine.contract.job import Job
+    from three_factors.reproduce.engine.contract.results import Results
     from three_factors.reproduce.engine.contract.spec import Item
+    from three_factors.reproduce.engine.launch.devices import Hardware
     from three_factors.reproduce.engine.launch.packing import Work
     from three_factors.reproduce.engine.launch.runner import Watcher
+    from three_factors.reproduce.engine.launch.server import Server
     from three_factors.reproduce.engine.launch.slurm import SlurmRunner
     from three_factors.reproduce.engine.planning import Plan, Stage
+    from three_factors.reproduce.engine.prospects import Prospects
 
 
 def main(definition: Definition, arguments: list[str] | None = None) -> NoReturn:
@@ -48,14 +53,14 @@ class _Session:
         from three_factors.reproduce.engine.contract.results import Results
         from three_factors.reproduce.engine.launch.server import Server
         from three_factors.reproduce.engine.planning import plan_of
-        from three_factors.reproduce.engine.prospects import Prospects
         from three_factors.reproduce.engine.source import resolve
         from three_factors.reproduce.engine.watch import mirror
 
         self.definition, self.options, self.started, self.say = definition, options, started, say
         arm = definition.arm(options.arm)  # refused before anything is read
         mirror.check(options.wandb)
-        self.jobs, self.at_once, self.here, self.hardware = _slots(options, trains=isinstance(definition, Figure))
+        trains = isinstance(definition, Figure)
+        self.jobs, self.at_once, self.here, self.hardware = _slots(options, trains=trains)
         archive = archived.Archive() if options.archive or options.scale in KEPT else None
         self.server, self.results = Server(), Results(options.out, archive)
         self.source = resolve(definition, options, self.server, say, archive)
@@ -63,10 +68,8 @@ class _Session:
         self.context = Context(
             definition, options, self.source, self.plan.seeds, self.hardware.describe(), arm, self.plan.regime()
         )
-        lanes = max(1, self.at_once // self.here.count) if self.here.accelerator == "cuda" else 1
-        alone = 1 if options.slurm else max(1, self.at_once // lanes)  # packs of what goes together
-        self.packs = None if options.no_packs else alone
-        self.prospects = Prospects(self.server, self.results, self.here, self.at_once, self.place, self.packs, lanes)
+        self.prospects = prospects_of(options, self.server, self.results, self.source, trains=trains)
+        self.packs = self.prospects.packs
 
     def run(self) -> int:
         """Does everything; returns the exit status."""
@@ -180,16 +183,8 @@ class _Session:
         """Returns what runs get besides their specs; `alone` on one device."""
         from three_factors.reproduce.engine.contract import provenance
 
-        return replace(self.place(alone=alone), made=provenance.bits(self.hardware.name))
-
-    def place(self, threads: int | None = None, *, alone: bool = False) -> Job:
-        """Returns the same without what the code is: that takes a second to find out, and forecasts do without."""
-        from three_factors.reproduce.engine.contract.job import Job
-
-        options, hardware = self.options, self.hardware
-        spare = 1 if hardware.accelerator == "cuda" else max(1, hardware.count // (self.jobs * options.devices))
-        devices, nodes = (1, 1) if alone else (options.devices, options.num_nodes)
-        return Job(self.source, hardware.accelerator, devices, nodes, threads or spare)
+        place = place_of(self.options, self.source, self.hardware, self.jobs, alone=alone)
+        return replace(place, made=provenance.bits(self.hardware.name))
 
     def _work(self, work: Sequence[Work], watcher: Watcher, *, alone: bool) -> None:
         """Does it here. Several single runs share a GPU, a pack has one to itself."""
@@ -223,6 +218,34 @@ class _Session:
         mode = "disabled" if options.plot_only else options.wandb  # what is only drawn again is there already
         tags = [name, options.scale, context.data]
         return Mirror(mode, options.out, f"{name}-{context.folder}", tags, place, self.say)
+
+
+def place_of(
+    options: Options, source: Prepared | None, hardware: Hardware, jobs: int, threads: int | None = None, *, alone: bool
+) -> Job:
+    """Returns what runs get without what the code is: that takes a second to find out, and forecasts do without."""
+    from three_factors.reproduce.engine.contract.job import Job
+
+    spare = 1 if hardware.accelerator == "cuda" else max(1, hardware.count // (jobs * options.devices))
+    devices, nodes = (1, 1) if alone else (options.devices, options.num_nodes)
+    return Job(source, hardware.accelerator, devices, nodes, threads or spare)
+
+
+def prospects_of(
+    options: Options, server: Server, results: Results, source: Prepared | None, *, trains: bool = True
+) -> Prospects:
+    """Returns what tells how long the work of a call takes here."""
+    from three_factors.reproduce.engine.prospects import Prospects
+
+    jobs, at_once, here, hardware = _slots(options, trains=trains)
+    lanes = max(1, at_once // here.count) if here.accelerator == "cuda" else 1
+    alone = 1 if options.slurm else max(1, at_once // lanes)  # packs at a time
+    packs = None if options.no_packs else alone
+
+    def job(threads: int | None) -> Job:
+        return place_of(options, source, hardware, jobs, threads, alone=False)
+
+    return Prospects(server, results, here, at_once, job, packs, lanes)
 
 
 def _slots(options: Options, *, trains: bool) -> tuple[int, int, Any, Any]:

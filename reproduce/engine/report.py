@@ -9,11 +9,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from three_factors.reproduce.engine.console import say
 from three_factors.reproduce.engine.contract.files import CHECKOUT
 from three_factors.reproduce.engine.definition import Contents, Definition
 from three_factors.reproduce.engine.launch import interrupts
 from three_factors.reproduce.engine.launch.ending import end_with
 from three_factors.reproduce.engine.options import EPOCHS, OF_ALL, InputError, Options, flag, parse
+from three_factors.reproduce.engine.outlook import outlook
 from three_factors.reproduce.engine.publish.current import is_current
 from three_factors.reproduce.engine.publish.page import papers, write
 
@@ -29,9 +31,8 @@ class ReportOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("plot_only", "dry_run"):
-            if getattr(self, name):
-                raise InputError(f"--{name.replace('_', '-')}: is for a figure's own script")
+        if self.plot_only:
+            raise InputError("--plot-only: is for a figure's own script")
         if self.arm != EPOCHS:
             raise InputError(
                 f"--arm: {self.arm!r} is for a figure's own script; the report shows it among the controls"
@@ -44,6 +45,8 @@ def main(doc: str, contents: Contents, arguments: list[str] | None = None) -> No
 
     def work() -> int:
         options = parse(doc, arguments, ReportOptions)
+        if options.dry_run:
+            return outlook(contents, options, say)
         failed = _run_missing(contents, options) if options.run else []
         page, entries = write(contents, options)
         print(f"written: {page} ({len({entry.script for entry in entries})} of {len(contents.page)} figures)")

@@ -22,8 +22,10 @@ ROWS = {  # what lines of the printed table begin with
         "MLP         all on     bare Trainer",
     ),
     "records": ("fig1 ", "fig13 ", "fig5 in the archive"),
+    "scaling": ("members  ", "width  ", "S  ", "runs at a time  "),
     "simulation": ("quartic, q = 1 ", "double well, q = 2", "softmax regression, S = 32"),
     "startup": ("first line", "cached call"),
+    "sweeps": ("fig1 ",),
     "training": ("loader", "VGG-11 1/8", "MLP"),
 }
 OPTIONS = {"deterministic": ("--device", "cpu")}

@@ -82,6 +82,7 @@ class GraphedSteps(pl.Callback):
         for group in self._optimizer.param_groups:  # a checkpoint brings one of its own
             group["lr"] = torch.as_tensor(group["lr"], device=self.module.device)
         self._held.clear()
+        self.module.epoch_sums = self.module.epoch_sums.to(self.module.device)  # a checkpoint's are elsewhere
         self._repeated = Repeated(self._step, self._written, graphs=self.graphs)
         self._usual = {name: getattr(self.module, name) for name in HOOKS}
         self.module.training_step, self.module.optimizer_step = self._training_step, self._optimizer_step
@@ -105,13 +106,16 @@ class GraphedSteps(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        if batch_idx == 0:
+            self.module.begin_sums()
         self._size = len(batch[0])
         held = self._held.setdefault(self._size, [torch.empty_like(part) for part in batch])
         for place, part in zip(held, batch, strict=True):
             place.copy_(part)
 
     def _training_step(self, batch: Any, batch_idx: int) -> Any:
-        return self._usual["training_step"](self._held[self._size], batch_idx)
+        # An epoch's first step is a step like others: what it has more is done before it.
+        return self._usual["training_step"](self._held[self._size], max(1, batch_idx))
 
     def _optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         self._usual["optimizer_step"](epoch, batch_idx, optimizer, optimizer_closure)
