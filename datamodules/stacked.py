@@ -24,7 +24,8 @@ class StackedEpoch:
 
     Attributes:
         plan: of the first member; all have its edges.
-        order: int64 (M, examples used), positions in each member's training set.
+        order: int64 (M, examples used), positions in each member's training set; on the CPU, since another thread has
+            made it, and a GPU may be capturing a graph meanwhile.
     """
 
     plan: EpochPlan
@@ -141,7 +142,7 @@ class StackedData:
             )
             for seed in self.seeds
         ]
-        return StackedEpoch(plans[0], self._on_device([plan.indices for plan in plans]))
+        return StackedEpoch(plans[0], torch.from_numpy(np.stack([plan.indices for plan in plans])))
 
     def batch(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Returns images (M, S, pixels) and labels (M, S) of positions (M, S) in the training sets."""

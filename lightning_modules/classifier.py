@@ -25,6 +25,7 @@ def example_losses(criterion: Criterion, output: Tensor, target: Tensor) -> Tens
     if criterion == "cross_entropy":
         flat = F.cross_entropy(output.flatten(0, -2), target.flatten(), reduction="none")
         return flat.view(target.shape)
+    output = output.to(torch.promote_types(output.dtype, torch.float32))  # as autocast has cross-entropy
     return (output - F.one_hot(target, output.shape[-1]).to(output.dtype)).square().sum(-1) / 2
 
 
@@ -93,13 +94,16 @@ class SGDClassifier(pl.LightningModule):
         """Returns the examples' losses, (B,)."""
         return example_losses(self.criterion, output, target)
 
-    def begin_sums(self) -> None:
-        """Begins the sums of an epoch, also after one whose end Lightning has left out, at a resume."""
-        self.epoch_sums, self._counts = self.epoch_sums.to(self.device).zero_(), True
+    def begin_sums(self, batch_idx: int) -> None:
+        """Begins an epoch's sums at its first batch, and at the next one where its end was told before it had come.
+
+        At the first also after an epoch whose end Lightning has left out, at a resume.
+        """
+        if batch_idx == 0 or not self._counts:
+            self.epoch_sums, self._counts = self.epoch_sums.to(self.device).zero_(), True
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | dict[str, Tensor]:
-        if batch_idx == 0:
-            self.begin_sums()
+        self.begin_sums(batch_idx)
         inputs, targets = batch
         logits = self.network(inputs)
         loss = self.loss(logits, targets)

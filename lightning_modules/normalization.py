@@ -59,8 +59,9 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
         groups = input.tensor_split(max(1, len(input) // size))
         dims = [d for d in range(input.dim()) if d != 1]
         with torch.no_grad():
-            means = torch.stack([g.mean(dims) for g in groups])
-            variances = torch.stack([g.var(dims) for g in groups])  # unbiased, as torch's running variance
+            exact = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in groups]  # as torch's under autocast
+            means = torch.stack([g.mean(dims) for g in exact])
+            variances = torch.stack([g.var(dims) for g in exact])  # unbiased, as torch's running variance
             self._update(means.mean(0), variances.mean(0))
         normalised = [F.batch_norm(g, None, None, self.weight, self.bias, training=True, eps=self.eps) for g in groups]
         return torch.cat(normalised)

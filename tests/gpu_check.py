@@ -438,6 +438,8 @@ def on_device(source: Prepared, count: int, where: torch.device) -> tuple[Tensor
 
 def by_lightning(check: Check, spec: RunSpec) -> dict[str, Any]:
     """Returns the rate of one Trainer with torch's DataLoader, as a project begins: no augmentation, no evaluation."""
+    torch.use_deterministic_algorithms(False)  # as a project begins
+    torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]
     images, labels = on_device(prepare("digits"), spec.data.train, torch.device("cpu"))
     size = round(as_schedule(spec.schedule.batch_size)(0.0))
 

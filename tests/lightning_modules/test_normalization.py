@@ -93,3 +93,14 @@ def test_half_precision_does_not_overflow_the_count_over_ranks():
         assert dtype == torch.float16
         assert abs(mean) < 0.01
         assert torch.isfinite(variance).all()
+
+
+def test_statistics_of_ghosts_are_full_under_half_precision():
+    inputs = 3 + torch.randn(32, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    layer, twin = BatchNorm2d(4, ghost_batch_size=8), torch.nn.BatchNorm2d(4)
+    rounded = inputs.bfloat16()
+    layer(rounded)
+    parts = [rounded.float()[i : i + 8] for i in range(0, 32, 8)]
+    mean = torch.stack([part.mean((0, 2, 3)) for part in parts]).mean(0)
+    torch.testing.assert_close(layer.running_mean, 0.1 * mean, rtol=1e-6, atol=0)
+    assert layer.running_var.dtype == twin.running_var.dtype == torch.float32

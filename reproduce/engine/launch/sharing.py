@@ -17,8 +17,14 @@ SCRIPT = f"""
 {CONTROL} -f &
 daemon=$!
 (read -r _; echo quit -t 1 | {CONTROL}; sleep 2; kill $daemon 2>/dev/null) <&3 &
+reader=$!
 wait $daemon
+status=$?
+kill $reader 2>/dev/null
+exit $status
 """
+# It would number the devices anew, and whoever it serves goes by the old numbers.
+NOT_ITS_OWN = "CUDA_VISIBLE_DEVICES"
 
 
 def possible() -> bool:
@@ -42,7 +48,7 @@ def shared(say: Callable[[str], None]) -> Iterator[Mapping[str, str]]:
             Path(path).mkdir()
         daemon = subprocess.Popen(
             ["sh", "-c", f"exec 3<&0; {SCRIPT}"],
-            env=os.environ | own,
+            env={name: value for name, value in os.environ.items() if name != NOT_ITS_OWN} | own,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -68,7 +68,9 @@ class GraphedSteps(pl.Callback):
         self.module, self.graphs = module, graphs
         self._held: dict[int, list[Tensor]] = {}  # the batch of each size, where the graph reads it
         self._losses: dict[int, Tensor] = {}  # that of its latest step, where the graph writes it
-        self._size, self._closure = 0, None
+        self._size, self._epoch = 0, -1
+        self._closure: Any = None  # what computes the step's loss and gradients, as the optimiser gets it
+        self._whole: Any = None  # and as Lightning has it
 
     def optimizer(self) -> GraphedSGD:
         """Returns the module's optimiser: what its `configure_optimizers` is to return."""
@@ -82,6 +84,7 @@ class GraphedSteps(pl.Callback):
         for group in self._optimizer.param_groups:  # a checkpoint brings one of its own
             group["lr"] = torch.as_tensor(group["lr"], device=self.module.device)
         self._held.clear()
+        self._epoch = -1
         self.module.epoch_sums = self.module.epoch_sums.to(self.module.device)  # a checkpoint's are elsewhere
         self._repeated = Repeated(self._step, self._written, graphs=self.graphs)
         self._usual = {name: getattr(self.module, name) for name in HOOKS}
@@ -97,20 +100,25 @@ class GraphedSteps(pl.Callback):
     def _leave(self) -> None:
         for name in HOOKS:
             self.module.__dict__.pop(name, None)
+        self._optimizer.made = None
+        self._repeated.forget()
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        plan = plan_of(trainer.train_dataloader)
-        assert plan is not None
-        self._repeated.plan(plan.sizes.tolist())
+    def _plan(self, trainer: pl.Trainer) -> None:
+        """Looks at an epoch that begins or, after a resume, goes on."""
+        if self._epoch != trainer.current_epoch:
+            plan, self._epoch = plan_of(trainer.train_dataloader), trainer.current_epoch
+            assert plan is not None
+            self._repeated.plan(plan.sizes.tolist())
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if batch_idx == 0:
-            self.module.begin_sums()
+        self._plan(trainer)
+        self.module.begin_sums(batch_idx)
         self._size = len(batch[0])
-        held = self._held.setdefault(self._size, [torch.empty_like(part) for part in batch])
-        for place, part in zip(held, batch, strict=True):
+        if self._size not in self._held:
+            self._held[self._size] = [torch.empty_like(part) for part in batch]
+        for place, part in zip(self._held[self._size], batch, strict=True):
             place.copy_(part)
 
     def _training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -118,6 +126,7 @@ class GraphedSteps(pl.Callback):
         return self._usual["training_step"](self._held[self._size], max(1, batch_idx))
 
     def _optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        self._whole = optimizer_closure
         self._usual["optimizer_step"](epoch, batch_idx, optimizer, optimizer_closure)
         # Where a graph was repeated nobody has called the closure. The loss is copied: the next step writes over it.
         optimizer_closure._result = ClosureResult(self._losses[self._size])
@@ -130,6 +139,7 @@ class GraphedSteps(pl.Callback):
 
     def _step(self, size: int) -> None:
         self._losses[size] = self._optimizer.plain(self._closure)
+        self._whole._result = None  # else it keeps the graph of a trial alive, which is of another stream
 
     def _written(self) -> Iterator[Tensor]:
         yield from self.module.parameters()

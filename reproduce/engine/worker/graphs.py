@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import gc
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -16,20 +19,42 @@ MOST_SIZES = 8  # graphs of one training: each holds the memory of a step
 
 def record(step: Callable[[int], None], size: int, count: int, pool: Any) -> Any:
     """Returns a graph of so many steps, none of which it makes. It lives on the current device."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        for _ in range(count):
-            step(size)
+    graph, collects = torch.cuda.CUDAGraph(), gc.isenabled()
+    gc.disable()  # an earlier training's graph that is collected now would spoil this one
+    try:
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            for _ in range(count):
+                step(size)
+    finally:
+        if collects:
+            gc.enable()
     return graph
 
 
+@lru_cache(1)
+def _stream() -> torch.cuda.Stream:
+    """The stream of all trials: each has memory of its own."""
+    return torch.cuda.Stream()
+
+
 def aside(work: Callable[[], None]) -> None:
-    """Runs on a stream of its own, where a capture's trials belong."""
-    stream = torch.cuda.Stream()
+    """Runs on another stream than captures do, where their trials belong."""
+    stream = _stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         work()
     torch.cuda.current_stream().wait_stream(stream)
+
+
+@contextmanager
+def each_once() -> Iterator[None]:
+    """Says that indices are all different, so that the order of writing cannot matter: no sorting is needed then."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 class Repeated:

@@ -176,6 +176,9 @@ class PackModule(pl.LightningModule):
         self.work.run(first, last)
         self._evaluate_within(last)
 
+    def on_train_end(self) -> None:
+        self.work.end()
+
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         return example_losses(self.criterion, logits, labels)
 

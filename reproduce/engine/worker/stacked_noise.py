@@ -14,6 +14,7 @@ from three_factors.datamodules.stacked import StackedData
 from three_factors.lightning_modules.noise_injection import FromDifference, Projected
 from three_factors.lightning_modules.stack import StackedMLP, flat
 from three_factors.reproduce.engine.contract.spec import RunSpec
+from three_factors.reproduce.engine.worker.graphs import each_once
 from three_factors.reproduce.engine.worker.renewing import PAIRS
 from three_factors.reproduce.engine.worker.train import build_noise
 
@@ -90,8 +91,9 @@ class StackedNoise:
         along = torch.bmm(self._directions.transpose(1, 2), difference.unsqueeze(2))
         made = self._inside * torch.bmm(self._directions, along).squeeze(2) + self._whole * difference
         pieces = made.split([p[0].numel() for p in parameters], 1)
-        for gradient, piece in zip(gradients, pieces, strict=True):
-            gradient.index_add_(0, self._parted, piece.view(-1, *gradient.shape[1:]))
+        with each_once():
+            for gradient, piece in zip(gradients, pieces, strict=True):
+                gradient.index_add_(0, self._parted, piece.view(-1, *gradient.shape[1:]))
 
     def _sign(self, losses: Tensor) -> Tensor:
         """Returns the weights of the difference, (S,); made once: a GPU would wait for them."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from three_factors.callbacks.functional.stacked import Losses
 from three_factors.datamodules.stacked import StackedData, StackedEpoch
 from three_factors.lightning_modules.stack import StackedMLP, StackedSGD
-from three_factors.reproduce.engine.worker.graphs import Repeated
+from three_factors.reproduce.engine.worker.graphs import Repeated, each_once
 from three_factors.reproduce.engine.worker.stacked_noise import StackedNoise
 
 
@@ -100,6 +100,10 @@ class StackedSteps:
         else:
             held[tuple(slice(length) for length in values.shape)].copy_(values)
 
+    def end(self) -> None:
+        """Gives up the graphs."""
+        self._repeated.forget()
+
     def renew(self, epoch: int, training: Sequence[int]) -> None:
         """Measures what the noise of these members takes from the Hessian, where an epoch begins with that."""
         if self.noise.renew(epoch, self.stack, self.data, training):
@@ -121,9 +125,10 @@ class StackedSteps:
         descended = weighted.mean(1).sum()
         gradients = list(torch.autograd.grad(descended, parameters, retain_graph=self.noise.differs))
         self.noise.add(gradients, losses, parameters)
-        self.losses.index_copy_(1, cursor, losses.detach().mean(1, keepdim=True).double())
         right = (logits.detach().argmax(2) == labels).sum(1, keepdim=True)
-        self.correct.index_copy_(1, cursor, right)
+        with each_once():
+            self.losses.index_copy_(1, cursor, losses.detach().mean(1, keepdim=True).double())
+            self.correct.index_copy_(1, cursor, right)
         self.sgd.step(parameters, gradients, laid["rates"].index_select(1, cursor).squeeze(1))
         cursor.add_(1)
 
