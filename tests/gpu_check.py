@@ -340,7 +340,7 @@ def together(check: Check, base: RunSpec, count: int, epochs: int) -> None:
     """Makes runs at the same time, each in a process of its own."""
     out, job = check.fresh("together"), check.job("digits")
     specs = [replace(base, seed=1000 + i, epochs=epochs) for i in range(count)]
-    tasks = [Task(Item(f"run {spec.seed}", spec.seed, spec), RunFolder(out / spec.key), job) for spec in specs]
+    tasks = [Task(Item("run", spec.seed, spec), RunFolder(out / spec.key), job) for spec in specs]
     with sharing.shared(lambda words: None) as environment:
         failed = Runner(SERVER, count, gpus=int(check.cuda), environment=environment).run(tasks, Watcher())
     if failed:

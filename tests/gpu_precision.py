@@ -93,7 +93,7 @@ def main() -> None:
     )
     tf32 = "float32" if options.toy else "tf32"
     items = [
-        Item(f"{precision} seed {seed}", seed, replace(base, precision=precision, seed=seed))  # type: ignore[arg-type]
+        Item(precision, seed, replace(base, precision=precision, seed=seed))  # type: ignore[arg-type]
         for seed in range(FIRST_SEED, FIRST_SEED + options.pairs)
         for precision in ("bf16", tf32)
     ]
