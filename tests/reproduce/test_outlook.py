@@ -10,7 +10,6 @@ from three_factors.reproduce.engine.launch import server as servers
 from three_factors.reproduce.engine.options import Options
 from three_factors.reproduce.engine.outlook import outlook
 
-
 pytestmark = pytest.mark.slow
 
 
