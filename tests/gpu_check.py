@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from three_factors.reproduce.engine.contract.folder import PackFolder, RunFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, Network, ResNet56Network, VGG11Network
 from three_factors.reproduce.engine.contract.packs import Pack
-from three_factors.reproduce.engine.contract.spec import Curvature, Data, Item, Measurement, RunSpec
+from three_factors.reproduce.engine.contract.spec import Curvature, Data, Item, Keep, Measurement, RunSpec
 from three_factors.reproduce.engine.launch import sharing
 from three_factors.reproduce.engine.launch.runner import Runner, Watcher
 from three_factors.reproduce.engine.launch.server import Server
@@ -178,8 +179,6 @@ CONVOLUTIONS = RunSpec(
 
 def equality(check: Check) -> None:
     """Stacks against single runs, graphs against the host's steps, on the device that the rates are of."""
-    from three_factors.reproduce.engine.contract.spec import Keep
-
     specs = [replace(STACKED, seed=seed, keep=Keep(), schedule=NoiseSchedule(0.1 / (1 + seed), 48)) for seed in (0, 1)]
     job = check.job("digits28")
     stacked = check.pack(specs, job, "stacked")
@@ -203,23 +202,20 @@ def equality(check: Check) -> None:
             check.say(f"{name}: graphs against the host, {precision}", apart=apart, bound=0, passed=apart == 0)
 
 
-class by_the_host:
-    """Lets the host make the steps of a class that has graphs."""
+@contextmanager
+def by_the_host(kind: Any, part: Callable[[Any], Any] | None) -> Iterator[None]:
+    """Lets the host make the steps of a class that has graphs, or whose `part` has them."""
+    made = kind.__init__
 
-    def __init__(self, kind: Any, part: Callable[[Any], Any] | None) -> None:
-        self.kind, self.part, self.made = kind, part, kind.__init__
+    def without(this: Any, *parts: Any, **options: Any) -> None:
+        made(this, *parts, **options)
+        (this if part is None else part(this)).graphs = False
 
-    def __enter__(self) -> None:
-        made, part = self.made, self.part
-
-        def without(this: Any, *parts: Any, **options: Any) -> None:
-            made(this, *parts, **options)
-            (this if part is None else part(this)).graphs = False
-
-        self.kind.__init__ = without
-
-    def __exit__(self, *_: object) -> None:
-        self.kind.__init__ = self.made
+    kind.__init__ = without
+    try:
+        yield
+    finally:
+        kind.__init__ = made
 
 
 # -- does a kill leave anything
@@ -282,8 +278,6 @@ def stacks(check: Check) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
             yield f"{figure}: stack, S {size}", row
 
         def measured(hidden: tuple[int, ...] = hidden, norm: bool = norm, members: int = members) -> dict[str, Any]:
-            from three_factors.reproduce.engine.contract.spec import Keep
-
             base = mlp(hidden, norm, 100, 400 if check.toy else 4_000, check.tf32, keep=Keep())
             specs = [replace(base, seed=1000 + i) for i in range(members)]
             job = check.job("digits28")

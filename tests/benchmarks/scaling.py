@@ -56,8 +56,12 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
     for panel, kind in zip(axes, kinds):
         found = [(r["value"], r["figure"]) for r in rows if r["varied"] == kind]
         panel.plot(*zip(*found), "o-", color="#1f77b4")
-        panel.set(xscale="log", yscale="log", xlabel=kind, ylabel=next(r["unit"] for r in rows if r["varied"] == kind))
-        panel.grid(alpha=0.3, which="both")
+        panel.set_xscale("log", base=2)
+        panel.set_xticks([value for value, _ in found], [str(value) for value, _ in found])
+        panel.minorticks_off()
+        panel.set(xlabel=kind, ylabel=next(r["unit"] for r in rows if r["varied"] == kind))
+        panel.set_ylim(bottom=0)
+        panel.grid(alpha=0.3)
     figure.savefig(file, dpi=150)
 
 
