@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from three_factors.reproduce.engine.contract.job import PREEMPTED
+from three_factors.reproduce.engine.launch import interrupts
 from three_factors.reproduce.engine.launch.interrupts import Submitted, Terminated
 from three_factors.reproduce.engine.options import InputError, refuse
 
@@ -21,7 +22,10 @@ def end_with(work: Callable[[], int]) -> NoReturn:
     0 done; 1 something is missing, or could not be written; 2 bad input; 130 Ctrl-C; 75 asked to exit (SIGTERM).
     """
     try:
-        status = work()
+        try:
+            status = work()
+        except Exception as error:
+            raise interrupts.behind(error) or error
     except Submitted:
         print("detached; the same command collects the runs, and waits for those that are not done")
         status = 0

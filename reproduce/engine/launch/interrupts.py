@@ -33,6 +33,17 @@ def check() -> None:
         raise _heard
 
 
+def behind(error: BaseException) -> KeyboardInterrupt | None:
+    """Returns the interrupt that an error was made of, if any.
+
+    Python 3.11 makes a RuntimeError of whatever is raised while a class tells its attributes their names: on imports.
+    """
+    cause = error.__cause__
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__cause__
+    return cause
+
+
 @contextmanager
 def ignoring(*numbers: int) -> Iterator[None]:
     """Processes that are started here ignore these signals, unless they set a handler of their own."""

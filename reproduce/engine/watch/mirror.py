@@ -228,12 +228,12 @@ class Mirror(Watcher):
             return
         marker = self.directory / "wandb" / f"{self.group}.json"
         with self._survives(), lock(marker, "lock"):
-            import pandas as pd
-            import wandb
-
             content = hashlib.sha256((table.to_csv() + json.dumps(claims)).encode()).hexdigest()[:16]
             if not self._wanted(marker) and read_cache(marker).get("content") == content:
                 return
+            import pandas as pd  # as late as here: a second of a call that finds everything done
+            import wandb
+
             run = self._init(name=self.group, group=self.group, job_type="figure", config={})
             columns = ["claim", "value", "low", "high", "n", "power", "paper", "verdict"]
             judged = pd.DataFrame(claims)[columns].astype({"paper": str})

@@ -208,6 +208,32 @@ def test_every_end_has_its_status_and_its_line(error, status, words, capsys):
     assert words in told
 
 
+@pytest.mark.parametrize(("interrupt", "status"), [(KeyboardInterrupt(), 130), (Terminated(), 75)])
+def test_an_interrupt_that_python_makes_another_error_of_is_one(interrupt, status, capsys):
+    class Named:
+        def __set_name__(self, owner, name):
+            raise interrupt
+
+    def work():
+        type("Owner", (), {"attribute": Named()})
+
+    with pytest.raises(SystemExit) as ended:
+        end_with(work)
+    assert ended.value.code == status
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_error_on_the_way_out_of_an_interrupt_is_said():
+    def work():
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        end_with(work)
+
+
 def test_a_fault_of_the_code_is_not_hidden():
     with pytest.raises(ZeroDivisionError):
         end_with(raising(ZeroDivisionError()))
