@@ -20,8 +20,9 @@ from three_factors.reproduce.engine.launch.task import Task
 
 MOST = 128  # members of a pack
 ALWAYS = "THREE_FACTORS_PACKS"
-# On a CPU products of single networks are as fast, but where layers are many and narrow: there a step is overhead.
-NARROW, MANY = 64, 8
+# On a CPU a step of wide layers is arithmetic, which is no faster in a stack (1.1 x slower at 512); of narrower ones
+# much of it is overhead, which a stack has once (tests/benchmarks/README.md).
+WIDEST = 256
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def wins(spec: RunSpec, accelerator: str) -> bool:
     network = spec.network
     if accelerator == "cuda" or not isinstance(network, MLPNetwork):
         return accelerator == "cuda"
-    return len(network.hidden) >= MANY and max(network.hidden) <= NARROW
+    return max(network.hidden, default=0) <= WIDEST
 
 
 def formed(tasks: Sequence[Task], out: Path, at_once: int) -> list[Work]:
