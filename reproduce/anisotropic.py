@@ -59,8 +59,8 @@ def currents(samples: np.ndarray, lr: float) -> np.ndarray:
     return ((after[..., 0] * before[..., 1] - after[..., 1] * before[..., 0]) / (2 * lr)).mean(axis=0)
 
 
-def check(chains: Chains) -> list[claims.Claim]:
-    h, found = np.array(HESSIAN), list[claims.Claim]()
+def check(chains: Chains) -> list[claims.Finding]:
+    h, found = np.array(HESSIAN), list[claims.Finding]()
     near, far = chainwise.Range(-1.0, 0.02), chainwise.Direction(1, smallest=0.05, null=0.1)
 
     def error_of(

@@ -244,8 +244,8 @@ def slope(both: Iterable[Any]) -> float:
     return float(np.polyfit(x, y, 1)[0])
 
 
-def check(chains: Chains) -> list[claims.Claim]:
-    found: list[claims.Claim] = []
+def check(chains: Chains) -> list[claims.Finding]:
+    found: list[claims.Finding] = []
     for size in sizes(chains):
         n, of = f"n {lr_of(chains) / size:.2g} (S = {size})", {}
         for noise in THEORETICAL:
@@ -274,7 +274,7 @@ def check(chains: Chains) -> list[claims.Claim]:
     return [*found, root_rule(chains)]
 
 
-def root_rule(chains: Chains) -> claims.Claim:
+def root_rule(chains: Chains) -> claims.Finding:
     about = claims.Statement(
         "adamw.root", "AdamW's excess loss goes as eta/√S", "g of <L> - L* ~ (eta/S^g)^p, least squares"
     )
@@ -295,7 +295,7 @@ def adamw_exponent(chains: Chains, used: np.ndarray) -> float:
     return float(-over_size / over_eta)
 
 
-def shape_shows(chains: Chains, size: int, of: Pooled, n: str) -> list[claims.Claim]:
+def shape_shows(chains: Chains, size: int, of: Pooled, n: str) -> list[claims.Finding]:
     ratio, spread = variance_ratio(chains, size, of)
     about = claims.Statement(
         f"shape.s{size}",
@@ -309,7 +309,7 @@ def shape_shows(chains: Chains, size: int, of: Pooled, n: str) -> list[claims.Cl
     return found
 
 
-def shuffling_shows(chains: Chains, size: int, of: Pooled, n: str) -> list[claims.Claim]:
+def shuffling_shows(chains: Chains, size: int, of: Pooled, n: str) -> list[claims.Finding]:
     drawn, shuffled = of["replacement"][0], pooled(chains, "shuffle", size)[0]
     about = claims.Statement(
         f"shuffling.s{size}",
@@ -325,7 +325,7 @@ def shuffling_shows(chains: Chains, size: int, of: Pooled, n: str) -> list[claim
     return found
 
 
-def if_mixed(judged: list[claims.Claim], chains: Chains, noise: str, size: int, i: int) -> list[claims.Claim]:
+def if_mixed(judged: list[claims.Finding], chains: Chains, noise: str, size: int, i: int) -> list[claims.Finding]:
     """Returns the claims, not judged unless chains from both starts agree in the i-th of `moments`."""
     starts = {start: values[i] for start, values in moments(chains, noise, size).items()}
     return chainwise.unless_mixed(judged, starts, MIXED[i])

@@ -15,7 +15,7 @@ if __package__ in (None, ""):
 
 from three_factors.reproduce.engine import Figure, main
 from three_factors.reproduce.experiments import arms
-from three_factors.reproduce.experiments.valleys import DECAYED, LARGE_TO_SMALL, draw_seeds
+from three_factors.reproduce.experiments.valleys import DECAYED, EQUAL, LARGE_TO_SMALL, draw_seeds
 
 FIGURE = Figure(
     name="fig12",
@@ -24,7 +24,8 @@ FIGURE = Figure(
     data=("cifar10",),
     substitute="digits",
     experiment=DECAYED,
-    check=lambda table: DECAYED.alike(table, LARGE_TO_SMALL, paper="similar quality, by eye"),
+    check=lambda table: DECAYED.alike(table, EQUAL, quote="similar quality at approximately the same eta/S"),
+    primary=("wide", "deep"),
     spread="one a panel",
     draw=lambda table, axes: draw_seeds(table, axes, LARGE_TO_SMALL),
     arms=(*arms.BATCH_NORM, *arms.EVERY, *arms.TRIPLET),

@@ -15,36 +15,14 @@ if __package__ in (None, ""):
 
 from typing import Any
 
-from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
+from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots
 from three_factors.reproduce.experiments import arms, cyclical
 from three_factors.reproduce.experiments.metrics import LOSS, NORM
 
-PHASES = (
-    "log norm in a phase less the line through the phases about it, high noise less low, mean over phases, a seed: the "
-    "trend of training is taken out"
-)
 
-
-def check(table: Evidence) -> list[claims.Claim]:
-    found, lower = [], {"null": 1.0, "smallest": 0.1}
-    for label, name in cyclical.IDS.items():
-        phases = claims.Statement(
-            f"phases.{name}",
-            f"lower norm at high noise than at the cycle's low-noise end: {label}",
-            PHASES,
-            paper="oscillates",
-        )
-        apart = table.grid([label], cyclical.PHASES)[:, 0]
-        found.append(seedwise.over_seeds(phases, apart, seedwise.Direction(-1, smallest=0.1)))
-        matched = claims.Statement(
-            f"matched_loss.{name}",
-            f"at the same training loss a smaller norm than on constant eta: {label}",
-            f"norm over that of '{cyclical.LOW_ETA}' at equal training loss, geometric mean, a seed",
-            paper="wider at the same loss",
-        )
-        ratio = cyclical.at_matched_loss(table, label, cyclical.LOW_ETA)
-        found.append(seedwise.over_seeds(matched, ratio, seedwise.Direction(-1, **lower), seedwise.LOG))
-    return found + cyclical.tension(table)
+def check(table: Evidence) -> list[claims.Finding]:
+    by_phase, matched = cyclical.norm_by_phase(table), cyclical.smaller_at_matched_loss(table)
+    return [*by_phase, *matched, *cyclical.tension(table)]
 
 
 def draw(table: Table, axes: Any) -> None:
@@ -79,6 +57,7 @@ FIGURE = Figure(
     substitute="digits",
     experiment=cyclical.CYCLICAL_SCHEDULES,
     check=check,
+    primary=("phases", "matched_loss", "tension.wider", "tension.alike"),
     draw=draw,
     beside=draw_beside,
     arms=(*arms.BATCH_NORM, *arms.EVERY, *arms.TRIPLET),

@@ -1,7 +1,7 @@
 """Figure 3. The same ratio of learning rate to batch size ends in minima of the same width and depth.
 
 VGG-11 on CIFAR-10 at eta = 0.1 b, S = 50 b for b of 0.25, 1 and 4; the loss on the lines from b = 1 to the others.
-Claims: the minima at both ends are equally wide and equally deep.
+Claims: the minima at both ends are equally wide and equally deep, measured by what a quarter of the noise does.
 
     python reproduce/fig3.py
     python reproduce/fig3.py --data cifar10 --data-dir data --seeds 8
@@ -13,11 +13,11 @@ if __package__ in (None, ""):
 
 from three_factors.reproduce.engine import Evidence, Figure, claims, main
 from three_factors.reproduce.experiments import arms
-from three_factors.reproduce.experiments.valleys import EQUAL_NOISE, SCALED, draw
+from three_factors.reproduce.experiments.valleys import ALIKE, EQUAL_NOISE, SCALED, draw
 
 
-def check(table: Evidence) -> list[claims.Claim]:
-    return [claim for line in EQUAL_NOISE for claim in SCALED.alike(table, line, paper="similar, by eye")]
+def check(table: Evidence) -> list[claims.Finding]:
+    return SCALED.alike(table, ALIKE, quote="the minima are similar in width and depth")
 
 
 FIGURE = Figure(
@@ -28,6 +28,7 @@ FIGURE = Figure(
     substitute="digits",
     experiment=SCALED,
     check=check,
+    primary=("wide", "deep"),
     spread="mean and range",
     draw=lambda table, axes: draw(table, axes, list(EQUAL_NOISE)),
     arms=(*arms.BATCH_NORM, *arms.EVERY, *arms.TRIPLET),

@@ -12,51 +12,101 @@ noise, as if a learning rate too high were the reason.
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
 from three_factors.reproduce.experiments import arms
-from three_factors.reproduce.experiments.breaking_point import DATA_SIZES, EQUAL_TIME, MIDDLE_STABILITY, draw_panel
-from three_factors.reproduce.experiments.breaking_statistics import EDGE
+from three_factors.reproduce.experiments.breaking_point import (
+    DATA_SIZES,
+    EDGE,
+    EQUAL_TIME,
+    MIDDLE_STABILITY,
+    draw_panel,
+)
 
 PANELS = ("a", "b", "c", "d")
 
 
-def check(table: Evidence) -> list[claims.Claim]:
+def check(table: Evidence) -> list[claims.Finding]:
     a, b, c, d = (DATA_SIZES.stars(table, panel) for panel in PANELS)
-    rises = claims.Statement(
-        "rises", "the breaking point rises with the training set, (a) to (c)", "b*", paper="larger with N"
+    return [_rises(table, a, b, c), _half(table, c, d), _edge(table, c), *_beside(table)]
+
+
+def _rises(table: Evidence, *stars: np.ndarray) -> claims.Finding:
+    about = claims.Statement(
+        "rises",
+        "the breaking point rises with the training set, (a) to (c)",
+        "slope of log b* on log N, a seed",
+        quote="the range grows with the size of the training set",
     )
-    half = claims.Statement(
+    sizes = np.log([DATA_SIZES.panels[panel].train for panel in PANELS[:3]])
+    # A b* that lies beyond the b that were tried has no slope; for the order it is the largest.
+    logs = np.log(np.where(np.isinf(stars), np.nan, stars)).T
+    centred = sizes - sizes.mean()
+    slopes = logs @ centred / (centred @ centred)
+    found = seedwise.rising(about, stars, slopes, smallest=0.25)
+    return _unless_noisy(found, table, PANELS[:3])
+
+
+def _half(table: Evidence, c: np.ndarray, d: np.ndarray) -> claims.Finding:
+    about = claims.Statement(
         "half_noise",
         "at half the noise it breaks at about twice the b: (d) over (c)",
         "ratio of b*, a seed",
-        paper="much larger",
+        quote="for a smaller learning rate the range is larger",
     )
-    edge = claims.Statement(
+    known = np.where(np.isinf(c), np.nan, c)
+    found = seedwise.over_seeds(
+        about, d / known, seedwise.Range(1.5, 2.7), seedwise.LOG, at_least=DATA_SIZES.largest(table, "d") / known
+    )
+    return _unless_noisy(found, table, PANELS[2:])
+
+
+def _edge(table: Evidence, c: np.ndarray) -> claims.Finding:
+    about = claims.Statement(
         "edge",
         f"it breaks where eta times batch sharpness reaches {EDGE:g}: the edge of stability is the reason",
-        "b* over the b at which eta times batch sharpness (train mode, median over the middle third of the steps) is "
-        f"{EDGE:g}, panel (c), a seed",
+        "the b at which eta times batch sharpness (train mode, median over the middle third of the steps) is "
+        f"{EDGE:g}, over b*, panel (c), a seed",
     )
+    known = np.where(np.isinf(c), np.nan, c)
+    reached, largest = DATA_SIZES.edges(table), DATA_SIZES.largest(table, "c")
+    found = seedwise.over_seeds(
+        about,
+        np.where(np.isneginf(reached), -np.inf, reached / known),
+        seedwise.Range(1 / 1.5, 1.5),
+        seedwise.LOG,
+        at_least=largest / known,
+        at_most=1 / known,
+    )
+    return _unless_noisy(found, table, PANELS[2:3])
+
+
+def _unless_noisy(found: claims.Finding, table: Evidence, panels: Sequence[str]) -> claims.Finding:
+    noisy = DATA_SIZES.too_noisy(table, panels)
+    return found.without(noisy) if noisy else found
+
+
+def _beside(table: Evidence) -> list[claims.Finding]:
+    """Estimates b* of panels at equal t_eta, and what is lost below b = 1."""
+    found = []
+    for key in EQUAL_TIME.values():
+        if table.select(panel=key):
+            about = claims.Statement(f"equal_time.{key[0]}", f"b* of {DATA_SIZES.panels[key].name}", "b*, a seed")
+            stars, largest = DATA_SIZES.stars(table, key), DATA_SIZES.largest(table, key)
+            rule = seedwise.Range(1.0, largest)
+            found.append(seedwise.over_seeds(about, stars, rule, seedwise.LOG, at_least=largest))
     small = claims.Statement(
         "small_batches",
         "too small a batch breaks it as well: lower accuracy at b < 1 than at b = 1",
-        "highest validation accuracy (chance if diverged), b = 1 minus b < 1, mean over panels, a seed",
+        "end accuracy (chance if diverged), b = 1 minus b < 1, mean over panels, a seed",
         paper="claimed, not tested",
     )
-    broke = np.isfinite(c)
-    twice = np.divide(d, c, out=np.full_like(c, np.nan), where=broke & np.isfinite(d))
-    at_edge = np.divide(c, DATA_SIZES.edges(table), out=np.full_like(c, np.nan), where=broke)
     drop = DATA_SIZES.drop_at_small_batches(table)
-    return [
-        seedwise.rising(rises, [a, b, c]),
-        seedwise.located(half, twice, seedwise.Range(1.5, 2.7), seedwise.LOG, censored=True),
-        seedwise.located(edge, at_edge, seedwise.Range(1 / 1.5, 1.5), seedwise.LOG, censored=True),
-        seedwise.over_seeds(small, drop, seedwise.Direction(1, smallest=0.01)),
-    ]
+    return [*found, seedwise.over_seeds(small, drop, seedwise.Direction(1, smallest=0.01), unit="share")]
 
 
 def draw(table: Table, axes: Any) -> None:
@@ -98,6 +148,7 @@ FIGURE = Figure(
     substitute="digits",
     experiment=DATA_SIZES,
     check=check,
+    primary=("rises", "half_noise", "edge"),
     draw=draw,
     beside=draw_beside,
     arms=(*arms.BATCH_NORM, *arms.EVERY),

@@ -13,20 +13,49 @@ if __package__ in (None, ""):
 
 from typing import Any
 
+import numpy as np
+
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
+from three_factors.reproduce.engine.judge.estimates import AllOf, OverSeeds, estimated
 from three_factors.reproduce.experiments import arms
 from three_factors.reproduce.experiments.breaking_point import RESNET_RATIOS
 from three_factors.reproduce.experiments.metrics import VALID
 
 
-def check(table: Evidence) -> list[claims.Claim]:
-    about = claims.Statement(
-        "peak",
-        "validation accuracy peaks at eta/S of about 2e-3",
-        "vertex of a parabola in log eta/S about the best, a seed",
-        paper="2e-3",
+def check(table: Evidence) -> list[claims.Finding]:
+    tried = table.levels("n")
+    best = RESNET_RATIOS.best(table)
+    at_best = RESNET_RATIOS.means(table, best)
+    interior = claims.Statement(
+        "interior",
+        "validation accuracy peaks at an eta/S between the largest and the smallest",
+        f"end accuracy at eta/S {best:g} less that at {tried[0]:g}, and at {tried[-1]:g}; the smaller, a seed",
+        quote="there is an optimal ratio of learning rate to batch size",
     )
-    return [seedwise.located(about, RESNET_RATIOS.peaks(table), seedwise.Range(1e-3, 4e-3), seedwise.LOG)]
+    edges = [at_best - RESNET_RATIOS.means(table, n) for n in (tried[0], tried[-1])]
+    parts = [of for of in (estimated([edge], OverSeeds) for edge in edges) if of is not None]
+    rule = seedwise.Direction(1, smallest=0.005)
+    both = AllOf(parts, lambda of: min(of, key=lambda one: one.value or 0.0)) if len(parts) == len(edges) else None
+    location = claims.Statement(
+        "location",
+        "it peaks at n N of about 90",
+        "n N at the vertex of a parabola in log n, an intercept for each S, a seed",
+        paper="2e-3 x 45 000",
+        quote="an eta/S of about 2e-3 is best",
+        location=True,
+    )
+    sizes = table.levels("S")
+    logs = np.log(np.stack([RESNET_RATIOS.locations(table, size) for size in sizes], axis=1))
+    x = np.log(np.array(sizes, dtype=float))
+    centred = x - x.mean()
+    slope = claims.Statement(
+        "slope", "the ratio decides: the best eta/S is the same at every S", "slope of log n* on log S, a seed"
+    )
+    return [
+        claims.Finding(interior, rule, both, unit="share"),
+        seedwise.over_seeds(location, RESNET_RATIOS.locations(table), seedwise.Range(45, 180), seedwise.LOG),
+        seedwise.over_seeds(slope, logs @ centred / (centred @ centred), seedwise.within(0.25)),
+    ]
 
 
 def draw(table: Table, axes: Any) -> None:
@@ -48,6 +77,7 @@ FIGURE = Figure(
     substitute="digits",
     experiment=RESNET_RATIOS,
     check=check,
+    primary=("interior", "location", "slope"),
     draw=draw,
     arms=(*arms.CONSTANT, *arms.BATCH_NORM, *arms.EVERY, arms.SVAG),
 )

@@ -14,10 +14,10 @@ with the fewest options is taken. Accuracies themselves hang on how the images w
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
-from dataclasses import replace
 from typing import Any
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
+from three_factors.reproduce.engine.judge.estimates import Alone
 from three_factors.reproduce.experiments.fingerprints import (
     CONSTANT,
     CYCLIC,
@@ -32,7 +32,7 @@ from three_factors.reproduce.experiments.fingerprints import (
 )
 
 
-def claim(table: Evidence, form: Form) -> claims.Claim:
+def claim(table: Evidence, form: Form) -> claims.Finding:
     """One seed decides nothing: the value is the gap where it is nearest the paper's, the note says what matches."""
     about = claims.Statement(
         f"match.{form.key}",
@@ -43,16 +43,16 @@ def claim(table: Evidence, form: Form) -> claims.Claim:
     rule = seedwise.Range(GAP - WITHIN, GAP + WITHIN)
     found = [of for of in readings(table, form) if of.gap == of.gap]
     if not found:
-        return claims.unjudged(about, rule, 0)
+        return claims.Finding(about, rule, None)
     best = min(found, key=lambda of: (not of.matches, abs(of.gap - GAP)))
     words = "gap and loss match" if best.matches else "does not match"
     note = (
         f"{words} at epoch {best.epoch}: {_percent(best)}, training loss {best.loss:.3f}; one run each decides nothing"
     )
-    return replace(claims.unjudged(about, rule, 1), value=best.gap, note=note, unit="share")
+    return claims.Finding(about.noting(note), rule, Alone(best.gap), unit="share")
 
 
-def check(table: Evidence) -> list[claims.Claim]:
+def check(table: Evidence) -> list[claims.Finding]:
     return [claim(table, form) for form in FORMS]
 
 

@@ -45,7 +45,7 @@ def simulations(scale: Scale) -> dict[str, Simulation]:
     return found
 
 
-def check(chains: Chains) -> list[claims.Claim]:
+def check(chains: Chains) -> list[claims.Finding]:
     found = []
     for beta, etas in STEPS.items():
         for lr in etas:

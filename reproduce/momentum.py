@@ -56,8 +56,8 @@ def squares(chains: Chains, kind: str, beta: float, theory: float) -> dict[str, 
     }
 
 
-def check(chains: Chains) -> list[claims.Claim]:
-    found: list[claims.Claim] = []
+def check(chains: Chains) -> list[claims.Finding]:
+    found: list[claims.Finding] = []
     for beta in BETAS:
         spec = chains.specs[name("quadratic", beta, "Gibbs")]
         of_start = squares(chains, "quadratic", beta, gibbs.sgd_variance(H, LR, spec.batch_size, SIGMA, beta))

@@ -4,18 +4,22 @@ Fig. 1's MLP on FashionMNIST without and with batch norm, and Fig. 4's VGG-11 on
 batches of 4 S, and with batches of 4 S to which the missing noise is given back: by weighting the gradients of two half
 batches, g = (g1 + g2)/2 + √3 (g1 - g2)/2, which has the same mean and exactly 4 times the covariance C; by Gaussian
 noise of C's shape, or isotropic, of equal trace or of equal tr(HC); or in part, along the Hessian's top ten
-eigenvectors or off them. Examples are drawn with replacement, since a shuffled epoch's noise cancels in part. Claims:
-less noise ends at a lower test accuracy in a sharper minimum, and given back it ends as SGD at S does, whatever its
-shape. Then each of eta, S and C is varied by itself to the same t_eta: S acts only through C/S, and C as eta does.
+eigenvectors or off them. Examples are drawn with replacement, since a shuffled epoch's noise cancels in part. Claims,
+of the MLP without batch norm: the noise given back, a run ends as SGD at S does, in half batches and isotropic, as
+Theorem 1 takes it to be; and, each of eta, S and C varied by itself to the same t_eta, S acts only through C/S, and
+only eta/S counts. The arm `quench` says it of minima, not of hot iterates.
 
     python reproduce/noise_only.py
     python reproduce/noise_only.py --data cifar10 --data-dir data
     python reproduce/noise_only.py --scale paper --wandb online
 """
 
+from __future__ import annotations
+
 if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,7 +30,6 @@ from three_factors.reproduce.experiments.metrics import END_NORM, LOSS, TEST
 from three_factors.reproduce.experiments.noise_dial import (
     BATCH_NORM,
     CURVED,
-    DIALLED,
     EXPONENTS,
     HALVES,
     ISOTROPIC,
@@ -42,7 +45,6 @@ from three_factors.reproduce.experiments.noise_dial import (
     TOP,
     VGG,
     exponents,
-    ratio,
 )
 
 NAMES = {
@@ -56,88 +58,120 @@ NAMES = {
     REST: "4 S, off 10 eigenvectors",
 }
 TICKS = ["S", "4 S", "halves", "C's\nshape", "iso-\ntropic", "equal\ntr(HC)", "along", "off"]
-IDS = {HALVES: "halves", OF_ITS_SHAPE: "its_shape", ISOTROPIC: "isotropic", CURVED: "isotropic_hc"}
+IDS = {
+    HALVES: "halves",
+    OF_ITS_SHAPE: "its_shape",
+    ISOTROPIC: "isotropic",
+    CURVED: "isotropic_hc",
+    TOP: "top",
+    REST: "rest",
+}
 NETWORKS = {PLAIN: "MLP", BATCH_NORM: "MLP with batch norm", VGG: "VGG-11"}
-ALIKE = (1 / 1.25, 1.25)  # a norm or a loss over SGD's at S
+PRIMARY = ("halves.loss", "isotropic.loss", "exponents.s_over_c", "exponents.s_over_eta")  # without batch norm
+PRIMARY = ("halves.loss", "isotropic.loss", "exponents.s_over_c", "exponents.s_over_eta")  # without batch norm
 EXPONENT_PANELS = ("η/S", "η C/S", "η")
 EQUAL = (0.71, 1.41)  # a ratio of two exponents
 
 
 class Dial:
-    """The claims about one network's runs; its name stands before their ids."""
+    """What is stated about one network's runs; its name stands before the ids."""
 
     def __init__(self, table: Evidence, network: str) -> None:
-        self.table, self.suffix = table, SUFFIX[network]
+        self.table, self.network, self.suffix = table, network, SUFFIX[network]
         self.before = "" if network == VGG else f"{network}."
         self.words = "" if network == VGG else f"{NETWORKS[network]}: "
 
-    def say(
-        self, name: str, text: str, statistic: str = "", *, control_of: str = "", note: str = ""
-    ) -> claims.Statement:
+    def say(self, name: str, text: str, statistic: str = "", *, control_of: str = "", **more: Any) -> claims.Statement:
         about = self.before + control_of if control_of else ""
-        return claims.Statement(self.before + name, self.words + text, statistic, control_of=about, note=note)
+        return claims.Statement(self.before + name, self.words + text, statistic, control_of=about, **more)
 
     def of(self, way: str) -> str:
         return way + self.suffix
 
-    def norms(self, way: str, rule: seedwise.Direction | seedwise.Range, name: str, text: str) -> list[claims.Claim]:
-        """Claims something of the end norm over SGD's at S; as its control, of that at equal training loss."""
-        over = f"norm of '{way}' over that of '{SGD}'"
-        at_equal_loss, note = loss_levels.ratio(self.table, self.of(way), self.of(SGD))
-        control = self.say(
-            f"{name}.equal_loss",
-            f"{text}, at equal training loss",
-            f"{over} where the loss first reaches a level, geometric mean over levels, a seed",
+    def effect(self, outcome: Outcome) -> seedwise.NoiseContrast:
+        """Returns what four times less noise does."""
+        return seedwise.NoiseContrast(
+            (self.of(SGD), self.of(SGD)), self.of(QUIET), outcome.metric, outcome.sign, outcome.scale
+        )
+
+    def share(self, way: str, outcome: Outcome, *, control_of: str = "") -> claims.Finding:
+        """States that with the noise given back in one way a run ends as SGD does at S, in one outcome."""
+        text = f"ends as SGD at S, in {outcome.words}: {way}"
+        about = self.say(f"{IDS[way]}.{outcome.name}", text, control_of=control_of)
+        return seedwise.share(about, self.table, self.of(way), self.of(SGD), self.effect(outcome))
+
+    def acts(self, outcome: Outcome) -> claims.Finding:
+        """States that noise acts on an outcome at all: SGD at S less that at 4 S."""
+        effect = self.effect(outcome)
+        about = self.say(
+            f"quiet.{outcome.name}",
+            f"a quarter of the noise shows in {outcome.words}",
+            f"{'log ' if outcome.scale is seedwise.LOG else ''}{outcome.metric}, '{SGD}' less '{QUIET}', a seed",
+        )
+        share = outcome.scale is seedwise.PLAIN
+        rule = seedwise.Direction(1, smallest=0.005 if share else 0.1)
+        return seedwise.over_seeds(about, effect.effect(self.table), rule, unit="share" if share else "")
+
+    def at_equal_loss(self) -> claims.Finding:
+        over, note = loss_levels.ratio(self.table, self.of(QUIET), self.of(SGD))
+        about = self.say(
+            "quiet.equal_loss",
+            "a quarter of the noise has a larger Hessian norm at equal training loss",
+            f"norm of '{QUIET}' over that of '{SGD}', geometric mean over levels, a seed",
             note=note,
-            control_of=name,
+            control_of="quiet.norm",
         )
-        at_end = ratio(self.table, self.of(way), self.of(SGD), END_NORM)
-        return [
-            seedwise.over_seeds(self.say(name, text, f"{over}, a seed"), at_end, rule, seedwise.LOG),
-            seedwise.over_seeds(control, at_equal_loss, rule, seedwise.LOG),
-        ]
+        return seedwise.over_seeds(about, over, seedwise.Direction(1, smallest=0.1, null=1.0), seedwise.LOG)
 
-    def given_back(self, way: str, sharper: list[claims.Claim]) -> list[claims.Claim]:
-        """Claims that with the noise given back in one way a run ends as SGD does at S; judged where noise shows."""
-        table, label, sgd = self.table, self.of(way), self.of(SGD)
-        name, words, noise = (
-            IDS[way],
-            f"as SGD at S: {way}",
-            claims.NoiseContrast((sgd, label), self.of(QUIET), on=TEST),
+    def projections(self, outcome: Outcome) -> claims.Finding:
+        """Estimates how much of the noise's effect the two projections have together: they add up to C."""
+        about = self.say(
+            f"projections.{outcome.name}",
+            f"noise along the Hessian's top eigenvectors and off them add up, in {outcome.words}",
+            f"sum of both shares of what noise does, {outcome.metric}",
         )
-        share = self.say(f"{name}.share", f"ends {words}, measured by what noise does")
-        ends = self.say(f"{name}.ends", f"test accuracy within a point, {words}")
-        pair = [
-            claims.share_of_effect(share, table, label, sgd, noise=noise, margin=1 / 3),
-            claims.equivalent(ends, table, label, sgd, on=TEST, margin=0.01),
-        ]
-        found = claims.where_noise_shows(pair, table, label, sgd, noise)
-        alike = self.norms(way, seedwise.Range(*ALIKE), f"{name}.norm", f"the same Hessian norm {words}")
-        found += [claims.where_it_shows(same, visible, 1.0) for same, visible in zip(alike, sharper)]
-        loss = self.say(
-            f"{name}.loss",
-            f"the same training loss {words}",
-            f"loss on clean training images, '{way}' over '{SGD}', geometric mean, a seed",
-            note="made a claim after a first look at these runs",
-            control_of=f"{name}.share",
-        )
-        rule = seedwise.Range(*ALIKE)
-        return [*found, seedwise.over_seeds(loss, ratio(table, label, sgd, LOSS), rule, seedwise.LOG)]
+        effect = self.effect(outcome)
+        values = [outcome.scale.to(self.table.grid([self.of(way)], outcome.metric)[:, 0]) for way in (TOP, REST, QUIET)]
+        above = effect.sign * (values[0] + values[1] - 2 * values[2])
+        return seedwise.ratio(about, above, effect.effect(self.table), seedwise.Range(2 / 3, 4 / 3))
 
-    def all(self) -> list[claims.Claim]:
-        lower = self.say("quiet.ends", "a quarter of the noise ends at a lower test accuracy")
-        larger = seedwise.Direction(1, smallest=0.1, null=1.0)
-        text = "a quarter of the noise ends at a larger Hessian norm"
-        sharper = self.norms(QUIET, larger, "quiet.norm", text)
-        less = seedwise.Direction(1, smallest=0.005)
-        found = [claims.differ(lower, self.table, self.of(SGD), self.of(QUIET), less, on=TEST), *sharper]
-        for way in DIALLED:
-            found += self.given_back(way, sharper)
-        return found
+    def all(self) -> list[claims.Finding]:
+        found = []
+        for outcome in OUTCOMES:
+            found.append(self.acts(outcome))
+            found += [self.share(way, outcome) for way in IDS]
+            found.append(self.projections(outcome))
+        return [*found, self.at_equal_loss()]
 
 
-def equal_exponents(table: Evidence, network: str) -> list[claims.Claim]:
-    """Claims that eta, 1/S and C have the same exponent, in the sharpness where runs end."""
+@dataclass(frozen=True)
+class Outcome:
+    """What the noise is to show in.
+
+    Attributes:
+        name: in ids.
+        metric: its column.
+        words: for people.
+        sign: of what noise does to it: more noise, a higher loss where runs end, a smaller norm, a higher accuracy.
+        scale: on which it is compared.
+    """
+
+    name: str
+    metric: str
+    words: str
+    sign: int
+    scale: seedwise.Scale
+
+
+OUTCOMES = (
+    Outcome("loss", LOSS, "training loss", 1, seedwise.LOG),
+    Outcome("norm", END_NORM, "the Hessian norm", -1, seedwise.LOG),
+    Outcome("accuracy", TEST, "test accuracy", 1, seedwise.PLAIN),
+)
+
+
+def equal_exponents(table: Evidence, network: str) -> list[claims.Finding]:
+    """States that eta, 1/S and C have the same exponent, in the sharpness where runs end."""
     say, found = Dial(table, network).say, []
     fits = exponents(table, network, SHARPNESS[network])
     words = "normalised sharpness" if network == BATCH_NORM else "norm"
@@ -152,7 +186,7 @@ def equal_exponents(table: Evidence, network: str) -> list[claims.Claim]:
             f"{text}: {words} at the end",
             f"p_{p[above]}/p_{p[below]} of log y = c - p_eta log eta + p_S log S - p_C log C, least squares a seed",
         )
-        found.append(seedwise.ratio_over_seeds(about, fits[:, above], fits[:, below], seedwise.Range(*EQUAL)))
+        found.append(seedwise.ratio(about, fits[:, above], fits[:, below], seedwise.Range(*EQUAL)))
     return found
 
 
@@ -160,7 +194,7 @@ def networks(table: Evidence) -> list[str]:
     return [name for name in NETWORKS if table.select(network=name)]
 
 
-def check(table: Evidence) -> list[claims.Claim]:
+def check(table: Evidence) -> list[claims.Finding]:
     found = []
     for network in networks(table):
         found += Dial(table, network).all()
@@ -245,6 +279,7 @@ FIGURE = Figure(
     substitute="digits28",
     experiment=NOISE_DIAL,
     check=check,
+    primary=tuple(f"{PLAIN}.{name}" for name in PRIMARY),
     draw=draw,
     beside=draw_beside,
     arms=(*arms.TRIPLET, arms.NO_BN, *arms.EVERY),

@@ -67,7 +67,7 @@ def rises(chains: Chains) -> list[tuple[float, float, int]]:
     ]
 
 
-def check(chains: Chains) -> list[claims.Claim]:
+def check(chains: Chains) -> list[claims.Finding]:
     found = []
     for lr in lrs(chains):
         drawn = ratios(chains, "replacement", lr)

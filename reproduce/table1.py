@@ -1,9 +1,9 @@
 """Table 1. Cyclical schedules, in eta or in S, generalise better than a constant learning rate.
 
 VGG-11 on CIFAR-10 on discrete schedules of eta and of S, a triangle of eta, and a constant eta; each tuned on
-validation accuracy, the baseline too, and then run on other seeds. Claims: every cyclical schedule ends higher than the
-constant one; discrete S and discrete eta end alike, and not below the triangle. Two claims are in tension: that
-discrete S ends much wider than discrete eta (the caption), and that both end equally wide (the theory).
+validation accuracy, the baseline too, and then run on other seeds. Claims: cyclical schedules end higher than the
+constant one, also where that is quenched at last; discrete S and discrete eta end alike, measured by what they gain,
+and not below the triangle. How wide they end is Figure 16's.
 
     python reproduce/table1.py
     python reproduce/table1.py --data cifar10 --data-dir data --seeds 8
@@ -15,36 +15,55 @@ if __package__ in (None, ""):
 
 from typing import Any
 
-from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
+from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise, statistics
 from three_factors.reproduce.experiments import arms, cyclical, tuning
 from three_factors.reproduce.experiments.metrics import TEST
-from three_factors.reproduce.experiments.tuning import BASELINE
+from three_factors.reproduce.experiments.tuning import BASELINE, QUENCHED
 
 
-def check(table: Evidence) -> list[claims.Claim]:
-    found, s, eta, triangle = [], cyclical.DISCRETE_S, cyclical.DISCRETE_ETA, cyclical.TRIANGLE_ETA
-    for schedule in (eta, s, triangle):
-        about = claims.Statement(
-            f"higher.{cyclical.IDS[schedule]}",
-            f"{schedule} ends higher than a tuned constant eta",
-            paper="90.0 % and 87.7 %",
-            note=claims.joined(*(tuning.at_the_edge(table, tuned) for tuned in (BASELINE, schedule))),
-        )
-        higher = seedwise.Direction(1, smallest=0.005)
-        found.append(claims.differ(about, table, schedule, BASELINE, higher, on=TEST))
-    alike = claims.Statement(
-        "discrete_alike", "discrete S and discrete eta end within 0.5 points", paper="90.07 % and 90.04 %"
+def check(table: Evidence) -> list[claims.Finding]:
+    s, eta, triangle = cyclical.DISCRETE_S, cyclical.DISCRETE_ETA, cyclical.TRIANGLE_ETA
+    ends = {label: table.grid([label], TEST)[:, 0] for label in (s, eta, triangle, BASELINE, QUENCHED)}
+    cyclic = statistics.mean_of([ends[label] for label in (s, eta, triangle)])
+    edges = claims.joined(*(tuning.at_the_edge(table, of) for of in (BASELINE, *cyclical.CYCLICAL)))
+    higher, words = seedwise.Direction(1, smallest=0.003), "mean test accuracy of the three cyclical schedules less"
+    over = claims.Statement(
+        "higher",
+        "cyclical schedules end higher than a tuned constant eta",
+        f"{words} that of '{BASELINE}', a seed",
+        paper="90.0 % and 87.7 %",
+        quote="cyclical schedules generalise better",
+        note=edges,
     )
-    found.append(claims.equivalent(alike, table, s, eta, on=TEST, margin=0.005))
-    for schedule in (eta, s):
-        about = claims.Statement(
-            f"not_below.{cyclical.IDS[schedule]}",
-            f"{schedule} ends not more than 0.3 points below the triangle",
-            paper="90.0 % both",
-        )
-        not_below = seedwise.Direction(1, smallest=0.0, null=-0.003)
-        found.append(claims.differ(about, table, schedule, triangle, not_below, on=TEST))
-    return found + cyclical.tension(table)
+    quench = claims.Statement(
+        "higher_than_quenched",
+        "cyclical schedules end higher than the constant eta quenched: more than annealing helps",
+        f"{words} that of '{QUENCHED}', a seed",
+    )
+    not_below = claims.Statement(
+        "not_below",
+        "discrete schedules end not more than 0.3 points below the triangle",
+        "mean test accuracy of discrete S and discrete eta less that of the triangle, a seed",
+        paper="90.0 % both",
+    )
+    alike = claims.Statement(
+        "alike",
+        "discrete S and discrete eta end alike",
+        paper="90.07 % and 90.04 %",
+        quote="discrete schedules in either",
+    )
+    discrete = (ends[s] + ends[eta]) / 2 - ends[triangle]
+    within = seedwise.Direction(1, smallest=0.0, null=-0.003)
+    found = [
+        seedwise.over_seeds(over, cyclic - ends[BASELINE], higher, unit="share"),
+        seedwise.over_seeds(quench, cyclic - ends[QUENCHED], higher, unit="share"),
+        seedwise.share(alike, table, s, eta, seedwise.NoiseContrast((s, eta), BASELINE, TEST)),
+        seedwise.over_seeds(not_below, discrete, within, unit="share"),
+    ]
+    for label, name in cyclical.IDS.items():
+        one = claims.Statement(f"higher.{name}", f"{label} ends higher than a tuned constant eta")
+        found.append(seedwise.differ(one, table, label, BASELINE, higher, on=TEST))
+    return found
 
 
 def draw(table: Table, axes: Any) -> None:
@@ -75,6 +94,7 @@ FIGURE = Figure(
     substitute="digits",
     experiment=tuning.TUNED,
     check=check,
+    primary=("higher", "higher_than_quenched", "alike", "not_below"),
     draw=draw,
     beside=draw_tuning,
     arms=(*arms.BATCH_NORM, *arms.EVERY, *arms.TRIPLET),

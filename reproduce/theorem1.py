@@ -87,8 +87,8 @@ def deviations(theta: list[np.ndarray]) -> dict[str, np.ndarray]:
     return {words: np.stack([measure(values) for values in theta]) for words, measure in measures.items()}
 
 
-def check(chains: Chains) -> list[claims.Claim]:
-    found: list[claims.Claim] = []
+def check(chains: Chains) -> list[claims.Finding]:
+    found: list[claims.Finding] = []
     etas, of_chains = N * np.array(sizes_of(chains)), deviations(pooled(chains))
     for key, words, text in (
         ("squares", "<θ²>", "bias of <θ²>"),
@@ -102,7 +102,7 @@ def check(chains: Chains) -> list[claims.Claim]:
             return np.abs(values[:, used].mean(axis=1))
 
         about = claims.Statement(key, f"the {text} from Gibbs vanishes as eta", f"{text} on eta")
-        slope = chainwise.exponent(about, etas[rows], distances, values.shape[1], chainwise.Contains(1.0, width=0.5))
+        slope = chainwise.exponent(about, etas[rows], distances, values.shape[1])
         judged = [slope]
         for squares in of_chains["<θ²>"][rows]:
             judged = chainwise.unless_mixed(judged, dict(zip(STARTS, np.split(squares, len(STARTS)))), MIXED)

@@ -87,8 +87,8 @@ def crossover(n: list[float], shares_in_a: list[float]) -> float:
     return float(-slope / intercept)
 
 
-def check(chains: Chains) -> list[claims.Claim]:
-    found: list[claims.Claim] = []
+def check(chains: Chains) -> list[claims.Finding]:
+    found: list[claims.Finding] = []
     for dim in WELLS:
         for size in sizes_of(chains, dim):
             of_start = shares(chains, dim, size)

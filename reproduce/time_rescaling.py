@@ -80,7 +80,7 @@ def sup_distance(both: list[Curves], one: str, other: str, *, against: int) -> f
 STEP, TIME = 0, 1
 
 
-def check(chains: Chains) -> list[claims.Claim]:
+def check(chains: Chains) -> list[claims.Finding]:
     labels = chains.labels
     count = chains.samples[labels[0]].shape[1]
 
@@ -114,7 +114,7 @@ def check(chains: Chains) -> list[claims.Claim]:
         chainwise.over_chains(differ, apart, error_apart, far, count),
     ]
     if len(etas) > 1:
-        found.append(chainwise.exponent(vanishes, etas, pairs, count, chainwise.Contains(1.0, width=0.5)))
+        found.append(chainwise.exponent(vanishes, etas, pairs, count))
     return found
 
 

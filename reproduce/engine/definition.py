@@ -11,18 +11,19 @@ from three_factors.reproduce.engine.experiment import PAPERS, Arm, Experiment, R
 from three_factors.reproduce.engine.options import EPOCHS, PRECISION, InputError, Options, Scale
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
     from three_factors.datamodules.prepared import Prepared
     from three_factors.reproduce.engine.judge.chains import Chains
-    from three_factors.reproduce.engine.judge.claims import Claim
-    from three_factors.reproduce.engine.judge.table import Evidence, Table
+    from three_factors.reproduce.engine.judge.claims import Finding
+    from three_factors.reproduce.engine.judge.looks import Look
+    from three_factors.reproduce.engine.judge.table import Table
     from three_factors.reproduce.engine.regime import Regime
     from three_factors.reproduce.theory.simulate import Simulation
 
 BESIDE = "controls"  # how the name of a figure's second picture ends
 SIMULATION = "simulation"  # what stands for a data set where there is none
+MOST = 4  # primary claims of a figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,9 @@ class Definition:
         data: the data sets on which its claims are judged, each with a folder and a place in the report; by default
             the first is taken. None for simulations that need no data.
         substitute: stands in, loudly, where the first is not to be had and none was named.
-        check: the claims about the evidence.
+        check: what is found of its claims, from the evidence.
         draw: the panels, on `axes(rows, columns)`.
+        primary: the ids of the claims that are given a word, on the first of its data sets.
         beside: panels of a second picture, of what the paper leaves out.
         formulas: what is tested, in LaTeX, for the report.
         arms: those it has besides the paper's own.
@@ -46,8 +48,9 @@ class Definition:
     name: str
     title: str
     doc: str
-    check: Callable[[Any], list[Claim]]
+    check: Callable[[Any], list[Finding]]
     draw: Callable[[Any, Any], None]
+    primary: tuple[str, ...] | None = ()
     data: tuple[str, ...] = ()
     substitute: str = ""
     beside: Callable[[Any, Any], None] | None = None
@@ -79,9 +82,8 @@ class Definition:
         """Returns (the paper's, at a scale, why), a line each."""
         return ()
 
-    @property
-    def imagined(self) -> Callable[[Scale, int, np.random.Generator], Evidence] | None:
-        """Draws evidence from a world in which the claims hold; None where power is not asked for."""
+    def first_look(self, scale: Scale) -> int | None:
+        """Returns at how many seeds claims are first looked at; None if once for all."""
         return None
 
     def frame(self, evidence: Any) -> pd.DataFrame:
@@ -105,6 +107,10 @@ class Figure(Definition):
     experiment: Experiment
     spread: str = "mean ± sd"
 
+    def __post_init__(self) -> None:
+        if self.primary is None or len(self.primary) > MOST:
+            raise ValueError(f"primary: {self.name} names more than {MOST} primary claims")
+
     @property
     def flags(self) -> tuple[str, ...]:
         slurm = ("slurm", "partition", "time", "gpus", "detach")
@@ -113,10 +119,8 @@ class Figure(Definition):
     def reductions(self, scale: Scale) -> Sequence[Reduction]:
         return self.experiment.reductions.get(scale, ())
 
-    @property
-    def imagined(self) -> Callable[[Scale, int, np.random.Generator], Evidence] | None:
-        own = type(self.experiment).imagined is not Experiment.imagined
-        return self.experiment.imagined if own else None
+    def first_look(self, scale: Scale) -> int:
+        return int(self.experiment.scales[scale].seeds)
 
     def frame(self, evidence: Table) -> pd.DataFrame:
         return evidence.frame
@@ -133,11 +137,13 @@ class Theory(Definition):
         simulations: label -> the simulation of seed 0, at a scale; called with the data set too where there is one, and
             raises ValueError if that does not do.
         seeds: how many of each there are at a scale, all independent.
+        primary: None: each of its claims, checks of the simulator, is given a word.
         table: the rows of table.csv, where they are not those of `Chains.frame`.
     """
 
     simulations: Callable[..., dict[str, Simulation]]
     seeds: Mapping[Scale, int]
+    primary: tuple[str, ...] | None = None
     table: Callable[[Chains], pd.DataFrame] = lambda chains: chains.frame
 
     @property
@@ -178,11 +184,34 @@ class Context:
         """Tells whether verdicts have the paper scale's words: elsewhere only where t_eta is within a factor of 3."""
         if self.regime is None or self.options.scale == "paper":
             return True
-        return self.options.scale == "gpu" and 1 / 3 <= self.regime.time <= 3
+        return self.options.scale == "gpu" and self.near
 
     @property
-    def check(self) -> Callable[[Any], list[Claim]]:
+    def near(self) -> bool:
+        """Tells whether t_eta is within a factor of 3 of the paper's."""
+        return self.regime is None or 1 / 3 <= self.regime.time <= 3
+
+    @property
+    def check(self) -> Callable[[Any], list[Finding]]:
         return self.arm.check or self.definition.check
+
+    @property
+    def primary(self) -> tuple[str, ...] | None:
+        """The ids of the claims that are given a word; None: all of them are."""
+        return () if self.arm.check is not None else self.definition.primary
+
+    @property
+    def look(self) -> Look:
+        """The look at so many seeds; simulations are looked at once."""
+        from three_factors.reproduce.engine.judge import looks
+
+        first = self.definition.first_look(self.options.scale)
+        return looks.ONLY if first is None else looks.look(self.seeds, first)
+
+    @property
+    def place(self) -> str:
+        """What a claim's looks are counted together with, besides its figure: scale, data, arm, precision."""
+        return " ".join((self.options.scale, self.data, self.arm.name, self.options.arithmetic))
 
     @property
     def draw(self) -> Callable[[Any, Any], None]:
@@ -211,14 +240,6 @@ class Context:
         parts += ["" if self.arm.name == EPOCHS else self.arm.name]
         parts += ["" if precision == PRECISION[self.options.scale] else precision]
         return "-".join(filter(None, parts))
-
-    @property
-    def imagined(self) -> Callable[[int, np.random.Generator], Evidence] | None:
-        """Draws evidence for the power; None in an arm that has claims of its own."""
-        drawn = self.definition.imagined
-        if drawn is None or self.arm.check is not None:
-            return None
-        return lambda seeds, random: drawn(self.options.scale, seeds, random)
 
 
 @dataclass(frozen=True)

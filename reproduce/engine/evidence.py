@@ -1,4 +1,8 @@
-"""From the results folder to evidence: a table of a figure's runs, or the chains of a theory's simulations."""
+"""From the results folder to evidence: a table of a figure's runs, or the chains of a theory's simulations.
+
+What a run ended at is the mean of its evaluations in the last tenth of its steps, five of them or more: the last
+iterate alone at constant eta is the noisiest outcome there is.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from three_factors.datamodules.schedules import Cyclic, Triangle
 from three_factors.reproduce.engine.contract.archive import four_digits, is_rough
 from three_factors.reproduce.engine.contract.folder import PathFolder, RunFolder, Say, SimulationFolder
 from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.spec import Item, RunSpec
 from three_factors.reproduce.engine.contract.steps import BATCH_SIZE, LR, OF_PLAN, first_lr, planned, whole
 from three_factors.reproduce.engine.judge.chains import Chains
-from three_factors.reproduce.engine.judge.table import NOISE, STABILITIES, Table
+from three_factors.reproduce.engine.judge.table import ACCURACIES, NOISE, PARTS, STABILITIES, Table
 
 if TYPE_CHECKING:
     from three_factors.datamodules.prepared import Prepared
@@ -35,6 +40,8 @@ def table_of(experiment: Experiment, items: Sequence[Item], results: Results, sa
         folder = results.place(item)
         row = {"label": item.label, "seed": item.seed, "status": result["status"], **item.factors}
         row |= {k: v for k, v in result["final"].items() if v is not None}
+        if result["status"] == "diverged" and isinstance(item.spec, RunSpec):
+            row |= dict.fromkeys(result["final"].keys() & set(ACCURACIES), 1 / item.spec.network.num_classes)
         if isinstance(folder, PathFolder):
             rows.append(row | {"key": item.spec.key})
             profiles[place] = result["profiles"]
@@ -48,13 +55,42 @@ def table_of(experiment: Experiment, items: Sequence[Item], results: Results, sa
             frame = pd.DataFrame(epochs).set_index("epoch").apply(_shortened)
             frame[NOISE] = frame.pop(LR) / frame.pop(BATCH_SIZE)
             curves[place] = frame
-            rows[-1] |= experiment.derive(frame)
+            rows[-1] |= endpoint(frame, item.spec) | experiment.derive(frame, item.spec)
             of_steps[place] = partial(_steps, item.spec, folder, len(whole(epochs)), result)
     order = list(dict.fromkeys(item.label for item in items))
     frame = pd.DataFrame(rows, columns=None if rows else ["label", "seed", "status"])
     frame = frame.sort_values(["label", "seed"], key=lambda c: c.map(order.index) if c.name == "label" else c)
     factors = {item.label: item.factors for item in items}
     return Table(frame.reset_index(drop=True), curves, _Lazy(of_steps), profiles, factors)
+
+
+EVALUATED = tuple(f"{part}/{what}" for part in PARTS for what in ("accuracy", "loss"))
+TAIL = 0.1  # of the steps: evaluations in it make the endpoint
+NEAR = 1.5  # times the lowest eta/S: the low-noise phase of a cycle
+
+
+def endpoint(rows: pd.DataFrame, spec: RunSpec) -> dict[str, float]:
+    """Returns losses and accuracies where a run ended: means over the evaluations in the last tenth of its steps.
+
+    On a cycle these are of its last low-noise phase, eta/S within 1.5 of the lowest. A run that was stopped at a level
+    ended there: its last evaluation counts alone.
+    """
+    measured = rows[[name for name in EVALUATED if name in rows]].dropna(how="all")
+    if measured.empty:
+        return {}
+    if spec.stop_at_loss is not None or spec.stop_at_accuracy is not None:
+        chosen = measured.iloc[-1:]
+    else:
+        steps = rows["step"]
+        chosen = measured[steps[measured.index] > (1 - TAIL) * steps.iloc[-1]]
+        if any(isinstance(of, Cyclic | Triangle) for of in (spec.schedule.lr, spec.schedule.batch_size)):
+            noise = np.array([spec.schedule.noise_ratio(max(0.0, epoch - 1e-6)) for epoch in chosen.index])
+            high = np.flatnonzero(noise > NEAR * noise.min())
+            low = noise <= NEAR * noise.min()
+            if len(high) and low[-1]:  # its last phase alone
+                low[: high[-1]] = False
+            chosen = chosen[low]
+    return {str(name): float(value) for name, value in chosen.mean().items() if not math.isnan(value)}
 
 
 def chains_of(specs: dict[str, Simulation], items: Sequence[Item], results: Results, source: Prepared | None) -> Chains:

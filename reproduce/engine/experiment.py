@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from three_factors.datamodules.prepared import Prepared
     from three_factors.reproduce.engine.contract.spec import AnyMeasurement, Evaluations, Factors, PathSpec, RunSpec
-    from three_factors.reproduce.engine.judge.claims import Claim
+    from three_factors.reproduce.engine.judge.claims import Finding
     from three_factors.reproduce.engine.judge.table import Evidence, Table
 
 
@@ -127,12 +127,12 @@ class Experiment:
         """Returns how the line between two runs is followed; asked for where there are `lines`."""
         raise NotImplementedError
 
-    def derive(self, rows: pd.DataFrame) -> dict[str, float]:
-        """Returns further columns of the table, from a run's rows (one an epoch)."""
+    def derive(self, rows: pd.DataFrame, spec: RunSpec) -> dict[str, float]:
+        """Returns further columns of the table, from a run's rows: one an epoch, and one an evaluation within."""
         return {}
 
     def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> Evidence:
-        """Draws evidence from a world in which the claims hold, for their power."""
+        """Draws evidence from a world in which the claims hold, by which they are known and tested."""
         raise NotImplementedError
 
 
@@ -152,7 +152,7 @@ class Arm:
     name: str
     words: str
     change: Callable[[Settings], Settings] | None
-    check: Callable[[Any], list[Claim]] | None = None
+    check: Callable[[Any], list[Finding]] | None = None
     draw: Callable[[Any, Any], None] | None = None
     tell: Callable[[Settings], str] | None = None
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from three_factors.reproduce.engine.judge.table import Table
 
 Say = Callable[..., None]
+FIRST_SEED = 100  # of those that claims are judged on; 0 to 99, and 1000 and more, are pilots'
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ class FigurePlan(Plan):
         self.figure, self.options, self.source, self.arm = figure, options, source, arm
         self.experiment, self.told = figure.experiment, ""
         self.scale, self.seeds = options.scale, options.seeds or self.experiment.scales[options.scale].seeds
+        first = 0 if options.scale == "smoke" else FIRST_SEED
+        self.judged = range(first, first + self.seeds)
 
     def foreseen(self) -> list[Stage]:
         runs = self.runs()
@@ -124,7 +127,7 @@ class FigurePlan(Plan):
         except ValueError as error:
             raise InputError(str(error)) from error
         tuning = self.experiment.tuning
-        return self._seedwise(settings, range(self.seeds) if tuning is None else tuning.seeds(self.options.scale))
+        return self._seedwise(settings, self.judged if tuning is None else tuning.seeds(self.options.scale))
 
     def final(self, tuned: list[Item], table: Table | None) -> list[Item]:
         """Returns the runs that the tuning's table chooses, or before there is one those that the paper chose."""
@@ -132,13 +135,13 @@ class FigurePlan(Plan):
         if tuning is None:
             return []
         settings = {item.label: _setting(item) for item in tuned}
-        return self._seedwise(tuning.choose(self.options.scale, settings, table), range(self.seeds))
+        return self._seedwise(tuning.choose(self.options.scale, settings, table), self.judged)
 
     def lines(self, runs: list[Item]) -> list[Item]:
         """Returns the lines between runs of one seed."""
         specs: dict[tuple[str, int], Any] = {(item.label, item.seed): item.spec for item in runs}
         found = []
-        for seed in range(self.seeds):
+        for seed in self.judged:
             for label, line in self.experiment.lines.items():
                 start, end = specs.get((line.start, seed)), specs.get((line.end, seed))
                 if start and end:

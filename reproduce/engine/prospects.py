@@ -6,16 +6,14 @@ are done.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from three_factors.reproduce.engine.console import duration, waiting
-from three_factors.reproduce.engine.contract import provenance
-from three_factors.reproduce.engine.contract.files import CHECKOUT, read_cache, write_json
+from three_factors.reproduce.engine.contract.files import CHECKOUT
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.packs import Pack
 from three_factors.reproduce.engine.contract.results import Results
@@ -225,33 +223,24 @@ def _command(
 
 
 def hopes(context: Context, say: Callable[..., None]) -> dict[str, Hope]:
-    """Returns each claim's power at this many seeds, by id; warns of the weak ones.
-
-    OUT/power.json keeps what this code has simulated. Nothing where nothing is judged, and in an arm that has claims of
-    its own: they are not imagined.
-    """
+    """Returns each primary claim's power at this many seeds, by id, from the spread that the last judged call found."""
     from three_factors.reproduce.engine.judge import power
 
-    draw = context.imagined
-    if draw is None or context.options.scale == "smoke" or context.seeds < 2 or not context.own_data:
+    first = context.definition.first_look(context.options.scale)
+    if first is None or context.options.scale == "smoke" or context.seeds < 2 or not context.own_data:
         return {}
-    definition, file = context.definition, context.options.out / "power.json"
-    name, code = f"{definition.name} {context.options.scale} {context.seeds}", provenance.judging(definition.file)
-    known = read_cache(file)
-    entry = known.get(name)
-    if not isinstance(entry, dict) or entry.get("code") != code:
-        found = power.hopes(context.check, draw, context.seeds)
-        entry = {"code": code, "claims": {claim: asdict(hope) for claim, hope in found.items()}}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, known | {name: entry})
-    found = {claim: power.Hope(**hope) for claim, hope in entry["claims"].items()}
-    weak = sum(hope.needs_n is not None for hope in found.values())
-    say(
-        f"power at n = {context.seeds} seeds and the spread between them that is assumed: {weak} of {len(found)} "
-        f"claims would seldom be confirmed where they hold (power below {100 * power.WEAK:.0f} %)"
-    )
-    for claim in context.check(draw(context.seeds, np.random.default_rng(0))):
-        hope = found[claim.id]
-        needs = f" (needs n {hope.needs_n})" if hope.needs_n is not None else ""
-        say(f"  {100 * (hope.power or 0):>3.0f} %  {claim.claim}{needs}")
+    file = context.options.out / context.definition.name / context.folder / "claims.json"
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+        found = power.hopes(before, context.seeds, first)
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or of an earlier edition
+        return {}
+    if found:
+        say(f"power at {context.seeds} seeds, by the spread between seeds that the last call found, and its range:")
+    for claim in before:
+        hope = found.get(claim["id"])
+        if hope is not None:
+            middle, least, most = (100 * of for of in hope.power)
+            needs = f" (needs n {hope.needs_n})" if hope.needs_n is not None else ""
+            say(f"  {middle:>3.0f} % ({least:.0f} to {most:.0f} %)  {claim['claim']}{needs}")
     return found

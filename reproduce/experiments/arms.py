@@ -147,7 +147,7 @@ def _at_level(setting: Setting, level: int) -> Setting:
 MEASURED = {VALID: "validation accuracy", END_NORM: "Hessian norm at the end"}
 
 
-def same_at_every_level(table: Evidence) -> list[claims.Claim]:
+def same_at_every_level(table: Evidence) -> list[claims.Finding]:
     """Claims that SGD is at the limit of a stochastic differential equation: its end does not change with l."""
     found = []
     for level in LEVELS[1:]:
@@ -156,16 +156,14 @@ def same_at_every_level(table: Evidence) -> list[claims.Claim]:
             f"svag.accuracy.{level}",
             f"SVAG: the same validation accuracy at l = {level} as at l = 1",
             "difference, mean over cells, a seed",
-            control_of=claims.EVERY,
         )
-        found.append(seedwise.over_seeds(about, _mean(ends - start), seedwise.Range(-0.005, 0.005)))
+        found.append(seedwise.over_seeds(about, _mean(ends - start), seedwise.within(0.005), unit="share"))
         norms, first = (_grid(table, at, END_NORM) for at in (level, 1))
         if not np.isnan(norms).all():
             about = claims.Statement(
                 f"svag.norm.{level}",
                 f"SVAG: the same Hessian norm at l = {level} as at l = 1",
                 "ratio, geometric mean over cells, a seed",
-                control_of=claims.EVERY,
             )
             ratio = np.exp(_mean(np.log(norms) - np.log(first)))
             found.append(seedwise.over_seeds(about, ratio, seedwise.Range(1 / 1.25, 1.25), seedwise.LOG))

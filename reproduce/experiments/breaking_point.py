@@ -16,16 +16,16 @@ from three_factors.reproduce.engine.contract.spec import Curvature, RunSpec, Wat
 from three_factors.reproduce.engine.experiment import Experiment, Reduction, Setting
 from three_factors.reproduce.engine.judge.table import BATCH_STABILITY, Evidence, SyntheticTable, Table
 from three_factors.reproduce.engine.options import Scale
-from three_factors.reproduce.experiments.breaking_statistics import breaking_point, crossing, peak
 from three_factors.reproduce.experiments.metrics import VALID
 from three_factors.reproduce.experiments.subset import fitting, subset
 
 if TYPE_CHECKING:
     import pandas as pd
 
-HIGHEST = f"highest {VALID}"
+EDGE = 1.8  # of eta times batch sharpness: full-batch descent is unstable above 2
+DROP = 0.02  # of accuracy, below that at the smallest b: there it breaks
+NOISIEST = 0.01  # sd of a cell's accuracy between seeds, for a drop to be placed
 MIDDLE_STABILITY = f"median {BATCH_STABILITY}"  # over the middle third of the steps
-CHANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,17 @@ class Scaling(Experiment):
 
     Args:
         stability: the panel in whose runs batch sharpness in train mode is followed.
+        unbroken: the largest b at which accuracy is taken to be unbroken.
     """
 
     def __init__(
-        self, scales: dict[Scale, Size], reductions: Mapping[Scale, Sequence[Reduction]], stability: str | None = None
+        self,
+        scales: dict[Scale, Size],
+        reductions: Mapping[Scale, Sequence[Reduction]],
+        stability: str | None = None,
+        unbroken: float = 1.5,
     ) -> None:
-        self.scales, self.reductions, self.stability = scales, reductions, stability
+        self.scales, self.reductions, self.stability, self.unbroken = scales, reductions, stability, unbroken
         self.panels = {panel.id: panel for panel in scales["paper"].panels}
 
     def _places(self, scale: Scale) -> list[Place]:
@@ -133,8 +138,8 @@ class Scaling(Experiment):
 
         return {place.label: run(place) for place in self._places(scale)}
 
-    def derive(self, rows: pd.DataFrame) -> dict[str, float]:
-        found = {HIGHEST: float(rows[VALID].max())}
+    def derive(self, rows: pd.DataFrame, spec: RunSpec) -> dict[str, float]:
+        found: dict[str, float] = {}
         if BATCH_STABILITY in rows:
             third = rows.index[-1] / 3
             middle = rows.loc[third : 2 * third, BATCH_STABILITY].dropna()
@@ -148,39 +153,58 @@ class Scaling(Experiment):
             excess = place.beta / place.panel.imagined
             lost = 0.08 * max(0.0, float(np.log2(excess)))
             top = 2 * excess**0.5 * np.exp(random.normal(0, 0.2, seeds))
-            finals[place.label] = {HIGHEST: 0.8 - lost + random.normal(0, s.seed_sd, seeds), MIDDLE_STABILITY: top}
+            finals[place.label] = {VALID: 0.8 - lost + random.normal(0, s.seed_sd / 2, seeds), MIDDLE_STABILITY: top}
         return SyntheticTable(finals, factors={place.label: place.factors for place in places})
 
     def stars(self, table: Evidence, panel: str | None) -> np.ndarray:
-        """Returns b* of every seed, (seeds,); see `breaking_point` for where it lies outside the range."""
+        """Returns b* of every seed, (seeds,): where end accuracy lies `DROP` below its mean over the smallest b.
+
+        +inf where it does not within the b that are tried; a run that diverged has the accuracy of chance.
+        """
         labels, betas = self._from_one(table, panel)
         if not labels:
-            return np.full(len(table.grid(table.labels, HIGHEST)), np.nan)
-        seeds = zip(table.grid(labels, HIGHEST), table.broken(labels))
-        return np.array([breaking_point(betas, *of_seed) for of_seed in seeds])
+            return np.full(len(table.grid(table.labels, VALID)), np.nan)
+        base = betas <= self.unbroken
+        return statistics.breaking_points(np.log(betas), table.grid(labels, VALID), DROP, base)
+
+    def largest(self, table: Evidence, panel: str) -> float:
+        """Returns the largest b of a panel."""
+        return float(max(self._from_one(table, panel)[1], default=np.nan))
+
+    def too_noisy(self, table: Evidence, panels: Sequence[str]) -> str:
+        """Says if seeds differ by more than a point at unbroken b, where a drop of two cannot be placed; "" if not."""
+        spreads = []
+        for panel in panels:
+            labels, betas = self._from_one(table, panel)
+            values = table.grid([k for k, b in zip(labels, betas) if b <= self.unbroken], VALID) if labels else None
+            if values is not None and len(values) > 1:
+                spreads.append(np.nanmean(np.nanstd(values, axis=0, ddof=1)))
+        sd = float(np.mean(spreads)) if spreads else 0.0
+        return f"a cell's sd is {100 * sd:.1f} pp, more than {100 * NOISIEST:g}" if sd > NOISIEST else ""
 
     def edges(self, table: Evidence) -> np.ndarray:
-        """Returns the b at which eta times batch sharpness reaches the edge, a seed, in the panel where it is known."""
+        """Returns the b at which eta times batch sharpness reaches the edge, a seed, in the panel where it is known.
+
+        -inf where it has at the smallest b, +inf where it never does.
+        """
         labels, betas = self._from_one(table, self.stability)
         if not labels:
-            return np.full(len(table.grid(table.labels, HIGHEST)), np.nan)
+            return np.full(len(table.grid(table.labels, VALID)), np.nan)
         seeds = zip(table.grid(labels, MIDDLE_STABILITY), table.broken(labels))
         return np.array([crossing(betas, *of_seed) for of_seed in seeds])
 
     @staticmethod
     def _from_one(table: Evidence, panel: str | None) -> tuple[list[str], np.ndarray]:
-        """Returns the settings of a panel at b of 1 and more, and their b."""
+        """Returns the settings of a panel at b of 1 and more, ascending, and their b."""
         labels = [] if panel is None else [k for k in table.select(panel=panel) if float(table.factors[k]["b"]) >= 1]
-        return labels, table.column(labels, "b")
+        labels.sort(key=lambda label: float(table.factors[label]["b"]))
+        return labels, table.column(labels, "b").astype(float)
 
     def drop_at_small_batches(self, table: Evidence) -> np.ndarray:
-        """Returns the highest validation accuracy at b = 1 less that at b < 1, (seeds,); chance if diverged.
-
-        A mean over panels.
-        """
+        """Returns the end accuracy at b = 1 less that at b < 1, (seeds,), a mean over panels."""
 
         def mean(labels: list[str]) -> np.ndarray:
-            return statistics.nanmean(np.where(table.broken(labels), CHANCE, table.grid(labels, HIGHEST)).T)
+            return statistics.nanmean(table.grid(labels, VALID).T)
 
         drops = []
         for panel in self.panels:
@@ -188,7 +212,32 @@ class Scaling(Experiment):
             at_one, below = ([k for k in betas if betas[k] == 1], [k for k in betas if betas[k] < 1])
             if at_one and below:
                 drops.append(mean(at_one) - mean(below))
-        return statistics.nanmean(np.array(drops)) if drops else np.full(1, np.nan)
+        return statistics.nanmean(drops) if drops else np.full(1, np.nan)
+
+
+def crossing(betas: np.ndarray, stability: np.ndarray, diverged: np.ndarray) -> float:
+    """Returns the b (ascending) at which `stability` (b,) first reaches the edge, log-interpolated.
+
+    What `diverged` is beyond it; runs without a value are left out. -inf if it is reached at the smallest b, +inf if
+    never, NaN if nothing is known.
+    """
+    from scipy.optimize import isotonic_regression
+
+    known = diverged | ~np.isnan(stability)
+    x, y = np.log(betas[known]), np.log(np.where(diverged, np.nan, stability)[known] / EDGE)
+    if not len(x):
+        return np.nan
+    trained = ~np.isnan(y)
+    y[trained] = isotonic_regression(y[trained]).x  # the first passage of a noisy curve comes early
+    above = ~trained | (y >= 0)
+    if not above.any():
+        return np.inf
+    first = int(above.argmax())
+    if first == 0:
+        return -np.inf
+    if np.isnan(y[first]):  # between the last that trained and the first that did not
+        return float(np.exp((x[first - 1] + x[first]) / 2))
+    return float(np.exp(np.interp(0, y[first - 1 : first + 1], x[first - 1 : first + 1])))
 
 
 def highest(table: Table, label: str, name: str) -> str:
@@ -339,6 +388,7 @@ RESNET = Scaling(
         ],
         "gpu": [("200 epochs", "20", "time"), ("5 seeds", "4 seeds", "time")],
     },
+    unbroken=2.0,
 )
 
 
@@ -356,7 +406,7 @@ class Ratios(Experiment):
     def _cells(self, scale: Scale) -> dict[str, dict[str, Any]]:
         """Returns label -> factors."""
         return {
-            f"eta/S {n:.2g}, S {size}": {"n": n, "eta": n * size, "S": size}
+            f"eta/S {n:.2g}, S {size}": {"n": n, "eta": n * size, "S": size, "N": self.scales[scale].panels[0].train}
             for n, sizes in self.pairs[scale].items()
             for size in sizes
         }
@@ -373,19 +423,42 @@ class Ratios(Experiment):
         return {label: run(factors) for label, factors in self._cells(scale).items()}
 
     def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> SyntheticTable:
-        """Draws a peak at 2e-3; two points are lost per factor e squared away from it."""
-        spread, cells = self.scales[scale].seed_sd, self._cells(scale)
+        """Draws a peak where the pilots had it, or at n N = 90; two points are lost per factor e squared from it."""
+        spread, cells = self.scales[scale].seed_sd / 2, self._cells(scale)
 
-        def drawn(n: float) -> np.ndarray:
-            return 0.9 - 0.02 * np.log(n / 2e-3) ** 2 + random.normal(0, spread, seeds)
+        def drawn(n: float, images: int) -> np.ndarray:
+            peak = IN_PILOTS.get(images, BEST / images)
+            return 0.9 - 0.02 * np.log(n / peak) ** 2 + random.normal(0, spread, seeds)
 
-        return SyntheticTable({label: {VALID: drawn(of["n"])} for label, of in cells.items()}, factors=cells)
+        finals = {label: {VALID: drawn(of["n"], of["N"])} for label, of in cells.items()}
+        return SyntheticTable(finals, factors=cells)
 
-    def peaks(self, table: Evidence) -> np.ndarray:
-        """Returns eta/S of the highest validation accuracy of every seed, (seeds,); infinite at an edge."""
-        log_n = np.log(table.column(table.labels, "n"))
-        seeds = zip(table.grid(table.labels, VALID), table.broken(table.labels))
-        return np.array([peak(log_n, *of_seed, CHANCE) for of_seed in seeds])
+    def means(self, table: Evidence, n: float) -> np.ndarray:
+        """Returns the end accuracy at an eta/S, (seeds,): a mean over S."""
+        labels = table.select(n=n)
+        return table.grid(labels, VALID).mean(axis=1)
+
+    def best(self, table: Evidence) -> float:
+        """Returns the eta/S that was best in pilots; where there were none, the one nearest to `BEST` in n N."""
+        images, tried = self.scales_of(table), np.array(table.levels("n"), dtype=float)
+        wanted = IN_PILOTS.get(round(images), BEST / images)
+        return float(tried[np.abs(np.log(tried / wanted)).argmin()])
+
+    def scales_of(self, table: Evidence) -> float:
+        """Returns N, which all settings share."""
+        return float(table.column(table.labels[:1], "N")[0])
+
+    def locations(self, table: Evidence, size: int | None = None) -> np.ndarray:
+        """Returns n N where a parabola in log n has its vertex, (seeds,): S as intercepts, or of one S alone."""
+        labels = table.labels if size is None else table.select(S=size)
+        n = table.column(labels, "n").astype(float) * self.scales_of(table)
+        groups = table.column(labels, "S").astype(float)
+        return np.exp(statistics.vertices(np.log(n), table.grid(labels, VALID), groups))
+
+
+# The optimum scales with N (Smith and Le 2018): the paper's 2e-3 at 45 000 images.
+BEST = 90.0
+IN_PILOTS = {1_024: 0.014}  # N -> the best eta/S of seeds 0 to 2 of the first edition; at other N there were none
 
 
 def _pairs(ratios: tuple[float, ...], sizes: tuple[int, ...]) -> dict[float, tuple[int, ...]]:

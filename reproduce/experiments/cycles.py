@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from three_factors.datamodules.prepared import Prepared
 from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, exchange
-from three_factors.reproduce.engine import claims
+from three_factors.reproduce.engine import claims, seedwise
 from three_factors.reproduce.engine.contract.networks import VGG11Network
 from three_factors.reproduce.engine.contract.spec import Keep, RunSpec
 from three_factors.reproduce.engine.contract.steps import STEP_VARIANCE
 from three_factors.reproduce.engine.experiment import Experiment, Setting
+from three_factors.reproduce.engine.judge.estimates import AllOf, Estimate, Ratio
 from three_factors.reproduce.engine.judge.table import Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments.measured import measurements
-from three_factors.reproduce.experiments.metrics import STEP_LOSS, TEST
+from three_factors.reproduce.experiments.metrics import LOSS, STEP_LOSS, TEST
 from three_factors.reproduce.experiments.subset import fitting, subset
 
 CYCLIC_S, CYCLIC_ETA = "cyclic S", "cyclic eta"
@@ -173,11 +175,12 @@ class Cycles(Experiment):
         series = {
             label: {
                 STEP_LOSS: random.normal(0, 1, (seeds, DEVIATIONS)),
+                LOSS: np.exp(random.normal(-2 - below / s.effect, 0.1, (seeds, DEVIATIONS))),
                 # of a variance over 20 steps; the eta runs, with S at its small value, have five times as much
                 STEP_VARIANCE: (5.0 if label in (CYCLIC_ETA, SMALL_S) else 1.0)
                 * random.chisquare(18, (seeds, DEVIATIONS)),
             }
-            for label in lost
+            for label, below in lost.items()
         }
         return SyntheticTable(finals, series)
 
@@ -185,9 +188,44 @@ class Cycles(Experiment):
 CYCLES = Cycles()
 
 
-def noise_contrast() -> claims.NoiseContrast:
+def noise_contrast() -> seedwise.NoiseContrast:
     """Returns what the noise alone does, measured on the constant pair: it has the control's eta, steps and t_eta."""
-    return claims.NoiseContrast((SMALL_S, LARGE_S), NOISE_CONTROL, on=TEST)
+    return seedwise.NoiseContrast((SMALL_S, LARGE_S), NOISE_CONTROL, on=TEST)
+
+
+PARTS = 3  # of t_eta
+
+
+def curve_shares(about: claims.Statement, table: Evidence, a: str, b: str) -> claims.Finding:
+    """Returns the finding that the loss curves of a pair are alike in each third of t_eta, measured by what noise does.
+
+    The mean log loss on clean training images over a third, as a share of what five times less noise does to it in that
+    third of the constant pair's.
+    """
+    labels = (a, b, SMALL_S, LARGE_S, NOISE_CONTROL)
+    seeds = sorted(set.intersection(*(set(table.seeds(label)) for label in labels if label in table.labels)))
+    about = replace(
+        about,
+        statistic=f"mean log training loss of '{a}' less '{b}' in each third of t_eta, as a share of what 5 times less "
+        "noise does; the largest; Fieller over seeds",
+    )
+    rule = seedwise.within(seedwise.THIRD)
+    if any(label not in table.labels for label in labels) or len(seeds) < 2:
+        return claims.Finding(about, rule, None, labels)
+    x, y, small, large, control = (_thirds(*table.curves(label, LOSS, seeds)[1:]) for label in labels)
+    effect = (small + large) / 2 - control  # noise keeps an iterate above its minimum
+    parts = [Ratio(x[i] - y[i], effect[i]) for i in range(PARTS)]
+    return claims.Finding(about, rule, AllOf(parts, _furthest), labels)
+
+
+def _thirds(t_eta: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Returns the mean log of values (seeds, P) over each third of t_eta (P,), (3, seeds)."""
+    part = np.ceil(PARTS * t_eta / t_eta[-1] - 1e-9)
+    return np.stack([np.log(values[:, part == i + 1]).mean(axis=1) for i in range(PARTS)])
+
+
+def _furthest(parts: Sequence[Estimate]) -> Estimate:
+    return max(parts, key=lambda of: np.inf if of.value is None else abs(of.value))
 
 
 def step_variance_ratio(table: Evidence, noisier: str, quieter: str) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from three_factors.datamodules.prepared import Prepared
 from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, Triangle, exchange
-from three_factors.reproduce.engine import claims, seedwise
+from three_factors.reproduce.engine import claims, seedwise, statistics
 from three_factors.reproduce.engine.contract.networks import VGG11Network
 from three_factors.reproduce.engine.contract.spec import Curvature, Keep, RunSpec, Watch
 from three_factors.reproduce.engine.experiment import Experiment, Setting
@@ -28,6 +28,7 @@ LOW_ETA, HIGH_ETA = "constant, low eta", "constant, high eta"
 SCHEDULES = (DISCRETE_S, DISCRETE_ETA, TRIANGLE_ETA, LOW_ETA, HIGH_ETA)  # the order of the paper's panels
 CYCLICAL = SCHEDULES[:3]
 PHASES = "log norm at high noise less that at low noise"
+NEAR = 1.5  # times the lowest eta/S, or the highest over it: a phase
 IDS = {DISCRETE_S: "discrete_s", DISCRETE_ETA: "discrete_eta", TRIANGLE_ETA: "triangle_eta"}  # in claims
 
 
@@ -137,7 +138,7 @@ class Cyclical(Experiment):
             for label, schedule in (schedules(s, s.lr, s.period) | constant).items()
         }
 
-    def derive(self, rows: pd.DataFrame) -> dict[str, float]:
+    def derive(self, rows: pd.DataFrame, spec: RunSpec) -> dict[str, float]:
         apart = phases_apart(rows)
         return {} if apart is None else {PHASES: apart}
 
@@ -147,27 +148,28 @@ class Cyclical(Experiment):
 
 
 def phases_apart(rows: pd.DataFrame) -> float | None:
-    """Returns how the log norm differs between the phases of a run, with the trend of training taken out.
+    """Returns c of log norm = s(log loss) + c·phase within a run, s cubic: 1 at high noise, 0 at low.
 
-    Measurements of one phase in a row are averaged. Each such block that has a neighbour on both sides is compared with
-    the straight line through the two, which belong to the other phase; the mean of high less low noise. None without
-    such a block.
+    High and low noise are eta/S within 1.5 of the highest and of the lowest; the loss is that of the same weights on
+    the training subset. None where nothing varies, where fewer than a third of the high-noise points lie within the
+    losses at low noise, or with too few points for the fit: the loss then says all of it.
     """
-    measured = rows.dropna(subset=[NORM])
-    noise, norm = np.log(measured[NOISE].to_numpy()), np.log(measured[NORM].to_numpy())
-    if not len(noise) or noise.max() - noise.min() < 0.1:
+    measured = rows.dropna(subset=[NORM, LOSS])
+    noise, norm, loss = (measured[name].to_numpy(dtype=float) for name in (NOISE, NORM, LOSS))
+    if not len(noise) or noise.max() < NEAR**2 * noise.min():
         return None
-    high = noise > (noise.max() + noise.min()) / 2
-    block = np.concatenate([[0], np.cumsum(high[1:] != high[:-1])])
-    epoch = measured.index.to_numpy(dtype=float)
-    at, means, is_high = (
-        np.array([values[block == i].mean() for i in range(block[-1] + 1)]) for values in (epoch, norm, high)
-    )
-    if len(means) < 3:
+    high, low = noise >= noise.max() / NEAR, noise <= noise.min() * NEAR
+    x, y = np.log(np.maximum(loss, 1e-12)), np.log(norm)
+    within = (x[high] >= x[low].min()) & (x[high] <= x[low].max())
+    if within.mean() < 1 / 3:
         return None
-    expected = [np.interp(at[i], at[[i - 1, i + 1]], means[[i - 1, i + 1]]) for i in range(1, len(means) - 1)]
-    apart = (means[1:-1] - expected) * np.where(is_high[1:-1] > 0.5, 1, -1)
-    return float(apart.mean())
+    there = high | low
+    u = (x[there] - x[there].mean()) / max(float(np.ptp(x[there])), 1e-12)
+    design = np.column_stack([high[there].astype(float), u[:, None] ** np.arange(4)])
+    if len(u) <= design.shape[1]:
+        return None
+    solution, _, rank, _ = np.linalg.lstsq(design, y[there], rcond=None)
+    return float(solution[0]) if rank == design.shape[1] else None
 
 
 def at_matched_loss(table: Evidence, cyclical: str, baseline: str) -> np.ndarray:
@@ -176,9 +178,12 @@ def at_matched_loss(table: Evidence, cyclical: str, baseline: str) -> np.ndarray
     The baseline's log norm is interpolated in log loss; points whose loss the baseline does not have are left out, and
     a seed without any is NaN.
     """
-    both = sorted(set(table.seeds(cyclical)) & set(table.seeds(baseline)))
+    known = [set(table.seeds(label)) for label in (cyclical, baseline)]
     found = []
-    for seed in both:
+    for seed in sorted(set.union(*known)):
+        if not all(seed in of for of in known):
+            found.append(np.nan)
+            continue
         (loss, norm), (base_loss, base_norm) = (_points(table, label, seed) for label in (cyclical, baseline))
         order = np.argsort(base_loss)
         inside = (loss >= base_loss.min()) & (loss <= base_loss.max())
@@ -194,15 +199,64 @@ def _points(table: Evidence, label: str, seed: int) -> tuple[np.ndarray, np.ndar
     return np.log(np.maximum(loss[0][np.isin(every, epochs)], 1e-12)), np.log(norm[0])
 
 
-def tension(table: Evidence) -> list[claims.Claim]:
-    """Claims both what Table 1's caption has, discrete S much wider than discrete eta, and what the theory has: alike.
+def norm_by_phase(table: Evidence) -> list[claims.Finding]:
+    """States that the norm is lower at high noise, at equal loss: a mean over the cyclical schedules, and each."""
+    statistic = "log norm at high noise less that at low noise, at equal training loss (cubic) within a run, a seed"
+    rule = seedwise.Direction(-1, smallest=0.1)
+    each = {label: table.grid([label], PHASES)[:, 0] for label in CYCLICAL}
+    about = claims.Statement(
+        "phases",
+        "a smaller norm at the high noise of a cycle than at its low noise",
+        f"{statistic}, mean over the three schedules",
+        quote="cyclical schedules oscillate between sharp and wide regions",
+    )
+    found = [seedwise.over_seeds(about, statistics.mean_of([*each.values()]), rule)]
+    for label, values in each.items():
+        one = claims.Statement(f"phases.{IDS[label]}", f"the same; {label}", statistic)
+        found.append(seedwise.over_seeds(one, values, rule))
+    return found
+
+
+def smaller_at_matched_loss(table: Evidence) -> list[claims.Finding]:
+    """States that a cyclical schedule's norm is smaller than the constants' at the same loss."""
+    rule = seedwise.Direction(-1, smallest=0.1, null=1.0)
+    logs = {
+        (label, constant): np.log(at_matched_loss(table, label, constant))
+        for label in CYCLICAL
+        for constant in (LOW_ETA, HIGH_ETA)
+        if {label, constant} <= set(table.labels)
+    }
+    about = claims.Statement(
+        "matched_loss",
+        "at the same training loss a smaller norm on a cyclical schedule than on constant eta",
+        "norm over that of a constant run at equal training loss, geometric mean over points, schedules and both "
+        "constants, a seed",
+        quote="cyclical schedules reach wider regions at the same loss",
+    )
+    if not logs:
+        return [claims.Finding(about, rule, None)]
+    found = [seedwise.over_seeds(about, np.exp(statistics.mean_of([*logs.values()])), rule, seedwise.LOG)]
+    for (label, constant), values in logs.items():
+        own = "low" if constant == LOW_ETA else "high"
+        one = claims.Statement(
+            f"matched_loss.{IDS[label]}.{own}",
+            f"the same; {label} over '{constant}'",
+            "norm over that of the constant run at equal training loss, geometric mean, a seed",
+        )
+        found.append(seedwise.over_seeds(one, np.exp(values), rule, seedwise.LOG))
+    return found
+
+
+def tension(table: Evidence) -> list[claims.Finding]:
+    """States both what Table 1's caption has, discrete S much wider than discrete eta, and what the theory has: alike.
 
     The theory has them equal at equal eta/S. Beside each, as controls: by finite differences, and at equal loss.
     """
     ends, differences = (table.grid([DISCRETE_S, DISCRETE_ETA], metric) for metric in (NORM, end(DIFFERENCES)))
-    valid = ~np.isnan(ends).all(axis=1)  # seeds of Table 1's tuning have neither
-    plain, by_differences = (values[valid, 0] / values[valid, 1] for values in (ends, differences))
+    plain, by_differences = (values[:, 0] / values[:, 1] for values in (ends, differences))
     matched = at_matched_loss(table, DISCRETE_S, DISCRETE_ETA)
+    constants = np.log(table.grid([LOW_ETA, HIGH_ETA], NORM))
+    shows = seedwise.gate(constants[:, 0] - constants[:, 1])  # five times the noise, a smaller norm
     over = f"of '{DISCRETE_S}' over that of '{DISCRETE_ETA}'"
     statistic = f"end norm {over}, a seed"
     wider, alike = "discrete S ends much wider than discrete eta", "discrete S and discrete eta end equally wide"
@@ -214,12 +268,13 @@ def tension(table: Evidence) -> list[claims.Claim]:
     ):
         by, at = f"{text}, by finite differences", f"{text}, at the same training loss"
         at_equal_loss = f"norm {over} at equal training loss, geometric mean, a seed"
+        gate = shows if rule is equal else None
         ways = (
             (plain, claims.Statement(name, text, statistic, paper=paper)),
             (by_differences, claims.Statement(f"{name}.differences", by, f"that {statistic}", control_of=name)),
             (matched, claims.Statement(f"{name}.equal_loss", at, at_equal_loss, control_of=name)),
         )
-        found += [seedwise.over_seeds(about, ratio, rule, seedwise.LOG) for ratio, about in ways]
+        found += [seedwise.over_seeds(about, values, rule, seedwise.LOG, gate=gate) for values, about in ways]
     return found
 
 
@@ -228,16 +283,16 @@ def imagined(s: Size, seeds: int, random: np.random.Generator) -> SyntheticTable
     finals, series = {}, {}
     points = s.epochs // s.every
     for label in SCHEDULES:
-        lower = np.log(1.5) if label in CYCLICAL else 0.0
+        lower = np.log(1.5) if label in CYCLICAL else np.log(2.0) if label == HIGH_ETA else 0.0
         finals[label] = {
             PHASES: -np.log(1.5) + random.normal(0, s.seed_sd, seeds),
-            NORM: np.exp(random.normal(0, s.seed_sd, seeds)),
+            NORM: np.exp(-lower + random.normal(0, s.seed_sd, seeds)),
             end(DIFFERENCES): np.exp(random.normal(0, s.seed_sd, seeds)),
             TEST: 0.8 + random.normal(0, 0.01, seeds),
         }
         loss = np.linspace(0, -2, points) + np.zeros((seeds, 1))
         noise = random.normal(0, s.seed_sd, (seeds, points))
-        series[label] = {LOSS: np.exp(loss), NORM: np.exp(3 + 0.5 * loss - lower + noise)}
+        series[label] = {LOSS: np.exp(loss), NORM: np.exp(3 + 0.5 * loss - lower * (label in CYCLICAL) + noise)}
     return SyntheticTable(finals, series)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -25,9 +26,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NOISY, WRONG = "train_subset/accuracy", "train_wrong/accuracy"  # accuracy on all training labels, on the wrong ones
-BEGINS, LATE = "memorisation begins", "memorisation after best"  # epochs
+EARLY = "wrong labels at the best epoch"  # accuracy on them there, over that at the end
 LEVELS = (0.80, 0.85, 0.90, 0.95, 0.99)  # of the accuracy on the noisy training set
-ONSET = 0.02  # memorisation has begun when the accuracy on wrong labels is so far above its lowest value
+MEMORISED = 0.999  # of the accuracy on the noisy training set: all labels but a thousandth
+HALF = 0.5  # of the accuracy on wrong labels at the end: with less a run has not memorised
+FEWEST = 8  # cells that memorise, over a decade of eta/S, for the claim about the endpoint
+RISES = seedwise.Direction(1, smallest=0.005)  # half a point of accuracy per decade of eta/S
+FALLS = seedwise.Direction(-1, smallest=0.05)  # of a log10 norm
 MOMENTA = (0.9, 0.0)  # the paper's order of panels in Figure 5
 
 
@@ -185,25 +190,29 @@ class Memorisation(Experiment):
 
         return {cell.label: run(cell) for cell in self._cells(scale)}
 
-    def derive(self, rows: pd.DataFrame) -> dict[str, float]:
-        """Returns what a run's epochs say of memorisation: validation accuracy at levels, and when it began.
+    def derive(self, rows: pd.DataFrame, spec: RunSpec) -> dict[str, float]:
+        """Returns what a run's epochs say of memorisation: validation accuracy at levels, and how much came first.
 
         Between evaluations by straight lines: the first evaluation above a level lies the further above it, the faster
         a run trains. Levels that are not crossed are missing.
         """
+        from scipy.optimize import isotonic_regression
+
         found: dict[str, float] = {}
-        noisy, clean = (rows[metric].to_numpy(dtype=float) for metric in (NOISY, VALID))
+        evaluated = rows.dropna(subset=[NOISY, VALID, WRONG])
+        if evaluated.empty:
+            return found
+        noisy, clean, wrong = (evaluated[metric].to_numpy(dtype=float) for metric in (NOISY, VALID, WRONG))
+        rising = isotonic_regression(noisy).x  # the first passage of a noisy curve comes early
         for level in LEVELS:
-            crossed = np.flatnonzero(noisy >= level)
+            crossed = np.flatnonzero(rising >= level)
             if len(crossed):
                 around = slice(max(crossed[0] - 1, 0), crossed[0] + 1)
-                found[at_level(level)] = float(np.interp(level, noisy[around], clean[around]))
-        lowest = np.minimum.accumulate(rows[WRONG].to_numpy())
-        begun = rows.index[rows[WRONG].to_numpy() >= lowest + ONSET]
-        if len(begun):
-            best = rows.index[int(rows[VALID].to_numpy().argmax())]
-            found[BEGINS] = float(begun[0])
-            found[LATE] = float(begun[0] - best)
+                found[at_level(level)] = float(np.interp(level, rising[around], clean[around]))
+        steps = evaluated["step"].to_numpy()
+        at_end = float(wrong[steps > 0.9 * steps[-1]].mean())
+        if at_end >= HALF:
+            found[EARLY] = float(wrong[generalised(clean, spec.data.validation)]) / at_end
         return found
 
     def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> SyntheticTable:
@@ -216,7 +225,9 @@ class Memorisation(Experiment):
                 BEST_NORM: np.exp(-0.5 * log_n + random.normal(0, 0.2, seeds)),
                 BEST_LOSS: np.exp(-0.5 * log_n + random.normal(0, 0.2, seeds)),
                 **loss_levels.imagined(np.exp(-0.5 * log_n + random.normal(0, 0.2, seeds)), random),
-                LATE: random.normal(2.0, 3.0, seeds),
+                EARLY: np.clip(random.normal(0.05, 0.01, seeds), 0, 1),
+                NOISY: np.full(seeds, 1.0),
+                VALID: 0.8 + 0.01 * log_n + random.normal(0, s.seed_sd, seeds),
             }
         return SyntheticTable(finals, factors={cell.label: cell.factors for cell in cells})
 
@@ -229,22 +240,119 @@ def at_level(level: float) -> str:
     return f"{VALID} at {NOISY} {level:g}"
 
 
+def generalised(accuracy: np.ndarray, images: int) -> int:
+    """Returns the first evaluation at which validation accuracy (evaluations,) is as good as it gets.
+
+    Its mean over three evaluations is there within one binomial standard error, of so many images, of its maximum: the
+    maximum of a flat and noisy curve itself lies anywhere on it.
+    """
+    if len(accuracy) < 3:
+        return int(accuracy.argmax())
+    smooth = np.convolve(accuracy, np.full(3, 1 / 3), mode="valid")
+    best = float(smooth.max())
+    error = (best * (1 - best) / images) ** 0.5
+    return 1 + int(np.flatnonzero(smooth >= best - error)[0])  # the middle of the three
+
+
 def fractions_of(table: Evidence) -> list[float]:
     """Returns the fractions of random labels that a table has, ascending."""
     return table.levels("fraction")
 
 
-def begins_late(table: Evidence, fraction: float, **factors: float) -> claims.Claim:
-    """Claims that memorisation begins after the best validation epoch: epochs between them, a mean over cells."""
-    labels = table.select(fraction=fraction, **factors)
-    late, trained = table.grid(labels, LATE), ~np.isnan(table.grid(labels, BEST_LOSS))
-    never = int((trained & np.isnan(late)).sum())
-    where = f"{100 * fraction:g} % noise" + "".join(f", {name} {value:g}" for name, value in factors.items())
+def strata(table: Evidence, **factors: float) -> dict[tuple[float, float], list[str]]:
+    """Returns (fraction, momentum) -> the settings of it, with these factors."""
+    found = {}
+    for fraction in fractions_of(table):
+        for momentum in MOMENTA:
+            labels = table.select(**{"fraction": fraction, "momentum": momentum, **factors})
+            if labels and factors.get("momentum", momentum) == momentum:
+                found[fraction, momentum] = labels
+    return found
+
+
+def log_n(table: Evidence, labels: Sequence[str]) -> np.ndarray:
+    """Returns log10 eta/S, (labels,)."""
+    return np.log10(table.column(labels, "n").astype(float))
+
+
+def at_the_endpoint(table: Evidence) -> claims.Finding:
+    """States what the paper reports: where everything is memorised, more noise generalises better."""
     about = claims.Statement(
-        f"onset.{claims.key(100 * fraction)}",
-        f"memorisation begins after the best validation epoch; {where}",
-        "epochs between them, mean over cells, a seed",
-        paper="roughly",
-        note=f"{never} of {int(trained.sum())} runs that trained never begin, and are left out",
+        "endpoint",
+        "higher eta/S generalises better where all labels are memorised",
+        f"slope of validation accuracy per decade of eta/S over cells whose accuracy on the noisy training set ends at "
+        f"{100 * MEMORISED:g} %, an intercept for each noise and momentum, a seed",
+        quote="reports the generalization at the endpoint",
     )
-    return seedwise.over_seeds(about, statistics.nanmean(late.T), seedwise.Direction(1, smallest=1.0))
+    labels = [label for of in strata(table).values() for label in of]
+    groups = np.concatenate([np.full(len(of), i) for i, of in enumerate(strata(table).values())] or [np.empty(0)])
+    if not labels:
+        return claims.Finding(about, RISES, None)
+    all_of_it = (table.grid(labels, NOISY) >= MEMORISED).all(axis=0)
+    x, y = log_n(table, labels), np.where(all_of_it, table.grid(labels, VALID), np.nan)
+    about = about.noting(f"{int(all_of_it.sum())} of {len(labels)} cells")
+    found = seedwise.over_seeds(about, statistics.slopes(x, y, groups), RISES, unit="share")
+    if all_of_it.sum() < FEWEST or np.ptp(x[all_of_it]) < 1:
+        return found.without(f"fewer than {FEWEST} cells over a decade of eta/S memorise everything; arm memorised")
+    return found
+
+
+def after_generalisation(table: Evidence, **factors: float) -> claims.Finding:
+    """States that memorisation comes after generalisation: at the best epoch there is next to none."""
+    of = strata(table, **factors)
+    about = claims.Statement(
+        "after",
+        "memorisation comes after generalisation",
+        "accuracy on wrong labels at the best validation accuracy over that at the end, mean over cells, a seed",
+        quote="memorization occurs after the best validation epoch",
+    )
+    rule = seedwise.Direction(-1, smallest=0.0, null=0.1)
+    if not of:
+        return claims.Finding(about, rule, None)
+    values = [table.grid(labels, EARLY) for labels in of.values()]
+    if table.measured:
+        never = sum(int(np.isnan(found).sum()) for found in values)
+        about = about.noting(f"{never} of {sum(found.size for found in values)} runs never memorise, and are left out")
+    means = statistics.nanmean([statistics.nanmean(found.T) for found in values])
+    return seedwise.over_seeds(about, means, rule)
+
+
+def at_levels(table: Evidence) -> claims.Finding:
+    """Returns, for the reader, the slope at equal accuracy on the noisy training set: a mean over levels and strata."""
+    about = claims.Statement(
+        "levels",
+        "higher eta/S generalises better at equal memorisation",
+        f"slope of validation accuracy per decade of eta/S where the accuracy on the noisy training set first reaches "
+        f"{', '.join(f'{level:g}' for level in LEVELS)}, mean over these, noise and momentum, a seed",
+    )
+    found = [
+        statistics.slopes(log_n(table, labels), table.grid(labels, at_level(level)))
+        for labels in strata(table).values()
+        for level in LEVELS
+    ]
+    if not found:
+        return claims.Finding(about, RISES, None)
+    return seedwise.over_seeds(about, statistics.nanmean(found), RISES, unit="share")
+
+
+def given_memorisation(table: Evidence) -> claims.Finding:
+    """Returns, for the reader, the slope at the end given the accuracy on the noisy training set, as a cubic.
+
+    The two are nearly collinear: its variance is inflated 5 to 39 times.
+    """
+    about = claims.Statement(
+        "given",
+        "higher eta/S generalises better, given the accuracy on the noisy training set",
+        "coefficient of log10 eta/S in validation accuracy = s(noisy accuracy) + eta/S, s cubic, an intercept for each "
+        "noise and momentum, a seed",
+    )
+    of = strata(table)
+    labels = [label for some in of.values() for label in some]
+    if not labels:
+        return claims.Finding(about, RISES, None)
+    groups = np.concatenate([np.full(len(some), i) for i, some in enumerate(of.values())])
+    noisy = table.grid(labels, NOISY) - 1
+    fits = statistics.coefficients(
+        table.grid(labels, VALID), log_n(table, labels), noisy, noisy**2, noisy**3, groups=groups
+    )
+    return seedwise.over_seeds(about, fits[:, 0], RISES, unit="share")

@@ -28,7 +28,6 @@ ISOTROPIC = "4 S, isotropic Gaussian noise"
 CURVED = "4 S, isotropic Gaussian noise of equal tr(HC)"
 TOP, REST = "4 S, noise along 10 eigenvectors", "4 S, noise off 10 eigenvectors"
 WAYS = (SGD, QUIET, HALVES, OF_ITS_SHAPE, ISOTROPIC, CURVED, TOP, REST)
-DIALLED = (HALVES, OF_ITS_SHAPE, ISOTROPIC, CURVED)  # claimed to end as SGD at S does
 RATIO = 4
 FACTOR = (RATIO - 1) ** 0.5  # 1 + FACTOR^2 = RATIO
 PLAIN, BATCH_NORM, VGG = "mlp", "mlp_bn", "vgg"  # the factor `network`
@@ -217,9 +216,9 @@ class NoiseDial(Experiment):
                 TEST: random.normal(0.8 - lost, s.seed_sd, seeds),
                 **{
                     metric: np.exp(random.normal(sharper, s.norm_sd, seeds))
-                    for metric in dict.fromkeys(SHARPNESS.values())
+                    for metric in dict.fromkeys((END_NORM, *SHARPNESS.values()))
                 },
-                LOSS: np.exp(random.normal(-sharper, s.norm_sd, seeds)),
+                LOSS: np.exp(random.normal(-2 * sharper, s.norm_sd, seeds)),
                 **loss_levels.imagined(np.exp(random.normal(sharper, s.norm_sd, seeds)), random),
             }
 
@@ -271,12 +270,6 @@ def _label(of: dict[str, Any]) -> str:
 
 
 NOISE_DIAL = NoiseDial()
-
-
-def ratio(table: Evidence, label: str, reference: str, metric: str) -> np.ndarray:
-    """Returns a metric of one run over that of another, a seed, (seeds,)."""
-    values = table.grid([label, reference], metric)
-    return values[:, 0] / values[:, 1]
 
 
 def exponents(table: Evidence, network: str, metric: str) -> np.ndarray:

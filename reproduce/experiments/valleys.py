@@ -16,16 +16,18 @@ from three_factors.reproduce.engine.contract.spec import RISES, Keep, PathSpec, 
 from three_factors.reproduce.engine.experiment import Experiment, Line, Reduction, Setting
 from three_factors.reproduce.engine.judge.table import Evidence, SyntheticTable, Table
 from three_factors.reproduce.engine.options import Scale
+from three_factors.reproduce.experiments import triplets
 from three_factors.reproduce.experiments.measured import measurements
 from three_factors.reproduce.experiments.subset import fitting, subset
 
 APART = ", other initialisation"
 FURTHEST = 16.0  # |θ|: how far a random direction is followed
+RANDOM = "random width"  # the headline: along a line between ends with batch norm the far end is flat by its scale
 KINDS = {  # a width's kind -> its name in ids, its words in claims
-    "width": ("line", ""),
+    "width": ("line", ", on the line"),
     "relative width": ("relative", ", in units of |θ|"),
     "tangential width": ("tangential", ", on the line without its radial part"),
-    "random width": ("random", ", in random directions"),
+    RANDOM: ("random", ", in random directions"),
 }
 ENDS = ("θ1", "θ2")
 
@@ -129,7 +131,7 @@ class Valleys(Experiment):
             ratio = np.log(np.divide(*ends[1]) / np.divide(*ends[0]))
             gain = 0.35 * ratio if abs(ratio) > 0.5 else 0.0
             drawn: dict[str, np.ndarray] = {"loss θ1": np.exp(random.normal(-3, 0.1, seeds))}
-            drawn["loss θ2"] = drawn["loss θ1"] * np.exp(random.normal(0, 0.1, seeds))
+            drawn["loss θ2"] = drawn["loss θ1"] * np.exp(gain + random.normal(0, 0.1, seeds))
             for kind in KINDS:
                 for rise in RISES:
                     drawn[width(kind, "θ1", rise)] = np.full(seeds, 1.0)
@@ -139,68 +141,89 @@ class Valleys(Experiment):
             finals[label] = drawn
         return SyntheticTable(finals)
 
-    def wider(
-        self, table: Evidence, label: str, *, paper: str | None = None, control_of: str = ""
-    ) -> list[claims.Claim]:
-        """Claims that θ2, at higher noise, lies in the wider minimum.
+    def wider(self, table: Evidence, labels: Sequence[str], *, quote: str = "") -> list[claims.Finding]:
+        """States that θ2, at higher noise, lies in the wider minimum: in random directions, a mean over the lines.
 
-        Along the line; as its controls, in units of |θ| and in random directions. As a control of another line's claim
-        (its label), along the line alone: what else differs does not depend on the other end.
+        Beside it every line and kind of width; a line to another initialisation is a control.
         """
-        line, rule, found = self.lines[label], seedwise.Direction(1, smallest=0.2, null=1.0), []
-        main = f"wider.{self.lines[control_of].id if control_of else line.id}"
-        for kind, (name, words) in KINDS.items():
-            if control_of and words:
-                continue
-            ratio, censored = log_width_ratio(table, label, kind)
-            about = claims.Statement(
-                f"wider.{line.id}" + (f".{name}" if words else ""),
-                f"the minimum at higher eta/S ('{line.end}') is wider: {label}{words}",
-                _statistic(kind),
-                paper=None if words else paper,
-                note=censored.note,
-                control_of=main if words or control_of else "",
-            )
-            claim = seedwise.over_seeds(about, np.exp(ratio), rule, seedwise.LOG)
-            # θ1 may be wider than the line is long
-            found.append(claims.withheld(claim) if censored.start else claim)
+        there = [label for label in labels if not label.endswith(APART)]
+        ratios = [log_width_ratio(table, label, RANDOM) for label in there]
+        about = claims.Statement(
+            "wider",
+            "the minimum at higher eta/S is wider",
+            f"{_statistic(RANDOM)}; mean over {len(there)} line{'s' if len(there) > 1 else ''}",
+            quote=quote,
+            note=claims.joined(*(ratio.note for ratio in ratios)),
+        )
+        found = [_of_ratio(about, _mean(ratios), WIDER)]
+        for label in labels:
+            line = self.lines[label]
+            for kind, (name, words) in KINDS.items():
+                if kind == RANDOM and len(there) == 1 and label in there:
+                    continue  # it is the primary one
+                ratio = log_width_ratio(table, label, kind)
+                one = claims.Statement(
+                    f"wider.{line.id}.{name}",
+                    f"the minimum at higher eta/S ('{line.end}') is wider: {label}{words}",
+                    _statistic(kind),
+                    note=ratio.note,
+                    control_of="wider" if label.endswith(APART) else "",
+                )
+                found.append(_of_ratio(one, ratio, WIDER))
         return found
 
-    def alike(
-        self, table: Evidence, label: str, *, paper: str | None = None, control_of: str = ""
-    ) -> list[claims.Claim]:
-        """Claims that minima at equal noise are as wide and as deep as one another; or as a control of another line.
+    def alike(self, table: Evidence, of: Triplet, *, quote: str = "", paper: str | None = None) -> list[claims.Finding]:
+        """States that minima at equal noise are as wide and as deep as one another, measured by what noise does.
 
-        Widths as in `wider`.
+        Beside it the ratios of every line, which say nothing where noise does nothing.
         """
-        line, rule, found = self.lines[label], seedwise.Range(1 / 1.5, 1.5), []
-        other = self.lines[control_of].id if control_of else ""
-        for kind, (name, words) in KINDS.items():
-            if control_of and words:
-                continue
-            ratio, censored = log_width_ratio(table, label, kind)
-            draws_together = ", which draws widths together: cannot support that they are equal"
+        found = []
+        for name, words, outcome in (
+            ("wide", "equally wide", lambda label: -log_width_ratio(table, label, RANDOM).known),
+            ("deep", "equally deep", lambda label: -_log_depth_ratio(table, label)),
+        ):
+            r = outcome(of.quiet) / np.log(of.less)
+            q = np.mean([outcome(label) / exchanged for label, exchanged in of.equal.items()], axis=0)
+            statistic = "less log width in random directions" if name == "wide" else "less log training loss"
             about = claims.Statement(
-                f"wide.{line.id}" + (f".{name}" if words else ""),
-                f"minima at equal eta/S are equally wide: {label}{words}",
-                _statistic(kind),
-                paper=None if words else paper,
-                note=censored.note + (draws_together if censored.any else ""),
-                control_of=f"wide.{other or line.id}" if other or words else "",
+                name, f"minima at equal eta/S are {words}", f"{statistic} where runs end", paper=paper, quote=quote
             )
-            claim = seedwise.over_seeds(about, np.exp(ratio), rule, seedwise.LOG)
-            # widths at the edge are equal by themselves: that is no sign of equal ones
-            found.append(claims.withheld(claim) if censored.any else claim)
-        depth = claims.Statement(
-            f"deep.{line.id}",
-            f"minima at equal eta/S are equally deep: {label}",
-            "training loss at θ2 over that at θ1, a seed",
-            paper=paper,
-            control_of=f"deep.{other}" if other else "",
-        )
-        ends = table.grid([label], "loss θ2")[:, 0] / table.grid([label], "loss θ1")[:, 0]
-        deep = seedwise.over_seeds(depth, ends, seedwise.Range(1 / 1.25, 1.25), seedwise.LOG)
-        return [found[0], deep, *found[1:]]
+            found.append(triplets.exponent(about, r, q))
+        for label in (*of.equal, *of.beside):
+            line = self.lines[label]
+            for kind, (name, words) in KINDS.items():
+                ratio = log_width_ratio(table, label, kind)
+                text = f"minima at equal eta/S are equally wide: {label}{words}"
+                about = claims.Statement(f"wide.{line.id}.{name}", text, _statistic(kind), note=ratio.note)
+                found.append(_of_ratio(about, ratio, seedwise.Range(1 / 1.5, 1.5)))
+            about = claims.Statement(
+                f"deep.{line.id}",
+                f"minima at equal eta/S are equally deep: {label}",
+                "training loss at θ2 over that at θ1, a seed",
+            )
+            ends = np.exp(_log_depth_ratio(table, label))
+            found.append(seedwise.over_seeds(about, ends, seedwise.Range(1 / 1.25, 1.25), seedwise.LOG))
+        return found
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """Names the lines of a triplet A, B, C (`triplets`).
+
+    Attributes:
+        equal: line between A and B -> log k where θ2 is A, -log k where θ1 is; several are averaged.
+        quiet: the line from A to C.
+        less: k', how many times less noise C has.
+        beside: lines that are measured too: what the paper calls equal, and is not quite.
+    """
+
+    equal: Mapping[str, float]
+    quiet: str
+    less: float
+    beside: tuple[str, ...] = ()
+
+
+WIDER = seedwise.Direction(1, smallest=0.2, null=1.0)
 
 
 def _statistic(kind: str) -> str:
@@ -209,40 +232,64 @@ def _statistic(kind: str) -> str:
 
 
 @dataclass(frozen=True)
-class Censored:
-    """Tells how many rises were not reached on a line, at θ1 (`start`) and at θ2 (`end`)."""
+class WidthRatio:
+    """The log of θ2's width over θ1's, a mean over rises.
 
-    start: int
-    end: int
+    Attributes:
+        value: (seeds,); NaN where a run is missing.
+        start: whether rises of θ1 were not reached, so that it is at most this, (seeds,).
+        end: whether rises of θ2 were not reached, so that it is at least this, (seeds,).
+    """
+
+    value: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
 
     @property
-    def any(self) -> bool:
-        return bool(self.start or self.end)
+    def known(self) -> np.ndarray:
+        """The ratios that are no bounds, (seeds,)."""
+        return np.where(self.start | self.end, np.nan, self.value)
 
     @property
     def note(self) -> str:
-        words = [f"{count} rises of {end}" for end, count in zip(ENDS, (self.start, self.end)) if count]
-        if not words:
-            return ""
-        bound = "" if self.start else ": the ratio is a lower bound"
-        return f"{' and '.join(words)} not reached on the line, counted at its edge{bound}"
+        """Says in how many seeds a rise was not reached."""
+        words = [f"of {name} in {int(of.sum())}" for name, of in zip(ENDS, (self.start, self.end)) if of.any()]
+        return f"rises not reached: {' and '.join(words)} seeds, which bound the ratio" if words else ""
 
 
-def log_width_ratio(table: Evidence, label: str, kind: str) -> tuple[np.ndarray, Censored]:
-    """Returns the log of θ2's width over θ1's, its mean over rises, (seeds,); and how many were not reached.
-
-    A rise that is not reached counts with the width at the edge, which draws the ratio towards 1.
-    """
-    logs, censored = [], dict.fromkeys(ENDS, 0)
+def log_width_ratio(table: Evidence, label: str, kind: str) -> WidthRatio:
+    """Returns a line's ratio of widths of a kind. A rise that is not reached counts with how far it was followed."""
+    logs, censored = [], {end: np.zeros(len(table.grid([label], "loss θ1")), dtype=bool) for end in ENDS}
     for rise in RISES:
         widths = []
         for end in ENDS:
             reached = table.grid([label], width(kind, end, rise))[:, 0]
             edge = table.grid([label], width(kind, end, rise, at_least=True))[:, 0]
-            censored[end] += int((np.isnan(reached) & ~np.isnan(edge)).sum())
+            censored[end] |= np.isnan(reached) & ~np.isnan(edge)
             widths.append(np.where(np.isnan(reached), edge, reached))
         logs.append(np.log(widths[1]) - np.log(widths[0]))
-    return np.mean(logs, axis=0), Censored(*censored.values())
+    return WidthRatio(np.mean(logs, axis=0), *censored.values())
+
+
+def _mean(ratios: Sequence[WidthRatio]) -> WidthRatio:
+    """Returns the mean over lines; a seed bounded on both sides has no value."""
+    start, end = (np.any([getattr(of, side) for of in ratios], axis=0) for side in ("start", "end"))
+    return WidthRatio(np.mean([of.value for of in ratios], axis=0), start, end)
+
+
+def _of_ratio(about: claims.Statement, ratio: WidthRatio, rule: claims.Rule) -> claims.Finding:
+    """Returns the finding of a width ratio; what was not reached bounds it."""
+    value = np.exp(ratio.value)
+    values = np.where(ratio.start & ratio.end, np.nan, value)
+    values = np.where(ratio.end & ~ratio.start, np.inf, np.where(ratio.start & ~ratio.end, -np.inf, values))
+    return seedwise.over_seeds(about, values, rule, seedwise.LOG, at_least=value, at_most=value)
+
+
+def _log_depth_ratio(table: Evidence, label: str) -> np.ndarray:
+    """Returns the log of the training loss at θ2 over that at θ1, (seeds,)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: np.ndarray = np.log(table.grid([label], "loss θ2") / table.grid([label], "loss θ1"))[:, 0]
+    return found
 
 
 def draw(table: Table, axes: Any, labels: Sequence[str]) -> None:
@@ -368,6 +415,8 @@ RESNET_REDUCTIONS = [
     ("10 random directions", "2", "time"),
     ("5 seeds", "3 seeds", "time"),
 ]
+# A is the control at exactly equal eta/S, B the large batch, C the control with a quarter of its noise.
+EQUAL = Triplet({EXACT: float(np.log(8))}, LESS_NOISE, 4, (LARGE_TO_SMALL,))
 OTHER = {OTHER_START: Line("large_batch_apart", LARGE, apart(BASE))}
 CONSTANT = Valleys(RESNET_SCALES, LINES | OTHER | CONTRAST, {"quick": RESNET_REDUCTIONS, "gpu": GPU_REDUCTIONS})
 DECAYED = Valleys(
@@ -438,6 +487,10 @@ EQUAL_NOISE = {
     "b = 1 to b = 4": Line("larger", BETA_1, LARGE_BETA),
     "b = 1 to b = 0.25": Line("smaller", BETA_1, SMALL_BETA),
 }
+# A is b = 1, B either of the others, C b = 1 with a quarter of the noise.
+ALIKE = Triplet(
+    {"b = 1 to b = 4": -float(np.log(4)), "b = 1 to b = 0.25": float(np.log(4))}, "b = 1 to a quarter of the noise", 4
+)
 SCALED = Valleys(
     {
         "smoke": VGG_SMOKE,

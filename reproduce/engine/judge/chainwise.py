@@ -1,4 +1,4 @@
-"""Claims over independent chains of a simulation: thousands of them, so intervals are normal. Rules as in `rules`."""
+"""Findings over independent chains of a simulation: thousands of them, so intervals are normal. Rules as in `rules`."""
 
 from __future__ import annotations
 
@@ -9,30 +9,28 @@ from dataclasses import replace
 import numpy as np
 from scipy import special
 
-from three_factors.reproduce.engine.judge.claims import Claim, Estimate, Statement, judged
-from three_factors.reproduce.engine.judge.rules import ALPHA, Contains, Direction, Range
+from three_factors.reproduce.engine.judge.claims import Finding, Statement
+from three_factors.reproduce.engine.judge.estimates import OverChains
+from three_factors.reproduce.engine.judge.looks import ONLY
+from three_factors.reproduce.engine.judge.rules import Direction, Range, Rule
 
-__all__ = ["Contains", "Direction", "Range", "equal", "exponent", "jackknife", "over_chains", "unless_mixed"]
+__all__ = ["Direction", "Range", "equal", "exponent", "jackknife", "over_chains", "unless_mixed"]
 
-Z = float(special.ndtri(1 - ALPHA))  # two-sided 90 %
+Z = float(special.ndtri(1 - ONLY.level))  # two-sided 90 %
 GROUPS = 20  # of chains, for the jackknife
+ONE = Range(0.9, 1.1)  # an exponent in it is 1
 
 
-def equal(about: Statement, values: np.ndarray, reference: float, margin: float) -> Claim:
-    """Judges that the mean of independent values (chains,) over `reference` lies within 1 ± margin."""
+def equal(about: Statement, values: np.ndarray, reference: float, margin: float) -> Finding:
+    """Returns the finding that the mean of independent values (chains,) over `reference` lies within 1 ± margin."""
     mean, error = float(values.mean()) / reference, float(values.std(ddof=1)) / math.sqrt(len(values)) / abs(reference)
     about = replace(about, statistic=f"{about.statistic}, over theory")
     return over_chains(about, mean, error, Range(1 - margin, 1 + margin), len(values))
 
 
-def over_chains(about: Statement, value: float, error: float, rule: Direction | Range, n: int) -> Claim:
-    """Judges an estimate from n chains with a known standard error."""
-    low, high, least = value - Z * error, value + Z * error, max(error, 1e-300)
-    if isinstance(rule, Range):
-        p = max(float(special.ndtr((rule.low - value) / least)), float(special.ndtr((value - rule.high) / least)))
-    else:
-        p = float(special.ndtr(rule.sign * (rule.null - value) / least))
-    return judged(about, rule, Estimate(value, low, high, n, p))
+def over_chains(about: Statement, value: float, error: float, rule: Rule, n: int) -> Finding:
+    """Returns the finding of an estimate from n chains with a known standard error."""
+    return Finding(about, rule, OverChains(value, error, n))
 
 
 def jackknife(statistic: Callable[[np.ndarray], float], chains: int) -> tuple[float, float]:
@@ -51,11 +49,11 @@ def exponent(
     x: Sequence[float] | np.ndarray,
     distances: Callable[[np.ndarray], np.ndarray],
     chains: int,
-    rule: Contains,
-) -> Claim:
-    """Judges the log-log slope of `distances` (k,) on x (k,).
+    rule: Range = ONE,
+) -> Finding:
+    """Returns the finding that the log-log slope of `distances` (k,) on x (k,) is 1: that it lies within [0.9, 1.1].
 
-    `distances` takes which chains are used, bool (chains,). The interval is a jackknife's over groups of chains.
+    `distances` takes which chains are used, bool (chains,). The standard error is a jackknife's over groups of chains.
     """
     log_x = np.log(np.asarray(x))
 
@@ -64,13 +62,12 @@ def exponent(
         return float(np.polyfit(log_x, y, 1)[0])
 
     whole, error = jackknife(slope, chains)
-    half = float(special.stdtrit(GROUPS - 1, 0.5 + rule.confidence / 2)) * error
     about = replace(about, statistic=f"log-log slope of {about.statistic}")
-    return judged(about, rule, Estimate(whole, whole - half, whole + half, chains))
+    return Finding(about, rule, OverChains(whole, error, chains, GROUPS - 1))
 
 
-def unless_mixed(found: list[Claim], starts: dict[str, np.ndarray], margin: float) -> list[Claim]:
-    """Returns the claims, not judged unless the means from every start (name -> (chains,)) agree within `margin`.
+def unless_mixed(found: list[Finding], starts: dict[str, np.ndarray], margin: float) -> list[Finding]:
+    """Returns the findings, given no word unless the means from every start (name -> (chains,)) agree within `margin`.
 
     The values are 0 or 1 for a probability, or a statistic over its theory; the margin is that of the claims.
     Agreement is an equivalence: the 90 % interval of every difference of two means lies within the margin.
@@ -82,6 +79,6 @@ def unless_mixed(found: list[Claim], starts: dict[str, np.ndarray], margin: floa
             difference = float(x.mean() - y.mean())
             half = Z * math.sqrt(x.var() / len(x) + y.var() / len(y))
             if abs(difference) + half > margin:
-                note = f"not mixed: chains from '{a}' and from '{b}' differ by {difference:.3f} ± {half:.3f}"
-                return [replace(c, verdict="not judged", p=None, note=note) for c in found]
+                why = f"not mixed: chains from '{a}' and from '{b}' differ by {difference:.3f} ± {half:.3f}"
+                return [one.without(why) for one in found]
     return found

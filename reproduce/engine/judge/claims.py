@@ -1,35 +1,30 @@
-"""Claims as statistics that are fixed before the runs. The verdict rules stand in `rules`.
+"""Claims: what is stated before anything has run, what was found, and what word that is given.
 
-Not judged: smoke scale, fewer than two runs of a setting, or data that are not the figure's own.
+A figure names at most four primary claims. They are a family: a word needs its look's interval and Holm's p, of
+supports and of refutations apart. Everything else that a figure states is estimated, with no word.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
-import numpy as np
-from scipy import special
-
-from three_factors.reproduce.engine.judge.rules import (
-    ALPHA,
-    BELOW,
-    CONFIDENCE,
-    Direction,
-    Rule,
-    Verdict,
-    as_json,
-    within,
-)
-from three_factors.reproduce.engine.judge.statistics import Ratio, t_above
-from three_factors.reproduce.engine.judge.table import Evidence
+from three_factors.reproduce.engine.judge.estimates import Estimate
+from three_factors.reproduce.engine.judge.looks import ALPHA, DECISIVE, Look, Spent
+from three_factors.reproduce.engine.judge.rules import BELOW, Direction, Rule, Verdict, as_json, from_json
 
 EVERY = "*"
-HOLM = "alone it would be supported; not after Holm"
-NO_EFFECT = "no effect of noise is shown here: the control differs neither clearly nor more than the pair"
+HOLM = "alone it would be {}; not among the figure's primary claims (Holm)"
+SMALLER = "smaller than of interest"
+GATED = "no effect of noise on this outcome is shown, so that being alike says nothing"
+BETWEEN_LOOKS = "no word at {} seeds: it has the interval of the next look"
+STANDS = "decided at look {}; now {}"
+OTHER_RUNS = "look {} was spent by other runs"
+
+Unit = Literal["", "share"]
 
 
 @dataclass(frozen=True)
@@ -41,17 +36,21 @@ class Statement:
         text: the claim.
         statistic: what is computed; the rule's words are added.
         paper: the paper's own value.
+        quote: the paper's sentence, in few words.
         note: what else is to be said.
         control_of: the id of the claim of which it asks whether it survives a confound taken away, or the beginning of
             several up to a dot (`EVERY`: all of the figure's); empty for a claim of its own.
+        location: whether it says where something lies, which moves with t_eta.
     """
 
     id: str
     text: str
     statistic: str = ""
     paper: str | None = None
+    quote: str = ""
     note: str = ""
     control_of: str = ""
+    location: bool = False
 
     def noting(self, *notes: str) -> Statement:
         """Returns the statement with more notes; empty ones are left out."""
@@ -59,20 +58,45 @@ class Statement:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A statistic's value and interval; p is one-sided, of the rule it is judged by.
+class Finding:
+    """What was found of a statement, before it is given a word.
 
     Attributes:
-        n: replicates: runs, seeds or chains.
+        about: the statement.
+        rule: by which it is judged.
+        estimate: None where too few runs have a value.
+        labels: the settings whose runs it is about; empty if it is about all of the figure's.
+        gate: the one-sided p of noise acting on the same outcome; without that, alike pairs show nothing. None where
+            there is no such condition.
         unit: "share" for a share of 1, printed as percentage points.
+        unjudged: why it is given no word, whatever was found; "" if it is.
     """
 
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
-    p: float | None = None
-    unit: Literal["", "share"] = ""
+    about: Statement
+    rule: Rule
+    estimate: Estimate | None
+    labels: tuple[str, ...] = ()
+    gate: float | None = None
+    unit: Unit = ""
+    unjudged: str = ""
+
+    @property
+    def p_support(self) -> float:
+        """One-sided; 1 where nothing can be decided."""
+        if self.estimate is None or self.estimate.too_many_lost:
+            return 1.0
+        return max(self.rule.p_support(self.estimate), self.gate or 0.0)
+
+    @property
+    def p_refute(self) -> float:
+        """One-sided; 1 where nothing can be decided."""
+        if self.estimate is None or self.estimate.too_many_lost:
+            return 1.0
+        return self.rule.p_refute(self.estimate)
+
+    def without(self, why: str) -> Finding:
+        """Returns the finding, which is given no word."""
+        return replace(self, unjudged=joined(self.unjudged, why))
 
 
 @dataclass(frozen=True)
@@ -84,17 +108,28 @@ class Claim:
         claim: the statement's text.
         statistic: what was computed, and the rule in words.
         value: the statistic.
-        low: bounds it below, at 90 % (two one-sided 95 % bounds) unless the rule says otherwise.
+        low: bounds it below, at the look's confidence.
         high: bounds it above, likewise.
         n: replicates.
-        verdict: by `rule`.
-        p: one-sided.
-        p_holm: after Holm's correction.
-        power: of the planned experiment; below 60 %, `needs_n` says how many seeds reach it.
+        verdict: by `rule`; "estimated" of what is no primary claim.
+        primary: whether it is given a word.
+        look: the number of the look; None where there was none.
+        confidence: of the interval.
+        p_support: one-sided, at this look alone.
+        p_refute: likewise.
+        holm_support: after the correction for looks and for the figure's other primary claims.
+        holm_refute: likewise.
+        small: whether the effect is shown to be smaller than of interest.
+        spread: the sd of one replicate on the scale that it is averaged on.
+        scale: that scale, "log", where it is not the statistic's own.
+        lost: replicates without a value.
+        power: of the planned experiment, from the last judged call's spread; with the range that this allows.
+        needs_n: how many seeds reach 60 %, with its range.
         data: the data set.
         arm: what was changed in all runs.
         unit: of the estimate.
         paper: the paper's own value.
+        quote: the paper's sentence, in few words.
         note: what else is to be said.
         control_of: of its `Statement`.
         rule: its kind and numbers.
@@ -110,22 +145,43 @@ class Claim:
     high: float | None
     n: int
     verdict: Verdict
-    p: float | None = None
-    p_holm: float | None = None
-    power: float | None = None
+    primary: bool = False
+    look: int | None = None
+    confidence: float | None = None
+    p_support: float | None = None
+    p_refute: float | None = None
+    holm_support: float | None = None
+    holm_refute: float | None = None
+    small: bool = False
+    spread: float | None = None
+    scale: str = ""
+    lost: int = 0
+    power: tuple[float, float, float] | None = None
     needs_n: str | None = None
     paper: str | None = None
+    quote: str = ""
     note: str = ""
     data: str = ""
     arm: str = "epochs"
-    unit: Literal["", "share"] = ""
+    unit: Unit = ""
     control_of: str = ""
     labels: tuple[str, ...] = ()
     rule: dict[str, Any] = field(default_factory=dict)
     word: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in asdict(self).items()}
+        return {k: _finite(v) for k, v in asdict(self).items()}
+
+    def spent(self, claim: str, place: str, rules: str, runs: str, seeds: int, made: str) -> Spent:
+        """Returns the line of the ledger for this look."""
+        assert self.look is not None
+        support, refute = (1.0 if of is None else of for of in (self.p_support, self.p_refute))
+        value, low, high = (_finite(of) for of in (self.value, self.low, self.high))
+        return Spent(claim, place, rules, self.look, runs, seeds, support, refute, self.verdict, value, low, high, made)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def key(value: float) -> str:
@@ -138,39 +194,140 @@ def joined(*notes: str) -> str:
     return "; ".join(dict.fromkeys(filter(None, notes)))
 
 
-def judged(about: Statement, rule: Rule, found: Estimate, *, labels: Sequence[str] = ()) -> Claim:
-    """Puts a statement, its rule and what was found together; without an interval nothing is decided."""
-    bounded = found.low is not None and found.high is not None
-    verdict = rule.verdict(found.low, found.high) if bounded else "inconclusive"  # type: ignore[arg-type]
-    return _claim(about, rule, found, verdict, labels)
+# -- words
 
 
-def unjudged(about: Statement, rule: Rule, n: int, *, labels: Sequence[str] = ()) -> Claim:
-    """Returns the claim where too few runs trained."""
-    about = replace(about, note=joined("too few runs that trained", about.note))
-    return _claim(about, rule, Estimate(None, None, None, n), "not judged", labels)
+def judge(
+    findings: Sequence[Finding],
+    look: Look,
+    primary: Sequence[str] | None = None,
+    earlier: Callable[[str], Sequence[Spent]] = lambda claim: (),
+) -> list[Claim]:
+    """Returns the claims with their words.
+
+    Args:
+        look: at which they are judged.
+        primary: the ids of those that are given one, which are a family even where some were not found; None: of all
+            (simulations).
+        earlier: the looks spent on a claim before, by its id.
+
+    Raises:
+        ValueError: two claims have one id, a control is one of a claim that there is not, or a primary claim is none.
+    """
+    check_ids(findings)
+    there = {finding.about.id: finding for finding in findings}
+    family = list(there) if primary is None else list(primary)
+    before = {name: [line for line in earlier(name) if line.look < look.number or not look.counts] for name in family}
+    support = {name: _over_looks(there.get(name), before[name], look, "p_support") for name in family}
+    refute = {name: _over_looks(there.get(name), before[name], look, "p_refute") for name in family}
+    holm = {"supported": holm_adjusted(support), "not supported": holm_adjusted(refute)}
+    return [
+        _estimated(finding, look)
+        if finding.about.id not in holm["supported"]
+        else _worded(finding, look, {verdict: of[finding.about.id] for verdict, of in holm.items()}, before)
+        for finding in findings
+    ]
 
 
-def _claim(about: Statement, rule: Rule, found: Estimate, verdict: Verdict, labels: Sequence[str]) -> Claim:
+def _over_looks(finding: Finding | None, before: Sequence[Spent], look: Look, which: str) -> float:
+    """Returns the least p over the looks, each on the scale of all."""
+    from three_factors.reproduce.engine.judge.looks import LEVELS
+
+    found = [Look(line.look, LEVELS[line.look - 1]).adjusted(getattr(line, which)) for line in before]
+    if look.counts and finding is not None and not finding.unjudged:
+        found.append(look.adjusted(getattr(finding, which)))
+    return min(found, default=1.0)
+
+
+def holm_adjusted(p: dict[str, float]) -> dict[str, float]:
+    """Returns Holm's adjusted p of a family."""
+    adjusted, running = dict[str, float](), 0.0
+    for rank, name in enumerate(sorted(p, key=lambda name: p[name])):
+        running = max(running, min(1.0, p[name] * (len(p) - rank)))
+        adjusted[name] = running
+    return adjusted
+
+
+def _estimated(finding: Finding, look: Look) -> Claim:
+    """Returns a claim without a word."""
+    about, found = finding.about, finding.estimate
+    bounds = None if found is None else found.interval(look.confidence)
+    low, high = (None, None) if bounds is None else bounds
+    notes = [about.note]
+    if found is None:
+        notes.insert(0, "too few runs that have a value")
+    elif found.lost:
+        notes.append(f"{found.lost} of {found.n} seeds have no value: they count as the least favourable does")
+    unknown = found is None or found.too_many_lost
     return Claim(
         id=about.id,
         claim=about.text,
-        statistic=f"{about.statistic}; {rule}",
-        **asdict(found),
-        verdict=verdict,
+        statistic=f"{about.statistic}; {finding.rule}",
+        value=None if found is None else found.value,
+        low=low,
+        high=high,
+        n=0 if found is None else found.n,
+        verdict="estimated",
+        look=look.number if look.counts else None,
+        confidence=look.confidence,
+        p_support=None if unknown else finding.p_support,
+        p_refute=None if unknown else finding.p_refute,
+        spread=None if found is None else found.spread,
+        scale="" if found is None else found.on,
+        lost=0 if found is None else found.lost,
         paper=about.paper,
-        note=about.note,
+        quote=about.quote,
+        note=joined(*notes),
         control_of=about.control_of,
-        labels=tuple(labels),
-        rule=as_json(rule),
+        unit=finding.unit,
+        labels=finding.labels,
+        rule=as_json(finding.rule),
     )
 
 
-def withheld(claim: Claim, *notes: str) -> Claim:
-    """Returns the claim, inconclusive where it was supported: something else may explain it."""
-    supported = claim.verdict == "supported"
-    found = replace(claim, verdict="inconclusive", p=None) if supported else claim
-    return replace(found, note=joined(found.note, *notes))
+def _worded(finding: Finding, look: Look, holm: dict[str, float], before: dict[str, list[Spent]]) -> Claim:
+    """Returns a primary claim with its word."""
+    claim = replace(
+        _estimated(finding, look),
+        primary=True,
+        holm_support=holm["supported"],
+        holm_refute=holm["not supported"],
+    )
+    stood = next((line for line in before[claim.id] if line.word in DECISIVE), None)
+    if stood is not None:  # the first decision stands, whatever came later
+        now = STANDS.format(stood.look, interval(claim.as_json()))
+        return replace(claim, verdict=stood.word, note=joined(claim.note, now))  # type: ignore[arg-type]
+    if finding.estimate is None or finding.unjudged:
+        return replace(claim, verdict="not judged", note=joined(finding.unjudged, claim.note))
+    if not look.counts:
+        return replace(claim, verdict="not judged", note=joined(BETWEEN_LOOKS.format(claim.n), claim.note))
+    verdict, notes = _decided(finding, look, holm)
+    short = isinstance(finding.rule, Direction) and finding.p_refute <= look.level
+    small = verdict == "supported" and short
+    return replace(claim, verdict=verdict, small=small, note=joined(SMALLER if small else "", *notes, claim.note))
+
+
+def _decided(finding: Finding, look: Look, holm: dict[str, float]) -> tuple[Verdict, list[str]]:
+    """Returns the verdict of a finding at a look that counts, and what stood in its way."""
+    estimate, notes = finding.estimate, list[str]()
+    assert estimate is not None
+    if estimate.too_many_lost:
+        notes.append("more than one seed in five has no value")
+    alone: tuple[tuple[Verdict, float], ...] = (
+        ("supported", finding.p_support),
+        ("not supported", finding.p_refute),
+    )
+    for verdict, p in alone:  # a support goes first
+        if p <= look.level:
+            if holm[verdict] <= ALPHA:
+                return verdict, notes
+            notes.append(HOLM.format(verdict))
+    if finding.gate is not None and finding.gate > look.level and finding.rule.p_support(estimate) <= look.level:
+        notes.append(GATED)
+    return "inconclusive", notes
+
+
+# -- stored claims
 
 
 def interval(claim: dict[str, Any]) -> str:
@@ -183,14 +340,20 @@ def interval(claim: dict[str, Any]) -> str:
         return f"{100 * value:.2f}" if share else f"{value:.3g}"
 
     value, low, high = (claim[key] for key in ("value", "low", "high"))
-    if low is None or high is None:
+    if low is None and high is None:
         return f"{shown(value)} [unbounded]"
-    return f"{shown(value)} [{shown(low)}, {shown(high)}]{' pp' if share else ''}"
+    below, above = ("-∞" if low is None else shown(low)), ("∞" if high is None else shown(high))
+    return f"{shown(value)} [{below}, {above}]{' pp' if share else ''}"
 
 
 def own(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns those of stored claims that are no controls."""
     return [claim for claim in claims if not claim["control_of"]]
+
+
+def primaries(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns those of stored claims that are given a word."""
+    return [claim for claim in claims if claim.get("primary")]
 
 
 def controls(claim: dict[str, Any], claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -203,11 +366,25 @@ def refers(control_of: str, claim: str) -> bool:
     return control_of == EVERY or claim == control_of or claim.startswith(f"{control_of}.")
 
 
+def survives(claim: dict[str, Any], arms: list[dict[str, Any]]) -> str:
+    """Says whether a stored claim survives the controls: the same claim in other arms.
+
+    "survives" if in each of them the value lies on the claim's side and none is not supported, "falls" if one is not
+    supported, else "open".
+    """
+    if not arms:
+        return "open"
+    if any(of["verdict"] == "not supported" for of in arms):
+        return "falls"
+    rule = from_json(claim["rule"])
+    return "survives" if all(of["value"] is not None and rule.holds(of["value"]) for of in arms) else "open"
+
+
 def tally(claims: list[dict[str, Any]]) -> dict[str, int]:
-    """Returns the word of a verdict -> how many of stored claims have it."""
+    """Returns the word of a verdict -> how many of stored claims have it; those that are only estimated have none."""
     counts = Counter(map(word, claims))
     order = [called for verdict in get_args(Verdict) for called in (verdict, BELOW.get(verdict, verdict))]
-    return {called: counts[called] for called in order if counts[called]}
+    return {called: counts[called] for called in order if counts[called] and called != "estimated"}
 
 
 def word(claim: dict[str, Any]) -> str:
@@ -215,174 +392,13 @@ def word(claim: dict[str, Any]) -> str:
     return str(claim.get("word") or claim["verdict"])
 
 
-@dataclass(frozen=True)
-class NoiseContrast:
-    """Says what the noise alone does to `on`: the mean of a pair minus its control, at equal eta, steps and t_eta."""
-
-    pair: tuple[str, str]
-    control: str
-    on: str
-
-
-def equivalent(about: Statement, table: Evidence, a: str, b: str, *, on: str, margin: float) -> Claim:
-    """Judges by two one-sided Welch tests (TOST) that the means of two settings differ by less than `margin`."""
-    x, y = table.values(a, on), table.values(b, on)
-    about, rule, labels = replace(about, statistic=f"mean {on}, '{a}' minus '{b}'"), within(margin), (a, b)
-    n = min(len(x), len(y))
-    if n < 2:
-        return unjudged(about, rule, n, labels=labels)
-    mean, error, df = _welch(x, y)
-    p = max(t_above((mean + margin) / error, df), t_above((margin - mean) / error, df))
-    return judged(about, rule, Estimate(mean, *_interval(mean, error, df), n, p, "share"), labels=labels)
-
-
-def share_of_effect(about: Statement, table: Evidence, a: str, b: str, *, noise: NoiseContrast, margin: float) -> Claim:
-    """Judges the difference of a pair as a share of what the noise does: (A - B) / `noise`, by Fieller.
-
-    `noise` may be measured on this pair or on another one. Equivalence with `margin`. If the denominator's 90 %
-    interval holds 0 the share is unbounded, and the verdict is 'inconclusive'.
-    """
-    labels, on = tuple(dict.fromkeys((a, b, *noise.pair, noise.control))), noise.on
-    top = np.array([(label == a) - (label == b) for label in labels], dtype=float)
-    bottom = np.array([0.5 * (label in noise.pair) - (label == noise.control) for label in labels])
-    samples = [table.values(label, on) for label in labels]
-    against = f"mean of '{noise.pair[0]}' and '{noise.pair[1]}' - '{noise.control}'"
-    about, rule = replace(about, statistic=f"('{a}' - '{b}') / ({against}), {on}; Fieller"), within(margin)
-    sizes = np.array([len(sample) for sample in samples])
-    n = int(sizes.min())
-    if n < 2:
-        return unjudged(about, rule, n, labels=labels)
-    df = int(sizes.sum() - len(samples))
-    pooled = sum(float(((v - v.mean()) ** 2).sum()) for v in samples) / df
-    variance, means = max(pooled, 1e-24) / sizes, np.array([v.mean() for v in samples])
-    v_aa, v_dd, v_ad = (float((u * w) @ variance) for u, w in ((top, top), (bottom, bottom), (top, bottom)))
-    ratio = Ratio(float(top @ means), float(bottom @ means), v_aa, v_ad, v_dd, df)
-    bounds = ratio.interval(CONFIDENCE)
-    if bounds is None:
-        return judged(about.noting(NO_EFFECT), rule, Estimate(ratio.value, None, None, n, 1.0), labels=labels)
-    p = max(ratio.p_above(-margin), ratio.p_below(margin))
-    return judged(about, rule, Estimate(ratio.value, *bounds, n, p), labels=labels)
-
-
-def where_noise_shows(found: list[Claim], table: Evidence, a: str, b: str, noise: NoiseContrast) -> list[Claim]:
-    """Returns claims about a pair, inconclusive unless the control differs visibly, and more than the pair does.
-
-    Two runs that coincide show nothing about noise where noise does nothing (PAPER: the rule of Figures 4 and 13).
-    """
-    pair, other = (table.values(label, noise.on) for label in (a, b))
-    middle = [table.values(label, noise.on) for label in noise.pair]
-    without = table.values(noise.control, noise.on)
-    if min(len(v) for v in (pair, other)) < 2:
-        return found
-    if min(len(v) for v in (*middle, without)) >= 2:
-        mean, error, df = _welch(np.concatenate(middle), without)
-        low, high = _interval(mean, error, df)
-        if not low <= 0 <= high and abs(mean) > abs(float(pair.mean() - other.mean())):
-            return found
-    return [_undecided(claim) for claim in found]
-
-
-def where_it_shows(equal: Claim, effect: Claim, none: float) -> Claim:
-    """Returns a claim that two runs are equal, inconclusive unless noise's own effect differs from `none`."""
-    shows = effect.low is not None and effect.high is not None and not effect.low <= none <= effect.high
-    return equal if shows else _undecided(equal)
-
-
-def _undecided(claim: Claim) -> Claim:
-    if claim.verdict == "not judged":
-        return claim
-    return replace(claim, verdict="inconclusive", p=1.0, note=joined(claim.note, NO_EFFECT))
-
-
-def differ(about: Statement, table: Evidence, a: str, b: str, rule: Direction, *, on: str) -> Claim:
-    """Judges by Welch's test that the mean of `a` lies above that of `b` (`rule.sign` 1)."""
-    x, y = table.values(a, on), table.values(b, on)
-    about, labels, n = replace(about, statistic=f"mean {on}, '{a}' minus '{b}'"), (a, b), min(len(x), len(y))
-    if n < 2:
-        return unjudged(about, rule, n, labels=labels)
-    mean, error, df = _welch(x, y)
-    p = t_above(rule.sign * (mean - rule.null) / error, df)
-    return judged(about, rule, Estimate(mean, *_interval(mean, error, df), n, p, "share"), labels=labels)
-
-
-def same_curve(about: Statement, table: Evidence, a: str, b: str, *, on: str, bound: float) -> Claim:
-    """Judges that curves of two settings are no further apart than two seeds: distance between over that within.
-
-    The distance of two runs is the root mean square difference over the epochs' ends (equal t_eta within a pair).
-    The interval is the jackknife's over seeds, on the logarithm; supported if its one-sided 95 % upper bound lies
-    below `bound`, not supported if the lower one lies above.
-    """
-    both = sorted(set(table.seeds(a)) & set(table.seeds(b)))  # seed i of one setting faces seed i of the other
-    (_, eta_a, x), (_, eta_b, y) = table.curves(a, on, both), table.curves(b, on, both)
-    n, labels, rule = len(both), (a, b), Direction(-1, smallest=0.0, null=bound)
-    about = replace(about, statistic=f"distance of {on} curves between '{a}' and '{b}' over that between seeds")
-    if n < 3:
-        return unjudged(about, rule, min(len(x), len(y)), labels=labels)
-    if len(eta_a) != len(eta_b) or not np.allclose(eta_a, eta_b, rtol=1e-6):
-        raise ValueError(f"same_curve: '{a}' and '{b}' are not measured at the same t_eta")
-    value, *rest = _log_distance_ratios(x, y)
-    left_out = np.array(rest)
-    error = max(math.sqrt((n - 1) / n * float(((left_out - left_out.mean()) ** 2).sum())), 1e-12)
-    t = float(special.stdtrit(n - 1, 1 - ALPHA))
-    p = t_above((math.log(bound) - value) / error, n - 1)
-    bounds = math.exp(value - t * error), math.exp(value + t * error)
-    return judged(about, rule, Estimate(math.exp(value), *bounds, n, p), labels=labels)
-
-
-def _log_distance_ratios(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Returns log(between/within) of curves (seeds, P): of all seeds, then with each left out; (seeds + 1,)."""
-
-    def sums(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        distances = np.sqrt(((u[:, None] - v[None]) ** 2).mean(-1))
-        np.fill_diagonal(distances, 0)  # the same seed in both shares its initial weights: left out on both sides
-        return np.concatenate([[0], distances.sum(0) + distances.sum(1)]) * -1 + distances.sum()
-
-    between, inside = sums(x, y), (sums(x, x) + sums(y, y)) / 2
-    return np.log(np.maximum(between, 1e-12) / np.maximum(inside, 1e-12))
-
-
-def _welch(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
-    """Returns the difference of means, its standard error, Satterthwaite's degrees of freedom."""
-    vx, vy = x.var(ddof=1) / len(x), y.var(ddof=1) / len(y)
-    error = max(math.sqrt(vx + vy), 1e-12)
-    df = (vx + vy) ** 2 / max(vx**2 / (len(x) - 1) + vy**2 / (len(y) - 1), 1e-48)
-    return float(x.mean() - y.mean()), error, max(float(df), 1.0)
-
-
-def _interval(mean: float, error: float, df: float) -> tuple[float, float]:
-    half = float(special.stdtrit(df, 1 - ALPHA)) * error
-    return mean - half, mean + half
-
-
-def holm(claims: list[Claim]) -> list[Claim]:
-    """Adds Holm's adjusted p; a support whose adjusted p exceeds 5 % becomes inconclusive.
-
-    A figure's own claims are one family and its controls another: what the paper claims does not get harder to support
-    by being controlled more.
-
-    Raises:
-        ValueError: two claims have one id, or a control is one of a claim that there is not.
-    """
-    check_ids(claims)
-    adjusted = list(claims)
-    for family in (False, True):
-        tested = sorted((c.p, i) for i, c in enumerate(claims) if c.p is not None and bool(c.control_of) is family)
-        running = 0.0
-        for rank, (p, index) in enumerate(tested):
-            running = max(running, min(1.0, p * (len(tested) - rank)))
-            claim = replace(claims[index], p_holm=running)
-            if claim.verdict == "supported" and running > ALPHA:
-                claim = replace(claim, verdict="inconclusive", note=joined(claim.note, HOLM))
-            adjusted[index] = claim
-    return adjusted
-
-
-def check_ids(claims: Iterable[Claim]) -> None:
+def check_ids(findings: Iterable[Finding]) -> None:
     """Raises ValueError if two claims have one id, or a control names no claim."""
-    counts = Counter(claim.id for claim in claims)
+    statements = [finding.about for finding in findings]
+    counts = Counter(about.id for about in statements)
     for name, count in counts.items():
         if count > 1 or not name:
             raise ValueError(f"id: {count} claims are named {name!r}")
-    for claim in claims:
-        if claim.control_of and not any(refers(claim.control_of, name) for name in counts if name != claim.id):
-            raise ValueError(f"control_of: {claim.control_of!r} of {claim.id!r} is no claim")
+    for about in statements:
+        if about.control_of and not any(refers(about.control_of, name) for name in counts if name != about.id):
+            raise ValueError(f"control_of: {about.control_of!r} of {about.id!r} is no claim")

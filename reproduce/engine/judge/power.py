@@ -1,68 +1,91 @@
-"""What claims can hope for, simulated before anything is trained: their power, and the seeds they need."""
+"""What claims can hope for, from the spread between seeds that the last judged call found.
+
+It is printed and never acted on: the spread of a few seeds is itself known to a factor only, and whoever sets the
+number of seeds by it, or adds some until a claim is supported, finds what was looked for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import special
 
-from three_factors.reproduce.engine.judge.claims import Claim, holm
-from three_factors.reproduce.engine.judge.table import Evidence
+from three_factors.reproduce.engine.judge.looks import look
+from three_factors.reproduce.engine.judge.rules import Direction, Range, from_json
 
 WEAK = 0.6  # below this power a claim is seldom confirmed where it holds
-SEEDS_DRAWN = 3_000  # in all experiments of a size: a share of 40 experiments is known to 8 %
-GRID = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128)  # seeds
-
-Check = Callable[[Any], list[Claim]]
-Draw = Callable[[int, np.random.Generator], Evidence]
+MANY = 128  # seeds: a claim that needs more needs another statistic
+SURE = 0.9  # two-sided, of the range of a spread
 
 
 @dataclass(frozen=True)
 class Hope:
-    """Describes what a claim can hope for before anything is trained.
+    """Describes what a claim can hope for.
 
     Attributes:
-        power: the share of experiments that would support it where it holds.
-        needs_n: how many seeds give it enough, "≥ 16"; None if it has that.
+        power: that it is supported where it holds: twice the smallest effect, or the middle of the range; and the power
+            at the largest and at the smallest spread that so many seeds allow.
+        needs_n: how many seeds give it enough, with their range, "12 (3 to 40)"; None if it has that.
     """
 
-    power: float | None = None
+    power: tuple[float, float, float]
     needs_n: str | None = None
 
 
-def hopes(check: Check, draw: Draw, n: int) -> dict[str, Hope]:
-    """Returns id -> what each claim can hope for at n seeds, `draw`n under the claims' truth."""
-    powers = simulated(check, draw, n)
-    needs = needed(check, draw, powers, n)
-    names = [claim.id for claim in check(draw(n, np.random.default_rng(0)))]
-    return {name: Hope(power, need) for name, power, need in zip(names, powers, needs)}
+def hopes(claims: list[dict[str, Any]], seeds: int, first: int) -> dict[str, Hope]:
+    """Returns id -> what each stored primary claim can hope for at so many seeds, where the first look is at `first`."""
+    found = {}
+    for claim in claims:
+        spread, n = claim.get("spread"), claim["n"]
+        if claim.get("primary") and spread and n > 1:
+            found[claim["id"]] = _hope(claim, float(spread), int(n), seeds, first)
+    return found
 
 
-def simulated(check: Check, draw: Draw, n: int, trials: int = 300) -> list[float]:
-    """Returns the share of simulated experiments of n seeds in which each claim is supported."""
-    random = np.random.Generator(np.random.PCG64(20171113))
-    verdicts = [[c.verdict == "supported" for c in holm(check(draw(n, random)))] for _ in range(trials)]
-    return [round(float(share), 3) for share in np.mean(verdicts, axis=0)]
+def _hope(claim: Mapping[str, Any], spread: float, n: int, seeds: int, first: int) -> Hope:
+    low, high = spread_range(spread, n)
+    powers = tuple(round(power(claim, sd, seeds, first), 3) for sd in (spread, high, low))
+    if powers[0] >= WEAK:
+        return Hope(powers)  # type: ignore[arg-type]
+    needed = [needs(claim, sd, first) for sd in (spread, low, high)]
+    words = ["another statistic is needed" if of > MANY else str(of) for of in needed]
+    return Hope(powers, words[0] if needed[0] > MANY else f"{words[0]} ({words[1]} to {words[2]})")  # type: ignore[arg-type]
 
 
-def needed(check: Check, draw: Draw, powers: list[float], n: int, trials: int = 150) -> list[str | None]:
-    """Returns, for every claim whose power at n seeds is weak, the smallest number of `GRID` that gives enough."""
-    weak = [i for i, p in enumerate(powers) if p < WEAK]
-    known: dict[int, list[float]] = {}
+def spread_range(spread: float, n: int) -> tuple[float, float]:
+    """Returns the 90 % range of an sd that was found from n seeds."""
+    quantiles = (special.chdtri(n - 1, p) for p in ((1 - SURE) / 2, (1 + SURE) / 2))
+    low, high = (spread * math.sqrt((n - 1) / of) for of in quantiles)
+    return low, high
 
-    def enough(size: int, claim: int) -> bool:
-        if size not in known:
-            known[size] = simulated(check, draw, size, max(40, min(trials, SEEDS_DRAWN // size)))
-        return known[size][claim] >= WEAK
 
-    answers: list[str | None] = [None] * len(powers)
-    larger = [size for size in GRID if size > n]
-    for i in weak:
-        low, high = 0, len(larger)
-        while low < high:  # power grows with n
-            middle = (low + high) // 2
-            low, high = (low, middle) if enough(larger[middle], i) else (middle + 1, high)
-        answers[i] = f"≥ {larger[low]}" if low < len(larger) else f"> {GRID[-1]}"
-    return answers
+def power(claim: Mapping[str, Any], sd: float, seeds: int, first: int) -> float:
+    """Returns the probability of the word 'supported', before Holm, at a spread."""
+    if seeds < 2:
+        return 0.0
+    rule, level = from_json(claim["rule"]), look(seeds, first).level
+    edge = float(special.stdtrit(seeds - 1, 1 - level))
+    alone = 1 - float(special.nctdtr(seeds - 1, _distance(rule, claim.get("scale", "")) * math.sqrt(seeds) / sd, edge))
+    return max(0.0, 2 * alone - 1) if isinstance(rule, Range) else alone
+
+
+def needs(claim: Mapping[str, Any], sd: float, first: int) -> int:
+    """Returns the smallest number of seeds that gives enough power; `MANY` + 1 if that is not enough."""
+    return next((n for n in range(2, MANY + 1) if power(claim, sd, n, first) >= WEAK), MANY + 1)
+
+
+def _distance(rule: Direction | Range, scale: str) -> float:
+    """Returns how far from the null, or from the nearest edge, the truth lies that power is asked for."""
+
+    def at(value: float) -> float:
+        return float(np.log(value)) if scale == "log" else value
+
+    if isinstance(rule, Range):
+        return (at(rule.high) - at(rule.low)) / 2
+    if rule.smallest:
+        return 2 * abs(at(rule.interesting) - at(rule.null))
+    return abs(at(rule.null)) or math.inf  # the null of a test of non-inferiority: no difference at all

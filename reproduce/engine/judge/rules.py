@@ -1,9 +1,9 @@
-"""The verdict rules, the same for every claim: where the interval of a statistic lies, against what was fixed before.
+"""The verdict rules, the same for every claim.
 
-Direction: supported if the one-sided 95 % bound excludes the null the claimed way, not supported if the two-sided 90 %
-interval excludes the smallest effect of interest, else inconclusive. Range (equivalence, or a location): supported if
-the interval lies inside, not supported if wholly outside, else inconclusive. Holm's correction within a figure can only
-take a support back (`claims.holm`).
+A direction is supported if the look's interval excludes the null the claimed way, and not supported if it excludes the
+smallest effect of interest. An equivalence or a location is supported if the interval lies inside the range, not
+supported if wholly outside. Everything else is inconclusive: what was not rejected is not thereby shown. A word needs
+its interval and Holm's p over the figure's primary claims as well (`claims.judge`).
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Verdict = Literal["supported", "not supported", "inconclusive", "not judged"]
-ALPHA = 0.05
-CONFIDENCE = 1 - 2 * ALPHA  # two one-sided tests at ALPHA
+from three_factors.reproduce.engine.judge.estimates import Estimate
 
-
+TAG = "rules-2"  # the rules that words are given by; words of other rules are another ledger's
+Verdict = Literal["supported", "not supported", "inconclusive", "not judged", "estimated"]
 # What verdicts are called where runs are further from the paper's than its words bear.
 BELOW: dict[str, str] = {"supported": "seen", "not supported": "not seen", "inconclusive": "undecided"}
 
@@ -35,16 +34,21 @@ class Direction:
     null: float = 0.0
 
     @property
-    def confidence(self) -> float:
-        return CONFIDENCE
+    def interesting(self) -> float:
+        """The statistic at the smallest effect of interest."""
+        return self.null + self.sign * self.smallest
 
-    def verdict(self, low: float, high: float) -> Verdict:
-        """Judges an interval."""
-        nearest, farthest = (low, high) if self.sign > 0 else (high, low)
-        if self.sign * (nearest - self.null) > 0:
-            return "supported"
-        interesting = self.null + self.sign * self.smallest
-        return "not supported" if self.sign * (farthest - interesting) < 0 else "inconclusive"
+    def p_support(self, found: Estimate) -> float:
+        """Returns the one-sided p of the statistic lying beyond `null`."""
+        return found.p_above(self.null) if self.sign > 0 else found.p_below(self.null)
+
+    def p_refute(self, found: Estimate) -> float:
+        """Returns the one-sided p of it falling short of the smallest effect of interest."""
+        return found.p_below(self.interesting) if self.sign > 0 else found.p_above(self.interesting)
+
+    def holds(self, value: float) -> bool:
+        """Tells whether a value lies on the claimed side."""
+        return self.sign * (value - self.null) > 0
 
     def __str__(self) -> str:
         return f"{'>' if self.sign > 0 else '<'} {self.null:g}, smallest effect of interest {self.smallest:g}"
@@ -52,42 +56,28 @@ class Direction:
 
 @dataclass(frozen=True)
 class Range:
-    """The statistic lies in [low, high]; its interval has this confidence."""
+    """The statistic lies in [low, high]."""
 
     low: float
     high: float
-    confidence: float = CONFIDENCE
 
-    def verdict(self, low: float, high: float) -> Verdict:
-        """Judges an interval."""
-        if self.low < low and high < self.high:
-            return "supported"
-        return "not supported" if high < self.low or low > self.high else "inconclusive"
+    def p_support(self, found: Estimate) -> float:
+        """Returns the p of the statistic lying inside."""
+        return found.p_inside(self.low, self.high)
 
-    def __str__(self) -> str:
-        level = "" if self.confidence == CONFIDENCE else f", interval at {100 * self.confidence:g} %"
-        return f"within [{self.low:g}, {self.high:g}]{level}"
+    def p_refute(self, found: Estimate) -> float:
+        """Returns the p of it lying outside."""
+        return found.p_outside(self.low, self.high)
 
-
-@dataclass(frozen=True)
-class Contains:
-    """The interval of the statistic contains `value`; one wider than `width` decides nothing."""
-
-    value: float
-    width: float
-    confidence: float = 0.95
-
-    def verdict(self, low: float, high: float) -> Verdict:
-        """Judges an interval."""
-        if not low <= self.value <= high:
-            return "not supported"
-        return "supported" if high - low <= self.width else "inconclusive"
+    def holds(self, value: float) -> bool:
+        """Tells whether a value lies inside."""
+        return self.low < value < self.high
 
     def __str__(self) -> str:
-        return f"{100 * self.confidence:g} % interval contains {self.value:g}, no wider than {self.width:g}"
+        return f"within [{self.low:g}, {self.high:g}]"
 
 
-Rule = Direction | Range | Contains
+Rule = Direction | Range
 
 
 def within(margin: float) -> Range:
@@ -98,3 +88,9 @@ def within(margin: float) -> Range:
 def as_json(rule: Rule) -> dict[str, Any]:
     """Returns a rule's kind and numbers, by which a stored claim is known to be judged by it."""
     return {"kind": type(rule).__name__.lower(), **asdict(rule)}
+
+
+def from_json(stored: dict[str, Any]) -> Rule:
+    """Returns the rule of a stored claim."""
+    kind = {"direction": Direction, "range": Range}[stored["kind"]]
+    return kind(**{name: value for name, value in stored.items() if name != "kind"})

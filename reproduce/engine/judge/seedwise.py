@@ -1,135 +1,163 @@
-"""Claims whose statistic is one number a seed: a correlation over a grid, a log ratio, a location.
+"""Findings whose statistic is one number a seed: a slope over a grid, a log ratio, a share, a location.
 
-Seeds are the replicates, so intervals are t intervals over them, on a scale on which they are nearly normal (Fisher's z
-for correlations, the logarithm for ratios). The verdict rules are those of `rules`.
+Seeds are the replicates and arms of one seed are pairs: they share initial weights, data and the order of every epoch.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from scipy import special
 
-from three_factors.reproduce.engine.judge.claims import Claim, Estimate, Statement, joined, judged, unjudged
-from three_factors.reproduce.engine.judge.rules import ALPHA, Direction, Range
-from three_factors.reproduce.engine.judge.statistics import Ratio, jonckheere, t_above
+from three_factors.reproduce.engine.judge.claims import Finding, Statement, Unit
+from three_factors.reproduce.engine.judge.estimates import LOG, PLAIN, OverSeeds, Ratio, Scale, Trend, estimated
+from three_factors.reproduce.engine.judge.rules import Direction, Range, Rule, within
+from three_factors.reproduce.engine.judge.statistics import page
+from three_factors.reproduce.engine.judge.table import Evidence
 
-__all__ = ["FISHER", "LOG", "PLAIN", "Direction", "Range", "located", "over_seeds", "ratio_over_seeds", "rising"]
+__all__ = [
+    "LOG",
+    "PLAIN",
+    "Direction",
+    "NoiseContrast",
+    "Range",
+    "Scale",
+    "differ",
+    "gate",
+    "over_seeds",
+    "ratio",
+    "rising",
+    "share",
+    "within",
+]
+
+THIRD = 1 / 3  # margin of a share of what noise does: for a triplet with equal factors, g in [.71, 1.4]
+
+
+def over_seeds(
+    about: Statement,
+    values: np.ndarray,
+    rule: Rule,
+    scale: Scale = PLAIN,
+    *,
+    labels: Sequence[str] = (),
+    unit: Unit = "",
+    at_least: np.ndarray | float | None = None,
+    at_most: np.ndarray | float | None = None,
+    gate: float | None = None,
+) -> Finding:
+    """Returns the finding of a number a seed, (n,); NaN where a seed has none.
+
+    Args:
+        at_least: of seeds whose value lies beyond what was tried (+inf): what it is at least.
+        at_most: likewise of those below what was tried (-inf).
+        gate: see `Finding`.
+
+    Raises:
+        ValueError: a direction from a null that the scale does not have.
+    """
+    if scale is LOG and isinstance(rule, Direction) and min(rule.null, rule.interesting) <= 0:
+        raise ValueError(f"null: {rule.null:g} is not positive, as values on a logarithmic scale are")
+    low, high = (
+        None if bound is None else np.broadcast_to(np.asarray(bound, dtype=float), np.shape(values))
+        for bound in (at_least, at_most)
+    )
+
+    def made(of: np.ndarray) -> OverSeeds:
+        return OverSeeds(of, scale, at_least=low, at_most=high)
+
+    found = estimated([values], made)
+    if isinstance(found, OverSeeds) and found.bounded:
+        about = about.noting(f"{found.bounded} of {found.n} seeds have it beyond the range that was tried")
+    return Finding(about, rule, found, tuple(labels), gate, unit)
+
+
+def ratio(about: Statement, above: np.ndarray, below: np.ndarray, rule: Rule, *, labels: Sequence[str] = ()) -> Finding:
+    """Returns the finding of mean(above)/mean(below) of numbers a seed (n,), paired, by Fieller."""
+    about = replace(about, statistic=f"{about.statistic}; Fieller over seeds")
+    return Finding(about, rule, estimated([above, below], Ratio), tuple(labels))
+
+
+def differ(
+    about: Statement,
+    table: Evidence,
+    a: str,
+    b: str,
+    rule: Rule,
+    *,
+    on: str,
+    scale: Scale = PLAIN,
+    gate: float | None = None,
+) -> Finding:
+    """Returns the finding of a metric of setting `a` less that of `b`, a seed; on a log scale of their ratio."""
+    x, y = _columns(table, (a, b), on)
+    words = f"{on}, '{a}' {'over' if scale is LOG else 'minus'} '{b}', a seed"
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = x / y if scale is LOG else x - y
+    unit: Unit = "share" if scale is PLAIN and on.endswith("accuracy") else ""
+    return over_seeds(replace(about, statistic=words), values, rule, scale, labels=(a, b), unit=unit, gate=gate)
 
 
 @dataclass(frozen=True)
-class Scale:
-    """The scale on which a statistic is averaged over seeds.
+class NoiseContrast:
+    """Says what the noise alone does to `on`: the mean of a pair less its control, at equal eta, steps and t_eta.
 
     Attributes:
-        to: from the statistic.
-        back: to the statistic.
-        floor: the least standard error of a mean. Rank correlations of a few cells are discrete, so that a few seeds
-            may agree to the last digit without knowing it.
+        pair: two settings of equal noise.
+        control: a setting of less.
+        on: the metric.
+        sign: of the mean of the pair less the control, where noise acts as is claimed.
+        scale: `LOG` where logarithms are compared.
     """
 
-    to: Callable[[Any], Any]
-    back: Callable[[Any], Any]
-    floor: float = 1e-12
+    pair: tuple[str, str]
+    control: str
+    on: str
+    sign: int = 1
+    scale: Scale = PLAIN
 
-
-PLAIN = Scale(lambda x: x, lambda x: x)
-FISHER = Scale(lambda x: np.arctanh(np.clip(x, -0.9995, 0.9995)), np.tanh, floor=0.05)
-LOG = Scale(np.log, np.exp)
-
-
-def over_seeds(about: Statement, values: np.ndarray, rule: Direction | Range, scale: Scale = PLAIN) -> Claim:
-    """Judges the mean of a per-seed statistic (n,); NaN are seeds that have none.
-
-    Raises ValueError for a direction from a null that the scale does not have.
-    """
-    if scale is LOG and isinstance(rule, Direction) and rule.null <= 0:
-        raise ValueError(f"null: {rule.null:g} is not positive, as values on a logarithmic scale are")
-    everyone = np.asarray(values, dtype=float)
-    valid = everyone[~np.isnan(everyone)]
-    lost = len(everyone) - len(valid)
-    if lost:
-        about = about.noting(f"{lost} of {len(everyone)} seeds have no value")
-    if len(valid) < 2:
-        return unjudged(about, rule, len(valid))
-    z = scale.to(valid)
-    n = len(z)
-    mean, error = float(z.mean()), max(float(z.std(ddof=1)) / math.sqrt(n), scale.floor)
-    half = float(special.stdtrit(n - 1, 0.5 + rule.confidence / 2)) * error
-    low, high = float(scale.back(mean - half)), float(scale.back(mean + half))
-    p = _p_value(rule, scale, mean, error, n - 1)
-    return judged(about, rule, Estimate(float(scale.back(mean)), low, high, n, p))
-
-
-def _p_value(rule: Direction | Range, scale: Scale, mean: float, error: float, df: int) -> float:
-    if isinstance(rule, Range):
-        low, high = (float(scale.to(edge)) for edge in (rule.low, rule.high))
-        return max(t_above((mean - low) / error, df), t_above((high - mean) / error, df))
-    return t_above(rule.sign * (mean - float(scale.to(rule.null))) / error, df)
-
-
-def located(
-    about: Statement, values: np.ndarray, rule: Range, scale: Scale = PLAIN, *, censored: bool = False
-) -> Claim:
-    """Judges, as `over_seeds`, a location that a seed may lack: NaN is none, ±inf one beyond the range that was tried.
-
-    If some seeds have no value, the rest cannot support the claim: they were selected by the outcome. Where half of
-    them or more lie beyond the range that was tried it is not supported, unless they are only `censored`: what was
-    tried ends within the range that is claimed.
-    """
-    everyone = np.asarray(values, dtype=float)
-    inside = np.where(np.isfinite(everyone), everyone, np.nan)
-    lacking = int(np.isnan(inside).sum())
-    found = over_seeds(about, inside, rule, scale)
-    if not lacking or len(everyone) < 2:
+    def effect(self, table: Evidence) -> np.ndarray:
+        """Returns it a seed, (n,), positive where it is as claimed."""
+        first, second, control = (self.scale.to(of) for of in _columns(table, (*self.pair, self.control), self.on))
+        found: np.ndarray = self.sign * ((first + second) / 2 - control)
         return found
-    beyond = int(np.isinf(everyone).sum())
-    words = [f"{beyond} of {len(everyone)} seeds have it beyond the range that was tried" if beyond else ""]
-    words.append(f"{lacking - beyond} of {len(everyone)} seeds have none inside it" if lacking > beyond else "")
-    found = replace(found, n=len(everyone), note=joined(about.note, *words))
-    if 2 * beyond >= len(everyone) and not censored:
-        return replace(found, verdict="not supported", p=None)
-    if found.verdict == "not supported":
-        return found
-    return replace(found, verdict="inconclusive", p=None)
+
+    @property
+    def words(self) -> str:
+        """The denominator of a share."""
+        return f"mean of '{self.pair[0]}' and '{self.pair[1]}' less '{self.control}'"
 
 
-def ratio_over_seeds(about: Statement, above: np.ndarray, below: np.ndarray, rule: Range) -> Claim:
-    """Judges mean(above)/mean(below) of paired values (n,), by Fieller; unbounded where the denominator may be 0."""
-    pairs = np.stack([above, below], axis=1)
-    pairs = pairs[~np.isnan(pairs).any(axis=1)]
-    n, about = len(pairs), replace(about, statistic=f"{about.statistic}; Fieller over seeds")
-    if n < 3:
-        return unjudged(about, rule, n)
-    (a, d), covariance = pairs.mean(axis=0), np.cov(pairs.T) / n
-    ratio = Ratio(float(a), float(d), covariance[0, 0], covariance[0, 1], covariance[1, 1], n - 1)
-    bounds = ratio.interval(rule.confidence)
-    if bounds is None:
-        about = about.noting("the denominator does not differ from 0")
-        return judged(about, rule, Estimate(ratio.value, None, None, n, 1.0))
-    p = max(ratio.p_above(rule.low), ratio.p_below(rule.high))
-    return judged(about, rule, Estimate(ratio.value, *bounds, n, p))
-
-
-def rising(about: Statement, groups: Sequence[np.ndarray], *, smallest: float = 0.3) -> Claim:
-    """Judges by Jonckheere's test that a per-seed statistic rises over ordered groups (n,) each; NaN: without one.
-
-    Supported if its exact p is at most 5 %. The interval takes the spread that tau has without a trend.
+def share(about: Statement, table: Evidence, a: str, b: str, noise: NoiseContrast, *, margin: float = THIRD) -> Finding:
+    """Returns the finding of the difference of a pair as a share of what the noise does: within `margin` they are
+    alike. A share that is unbounded shows nothing, unless every ratio within the margin is excluded.
     """
-    rule = Direction(1, smallest)
-    about = replace(about, statistic=f"Jonckheere's tau of {about.statistic}")
-    valid = [group[~np.isnan(group)] for group in groups]
-    n, lost = min(len(group) for group in valid), sum(len(group) for group in groups) - sum(map(len, valid))
-    if lost:
-        about = about.noting(f"{lost} of {sum(map(len, groups))} values are missing")
-    if n < 2:
-        return unjudged(about, rule, n)
-    tau, spread, p = jonckheere(valid)
-    half = float(special.ndtri(1 - ALPHA)) * spread
-    low, high = max(-1.0, tau - half), min(1.0, tau + half)
-    found = judged(about, rule, Estimate(tau, low, high, n, p))
-    return replace(found, verdict="supported" if p <= ALPHA else rule.verdict(min(low, rule.null), high))
+    x, y = (noise.scale.to(of) for of in _columns(table, (a, b), noise.on))
+    what = f"{'log ' if noise.scale is LOG else ''}{noise.on}"
+    about = replace(about, statistic=f"('{a}' less '{b}') as a share of ({noise.words}), {what}")
+    labels = tuple(dict.fromkeys((a, b, *noise.pair, noise.control)))
+    return ratio(about, noise.sign * (x - y), noise.effect(table), within(margin), labels=labels)
+
+
+def gate(effect: np.ndarray) -> float:
+    """Returns the one-sided p of noise acting in the stated direction, of its effect a seed (n,); 1 if unknown."""
+    found = estimated([effect], OverSeeds)
+    return 1.0 if found is None or found.too_many_lost else found.p_above(0.0)
+
+
+def rising(about: Statement, groups: Sequence[np.ndarray], slopes: np.ndarray, smallest: float) -> Finding:
+    """Returns the finding of a rise of a number a seed over ordered groups, (n,) each, by Page's L with seeds as
+    blocks; it is refuted by a slope a seed (n,) below the smallest of interest.
+    """
+    about = replace(about, statistic=f"{about.statistic}; Page's L over seeds")
+    values = np.stack(groups, axis=1)
+    found = estimated([slopes], OverSeeds)
+    if isinstance(found, OverSeeds):
+        return Finding(about, Direction(1, smallest), Trend(found, page(values)))
+    return Finding(about, Direction(1, smallest), None)
+
+
+def _columns(table: Evidence, labels: Sequence[str], metric: str) -> list[np.ndarray]:
+    """Returns a metric of settings, (n,) each; the same seed in the same place."""
+    return list(table.grid(list(labels), metric).T)

@@ -1,74 +1,150 @@
-"""Statistics that several figures use: correlations and exponents of a grid (NaN: no value), trends and ratios."""
+"""Statistics that several figures use, a number a seed: slopes over a grid's cells, one-index fits, breaks, trends.
+
+Cells without a value are NaN and left out of their seed's fit; a seed with too few of them has no value.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
-from scipy import special
 
-FEWEST = 5  # cells; a rank correlation of fewer says nothing
+FEWEST = 5  # cells of a fit
+INDEX = (-1.0, 3.0)  # of g
+DEGREE = 3  # of the curve through which an index acts
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Returns the rank correlation of x (cells,) and each row of y (n, cells), over what is not NaN: (n,).
 
-    NaN for fewer than 5 cells.
+    For the reader: it mixes an effect with the noise and the range of x. NaN for fewer than 5 cells.
     """
-    valid = ~(np.isnan(x) | np.isnan(y))
-    a, b = (ranks(v) for v in _where(valid, x, y))
-    return _correlations(a, b, valid)
+    found = []
+    for row in y:
+        there = ~(np.isnan(x) | np.isnan(row))
+        a, b = _ranks(x[there]), _ranks(row[there])
+        varies = there.sum() >= FEWEST and np.ptp(a) > 0 and np.ptp(b) > 0
+        found.append(float(np.corrcoef(a, b)[0, 1]) if varies else np.nan)
+    return np.array(found)
 
 
-def partial_spearman(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """Returns the same at fixed `given` (n, cells): the correlation of the ranks' residuals."""
-    valid = ~(np.isnan(x) | np.isnan(y) | np.isnan(given))
-    a, b, z = (_centred(ranks(v), valid) for v in _where(valid, x, y, given))
-    squares = (z * z).sum(axis=1, keepdims=True)
-    a, b = (r - z * (r * z).sum(axis=1, keepdims=True) / np.where(squares > 0, squares, 1.0) for r in (a, b))
-    return _correlations(a, b, valid)
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Returns ranks from 1; ties share their mean."""
+    one, other = values[:, None], values[None, :]
+    return (other < one).sum(axis=1) + ((other == one).sum(axis=1) + 1) / 2
 
 
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Returns ranks from 1 within each row of (n, cells); ties share their mean, and NaN has none.
+def coefficients(y: np.ndarray, *x: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
+    """Returns the least-squares coefficients of y (n, cells) on x, (cells,) or (n, cells) each, a seed: (n, len(x)).
 
-    By comparing all pairs: for grids of a few dozen cells, of which power asks for thousands at once.
+    Args:
+        groups: (cells,), each with an intercept of its own; one for all by default.
+
+    NaN for a seed with fewer than 5 cells, or whose cells do not determine them.
     """
-    one, other = values[:, :, None], values[:, None, :]
-    found = (other < one).sum(axis=2) + ((other == one).sum(axis=2) + 1) / 2
-    return np.where(np.isnan(values), np.nan, found)
+    labels = np.zeros(y.shape[1]) if groups is None else groups
+    columns = [np.broadcast_to(of, y.shape) for of in x]
+    found = np.full((len(y), len(x)), np.nan)
+    for i, row in enumerate(y):
+        own = np.stack([column[i] for column in columns], axis=1)
+        there = np.isfinite(row) & np.isfinite(own).all(axis=1)
+        if there.sum() < FEWEST:
+            continue
+        intercepts = labels[there][:, None] == np.unique(labels[there])
+        design = np.concatenate([own[there], intercepts.astype(float)], axis=1)
+        solution, _, rank, _ = np.linalg.lstsq(design, row[there], rcond=None)
+        if rank == design.shape[1]:
+            found[i] = solution[: len(x)]
+    return found
 
 
-def _where(valid: np.ndarray, *values: np.ndarray) -> list[np.ndarray]:
-    return [np.where(valid, v, np.nan) for v in values]
+def slopes(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
+    """Returns the least-squares slope of y (n, cells) on x, (cells,) or (n, cells): (n,); see `coefficients`."""
+    return coefficients(y, x, groups=groups)[:, 0]
 
 
-def _centred(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Returns rows less their means over what is valid; 0 elsewhere."""
-    known = np.where(valid, values, 0.0)
-    means = known.sum(axis=1, keepdims=True) / np.maximum(valid.sum(axis=1, keepdims=True), 1)
-    return np.where(valid, known - means, 0.0)
+def index(log_lr: np.ndarray, log_size: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Returns g of y = s(log eta - g log S), s cubic, g in [-1, 3], by least squares a seed: (n,), of y (n, cells).
+
+    A straight s would put what bends it into g. NaN for seeds with fewer cells than a cubic and g take.
+    """
+    return np.array([_index(log_lr, log_size, row) for row in y])
 
 
-def _correlations(x: np.ndarray, y: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Correlates the rows of x and y (n, cells), (n,)."""
-    x, y = _centred(x, valid), _centred(y, valid)
-    scale = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
-    known = (valid.sum(axis=1) >= FEWEST) & (scale > 1e-12)
-    return np.where(known, (x * y).sum(axis=1) / np.where(known, scale, 1.0), np.nan)
+def _index(log_lr: np.ndarray, log_size: np.ndarray, y: np.ndarray) -> float:
+    there = np.isfinite(y)
+    if there.sum() < DEGREE + 3:
+        return np.nan
+    lr, size, row = log_lr[there], log_size[there], y[there]
+    low, high = INDEX
+    for _ in range(5):  # a grid of grids: the squares left are no convex function of g
+        tried = np.linspace(low, high, 41)
+        left = _squares_left(tried, lr, size, row)
+        best, step = float(tried[int(left.argmin())]), float(tried[1] - tried[0])
+        low, high = max(INDEX[0], best - step), min(INDEX[1], best + step)
+    return best
 
 
-def exponents(log_lr: np.ndarray, log_size: np.ndarray, log_norm: np.ndarray) -> tuple[float, float]:
-    """Fits (p, p g) of log norm = c - p (log eta - g log S), by least squares over the valid cells."""
-    valid = ~np.isnan(log_norm)
-    if valid.sum() < FEWEST:
-        return np.nan, np.nan
-    design = np.stack([np.ones(int(valid.sum())), log_lr[valid], log_size[valid]], axis=1)
-    solution, _, rank, _ = np.linalg.lstsq(design, log_norm[valid], rcond=None)
-    return (float(-solution[1]), float(solution[2])) if rank == 3 else (np.nan, np.nan)
+def _squares_left(tried: np.ndarray, lr: np.ndarray, size: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Returns the squares that the best cubic of the index leaves, for each g (k,)."""
+    u = lr - tried[:, None] * size
+    u = u - u.mean(axis=1, keepdims=True)
+    u = u / np.maximum(np.abs(u).max(axis=1, keepdims=True), 1e-12)
+    design = u[:, :, None] ** np.arange(DEGREE + 1)
+    q = np.linalg.qr(design)[0]  # (k, cells, DEGREE + 1)
+    explained = np.einsum("kcd,c->kd", q, y)
+    return float(y @ y) - (explained**2).sum(axis=1)
+
+
+def breaking_points(log_b: np.ndarray, accuracy: np.ndarray, drop: float, base: np.ndarray) -> np.ndarray:
+    """Returns b*, where a decreasing isotonic fit of accuracy (n, b) lies `drop` below its mean over `base` (b,).
+
+    Interpolated in log b; +inf where it never does, NaN where the base has no value. `base` are the values of b that
+    are taken to be unbroken.
+    """
+    from scipy.optimize import isotonic_regression
+
+    found = []
+    for row in accuracy:
+        there = ~np.isnan(row)
+        if not (there & base).any() or there.sum() < 2:
+            found.append(np.nan)
+            continue
+        x, fit = log_b[there], isotonic_regression(row[there], increasing=False).x
+        wanted = float(row[there & base].mean()) - drop
+        below = np.flatnonzero(fit <= wanted)
+        if not len(below):
+            found.append(np.inf)
+        elif below[0] == 0:
+            found.append(float(np.exp(x[0])))
+        else:
+            i = below[0]
+            share = (fit[i - 1] - wanted) / (fit[i - 1] - fit[i])
+            found.append(float(np.exp(x[i - 1] + share * (x[i] - x[i - 1]))))
+    return np.array(found)
+
+
+def page(values: np.ndarray) -> float:
+    """Returns the exact one-sided p of Page's L: a rise over groups, in order, of values (n, groups); seeds are blocks.
+
+    Infinite values are the largest, and ties share their rank; the distribution without ties makes them no surer. A
+    seed with a NaN counts in its least favourable order.
+    """
+    from scipy.stats import page_trend_test
+
+    worst = np.arange(values.shape[1], 0, -1.0)
+    whole = np.where(np.isnan(values).any(axis=1, keepdims=True), worst, values)
+    return float(page_trend_test(whole, method="exact").pvalue)
+
+
+def vertices(log_n: np.ndarray, accuracy: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Returns the vertex of a parabola in log n, with an intercept a group, a seed: (n,), of accuracy (n, cells).
+
+    NaN where it does not bend downwards.
+    """
+    fits = coefficients(accuracy, log_n, log_n**2, groups=groups)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(fits[:, 1] < 0, -fits[:, 0] / (2 * fits[:, 1]), np.nan)
 
 
 def leave_one_out(
@@ -80,92 +156,15 @@ def leave_one_out(
     return (float(found.min()), float(found.max())) if len(found) else (np.nan, np.nan)
 
 
-def nanmean(values: np.ndarray) -> np.ndarray:
+def nanmean(values: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """Returns the mean over the first axis of what is not NaN, (n,) of (k, n); NaN, in silence, where all are."""
-    valid = ~np.isnan(values)
+    array = np.asarray(values, dtype=float)
+    valid = ~np.isnan(array)
     with np.errstate(invalid="ignore"):
-        return np.where(valid, values, 0.0).sum(axis=0) / valid.sum(axis=0)
+        return np.where(valid, array, 0.0).sum(axis=0) / valid.sum(axis=0)
 
 
-def t_above(value: float, df: float) -> float:
-    """Returns P(t > value), by scipy.special: `scipy.stats.t` takes fifty times as long, and power asks for many."""
-    return float(special.stdtr(df, -value))
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """a/d of two normal estimates with variances v_aa, v_dd and covariance v_ad on df degrees of freedom (Fieller)."""
-
-    a: float
-    d: float
-    v_aa: float
-    v_ad: float
-    v_dd: float
-    df: float
-
-    @property
-    def value(self) -> float | None:
-        return self.a / self.d if self.d else None
-
-    def interval(self, confidence: float) -> tuple[float, float] | None:
-        """Returns the roots r of (a - r d)^2 = t^2 Var(a - r d); None, unbounded, where d does not differ from 0."""
-        t2 = float(special.stdtrit(self.df, 0.5 + confidence / 2)) ** 2
-        if self.d**2 <= t2 * self.v_dd:
-            return None
-        quadratic = [self.d**2 - t2 * self.v_dd, -2 * (self.a * self.d - t2 * self.v_ad), self.a**2 - t2 * self.v_aa]
-        low, high = sorted(float(root) for root in np.roots(quadratic).real)
-        return low, high
-
-    def p_above(self, edge: float) -> float:
-        """Returns the one-sided p of a/d > edge."""
-        return t_above(self._t(edge), self.df)
-
-    def p_below(self, edge: float) -> float:
-        """Returns the one-sided p of a/d < edge."""
-        return t_above(-self._t(edge), self.df)
-
-    def _t(self, edge: float) -> float:
-        variance = max(self.v_aa - 2 * edge * self.v_ad + edge**2 * self.v_dd, 1e-24)
-        return math.copysign(1, self.d) * (self.a - edge * self.d) / math.sqrt(variance)
-
-
-def jonckheere(groups: Sequence[np.ndarray]) -> tuple[float, float, float]:
-    """Jonckheere's trend over ordered groups: (tau, its standard deviation without a trend, exact one-sided p).
-
-    tau in [-1, 1] is the share of pairs from two groups that rise less that which fall; ties count half. p is from the
-    permutation distribution without ties, whose generating function is a Gaussian multinomial coefficient.
-    """
-    sizes = [len(group) for group in groups]
-    rises, pairs = 0.0, 0
-    for i, low in enumerate(groups):
-        for high in groups[i + 1 :]:
-            above, level = high[None, :] > low[:, None], high[None, :] == low[:, None]  # also of infinities
-            rises += float(above.sum() + 0.5 * level.sum())
-            pairs += above.size
-    share = _without_trend(tuple(sizes))
-    at = 2 * np.arange(len(share)) / pairs - 1
-    p = float(share[math.floor(rises + 1e-9) :].sum())  # half a tie more is not counted in favour
-    return 2 * rises / pairs - 1, float(np.sqrt(share @ at**2)), p
-
-
-@lru_cache(maxsize=64)
-def _without_trend(sizes: tuple[int, ...]) -> np.ndarray:
-    """Returns the share of all orders of groups of these sizes in which so many pairs rise, (pairs + 1,)."""
-    counts = np.ones(1)
-    for i, size in enumerate(sizes):
-        counts = np.convolve(counts, _gaussian_binomial(sum(sizes[: i + 1]), size))
-    return counts / counts.sum()
-
-
-def _gaussian_binomial(n: int, k: int) -> np.ndarray:
-    """Returns the coefficients in q of [n choose k]: orders of n values that give the last k each U of Mann-Whitney."""
-    counts = [[np.ones(1)] + [np.zeros(1)] * k for _ in range(n + 1)]
-    for size in range(1, n + 1):
-        for chosen in range(1, min(size, k) + 1):
-            with_last = np.concatenate([np.zeros(size - chosen), counts[size - 1][chosen - 1]])
-            without = counts[size - 1][chosen] if chosen < size else np.zeros(1)
-            total = np.zeros(max(len(with_last), len(without)))
-            total[: len(with_last)] += with_last
-            total[: len(without)] += without
-            counts[size][chosen] = total
-    return counts[n][k]
+def mean_of(strata: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the mean over strata of a number a seed, (n,) of (n,) each; NaN for a seed that lacks one."""
+    found: np.ndarray = np.mean(np.stack(strata), axis=0)
+    return found

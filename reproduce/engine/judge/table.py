@@ -24,6 +24,8 @@ STABILITIES = {  # of what was measured without its eta
     "training_hessian/batch_sharpness": BATCH_STABILITY,
 }
 NOISE = "eta/S"  # of an epoch's last step
+PARTS = ("val", "test", "train_subset", "train_clean", "train_wrong")  # that runs are evaluated on
+ACCURACIES = tuple(f"{part}/accuracy" for part in PARTS)
 
 Factors = Mapping[str, Mapping[str, float | str]]  # label -> what the setting is made of
 
@@ -46,11 +48,14 @@ class Evidence(ABC):
 
     @abstractmethod
     def values(self, label: str, metric: str) -> np.ndarray:
-        """Returns the end value of a metric, float (seeds,), of the runs that trained."""
+        """Returns the end value of a metric, float (seeds,), of the runs that trained: what is drawn, not judged."""
 
     @abstractmethod
     def grid(self, labels: Sequence[str], metric: str) -> np.ndarray:
-        """Returns a metric of several settings, (seeds, labels); NaN where a run is missing, diverged, or lacks it."""
+        """Returns a metric of several settings, (seeds, labels); NaN where a run is missing, or has no such value.
+
+        A run that diverged has the accuracy of chance and no other value.
+        """
 
     @abstractmethod
     def seeds(self, label: str) -> list[int]:
@@ -95,7 +100,8 @@ class Table(Evidence):
     """Results of a figure: evidence that was measured.
 
     Attributes:
-        frame: a row a run: label, seed, status, factors, and the last value of every metric.
+        frame: a row a run: label, seed, status, factors, and what it ended at. Of losses and accuracies that is the
+            mean over the last tenth of the steps (`evidence`).
         rows: (label, seed) -> a row an epoch, indexed by epoch; only runs that did not diverge.
         steps: (label, seed) -> a row a step: epoch, loss (NaN where it was not kept), lr, batch_size.
         profiles: (label of a path, seed) -> "train", "test" … -> alphas, loss, accuracy.
@@ -128,8 +134,9 @@ class Table(Evidence):
         seeds = sorted(set(self.frame["seed"]))
         if metric not in self.frame:
             return np.full((len(seeds), len(labels)), np.nan)
-        ok = self.frame[self.frame["status"] == "ok"].pivot(index="seed", columns="label", values=metric)
-        return ok.reindex(index=seeds, columns=list(labels)).to_numpy(dtype=float)
+        counted = ("ok", "diverged") if metric in ACCURACIES else ("ok",)
+        there = self.frame[self.frame["status"].isin(counted)].pivot(index="seed", columns="label", values=metric)
+        return there.reindex(index=seeds, columns=list(labels)).to_numpy(dtype=float)
 
     def broken(self, labels: Sequence[str]) -> np.ndarray:
         seeds = sorted(set(self.frame["seed"]))
@@ -191,7 +198,8 @@ class SyntheticTable(Evidence):
         return self.finals[label][metric]
 
     def grid(self, labels: Sequence[str], metric: str) -> np.ndarray:
-        return np.stack([self.finals[label][metric] for label in labels], axis=1)
+        none = np.full(len(self.seeds(self.labels[0])), np.nan)
+        return np.stack([self.finals.get(label, {}).get(metric, none) for label in labels], axis=1)
 
     def seeds(self, label: str) -> list[int]:
         return list(range(len(next(iter(self.finals[label].values())))))
@@ -200,7 +208,7 @@ class SyntheticTable(Evidence):
         return 0
 
     def broken(self, labels: Sequence[str]) -> np.ndarray:
-        return np.zeros(self.grid(labels, next(iter(self.finals[labels[0]]))).shape, dtype=bool)
+        return np.zeros((len(self.seeds(self.labels[0])), len(labels)), dtype=bool)
 
     def curves(
         self, label: str, metric: str, seeds: list[int] | None = None

@@ -14,6 +14,7 @@ from three_factors.datamodules.sources import DataError
 from three_factors.reproduce.engine.contract.files import read_cache
 from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.definition import Definition, Figure, Theory
+from three_factors.reproduce.engine.judge.rules import as_json
 from three_factors.reproduce.engine.judge.table import Table
 from three_factors.reproduce.engine.options import Options, Scale
 from three_factors.reproduce.engine.planning import FigurePlan, TheoryPlan
@@ -59,5 +60,7 @@ def _of_figure(figure: Figure, told: dict[str, Any], folder: Path, scale: Scale)
         return True  # its claims are not imagined
     imagined = figure.experiment.imagined(scale, seeds, np.random.default_rng(0))
     written = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
-    claims = [claim.as_json() for claim in figure.check(imagined)]
-    return [(c["id"], c["rule"]) for c in claims] == [(c["id"], c["rule"]) for c in written]
+    claims = [(finding.about.id, as_json(finding.rule)) for finding in figure.check(imagined)]
+    primary = [c["id"] for c in written if c.get("primary")]
+    named = [name for name, _ in claims if name in (figure.primary or ())]
+    return claims == [(c["id"], c["rule"]) for c in written] and primary == named

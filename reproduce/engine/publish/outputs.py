@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +15,11 @@ from three_factors.reproduce.engine.contract.folder import FOLDERS
 from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.definition import BESIDE, Context
 from three_factors.reproduce.engine.judge import claims as judging
+from three_factors.reproduce.engine.judge.looks import Ledger, Spent
 from three_factors.reproduce.engine.judge.power import Hope
-from three_factors.reproduce.engine.judge.rules import BELOW
+from three_factors.reproduce.engine.judge.rules import BELOW, TAG
 from three_factors.reproduce.engine.options import EPOCHS
-from three_factors.reproduce.engine.publish import plots
+from three_factors.reproduce.engine.publish import ledger, plots
 from three_factors.reproduce.engine.source import described
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ COLOURS = {
     "not supported": "red",
     "inconclusive": "yellow",
     "not judged": "bright_black",
+    "estimated": "bright_black",
 }
 
 
@@ -63,7 +66,9 @@ def publish(
     """
     definition, smoke = context.definition, context.options.scale == "smoke"
     why_not = "smoke scale" if smoke else f"on {context.other_data}" if context.other_data else None
-    judged = judge(context, evidence, hopes, why_not or ("runs are missing" if missing else None))
+    why_not = why_not or ("runs are missing" if missing else None)
+    keys = runs_of(items)
+    judged = judge(context, evidence, hopes, why_not, ledger.read(context.options.out), keys)
     folder, frame = context.options.out / definition.name / context.folder, definition.frame(evidence)
     drawings = {definition.name: context.draw}
     if definition.beside is not None and context.arm.draw is None:
@@ -81,32 +86,76 @@ def publish(
         write_text(folder / "table.csv", frame.to_csv(index=False))
         write_json(folder / "claims.json", found)
         _write_provenance(folder / "provenance.json", context, items, missing, seconds)
+    if why_not is None and context.definition.first_look(context.options.scale) is not None:
+        ledger.append(context.options.out, _spent(context, judged, keys))
     _print(judged)
     return Published(folder, frame, found, drawn[definition.name])
 
 
-def judge(context: Context, evidence: Any, hopes: Mapping[str, Hope], why_not: str | None) -> list[judging.Claim]:
-    """Returns all claims, after Holm; where nothing may be judged, the values stay and the verdict says why."""
-    found = judging.holm(context.check(evidence))
-    return [_told(claim, context, evidence, hopes.get(claim.id, Hope()), why_not) for claim in found]
+def judge(
+    context: Context,
+    evidence: Any,
+    hopes: Mapping[str, Hope],
+    why_not: str | None,
+    earlier: Ledger | None = None,
+    runs: str = "",
+) -> list[judging.Claim]:
+    """Returns all claims with their words; where nothing may be judged, the values stay and the verdict says why.
+
+    Args:
+        earlier: the looks that were spent.
+        runs: by which this one is (`runs_of`).
+    """
+    spent, look = earlier or Ledger(), context.look
+    found = []
+    for finding in context.check(evidence):
+        name = _name(context, finding.about.id)
+        reasons = [why_not or ""]
+        if look.counts and spent.other_runs(name, context.place, TAG, look.number, runs):
+            reasons.append(judging.OTHER_RUNS.format(look.number))
+        if finding.about.location and not context.near:
+            reasons.append("where it lies moves with t_eta: judged within a factor of 3 of the paper's")
+        found.append(finding.without(judging.joined(*reasons)) if any(reasons) else finding)
+
+    def before(claim: str) -> list[Spent]:
+        return spent.of(_name(context, claim), context.place, TAG)
+
+    judged = judging.judge(found, look, context.primary, before)
+    return [_told(claim, context, evidence, hopes.get(claim.id)) for claim in judged]
 
 
-def _told(claim: judging.Claim, context: Context, evidence: Any, hope: Hope, why_not: str | None) -> judging.Claim:
+def runs_of(items: Sequence[Item]) -> str:
+    """Returns a hash of the runs' keys: which runs a look was spent by."""
+    keys = sorted(item.spec.key for item in items)
+    return hashlib.sha256(" ".join(keys).encode()).hexdigest()[:16]
+
+
+def _name(context: Context, claim: str) -> str:
+    return f"{context.definition.name}.{claim}"
+
+
+def _spent(context: Context, judged: Sequence[judging.Claim], runs: str) -> list[Spent]:
+    """Returns the looks that this judgement spends: of primary claims that were given a word at a look that counts."""
+    made = provenance.environment()["made"][:10]
+    return [
+        claim.spent(_name(context, claim.id), context.place, TAG, runs, context.seeds, made)
+        for claim in judged
+        if claim.primary and claim.look is not None and claim.verdict != "not judged"
+    ]
+
+
+def _told(claim: judging.Claim, context: Context, evidence: Any, hope: Hope | None) -> judging.Claim:
     """Adds to a claim what it was judged on, and what stands in its way."""
     notes = [claim.note]
-    if why_not:
-        claim, notes = replace(claim, verdict="not judged"), [why_not]
-    elif hope.needs_n is not None and claim.verdict == "inconclusive":
-        notes.append(f"cannot confirm at this n (needs n {hope.needs_n})")
     for label in claim.labels:
         if lost := evidence.diverged(label):
-            notes.append(f"{lost} diverged run{'s' if lost > 1 else ''} of '{label}' left out")
+            notes.append(f"{lost} run{'s' if lost > 1 else ''} of '{label}' diverged")
     lost = sum(map(evidence.diverged, evidence.labels))
     if lost and not claim.labels:
         notes.append(f"{lost} run{'s' if lost > 1 else ''} of the figure diverged")
     word = claim.verdict if context.papers_words else BELOW.get(claim.verdict, claim.verdict)
     claim = replace(claim, word=word, data=context.data, arm=context.arm.name, note=judging.joined(*notes))
-    return replace(claim, power=hope.power, needs_n=hope.needs_n)
+    return claim if hope is None else replace(claim, power=hope.power, needs_n=hope.needs_n)
 
 
 def report(items: Sequence[Item], evidence: Any, missing: Sequence[Item], say: Callable[..., None]) -> None:
@@ -173,14 +222,25 @@ def _write_provenance(
 
 
 def _print(judged: list[judging.Claim]) -> None:
-    """Prints two lines a claim: the verdict, and what it rests on, with the paper's own value beside ours."""
+    """Prints two lines a primary claim: the word, and what it rests on, with the paper's own value beside ours.
+
+    What is only estimated has a line each, below.
+    """
     for c in judged:
-        console.print(f"[bold {COLOURS[c.verdict]}]{c.word or c.verdict:<14}[/] {c.claim}")
-        facts = [judging.interval(c.as_json()), f"n {c.n}"]
-        if c.power is not None:
-            facts.append(f"power {100 * c.power:.0f} %")
-        if c.paper:
-            facts.append(f"paper: {c.paper}")
-        if c.note:
-            facts.append(c.note)
-        console.print(f"{'':<15}{' · '.join(facts)}", markup=False, style="bright_black")
+        if c.primary:
+            console.print(f"[bold {COLOURS[c.verdict]}]{c.word or c.verdict:<14}[/] {c.claim}")
+            console.print(f"{'':<15}{' · '.join(_facts(c))}", markup=False, style="bright_black")
+    others = [c for c in judged if not c.primary]
+    if others:
+        console.print("estimated, without a word:", style="bright_black")
+    for c in others:
+        console.print(f"  {judging.interval(c.as_json())}  {c.claim}", markup=False, style="bright_black")
+
+
+def _facts(claim: judging.Claim) -> list[str]:
+    facts = [f"{judging.interval(claim.as_json())} at {100 * (claim.confidence or 0):g} %", f"n {claim.n}"]
+    if claim.look is not None:
+        facts.append(f"look {claim.look}")
+    if claim.power is not None:
+        facts.append(f"power {100 * claim.power[0]:.0f} %")
+    return [*facts, *([f"paper: {claim.paper}"] if claim.paper else []), *([claim.note] if claim.note else [])]

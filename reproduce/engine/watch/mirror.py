@@ -235,7 +235,7 @@ class Mirror(Watcher):
             import wandb
 
             run = self._init(name=self.group, group=self.group, job_type="figure", config={})
-            columns = ["claim", "value", "low", "high", "n", "power", "paper", "verdict"]
+            columns = ["claim", "value", "low", "high", "n", "look", "paper", "verdict"]
             judged = pd.DataFrame(claims)[columns].astype({"paper": str})
             tables = {name: wandb.Table(dataframe=frame) for name, frame in zip(TABLES, (judged, table))}
             with tempfile.NamedTemporaryFile(suffix=".png") as file:  # W&B copies it, as it is
