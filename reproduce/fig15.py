@@ -91,10 +91,9 @@ def _in_both(table: Evidence, fraction: float) -> list[str]:
         return []
     noise = [table.column(labels, "effective n").astype(float) for labels in clouds]
     low, high = max(of.min() for of in noise), min(of.max() for of in noise)
-    within = [
+    return [
         label for labels, of in zip(clouds, noise) for label, n in zip(labels, of) if low * 0.999 <= n <= high * 1.001
     ]
-    return within
 
 
 def exponent(table: Evidence) -> claims.Finding:

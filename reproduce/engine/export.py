@@ -88,6 +88,7 @@ def _add(
     """Adds what the archive lacks."""
     from three_factors.reproduce.engine.contract import provenance
     from three_factors.reproduce.engine.contract.folder import RunFolder
+    from three_factors.reproduce.engine.publish import ledger
     from three_factors.reproduce.engine.source import described
 
     new = [item for item in done if not _is_in(archive, item)]
@@ -115,6 +116,7 @@ def _add(
     }
     written = archive.add(name, told, runs)
     assert written is not None
+    ledger.append(archive.folder, ledger.of_figure(options.out, definition.name, options.scale))
     size = sum(written.with_suffix(ending).stat().st_size for ending in (".json", ".npz")) / 1e6
     say(f"written: {written.with_suffix('')}.{{json,npz}} ({len(runs)} runs, {len(lines)} lines, {size:.2f} MB)")
     return 0

@@ -453,7 +453,9 @@ class Ratios(Experiment):
         labels = table.labels if size is None else table.select(S=size)
         n = table.column(labels, "n").astype(float) * self.scales_of(table)
         groups = table.column(labels, "S").astype(float)
-        return np.exp(statistics.vertices(np.log(n), table.grid(labels, VALID), groups))
+        with np.errstate(over="ignore"):  # a parabola that hardly bends has its vertex anywhere
+            found: np.ndarray = np.exp(statistics.vertices(np.log(n), table.grid(labels, VALID), groups))
+        return np.where(np.isfinite(found), found, np.nan)
 
 
 # The optimum scales with N (Smith and Le 2018): the paper's 2e-3 at 45 000 images.

@@ -203,14 +203,15 @@ def curve_shares(about: claims.Statement, table: Evidence, a: str, b: str) -> cl
     third of the constant pair's.
     """
     labels = (a, b, SMALL_S, LARGE_S, NOISE_CONTROL)
-    seeds = sorted(set.intersection(*(set(table.seeds(label)) for label in labels if label in table.labels)))
     about = replace(
         about,
         statistic=f"mean log training loss of '{a}' less '{b}' in each third of t_eta, as a share of what 5 times less "
         "noise does; the largest; Fieller over seeds",
     )
     rule = seedwise.within(seedwise.THIRD)
-    if any(label not in table.labels for label in labels) or len(seeds) < 2:
+    there = [set(table.seeds(label)) if label in table.labels else set() for label in labels]
+    seeds = sorted(set.intersection(*there))
+    if len(seeds) < 2:
         return claims.Finding(about, rule, None, labels)
     x, y, small, large, control = (_thirds(*table.curves(label, LOSS, seeds)[1:]) for label in labels)
     effect = (small + large) / 2 - control  # noise keeps an iterate above its minimum

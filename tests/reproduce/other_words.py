@@ -83,7 +83,8 @@ class Finder(importlib.abc.MetaPathFinder):
 
 
 def of_figures() -> dict[str, Any]:
-    from three_factors.reproduce.engine.judge.claims import holm
+    from three_factors.reproduce.engine.judge.claims import judge
+    from three_factors.reproduce.engine.judge.looks import look
     from three_factors.reproduce.engine.judge.table import SyntheticTable
 
     class Lacking(SyntheticTable):
@@ -105,13 +106,16 @@ def of_figures() -> dict[str, Any]:
             }
             for which, finals in (("whole", drawn.finals), ("lacking", lacking)):
                 table = Lacking(finals, drawn.series, drawn.factors)
-                found[f"{name} {scale} {seed} {which}"] = told(holm(figure.check(table)), table.labels)
+                found[f"{name} {scale} {seed} {which}"] = told(
+                    judge(figure.check(table), look(5, 5), figure.primary), table.labels
+                )
     return found
 
 
 def of_theories() -> dict[str, Any]:
     from three_factors.reproduce.engine.judge.chains import Chains
-    from three_factors.reproduce.engine.judge.claims import holm
+    from three_factors.reproduce.engine.judge.claims import judge
+    from three_factors.reproduce.engine.judge.looks import ONLY
 
     found = {}
     for name in ("theorem1", "theorem2", "time_rescaling", "finite_step", "momentum", "anisotropic", "sampling"):
@@ -121,12 +125,15 @@ def of_theories() -> dict[str, Any]:
             label: random.normal(size=(len(spec.record), 40, spec.potential.dim)) * (1 + spec.lr)
             for label, spec in specs.items()
         }
-        found[name] = told(holm(theory.check(Chains(specs, samples))), list(specs))
+        found[name] = told(judge(theory.check(Chains(specs, samples)), ONLY), list(specs))
     return found
 
 
 def told(claims: Any, labels: list[str]) -> dict[str, Any]:
-    judged = [[c.id, c.verdict, c.value, c.low, c.high, c.n, c.p_holm, c.control_of, c.rule] for c in claims]
+    judged = [
+        [c.id, c.verdict, c.value, c.low, c.high, c.n, c.holm_support, c.holm_refute, c.control_of, c.rule]
+        for c in claims
+    ]
     return {"judged": judged, "words": [[c.claim, c.note] for c in claims], "labels": labels}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.reproduce.figures import SCRIPTS, figure, source
+from tests.reproduce.figures import SCRIPTS, figure, plan, source
 from tests.reproduce.script import run
 from three_factors.datamodules.prepared import prepare
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, VGG11Network
@@ -38,7 +38,10 @@ def test_every_script_runs_at_smoke_scale(name, out):
     assert {p.suffix[1:] for p in folder.iterdir()} == FILES
     claims = json.loads((folder / "claims.json").read_text())
     assert claims
-    assert {claim["verdict"] for claim in claims} == {"not judged"}
+    assert {claim["verdict"] for claim in claims} <= {"not judged", "estimated"}
+    assert {claim["id"] for claim in claims if claim["verdict"] == "not judged"} == set(figure(name).primary) & {
+        claim["id"] for claim in claims
+    }
 
 
 @pytest.mark.slow
@@ -86,7 +89,7 @@ def test_figures_of_the_same_networks_share_their_runs_and_measurements(group, s
 
 @pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.parametrize("scale", ["smoke", "quick", "gpu", "paper"])
-def test_every_claim_has_a_power_before_anything_is_trained(name, scale):
+def test_every_claim_is_known_before_anything_is_trained(name, scale):
     experiment = figure(name).experiment
     drawn = experiment.imagined(scale, 3, np.random.default_rng(0))
     runs = experiment.runs(scale, source(figure(name).data[0]))
@@ -94,7 +97,26 @@ def test_every_claim_has_a_power_before_anything_is_trained(name, scale):
         runs = experiment.tuning.choose(scale, runs, None)
     there = {label for label, line in experiment.lines.items() if {line.start, line.end} <= runs.keys()}
     assert set(drawn.labels) == (there if experiment.lines else set(runs))
-    assert all(claim.id and claim.claim and claim.statistic for claim in figure(name).check(drawn))
+    statements = [finding.about for finding in figure(name).check(drawn)]
+    assert all(about.id and about.text and about.statistic for about in statements)
+    assert set(figure(name).primary) <= {about.id for about in statements}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_figure_names_at_most_four_primary_claims(name):
+    assert len(figure(name).primary) <= 4
+    with pytest.raises(ValueError, match=f"primary: {name} names more than 4"):
+        replace(figure(name), primary=tuple("abcde"))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("scale", ["smoke", "quick", "gpu", "paper"])
+def test_verdicts_are_of_seeds_that_no_pilot_has(name, scale):
+    planned = plan(name, scale)
+    seeds = {item.seed for item in planned._of_claims()}
+    assert seeds == set(range(planned.seeds)) if scale == "smoke" else seeds == set(range(100, 100 + planned.seeds))
+    lines = planned.lines(planned.runs())
+    assert {line.seed for line in lines} <= seeds
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -111,7 +133,7 @@ def test_every_control_is_of_a_claim_of_its_figure(name):
     found = []
     for scale in ("quick", "paper"):  # the paper scale has more controls
         imagined = figure(name).experiment.imagined(scale, 3, np.random.default_rng(0))
-        found += [claim.as_json() for claim in figure(name).check(imagined)]
+        found += [{"id": f.about.id, "control_of": f.about.control_of} for f in figure(name).check(imagined)]
     claims = own(found)
     paired = {control["id"] for claim in claims for control in controls(claim, found)}
     assert paired == {claim["id"] for claim in found if claim not in claims}
@@ -158,6 +180,9 @@ def test_table_1_at_paper_scale_tunes_what_the_paper_tunes_and_shares_figure_16s
         final = tuning.choose(scale, figure("table1").experiment.runs(scale, source("cifar10")), None)
         others = figure("fig16").experiment.runs(scale, source("cifar10"))
         assert [final[name] == others[name] for name in ("discrete S", "discrete eta", "triangle eta")] == [True] * 3
+        plain, quenched = (final[name].spec for name in ("constant eta", "constant eta, quenched"))
+        assert quenched.schedule.lr(plain.epochs - 1e-9) == plain.schedule.lr(0)
+        assert quenched.schedule.lr(quenched.epochs - 1e-9) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("data", ["fashionmnist", "cifar10"])

@@ -10,6 +10,8 @@ from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.contract.steps import OF_STEPS
 from three_factors.reproduce.engine.evidence import table_of
+from three_factors.reproduce.engine.judge.claims import judge
+from three_factors.reproduce.engine.judge.looks import look
 from three_factors.reproduce.engine.publish import plots
 
 METRICS = [
@@ -35,7 +37,7 @@ def leave(results, run, status):
 class Underived:
     """An experiment without further columns: its rows are made up."""
 
-    def derive(self, rows):
+    def derive(self, rows, spec):
         return {}
 
 
@@ -66,7 +68,7 @@ kinds = pytest.mark.parametrize("kind", ["one run", "all diverged"])
 @kinds
 def test_a_figure_is_judged_with_what_is_there(name, kind, tmp_path):
     defined, table = collected(name, kind, tmp_path)
-    verdicts = {claim.verdict for claim in defined.check(table)}
+    verdicts = {claim.verdict for claim in judge(defined.check(table), look(2, 2), defined.primary)}
     assert verdicts
     assert "supported" not in verdicts
 

@@ -157,6 +157,8 @@ class OverSeeds(Estimate):
         """Returns the mean and its standard error, lost seeds as low (`upper`: as high) as any."""
         values = self._highs if upper else self._lows
         lost = np.isnan(values)
+        if lost.all():
+            return (math.inf if upper else -math.inf), math.inf
         filled = np.where(lost, (np.nanmax if upper else np.nanmin)(values), values)
         if np.isinf(filled).any():
             return (math.inf if upper else -math.inf), math.inf

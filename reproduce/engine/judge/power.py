@@ -37,7 +37,7 @@ class Hope:
 
 
 def hopes(claims: list[dict[str, Any]], seeds: int, first: int) -> dict[str, Hope]:
-    """Returns id -> what each stored primary claim can hope for at so many seeds, where the first look is at `first`."""
+    """Returns id -> what each stored primary claim can hope for at so many seeds; the first look is at `first`."""
     found = {}
     for claim in claims:
         spread, n = claim.get("spread"), claim["n"]

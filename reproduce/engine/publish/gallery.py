@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 from three_factors.reproduce.engine.console import duration
 from three_factors.reproduce.engine.contract.files import CHECKOUT, write_bytes, write_text
 from three_factors.reproduce.engine.definition import BESIDE, SIMULATION, Contents, Definition, Theory
-from three_factors.reproduce.engine.judge.claims import interval, own, tally, word
+from three_factors.reproduce.engine.judge.claims import interval, primaries, tally, word
 from three_factors.reproduce.engine.options import InputError, flag, parse, refuse
+from three_factors.reproduce.engine.publish import forest
 from three_factors.reproduce.engine.publish.current import is_current
 
 GALLERY, README = CHECKOUT / "reproduce" / "gallery", CHECKOUT / "README.md"
@@ -21,14 +22,17 @@ MARKERS = ("<!-- results: python reproduce/gallery.py -->", "<!-- end of results
 COLOURS = 64  # of a picture's palette
 WIDTH = 1500  # pixels at most
 LIMIT = 3_000_000  # bytes of all pictures together
+KEPT = ("table.csv", "claims.json")  # of each figure, as they are
+FOREST = "claims.png"
 INTRODUCTION = """\
-Written by `python reproduce/gallery.py`. Intervals at 90 %; *control*: the same claim with a confound taken away.
+Written by `python reproduce/gallery.py`; each figure's table.csv and claims.json lie in its folder.
 
-*Inconclusive*: so few seeds cannot tell. Each claim's power is printed before the runs with the number of seeds that it
-needs, often more than ten; `--seeds` adds them. *Not judged*: no value, because too few runs trained or crossed a
-level, or chains from different starts did not agree. *Shares runs*: with the figure above it that has a time. The
-hours of the paper scale are a forecast from steps timed on one GPU, one run at a time; `--dry-run` makes it for your
-machine.
+A figure names at most four primary claims, which are given a word: by the interval of their look (95 % at the first,
+wider ones later) and by Holm's p over the family. *Undecided*: so few seeds cannot tell; they are not added until they
+can. Everything else is estimated, with no word. *Control*: the same statement with a confound taken away. *Not
+judged*: no value, because too few runs trained or crossed a level, or chains from different starts did not agree.
+*Checks* are of the simulators. *Shares runs*: with the figure above it that has a time. The hours of the paper scale
+are a forecast; `--dry-run` makes it for your machine.
 """
 
 
@@ -52,6 +56,7 @@ class Shown:
         claims: as they are stored.
         provenance: likewise.
         theory: whether it is simulated.
+        kept: table.csv and claims.json, as they are.
     """
 
     name: str
@@ -61,6 +66,7 @@ class Shown:
     claims: list[dict[str, Any]]
     provenance: dict[str, Any]
     theory: bool
+    kept: dict[str, bytes]
 
 
 def main(doc: str, contents: Contents, arguments: list[str] | None = None) -> NoReturn:
@@ -99,7 +105,8 @@ def _read(options: GalleryOptions, definition: Definition) -> list[Shown]:
         claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
         title = definition.title + ("" if data is None else f" ({data})")
         theory = isinstance(definition, Theory)
-        found.append(Shown(name + suffix, name, title, pictures, claims, provenance, theory))
+        kept = {file: (folder / file).read_bytes() for file in KEPT if (folder / file).is_file()}
+        found.append(Shown(name + suffix, name, title, pictures, claims, provenance, theory, kept))
     return found
 
 
@@ -129,46 +136,59 @@ def write(shown: list[Shown]) -> None:
     for one in shown:
         for name, picture in one.pictures.items():
             write_bytes(GALLERY / name, picture)
+        for name, content in one.kept.items():
+            (GALLERY / one.name).mkdir(exist_ok=True)
+            write_bytes(GALLERY / one.name / name, content)
+    if rows := _rows(shown):
+        write_bytes(GALLERY / FOREST, forest.png(rows))
     write_text(GALLERY / "README.md", page(shown))
     write_text(README, f"{before}{marker}\n{outcome(shown)}\n{end}{after}")
 
 
 def outcome(shown: list[Shown]) -> str:
-    """Returns lines for the README: how many claims and controls have which verdict."""
-    networks, theory, controls = (list[dict[str, Any]]() for _ in range(3))
+    """Returns lines for the README: how many primary claims, and how many checks of simulators, have which word."""
+    networks, theory = (list[dict[str, Any]]() for _ in range(2))
     for one in shown:
-        (theory if one.theory else networks).extend(own(one.claims))
-        controls += [claim for claim in one.claims if claim["control_of"]]
+        (theory if one.theory else networks).extend(primaries(one.claims))
     kinds = {
-        "claims about trained networks, at quick scale": networks,
-        "claims about the theory, simulated": theory,
-        "controls, the same claims with a confound taken away": controls,
+        "primary claims of the paper about trained networks, at quick scale": networks,
+        "checks of the theory's simulators": theory,
     }
     return "\n".join(f"- {len(claims)} {words}: {_counted(claims)}." for words, claims in kinds.items() if claims)
 
 
 def overview(shown: list[Shown]) -> str:
-    """Returns one row a figure: what it says, verdicts of the paper's claims and of the controls, command, times.
+    """Returns one row a figure: what it says, the words of its primary claims, command, times.
 
     That of the paper scale is a forecast on a GPU, kept beside the pictures.
     """
     paper_scale = json.loads(PAPER_SCALE.read_text(encoding="utf-8"))
     rows = [
-        f"| figure | claim | the paper's claims, here | controls | command | quick, 2 CPU cores | "
+        f"| figure | claim | primary claims, here | command | quick, 2 CPU cores | "
         f"paper scale, {paper_scale['device']} |",
-        "|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|",
     ]
     for one in shown:
-        paper, controls = own(one.claims), [claim for claim in one.claims if claim["control_of"]]
         link = f"[{one.name}](#{one.name})"
         seconds = one.provenance["seconds"]
         own_runs = seconds > 10 or one.provenance["data"]["name"] == SIMULATION
         time = duration(seconds) if own_runs else "shares runs"
         hours = paper_scale["hours"].get(one.name)
         gpu = "–" if hours is None else f"{hours:.0f} h"
-        cells = (link, one.title, _counted(paper), _counted(controls), f"`{_command(one)}`", time, gpu)
+        cells = (link, one.title, _counted(primaries(one.claims)), f"`{_command(one)}`", time, gpu)
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _rows(shown: list[Shown]) -> list[forest.Row]:
+    """Returns the primary claims about networks, for the picture of all."""
+    return [
+        forest.row(one.name, "quick", claim)
+        for one in shown
+        if not one.theory
+        for claim in primaries(one.claims)
+        if claim.get("rule")
+    ]
 
 
 def _command(one: Shown) -> str:
@@ -185,19 +205,20 @@ def page(shown: list[Shown]) -> str:
     parts = [
         "# Gallery: every figure at quick scale, as measured\n",
         INTRODUCTION,
+        *([f"![all primary claims on common axes]({FOREST})\n"] if _rows(shown) else []),
         overview(shown) + "\n",
     ]
     for one in shown:
         parts.append(f'<a id="{one.name}"></a>\n\n## {one.name}: {one.title}\n')
         parts += [f"![{one.name}]({name})\n" for name in one.pictures]
-        parts.append("| claim | value [interval] | n | paper | verdict | note |\n|---|---|---|---|---|---|")
-        for claim in one.claims:
+        parts.append("| claim | value [interval] | n, look | paper | word | note |\n|---|---|---|---|---|---|")
+        for claim in sorted(one.claims, key=lambda claim: not claim.get("primary")):
             cells = (
                 claim["claim"] + (" *(control)*" if claim["control_of"] else ""),
                 interval(claim),
-                claim["n"],
+                f"{claim['n']}" + (f", {claim['look']}" if claim.get("primary") and claim.get("look") else ""),
                 claim["paper"] or "",
-                word(claim),
+                word(claim) if claim.get("primary") else "–",
                 claim["note"],
             )
             parts.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")

@@ -32,6 +32,13 @@ def append(folder: Path, lines: Sequence[Spent]) -> None:
                 stream.write("".join(json.dumps(line.as_json(), allow_nan=False) + "\n" for line in new))
 
 
+def of_figure(out: Path, name: str, scale: str) -> list[Spent]:
+    """Returns the looks that a results folder's ledger has of one figure at one scale, for the archive's."""
+    return [
+        line for line in _lines(out / LOOKS) if line.claim.startswith(f"{name}.") and line.place.split(" ")[0] == scale
+    ]
+
+
 def _lines(file: Path) -> list[Spent]:
     try:
         return [spent(line) for line in read_lines(file)]

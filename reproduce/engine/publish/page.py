@@ -11,8 +11,9 @@ from typing import Any
 
 from three_factors.reproduce.engine.contract.files import write_text
 from three_factors.reproduce.engine.definition import BESIDE, SIMULATION, Contents, Definition
-from three_factors.reproduce.engine.judge.claims import controls, interval, own, tally, word
+from three_factors.reproduce.engine.judge.claims import interval, primaries, survives, word
 from three_factors.reproduce.engine.options import EPOCHS, InputError, Options
+from three_factors.reproduce.engine.publish import forest
 from three_factors.reproduce.engine.publish.current import is_current
 
 SHOWN = ("command", "made", "commit", "uncommitted_changes", "python", "versions", "hardware", "data", "missing")
@@ -28,7 +29,8 @@ class Entry:
         heading: the first line of the script's docstring.
         caption: what follows it.
         pictures: base64 of SVGs, the figure and what stands beside it.
-        claims: as they are stored, other arms' as controls.
+        claims: as they are stored.
+        arms: arm -> its claims, if they are of today's settings.
         formulas: MathML.
         reductions: (the paper's, here, why).
         regime: how far its runs are from the paper's.
@@ -42,6 +44,7 @@ class Entry:
     caption: str
     pictures: list[str]
     claims: list[dict[str, Any]]
+    arms: dict[str, list[dict[str, Any]]]
     formulas: list[str]
     reductions: list[list[str]]
     regime: str
@@ -53,9 +56,18 @@ class Entry:
         return str(self.claims[0]["data"]) if self.claims else ""
 
     @property
-    def own(self) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
-        """Each claim that is no control, with its controls."""
-        return [(claim, controls(claim, self.claims)) for claim in own(self.claims)]
+    def primary(self) -> list[tuple[dict[str, Any], dict[str, dict[str, Any]], str]]:
+        """Each claim that is given a word, what became of it in other arms, and whether it survives them."""
+        found = []
+        for claim in primaries(self.claims):
+            others = {arm: of for arm, claims in self.arms.items() for of in claims if of["id"] == claim["id"]}
+            found.append((claim, others, survives(claim, [*others.values()])))
+        return found
+
+    @property
+    def estimated(self) -> list[dict[str, Any]]:
+        """The claims that are given none."""
+        return [claim for claim in self.claims if not claim.get("primary")]
 
 
 def write(contents: Contents, options: Options) -> tuple[Path, list[Entry]]:
@@ -67,7 +79,7 @@ def write(contents: Contents, options: Options) -> tuple[Path, list[Entry]]:
     if not entries:
         raise InputError(f"--out: {str(options.out)!r} holds no figure at scale {options.scale}; --run makes them")
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
-    environment.filters |= {"interval": interval, "tally": tally, "word": word}
+    environment.filters |= {"interval": interval, "word": word}
     displayed = {entry.script for entry in entries}
     text = environment.get_template("page.html.j2").render(
         title="Three factors influencing minima in SGD: what the figures show",
@@ -75,6 +87,7 @@ def write(contents: Contents, options: Options) -> tuple[Path, list[Entry]]:
         made=time.strftime("%Y-%m-%d"),
         figures=entries,
         absent=[name for name in contents.page if name not in displayed],
+        forest=_forest(entries, options.scale),
     )
     page = options.out / f"report-{options.scale}.html"
     write_text(page, text)
@@ -122,7 +135,8 @@ def _entry(definition: Definition, options: Options, folder: Path, provenance: d
         heading=heading.rstrip(".") + (f" On {data}" if several else ""),
         caption=" ".join(caption.split()),
         pictures=[base64.b64encode(file.read_bytes()).decode() for file in pictures if file.is_file()],
-        claims=claims + _arms(definition, options, data),
+        claims=claims,
+        arms=_arms(definition, options, data),
         formulas=[_mathml(formula) for formula in definition.formulas],
         reductions=provenance["reductions"],
         regime=provenance.get("regime") or "",
@@ -131,16 +145,27 @@ def _entry(definition: Definition, options: Options, folder: Path, provenance: d
     )
 
 
-def _arms(definition: Definition, options: Options, data: str) -> list[dict[str, Any]]:
-    """Returns the claims of other arms, as controls of the paper's, if they are of today's settings."""
-    found = []
+def _arms(definition: Definition, options: Options, data: str) -> dict[str, list[dict[str, Any]]]:
+    """Returns arm -> its claims, of the arms that are there and of today's settings."""
+    found = {}
     for folder, told in _folders(definition, options):
         if told["data"]["name"] != data or told.get("arm", EPOCHS) == EPOCHS:
             continue
         if is_current(definition, folder, options.scale, options.data_dir):
-            words = f"; arm {told['arm']}: {definition.arm(told['arm']).words}"
-            for claim in json.loads((folder / "claims.json").read_text(encoding="utf-8")):
-                found.append(
-                    claim | {"control_of": claim["control_of"] or claim["id"], "claim": claim["claim"] + words}
-                )
+            found[str(told["arm"])] = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
     return found
+
+
+def _forest(entries: list[Entry], scale: str) -> str:
+    """Returns the picture of all primary claims of figures, base64 of an SVG; "" if there are none.
+
+    Checks of simulators are not among them.
+    """
+    rows = [
+        forest.row(entry.name, scale, claim)
+        for entry in entries
+        if entry.data != SIMULATION
+        for claim, _, _ in entry.primary
+        if claim.get("rule")
+    ]
+    return base64.b64encode(forest.svg(rows).encode()).decode() if rows else ""

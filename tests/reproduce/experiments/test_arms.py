@@ -12,6 +12,8 @@ from three_factors.reproduce.engine.contract.spec import Data, RunSpec
 from three_factors.reproduce.engine.contract.steps import planned
 from three_factors.reproduce.engine.definition import Figure
 from three_factors.reproduce.engine.experiment import PAPERS, Experiment, Setting
+from three_factors.reproduce.engine.judge.claims import judge
+from three_factors.reproduce.engine.judge.looks import look
 from three_factors.reproduce.engine.judge.table import SyntheticTable
 from three_factors.reproduce.engine.options import InputError
 from three_factors.reproduce.experiments import arms
@@ -117,7 +119,8 @@ def test_svag_claims_compare_every_level_with_the_first():
                 accuracy = 0.8 + shift * (level == 4) + random.normal(0, 0.001, seeds)
                 norm = np.exp(random.normal(0, 0.02, seeds))
                 finals[f"{cell}, l {level}"] = {"val/accuracy": accuracy, "end hessian/frobenius": norm}
-        return [claim.verdict for claim in arms.SVAG.check(SyntheticTable(finals, factors=factors))]
+        found = arms.SVAG.check(SyntheticTable(finals, factors=factors))
+        return [claim.verdict for claim in judge(found, look(seeds, seeds), [of.about.id for of in found])]
 
     assert world(0.0) == ["supported"] * 4
     assert world(0.05) == ["supported", "supported", "not supported", "supported"]

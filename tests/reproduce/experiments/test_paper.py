@@ -95,7 +95,7 @@ def test_the_runs_of_the_interpolation_figures(name):
 
 def test_a_line_to_another_initialisation_keeps_the_split_of_the_data():
     items = {(item.label, item.seed): item.spec for item in plan("fig2", "paper").runs()}
-    for seed in range(5):
+    for seed in range(100, 105):
         own, other = items["baseline", seed], items["baseline, other initialisation", seed]
         assert (own.seed, other.seed) == (seed, seed + 1)
         assert own.data == other.data
@@ -149,7 +149,7 @@ def test_figure_6():
     wanted = {"a": (12_000, 0.1, 200), "b": (21_600, 0.1, 200), "c": (43_200, 0.1, 200), "d": (43_200, 0.05, 200)}
     wanted |= {"a_time": (12_000, 0.1, 720), "d_time": (43_200, 0.05, 400)}
     for panel, (n, eta, epochs) in wanted.items():
-        own = [item.spec for item in items if item.factors["panel"] == panel and item.seed == 0]
+        own = [item.spec for item in items if item.factors["panel"] == panel and item.seed == 100]
         assert rounded(own) == sorted((round(eta * b, 9), 50 * b) for b in BETAS)
         assert {(spec.data.train, spec.epochs) for spec in own} == {(n, epochs)}
     times = {p: t_eta(next(i.spec for i in items if i.factors["panel"] == p)) for p in ("a_time", "c", "d_time")}
@@ -178,7 +178,8 @@ def test_figure_16():
 def test_table_1_is_tuned_at_gpu_scale_on_three_seeds_of_its_own():
     tuned, final, _ = plan("table1", "paper").foreseen()
     assert {item.spec.epochs for item in tuned.items} == {30}
-    assert {item.spec.epochs for item in final.items} == {300}
+    assert {item.spec.epochs for item in final.items if "quenched" not in item.label} == {300}
+    assert {item.spec.epochs for item in final.items if "quenched" in item.label} == {390}  # 15 % more t_eta
     assert len({item.seed for item in tuned.items}) == 3
     assert not {item.seed for item in tuned.items} & {item.seed for item in final.items}
     assert len({item.label for item in tuned.items}) == 6 * 3 * 3 + 6

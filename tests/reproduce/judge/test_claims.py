@@ -1,106 +1,164 @@
-"""Verdicts: each rule on constructed data, error rates under the null."""
+"""Words: each rule on constructed data, the family, gates, lost values, what stands in a word's way."""
+
+from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
-from scipy import stats
 
 from three_factors.reproduce.engine.judge import claims
-from three_factors.reproduce.engine.judge.claims import Claim, NoiseContrast, Statement, holm
-from three_factors.reproduce.engine.judge.rules import Direction
-from three_factors.reproduce.engine.judge.table import Table
+from three_factors.reproduce.engine.judge.claims import Finding, Statement, holm_adjusted, judge
+from three_factors.reproduce.engine.judge.estimates import LOG, OverChains, OverSeeds
+from three_factors.reproduce.engine.judge.looks import ALPHA, ONLY, look
+from three_factors.reproduce.engine.judge.rules import Direction, Range, as_json, from_json, within
+from three_factors.reproduce.engine.judge.seedwise import NoiseContrast, differ, gate, over_seeds, share
+from three_factors.reproduce.engine.judge.table import SyntheticTable
 
-
-def table(arms, curves=None):
-    rows = [(label, i, "ok", v) for label, values in arms.items() for i, v in enumerate(values)]
-    frames = {}
-    for label, several in (curves or {}).items():
-        frames |= {(label, i): pd.DataFrame({"t_eta": np.arange(len(c)), "loss": c}) for i, c in enumerate(several)}
-    return Table(pd.DataFrame(rows, columns=["label", "seed", "status", "acc"]), frames)
-
-
-def equivalent(x, y, margin=0.5):
-    return claims.equivalent(ABOUT, table({"a": x, "b": y}), "a", "b", on="acc", margin=margin)
-
-
-ABOUT = Statement("about", "what is claimed")
-OWN = NoiseContrast(("a", "b"), "c", on="acc")
 SPREAD = np.array([-0.1, 0.0, 0.1, 0.05, -0.05])
+ABOUT = Statement("about", "what is claimed", "mean")
+
+
+def found(values, rule, name="a", **more):
+    return Finding(Statement(name, "a claim", "mean"), rule, OverSeeds(np.asarray(values, dtype=float)), **more)
+
+
+def word(*findings, seeds=5, primary=None):
+    primary = [one.about.id for one in findings] if primary is None else primary
+    return [claim.verdict for claim in judge(findings, look(seeds, 5), primary)]
 
 
 @pytest.mark.parametrize(
-    ("shift", "spread", "verdict"),
-    [(0.1, 1, "supported"), (2.0, 1, "not supported"), (0.4, 10, "inconclusive"), (0.0, 50, "inconclusive")],
+    ("shift", "spread", "rule", "verdict"),
+    [
+        (1.0, 1, Direction(1, 0.1), "supported"),
+        (-1.0, 1, Direction(1, 0.1), "not supported"),
+        (0.05, 1, Direction(1, 0.1), "inconclusive"),
+        (-1.0, 1, Direction(-1, 0.1), "supported"),
+        (0.1, 1, within(0.5), "supported"),
+        (2.0, 1, within(0.5), "not supported"),
+        (-2.0, 1, within(0.5), "not supported"),
+        (0.4, 10, within(0.5), "inconclusive"),
+        (0.0, 50, within(0.5), "inconclusive"),
+        (0.1, 1, Direction(1, 0.0, null=-0.3), "supported"),  # non-inferiority
+        (-0.6, 1, Direction(1, 0.0, null=-0.3), "not supported"),
+    ],
 )
-def test_equivalence_needs_the_whole_interval_inside_the_margin(shift, spread, verdict):
-    assert equivalent(SPREAD * spread, SPREAD * spread + shift).verdict == verdict
+def test_a_word_follows_from_where_the_interval_lies(shift, spread, rule, verdict):
+    assert word(found(SPREAD * spread + shift, rule)) == [verdict]
+    assert from_json(as_json(rule)) == rule
 
 
-def test_the_interval_is_welchs():
-    x, y = np.array([1.0, 2, 3, 4]), np.array([1.0, 1.5, 3.5])
-    claim, expected = equivalent(x, y), stats.ttest_ind(x, y, equal_var=False).confidence_interval(0.9)
-    assert (claim.low, claim.high) == pytest.approx((expected.low, expected.high))
+def test_an_effect_that_is_shown_to_be_small_is_supported_and_said_to_be_small():
+    (claim,) = judge([found(SPREAD / 100 + 0.02, Direction(1, 0.1))], look(5, 5), ["a"])
+    assert (claim.verdict, claim.small) == ("supported", True)
+    assert claims.SMALLER in claim.note
+    (large,) = judge([found(SPREAD / 100 + 0.2, Direction(1, 0.1))], look(5, 5), ["a"])
+    assert not large.small
 
 
-@pytest.mark.slow
-def test_equivalence_is_falsely_supported_in_at_most_five_percent_at_the_margin():
-    random = np.random.default_rng(0)
-    wrong = [
-        equivalent(random.normal(0.5, 0.2, 5), random.normal(0, 0.2, 5)).verdict == "supported" for _ in range(1500)
+def test_only_primary_claims_are_given_a_word_and_the_others_an_interval():
+    clear = found(SPREAD + 1, Direction(1, 0.1), "b")
+    first, other = judge([found(SPREAD + 1, Direction(1, 0.1)), clear], look(5, 5), ["a"])
+    assert (first.verdict, first.primary) == ("supported", True)
+    assert (other.verdict, other.primary, other.holm_support) == ("estimated", False, None)
+    assert (other.value, other.low, other.high) == (first.value, first.low, first.high)
+
+
+def test_holm_is_over_all_primary_claims_missing_ones_counted():
+    assert holm_adjusted({"a": 0.001, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.003, "b": 0.06, "c": 0.06})
+    borderline = found(SPREAD + 0.12, Direction(1, 0.0))
+    assert word(borderline) == ["supported"]
+    (claim,) = judge([borderline], look(5, 5), ["a", "b", "c", "d"])
+    assert claim.verdict == "inconclusive"
+    assert "alone it would be supported" in claim.note
+    assert claim.holm_support == pytest.approx(4 * 2 * claim.p_support)
+
+
+def test_supports_and_refutations_are_families_of_their_own():
+    clear, borderline = found(SPREAD - 1, Direction(1, 0.1), "a"), found(SPREAD + 0.11, Direction(1, 0.0), "b")
+    assert word(clear, borderline) == ["not supported", "inconclusive"]  # the second among two
+    assert word(borderline) == ["supported"]
+
+
+def test_a_family_of_nulls_has_a_word_in_one_case_of_twenty():
+    random, wrong, trials = np.random.default_rng(0), 0, 800
+    for _ in range(trials):
+        drawn = [found(random.normal(0, 1, 5), Direction(1, 5.0), name) for name in "abcd"]
+        wrong += "supported" in word(*drawn)
+    assert wrong / trials <= ALPHA / 2 + 3 * (0.025 * 0.975 / trials) ** 0.5  # the first look's half of the level
+
+
+def test_what_is_alike_where_noise_does_nothing_is_inconclusive():
+    alike = found(SPREAD / 10, within(0.5), gate=gate(SPREAD + 1))
+    assert word(alike) == ["supported"]
+    nothing = replace(alike, gate=gate(SPREAD))
+    (claim,) = judge([nothing], look(5, 5), ["a"])
+    assert claim.verdict == "inconclusive"
+    assert claims.GATED in claim.note
+    assert word(replace(found(SPREAD + 3, within(0.5)), gate=1.0)) == ["not supported"]  # apart all the same
+
+
+def test_a_gate_in_the_wrong_direction_is_none():
+    assert gate(SPREAD - 1) > 0.9
+    assert gate(np.array([np.nan, 1.0])) == 1.0
+
+
+def test_more_than_one_seed_in_five_without_a_value_decides_nothing():
+    values = np.array([1.0, 1.1, 0.9, 1.0, np.nan])
+    assert word(found(values, Direction(1, 0.1))) == ["supported"]
+    (claim,) = judge([found([1.0, 1.1, 0.9, np.nan, np.nan], Direction(1, 0.1))], look(5, 5), ["a"])
+    assert (claim.verdict, claim.lost) == ("inconclusive", 2)
+    assert "more than one seed in five" in claim.note
+    assert "2 of 5 seeds have no value" in claim.note
+
+
+def test_too_few_values_and_whatever_stands_in_the_way_are_not_judged():
+    none = over_seeds(ABOUT, np.array([1.0, np.nan]), within(1))
+    (claim,) = judge([none], look(5, 5), ["about"])
+    assert (claim.verdict, claim.value, claim.note) == ("not judged", None, "too few runs that have a value")
+    kept = found(SPREAD + 1, Direction(1, 0.1)).without("smoke scale")
+    (claim,) = judge([kept], look(5, 5), ["a"])
+    assert (claim.verdict, claim.note) == ("not judged", "smoke scale")
+    assert claim.value == pytest.approx(1.0)
+
+
+def test_simulations_are_looked_at_once_and_all_of_them_are_a_family():
+    given = [Finding(Statement(name, "", ""), within(0.1), OverChains(0.0, 0.03, 9)) for name in "ab"]
+    first, _ = judge(given, ONLY)
+    assert (first.verdict, first.confidence) == ("supported", 0.9)
+    assert first.holm_support == pytest.approx(2 * first.p_support)
+
+
+TABLE = {
+    "a": {"x/accuracy": SPREAD + 5, "loss": np.exp(SPREAD)},
+    "b": {"x/accuracy": SPREAD + 4.9, "loss": np.exp(SPREAD + 0.01)},
+    "c": {"x/accuracy": SPREAD, "loss": np.exp(SPREAD - 2)},
+}
+
+
+def test_pairs_are_of_one_seed():
+    """What all arms of a seed share takes no part in their difference."""
+    found = differ(ABOUT, SyntheticTable(TABLE), "a", "b", within(0.5), on="x/accuracy")
+    assert found.estimate.interval(0.95) == pytest.approx((0.1, 0.1))
+    assert found.unit == "share"
+    ratio = differ(ABOUT, SyntheticTable(TABLE), "a", "b", Range(0.5, 2), on="loss", scale=LOG)
+    assert ratio.estimate.value == pytest.approx(np.exp(-0.01))
+
+
+@pytest.mark.parametrize(("on", "scale", "value"), [("x/accuracy", claims, 0.1 / 4.95), ("loss", LOG, -0.01 / 2.005)])
+def test_a_share_is_of_what_the_noise_does(on, scale, value):
+    noise = NoiseContrast(("a", "b"), "c", on, **({"scale": LOG} if scale is LOG else {}))
+    found = share(ABOUT, SyntheticTable(TABLE), "a", "b", noise)
+    assert found.estimate.value == pytest.approx(value)
+    assert word(replace(found, about=Statement("a", "", ""))) == ["supported"]
+    against = replace(noise, sign=-1)  # noise acts the other way: nothing is shown
+    assert word(replace(share(ABOUT, SyntheticTable(TABLE), "a", "b", against), about=Statement("a", "", ""))) == [
+        "inconclusive"
     ]
-    assert np.mean(wrong) < 0.05 + 3 * (0.05 * 0.95 / 1500) ** 0.5
 
 
-@pytest.mark.parametrize(("shift", "verdict"), [(1.0, "supported"), (-1.0, "not supported"), (0.05, "inconclusive")])
-def test_a_directional_claim_needs_its_lower_bound_above_zero(shift, verdict):
-    t = table({"a": SPREAD + shift, "b": SPREAD})
-    assert claims.differ(ABOUT, t, "a", "b", Direction(1, smallest=0.1), on="acc").verdict == verdict
-
-
-def share(a, b, c):
-    t = table({"a": a, "b": b, "c": c})
-    return claims.share_of_effect(ABOUT, t, "a", "b", noise=OWN, margin=1 / 3)
-
-
-def test_a_share_is_judged_against_what_the_noise_does():
-    assert share(SPREAD, SPREAD + 0.1, SPREAD - 3).verdict == "supported"
-    assert share(SPREAD, SPREAD + 3, SPREAD - 3).verdict == "not supported"
-
-
-def test_without_a_visible_effect_of_noise_the_share_is_inconclusive():
-    claim = share(SPREAD, SPREAD, SPREAD + 0.01)
-    assert (claim.verdict, claim.low) == ("inconclusive", None)
-    assert "no effect of noise is shown" in claim.note
-
-
-def test_the_effect_of_noise_may_come_from_another_pair():
-    t = table({"a": SPREAD + 5, "b": SPREAD + 4.9, "c": SPREAD, "d": SPREAD + 1, "e": SPREAD + 1})
-    noise = NoiseContrast(("d", "e"), "c", on="acc")
-    claim = claims.share_of_effect(ABOUT, t, "a", "b", noise=noise, margin=1 / 3)
-    assert claim.value == pytest.approx(0.1)
-    assert claim.n == 5
-
-
-def test_what_coincides_where_noise_does_nothing_is_inconclusive():
-    made = [equivalent(SPREAD, SPREAD), equivalent(SPREAD, SPREAD + 9)]
-    for shift, kept in ((3.0, True), (0.01, False)):
-        t = table({"a": SPREAD, "b": SPREAD, "c": SPREAD - shift})
-        judged = [c.verdict for c in claims.where_noise_shows(made, t, "a", "b", OWN)]
-        assert judged == (["supported", "not supported"] if kept else ["inconclusive"] * 2)
-    apart = table({"a": SPREAD, "b": SPREAD + 4, "c": SPREAD - 1})  # the pair differs more than the control
-    assert claims.where_noise_shows(made, apart, "a", "b", OWN)[1].verdict == "inconclusive"
-
-
-def test_where_the_control_did_not_train_nothing_is_said_of_noise():
-    made = [equivalent(SPREAD, SPREAD)]
-    lone = table({"a": SPREAD, "b": SPREAD, "c": SPREAD[:1]})
-    (judged,) = claims.where_noise_shows(made, lone, "a", "b", OWN)
-    assert judged.verdict == "inconclusive"
-
-
-def test_what_was_noted_of_a_claim_stays_when_its_verdict_is_taken_back():
-    made = [Claim(str(p), "", "", 0, 0, 0, 5, "supported", p=p, note="3 of 5 trained") for p in (0.04, 0.03)]
-    assert all(c.note == f"3 of 5 trained; {claims.HOLM}" for c in holm(made))
+def test_a_direction_from_a_null_that_a_logarithm_does_not_have_is_refused():
+    with pytest.raises(ValueError, match="null: 0 is not positive"):
+        over_seeds(ABOUT, np.ones(3), Direction(1, 0.1), LOG)
 
 
 @pytest.mark.parametrize(
@@ -120,23 +178,23 @@ def test_a_control_is_of_the_claim_that_it_names_or_of_those_below_that_name(cla
     assert claims.controls({"id": claim, "control_of": ""}, [control]) == [control] * is_one
 
 
-def made(name, control_of=""):
-    return Claim(name, "", "", 0, 0, 0, 5, "supported", p=0.01, control_of=control_of)
+def named(name, control_of=""):
+    return Finding(Statement(name, "", control_of=control_of), within(1), None)
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ([made("a"), made("a")], "id: 2 claims are named 'a'"),
-        ([made("")], "id: 1 claims are named ''"),
-        ([made("a"), made("b", control_of="c")], "control_of: 'c' of 'b' is no claim"),
-        ([made("a.one"), made("b", control_of="a.on")], "control_of: 'a.on' of 'b' is no claim"),
-        ([made("b", control_of="b")], "control_of: 'b' of 'b' is no claim"),
+        ([named("a"), named("a")], "id: 2 claims are named 'a'"),
+        ([named("")], "id: 1 claims are named ''"),
+        ([named("a"), named("b", control_of="c")], "control_of: 'c' of 'b' is no claim"),
+        ([named("a.one"), named("b", control_of="a.on")], "control_of: 'a.on' of 'b' is no claim"),
+        ([named("b", control_of="b")], "control_of: 'b' of 'b' is no claim"),
     ],
 )
 def test_claims_whose_names_do_not_do_are_refused(given, words):
     with pytest.raises(ValueError, match=words):
-        holm(given)
+        judge(given, ONLY)
 
 
 def test_a_number_in_an_id_has_no_dot():
@@ -144,55 +202,25 @@ def test_a_number_in_an_id_has_no_dot():
     assert [claims.key(x) for x in (0.0, 0.9, 25.0, -0.5, 1e-4)] == ["0", "0_9", "25", "m0_5", "0_0001"]
 
 
-def test_arms_without_any_spread_are_judged_without_a_crash():
-    assert share([0.1, 0.1], [0.1, 0.1], [0.12, 0.12]).verdict == "supported"
+@pytest.mark.parametrize(
+    ("arms", "word"),
+    [
+        ([], "open"),
+        ([(0.2, "inconclusive"), (0.3, "supported")], "survives"),
+        ([(0.2, "inconclusive"), (-0.1, "inconclusive")], "open"),
+        ([(0.2, "supported"), (0.01, "not supported")], "falls"),
+        ([(None, "not judged")], "open"),
+    ],
+)
+def test_a_claim_survives_the_controls_on_its_own_side_in_all_of_them(arms, word):
+    rule = as_json(Direction(1, 0.1))
+    others = [{"value": value, "verdict": verdict} for value, verdict in arms]
+    assert claims.survives({"rule": rule}, others) == word
 
 
-def test_curves_are_paired_by_seed_when_one_diverged():
-    same = curves(5)
-    t = table({}, {"a": same, "b": same})
-    lame = Table(t.frame, {k: v for k, v in t.rows.items() if k != ("a", 0)})
-    whole = Table(t.frame, {k: v for k, v in t.rows.items() if k[1] != 0})
-    values = [claims.same_curve(ABOUT, x, "a", "b", on="loss", bound=1.5).value for x in (lame, whole)]
-    assert values[0] == values[1]
-
-
-@pytest.mark.slow
-def test_fiellers_interval_covers_the_true_share_in_ninety_percent():
-    random, hits, trials = np.random.default_rng(1), 0, 1500
-    for _ in range(trials):
-        a, b, c = (random.normal(mean, 0.5, 5) for mean in (2.3, 2.0, 0.15))  # share 0.15 of 2
-        claim = share(a, b, c)
-        hits += claim.low is not None and claim.low <= 0.15 <= claim.high
-    assert 0.87 < hits / trials < 0.93
-
-
-def curves(n, shift=0.0, seed=0):
-    return shift + np.random.default_rng(seed).normal(0, 1, (n, 30))
-
-
-def test_curves_no_further_apart_than_seeds_are_the_same():
-    def make(shift):
-        several = {"a": curves(6), "b": curves(6, shift, seed=1)}
-        return claims.same_curve(ABOUT, table({}, several), "a", "b", on="loss", bound=1.5)
-
-    assert make(0.0).verdict == "supported"
-    assert make(0.0).value == pytest.approx(1, abs=0.15)
-    assert make(5.0).verdict == "not supported"
-
-
-def test_curves_at_other_times_are_not_compared():
-    t = table({}, {"a": curves(4), "b": curves(4)[:, :20]})
-    with pytest.raises(ValueError, match="not measured at the same t_eta"):
-        claims.same_curve(ABOUT, t, "a", "b", on="loss", bound=1.5)
-
-
-def test_too_few_runs_are_not_judged():
-    assert equivalent([1.0], [1.0, 2.0]).verdict == "not judged"
-
-
-def test_holm_takes_back_what_does_not_survive_it():
-    made = [Claim(str(p), "", "", 0, 0, 0, 5, "supported", p=p) for p in (0.001, 0.04, 0.03)]
-    judged = holm(made)
-    assert [c.p_holm for c in judged] == pytest.approx([0.003, 0.06, 0.06])
-    assert [c.verdict for c in judged] == ["supported", "inconclusive", "inconclusive"]
+def test_a_stored_claim_tells_bounds_that_there_are_not():
+    claim = {"value": 3.0, "low": 1.5, "high": None, "unit": ""}
+    assert claims.interval(claim) == "3 [1.5, ∞]"
+    assert claims.interval(claim | {"low": None}) == "3 [unbounded]"
+    assert claims.interval(claim | {"value": None}) == "no value"
+    assert claims.interval({"value": 0.012, "low": 0.0, "high": 0.02, "unit": "share"}) == "1.20 [0.00, 2.00] pp"

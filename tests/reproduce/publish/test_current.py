@@ -12,6 +12,8 @@ from tests.reproduce.figures import figure as named
 from tests.reproduce.figures import source
 from three_factors.datamodules.prepared import prepare
 from three_factors.reproduce.engine.experiment import PAPERS
+from three_factors.reproduce.engine.judge.claims import judge
+from three_factors.reproduce.engine.judge.looks import look
 from three_factors.reproduce.engine.judge.table import Table
 from three_factors.reproduce.engine.options import Options
 from three_factors.reproduce.engine.planning import FigurePlan
@@ -31,7 +33,8 @@ def left(folder, figure, source, frame=None):
     factors = {run.label: run.factors for run in runs}
     runs += plan.final(runs, Table(frame, {}, factors=factors))
     frame.to_csv(folder / "table.csv", index=False)
-    imagined = figure.check(figure.experiment.imagined("smoke", 2, np.random.default_rng(1)))
+    found = figure.check(figure.experiment.imagined("smoke", 2, np.random.default_rng(1)))
+    imagined = judge(found, look(2, 2), figure.primary)
     (folder / "claims.json").write_text(json.dumps([claim.as_json() for claim in imagined]))
     told = {
         "source": described(source),
@@ -70,6 +73,8 @@ def test_results_are_current_until_a_setting_a_measurement_or_the_data_change(tm
     other = claims[0]["rule"] | {"smallest": 0.29}
     (tmp_path / "claims.json").write_text(json.dumps([claims[0] | {"rule": other}, *claims[1:]]))
     assert not is_current(figure, tmp_path, "smoke", tmp_path)
+    (tmp_path / "claims.json").write_text(json.dumps([claims[0] | {"primary": False}, *claims[1:]]))
+    assert not is_current(figure, tmp_path, "smoke", tmp_path)  # another family
     (tmp_path / "claims.json").write_text(json.dumps(claims))
     assert is_current(figure, tmp_path, "smoke", tmp_path)
     longer = replace(memorisation.SMOKE, epochs=4)
@@ -94,7 +99,7 @@ def test_of_a_tuned_figure_the_runs_that_its_table_chooses_count_too(tmp_path):
 
     told = left(tmp_path, figure, CIFAR, frame)
     final = {name for name in told["runs"] if not name.startswith("tuning")}
-    assert len(final) == 2 * 4
+    assert len(final) == 2 * 5
     assert is_current(figure, tmp_path, "smoke", tmp_path)
     written(tmp_path, told | {"runs": {k: v for k, v in told["runs"].items() if k != min(final)}})
     assert not is_current(figure, tmp_path, "smoke", tmp_path)

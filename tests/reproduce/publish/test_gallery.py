@@ -22,6 +22,9 @@ CLAIM = {
     "note": "",
     "unit": "share",
     "control_of": "",
+    "primary": True,
+    "look": 1,
+    "rule": {"kind": "direction", "sign": 1, "smallest": 0.005, "null": 0.0},
 }
 
 
@@ -37,8 +40,9 @@ def places(tmp_path, monkeypatch):
     results = tmp_path / "results" / "fig1" / "quick"
     results.mkdir(parents=True)
     Image.effect_noise((2000, 1000), 40).convert("RGB").save(results / "fig1.png")
+    (results / "table.csv").write_text("label,seed\n")
     (results / "claims.json").write_text(
-        json.dumps([CLAIM, CLAIM | {"id": "c", "control_of": "ab", "verdict": "inconclusive"}])
+        json.dumps([CLAIM, CLAIM | {"id": "c", "control_of": "ab", "verdict": "estimated", "primary": False}])
     )
     provenance = {
         "missing": [],
@@ -67,12 +71,15 @@ def test_pictures_shrink_and_the_table_stands_between_the_markers(places):
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
-    assert "- 1 claims about trained networks, at quick scale: 1 supported.\n- 1 controls" in text
+    assert "- 1 primary claims of the paper about trained networks, at quick scale: 1 supported.\n" in text
     page = (folder / "README.md").read_text()
     row = next(line for line in page.splitlines() if "[fig1]" in line)
     hours = json.loads(gallery.PAPER_SCALE.read_text())["hours"]["fig1"]
-    told = f"| 1 supported | 1 inconclusive | `reproduce/fig1.py --data fashionmnist` | 4.2 min | {hours:.0f} h |"
+    told = f"| 1 supported | `reproduce/fig1.py --data fashionmnist` | 4.2 min | {hours:.0f} h |"
     assert told in row
+    assert (folder / gallery.FOREST).read_bytes()[:4] == b"\x89PNG"
+    assert json.loads((folder / "fig1" / "claims.json").read_text())[0] == CLAIM
+    assert (folder / "fig1" / "table.csv").read_text() == "label,seed\n"
     make(results)
     assert readme.read_text() == text
     assert "a \\| b" in (folder / "README.md").read_text()

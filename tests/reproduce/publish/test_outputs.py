@@ -63,7 +63,7 @@ def test_a_diverged_run_is_a_row_and_no_curve_and_a_missing_one_is_named(tmp_pat
     assert table.seeds("constant, small S") == [0]
     assert [item.name for item in missing] == ["constant, small S seed 2"]
     assert table.diverged("constant, small S") == 1
-    assert table.values("constant, small S", "test/accuracy").tolist() == [0.4]
+    assert table.values("constant, small S", "test/accuracy") == pytest.approx([0.4], abs=1e-4)
 
 
 def test_a_figure_with_missing_arms_is_drawn_with_what_is_there(tmp_path):
@@ -78,7 +78,7 @@ def test_a_figure_with_missing_arms_is_drawn_with_what_is_there(tmp_path):
     plots.save(FIGURE.draw, table, tmp_path, "fig4", footer="", watermark=None)
     assert (tmp_path / "fig4.svg").read_bytes() == first  # equal results give equal files
     judged = outputs.judge(CONTEXT, table, {}, None)
-    assert {claim.verdict for claim in judged} == {"not judged"}
+    assert {claim.verdict for claim in judged} == {"not judged", "estimated"}
     assert isinstance(table.frame, pd.DataFrame)
 
 
@@ -125,7 +125,7 @@ def test_every_setting_that_is_trained_is_drawn_and_judged(scale):
     table = FIGURE.experiment.imagined(scale, 4, random)
     settings = set(FIGURE.experiment.runs(scale, CIFAR10))
     drawn = {label for panel in panels(table).values() for label in panel}
-    judged = {label for claim in FIGURE.check(table) for label in claim.labels}
+    judged = {label for finding in FIGURE.check(table) for label in finding.labels}
     assert settings == drawn
     assert judged == settings - {"root rule, equal epochs"}  # shown only
 
@@ -170,5 +170,5 @@ def test_a_claim_says_which_of_its_runs_diverged():
     table = OneLost(drawn.finals, drawn.series)
     notes = {claim.claim: claim.note for claim in outputs.judge(CONTEXT, table, {}, None)}
     touched = notes["constant pair: end test accuracies within 0.5 points"]
-    assert "1 diverged run of 'constant, large S' left out" in touched
-    assert "diverged" not in notes["cyclic pair: loss curves no further apart than two seeds"]
+    assert "1 run of 'constant, large S' diverged" in touched
+    assert "diverged" not in notes["cyclic pair: end test accuracies within 0.5 points"]

@@ -23,7 +23,10 @@ CLAIM = {
     "low": 0.2,
     "high": 0.8,
     "n": 4,
-    "power": 0.9,
+    "primary": True,
+    "look": 1,
+    "confidence": 0.95,
+    "rule": {"kind": "direction", "sign": 1, "smallest": 0.1, "null": 0.0},
     "paper": "by eye",
     "data": "cifar10",
     "arm": "epochs",
@@ -32,6 +35,7 @@ CLAIM = {
     "unit": "",
     "control_of": "",
 }
+NONE = {"primary": False}
 SVG = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
 
 
@@ -60,10 +64,15 @@ def current(monkeypatch):
 @pytest.fixture
 def page(tmp_path, monkeypatch):
     current(monkeypatch)
-    controlled = CLAIM | {"id": "at", "claim": "at equal loss", "control_of": "wider", "verdict": "not supported"}
+    controlled = CLAIM | {"id": "at", "claim": "at equal loss", "control_of": "wider", "verdict": "estimated"} | NONE
     unbounded = CLAIM | {"id": "share", "claim": "a share", "low": None, "high": None, "verdict": "inconclusive"}
     results(tmp_path, "fig1", CLAIM, controlled)
-    results(tmp_path, "fig4", unbounded, CLAIM | {"value": 0.012, "low": 0.0, "high": 0.02, "unit": "share"})
+    results(
+        tmp_path,
+        "fig4",
+        unbounded,
+        CLAIM | {"value": 0.012, "low": 0.0, "high": 0.02, "unit": "share", "verdict": "not supported"},
+    )
     file, entries = write(CONTENTS, ReportOptions(out=tmp_path))
     assert [entry.name for entry in entries] == ["fig1", "fig4"]
     return file.read_text()
@@ -86,21 +95,46 @@ def test_every_claim_of_every_figure_there_is_on_the_page_with_its_verdict(page)
     assert "A 4-layer batch-norm MLP on FashionMNIST" in page  # the caption is the script's own
 
 
-def test_a_control_stands_beside_the_claim_that_it_controls_and_no_other(tmp_path):
-    other = CLAIM | {"id": "another", "claim": "another", "verdict": "inconclusive"}
-    controlled = CLAIM | {"id": "at", "claim": "at equal loss", "control_of": "wider", "verdict": "not supported"}
-    of_all = CLAIM | {"id": "noise", "claim": "noise matters", "control_of": "*"}
-    results(tmp_path, "fig1", CLAIM, controlled, other, of_all)
+def arm(out, name, *claims):
+    folder = out / "fig1" / f"quick-{name}"
+    results(out, "fig1", *claims, scale=f"quick-{name}")
+    file = folder / "provenance.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"arm": name}))
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict", "word"),
+    [(0.3, "inconclusive", "survives"), (-0.3, "inconclusive", "open"), (0.05, "not supported", "falls")],
+)
+def test_a_claim_survives_the_controls_where_it_holds_in_every_arm(tmp_path, monkeypatch, value, verdict, word):
+    current(monkeypatch)
+    results(tmp_path, "fig1", CLAIM, CLAIM | {"id": "other", "claim": "another"})
+    arm(tmp_path, "time", CLAIM | {"value": value, "verdict": verdict})
+    arm(tmp_path, "no-bn", CLAIM)
     file, (entry,) = write(CONTENTS, ReportOptions(out=tmp_path))
-    assert [(claim, [c["claim"] for c in controls]) for claim, controls in entry.own] == [
-        (CLAIM, ["at equal loss", "noise matters"]),
-        (other, ["noise matters"]),
+    assert [(claim["id"], sorted(arms), found) for claim, arms, found in entry.primary] == [
+        ("wider", ["no-bn", "time"], word),
+        ("other", [], "open"),
     ]
     overview = file.read_text().split('<section id="fig1">')[0]
     rows = re.findall(r"<tr>\n<td>.*?</tr>", overview, re.DOTALL)
-    assert [len(re.findall("<li>", row)) for row in rows] == [2, 1]
-    assert re.search(r">1 supported</span>, <span class=\"not-supported\">1 not supported<", rows[0])
-    assert "at equal loss" not in rows[1]
+    assert f"<summary>{word}</summary>" in rows[0]
+    assert [len(re.findall("<li>", row)) for row in rows] == [2, 0]
+
+
+def test_what_is_only_estimated_has_no_word_on_the_page(page):
+    section = page.split('<section id="fig1">')[1].split("</section>")[0]
+    assert "Estimated, without a word: 1" in section
+    assert section.index("at equal loss") > section.index("Estimated, without a word")
+    assert "at equal loss" not in page.split("<section")[0]
+
+
+def test_all_primary_claims_are_drawn_on_common_axes(page):
+    picture = base64.b64decode(
+        re.search(r'alt="All primary claims[^"]*" src="data:image/svg\+xml;base64,([^"]+)', page)[1]
+    )
+    assert picture.startswith(b"<?xml")
+    assert picture.count(b"<!-- fig") >= 3 or picture.count(b"fig1:") + picture.count(b"fig4:") >= 3
 
 
 def test_results_of_other_settings_are_marked(page, tmp_path, monkeypatch):

@@ -17,7 +17,8 @@ from three_factors.reproduce import (
     time_rescaling,
 )
 from three_factors.reproduce.engine.judge.chains import Chains
-from three_factors.reproduce.engine.judge.claims import holm
+from three_factors.reproduce.engine.judge.claims import judge
+from three_factors.reproduce.engine.judge.looks import ONLY
 from three_factors.reproduce.theory import gibbs
 from three_factors.reproduce.theory.potentials import Quadratic
 
@@ -42,7 +43,7 @@ def verdicts(script, law, scale="quick", source=None):
     specs = script.simulations(scale) if source is None else script.simulations(scale, source)
     streams = {label: np.random.default_rng(list(label.partition(", from ")[0].encode())) for label in specs}
     samples = {label: law(spec, label, streams[label], CHAINS[script]) for label, spec in specs.items()}
-    return {claim.claim: claim.verdict for claim in holm(script.check(Chains(specs, samples, source)))}
+    return {claim.claim: claim.verdict for claim in judge(script.check(Chains(specs, samples, source)), ONLY)}
 
 
 def uniform(spec, random, chains):

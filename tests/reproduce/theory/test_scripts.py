@@ -9,6 +9,8 @@ import pytest
 from tests.reproduce.script import PATIENCE, ROOT, alive, descendants, kill, run, start, until
 from three_factors.reproduce import finite_step
 from three_factors.reproduce.engine.judge.chains import Chains
+from three_factors.reproduce.engine.judge.claims import judge
+from three_factors.reproduce.engine.judge.looks import ONLY
 from three_factors.reproduce.theory.simulate import Simulation, simulate
 
 SCRIPTS = ("anisotropic", "finite_step", "momentum", "sampling", "theorem1", "theorem2", "time_rescaling")
@@ -133,7 +135,8 @@ def test_chains_beyond_the_edge_of_stability_are_seen_to_diverge_as_they_are_sto
     monkeypatch.setitem(finite_step.CHAINS, "quick", 300)
     specs = finite_step.simulations("quick")
     samples = {label: simulate(spec).astype(np.float32).astype(float) for label, spec in specs.items()}
-    claims = [c for c in finite_step.check(Chains(specs, samples)) if c.claim.startswith("divergence")]
+    found = judge(finite_step.check(Chains(specs, samples)), ONLY)
+    claims = [c for c in found if c.claim.startswith("divergence")]
     assert [claim.verdict for claim in claims] == ["supported", "supported"]
     for claim, (beta, edge) in zip(claims, finite_step.BEYOND.items()):
         step = np.array([[1 - edge * finite_step.H, -edge * beta], [finite_step.H, beta]])
