@@ -179,7 +179,8 @@ class KeepWeights(pl.Callback):
             metrics = (self._last if same else {}) | {"epoch": trainer.current_epoch}
             self._milestones.keep("end", _copied(pl_module), metrics)
         trained = trainer.global_step > self._first >= 0  # -1: nothing was
-        if trained and self._step < 0 and self._milestones.waits():
+        # Of weights that are not finite there is nothing to keep: the training has diverged before it was validated.
+        if trained and self._step < 0 and self._milestones.waits() and _finite(pl_module):
             raise self._refusal("the fit ended before its first validation")
 
     def _refusal(self, why: str) -> ValueError:
@@ -234,6 +235,10 @@ def _never_validates(trainer: pl.Trainer) -> str:
 
 def _copied(module: pl.LightningModule) -> dict[str, Tensor]:
     return {name: value.detach().to("cpu", copy=True) for name, value in module.state_dict().items()}
+
+
+def _finite(module: pl.LightningModule) -> bool:
+    return all(bool(torch.isfinite(value).all()) for value in module.parameters())
 
 
 def _bits(module: pl.LightningModule) -> list[int]:

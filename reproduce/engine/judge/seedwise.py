@@ -23,6 +23,7 @@ __all__ = [
     "NoiseContrast",
     "Range",
     "Scale",
+    "Statement",
     "differ",
     "gate",
     "over_seeds",

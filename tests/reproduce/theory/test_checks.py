@@ -29,7 +29,7 @@ CHAINS = {
     finite_step: 10_000,
     anisotropic: 20_000,
     sampling: 2_000,
-    time_rescaling: 20_000,
+    time_rescaling: 60_000,
     bridge: 1_000,
 }
 

@@ -300,7 +300,7 @@ def test_of_a_run_that_is_measured_once_more_stays_one_online_run(tmp_path, monk
 @pytest.mark.slow
 def test_a_figure_is_mirrored_again_when_it_has_changed(tmp_path):
     Image.new("RGB", (8, 6)).save(picture := tmp_path / "fig4.png")
-    claim = dict.fromkeys(("claim", "value", "low", "high", "n", "power", "paper", "verdict"), 0)
+    claim = dict.fromkeys(("claim", "value", "low", "high", "n", "look", "paper", "verdict"), 0)
     for claims, count in (([claim], 1), ([claim], 1), ([claim | {"n": 4}], 2)):
         mirror(tmp_path).figure(picture.read_bytes(), pd.DataFrame({"label": ["a"]}), claims)  # a call's
         assert len(offline(tmp_path)) == count

@@ -26,7 +26,7 @@ CLAIM = {
     "low": 0.2,
     "high": 0.8,
     "n": 4,
-    "power": None,
+    "look": None,
     "paper": 1.0,
     "verdict": "supported",
 }

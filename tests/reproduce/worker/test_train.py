@@ -112,6 +112,12 @@ def test_a_run_that_diverges_is_a_result_with_that_status(lr, job, tmp_path):
     json.dumps(result, allow_nan=False)
 
 
+def test_a_run_that_diverges_before_it_is_evaluated_is_one_too(job, tmp_path):
+    keep = Keep(end=True, loss_levels=(0.3, 0.1))
+    spec = replace(SPEC, schedule=NoiseSchedule(1e30, 32), keep=keep, evaluate_every=SPEC.epochs)
+    assert train(spec, job, tmp_path)["status"] == "diverged"
+
+
 def test_weights_do_not_depend_on_the_stream_of_the_data(job, tmp_path):
     first = train(replace(SPEC, schedule=NoiseSchedule(1e-9, 320), epochs=1), job, tmp_path)
     other = train(replace(SPEC, schedule=NoiseSchedule(1e-9, 320), epochs=1, sampling="replacement"), job, tmp_path)
