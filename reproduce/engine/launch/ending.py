@@ -25,7 +25,9 @@ def end_with(work: Callable[[], int]) -> NoReturn:
         try:
             status = work()
         except Exception as error:
-            raise interrupts.behind(error) or error
+            if interrupt := interrupts.behind(error):
+                raise interrupt from error
+            raise
     except Submitted:
         print("detached; the same command collects the runs, and waits for those that are not done")
         status = 0
