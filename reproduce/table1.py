@@ -23,7 +23,8 @@ from three_factors.reproduce.experiments.tuning import BASELINE, QUENCHED
 
 def check(table: Evidence) -> list[claims.Finding]:
     s, eta, triangle = cyclical.DISCRETE_S, cyclical.DISCRETE_ETA, cyclical.TRIANGLE_ETA
-    ends = {label: table.grid([label], TEST)[:, 0] for label in (s, eta, triangle, BASELINE, QUENCHED)}
+    final = [s, eta, triangle, BASELINE, QUENCHED]
+    ends = dict(zip(final, table.grid(final, TEST).T))
     cyclic = statistics.mean_of([ends[label] for label in (s, eta, triangle)])
     edges = claims.joined(*(tuning.at_the_edge(table, of) for of in (BASELINE, *cyclical.CYCLICAL)))
     higher, words = seedwise.Direction(1, smallest=0.003), "mean test accuracy of the three cyclical schedules less"

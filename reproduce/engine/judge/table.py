@@ -131,15 +131,25 @@ class Table(Evidence):
         return int(((self.frame["label"] == label) & (self.frame["status"] == "diverged")).sum())
 
     def grid(self, labels: Sequence[str], metric: str) -> np.ndarray:
-        seeds = sorted(set(self.frame["seed"]))
+        seeds = self._seeds_beside(labels)
         if metric not in self.frame:
             return np.full((len(seeds), len(labels)), np.nan)
         counted = ("ok", "diverged") if metric in ACCURACIES else ("ok",)
         there = self.frame[self.frame["status"].isin(counted)].pivot(index="seed", columns="label", values=metric)
         return there.reindex(index=seeds, columns=list(labels)).to_numpy(dtype=float)
 
+    def _seeds_beside(self, labels: Sequence[str]) -> list[int]:
+        """Returns the seeds of settings, and of those that share one with them: a tuning's own are not among them."""
+        of = self._seeds_of
+        own = set().union(*(of.get(label, set()) for label in labels)) or set().union(*of.values())
+        return sorted(own.union(*(seeds for seeds in of.values() if seeds & own)))
+
+    @cached_property
+    def _seeds_of(self) -> dict[str, set[int]]:
+        return {str(label): set(rows["seed"]) for label, rows in self.frame.groupby("label", sort=False)}
+
     def broken(self, labels: Sequence[str]) -> np.ndarray:
-        seeds = sorted(set(self.frame["seed"]))
+        seeds = self._seeds_beside(labels)
         status = self.frame.pivot(index="seed", columns="label", values="status")
         return (status.reindex(index=seeds, columns=list(labels)) == "diverged").to_numpy()
 

@@ -114,6 +114,9 @@ class _Spec:
     class data:
         validation = 10_000
 
+    class evaluations:
+        early = 10
+
 
 def test_an_exponent_of_one_is_supported_the_more_the_more_chains_there_are():
     """The exact slope is 1.025; that its interval contains 1 was supported less with every chain."""
