@@ -13,6 +13,7 @@ from three_factors.reproduce.engine.contract.files import read_cache, write_json
 PREEMPTED = 75  # exit status after SIGTERM: saved, to be gone on with (EX_TEMPFAIL of sysexits.h)
 SCHEDULERS = (signal.SIGUSR1, signal.SIGUSR2)  # how a cluster announces a time limit or a preemption
 WATCH_STDIN = "THREE_FACTORS_WATCH_STDIN"  # set for a worker that shall end when its standard input does
+ROUNDED = "THREE_FACTORS_ROUNDED"  # set for runs that start one rounding away: how far do words hang on rounding?
 FILE = "job.json"
 
 

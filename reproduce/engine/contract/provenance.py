@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import platform
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from three_factors.reproduce.engine.contract.files import CHECKOUT
+from three_factors.reproduce.engine.contract.job import ROUNDED
 
 PACKAGES = (
     "torch",
@@ -56,7 +58,9 @@ def bits(hardware: str) -> dict[str, str]:
 
     hardware: a name; how many there are changes no bits.
     """
+    rounded = {"initial weights": "one rounding apart"} if os.environ.get(ROUNDED) else {}
     return {
+        **rounded,
         "hardware": hardware,
         "code": _hash(*RUN),
         "libraries": ", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in BITS)]),

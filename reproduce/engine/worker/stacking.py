@@ -10,10 +10,9 @@ import torch
 from three_factors.datamodules.parts import Parts
 from three_factors.datamodules.schedules import as_schedule
 from three_factors.datamodules.stacked import StackedData
-from three_factors.datamodules.streams import integer_seed
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.spec import RunSpec
-from three_factors.reproduce.engine.worker.train import build_module, real
+from three_factors.reproduce.engine.worker.train import initial_module, real
 
 
 def stacked_data(specs: Sequence[RunSpec], job: Job, device: torch.device) -> StackedData:
@@ -48,5 +47,4 @@ def stacked_data(specs: Sequence[RunSpec], job: Job, device: torch.device) -> St
 
 def initial_network(spec: RunSpec) -> Any:
     """Returns a member's network as its own run starts it."""
-    torch.manual_seed(integer_seed(spec.seed, "weights"))
-    return build_module(spec.network).network
+    return initial_module(spec).network

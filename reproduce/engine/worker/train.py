@@ -38,7 +38,7 @@ from three_factors.lightning_modules.noise_injection import (
 from three_factors.lightning_modules.stack import StackedMLP, StackedSGD
 from three_factors.reproduce.engine.contract.files import write_bytes
 from three_factors.reproduce.engine.contract.folder import RunFolder
-from three_factors.reproduce.engine.contract.job import Job
+from three_factors.reproduce.engine.contract.job import ROUNDED, Job
 from three_factors.reproduce.engine.contract.networks import Network
 from three_factors.reproduce.engine.contract.noise import HalfBatchNoise
 from three_factors.reproduce.engine.contract.spec import PRECISIONS, Curvature, Keep, RunSpec
@@ -58,6 +58,21 @@ def build_module(network: Network, lr: float = 0.0, momentum: float = 0.0, weigh
     # 1.2 x on CPU, more on a GPU; the same arithmetic. With 2 channels torch 2.15 corrupts memory on AVX2 processors.
     if widths and min(widths) >= 8:
         module = module.to(memory_format=torch.channels_last)
+    return module
+
+
+def initial_module(spec: RunSpec) -> Any:
+    """Returns a run's LightningModule with its weights at the start, in the precision that it was initialised in.
+
+    Where the environment's `ROUNDED` is set they are one rounding away: the same run on another machine, so to speak.
+    """
+    torch.manual_seed(integer_seed(spec.seed, "weights"))
+    lr = as_schedule(spec.schedule.lr)(0.0)
+    module = build_module(spec.network, lr, spec.momentum, spec.weight_decay)
+    if os.environ.get(ROUNDED):
+        with torch.no_grad():
+            for p in module.parameters():
+                p.mul_(1 + torch.finfo(p.dtype).eps)
     return module
 
 
@@ -173,9 +188,7 @@ def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) ->
     Goes on from the folder's checkpoint, if there is one and `resume` is true.
     """
     where = configure_device(job, spec.precision)
-    torch.manual_seed(integer_seed(spec.seed, "weights"))
-    lr0 = as_schedule(spec.schedule.lr)(0.0)
-    module = build_module(spec.network, lr0, spec.momentum, spec.weight_decay)
+    module = initial_module(spec)
     module.criterion = spec.loss
     module.gradient_noise, renewing = build_noise(spec)
     noise = NoiseScheduler(spec.schedule)

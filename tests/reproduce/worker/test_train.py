@@ -9,13 +9,16 @@ import torch
 
 from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, Triangle
+from three_factors.reproduce.engine.contract import provenance
 from three_factors.reproduce.engine.contract.files import write_json
 from three_factors.reproduce.engine.contract.folder import RunFolder
+from three_factors.reproduce.engine.contract.job import ROUNDED
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, VGG11Network
 from three_factors.reproduce.engine.contract.spec import Curvature, Data, Keep, Measurement, RunSpec, Watch
 from three_factors.reproduce.engine.contract.steps import planned
 from three_factors.reproduce.engine.worker.measure import measure
-from three_factors.reproduce.engine.worker.train import Job, LostWeights
+from three_factors.reproduce.engine.worker.stacking import initial_network
+from three_factors.reproduce.engine.worker.train import Job, LostWeights, initial_module
 from three_factors.reproduce.engine.worker.train import train as train_in
 
 DATA = Data("digits28", "-", train=320, validation=50, test=100)
@@ -116,6 +119,17 @@ def test_a_run_that_diverges_before_it_is_evaluated_is_one_too(job, tmp_path):
     keep = Keep(end=True, loss_levels=(0.3, 0.1))
     spec = replace(SPEC, schedule=NoiseSchedule(1e30, 32), keep=keep, evaluate_every=SPEC.epochs)
     assert train(spec, job, tmp_path)["status"] == "diverged"
+
+
+def test_a_run_that_starts_one_rounding_away_has_the_key_and_other_bits(job, tmp_path, monkeypatch):
+    plain = initial_module(SPEC)
+    monkeypatch.setenv(ROUNDED, "1")
+    rounded, alone = initial_module(SPEC), initial_network(SPEC)
+    for one, other, stacked in zip(plain.parameters(), rounded.parameters(), alone.parameters()):
+        torch.testing.assert_close(one, other, rtol=2e-7, atol=0)
+        assert torch.equal(other, stacked)
+        assert not torch.equal(one, other) or not one.any()  # 0 has no neighbour of its size
+    assert "initial weights" in provenance.bits("-")  # a half-done run goes on with its own kind
 
 
 def test_weights_do_not_depend_on_the_stream_of_the_data(job, tmp_path):
