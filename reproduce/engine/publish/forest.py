@@ -65,7 +65,7 @@ def row(name: str, scale: str, claim: dict[str, Any]) -> Row:
 
     ends = (claim["low"], claim["high"]) if unit > 0 else (claim["high"], claim["low"])
     value = None if claim["value"] is None else scaled(claim["value"], 0.0)
-    look = f", look {claim['look']}" if claim.get("look") else ""
+    look = f", look {claim['look']}" if claim.get("look") and claim["verdict"] != "not judged" else ""
     return Row(
         f"{name}: {claim['claim']}",
         value,
