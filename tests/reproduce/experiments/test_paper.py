@@ -37,7 +37,7 @@ PAPER = {
 SAME = {"fig10": "fig2", "fig11": "fig2", "fig12": "fig2", "fig13": "fig4", "fig14": "fig5", "fig15": "fig5"}
 
 
-@pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "fingerprint"])
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in ("fingerprint", "rivals")])
 def test_networks_data_epochs_and_seeds_are_the_papers(name):
     networks, sizes, epochs, seeds = PAPER[SAME.get(name, name)]
     runs = specs(name, "paper", **({"part": "dial"} if name == "noise_only" else {})).values()
@@ -186,7 +186,7 @@ def test_table_1_is_tuned_at_gpu_scale_on_three_seeds_of_its_own():
     assert [item.spec.key for item in tuned.items] == [i.spec.key for i in plan("table1", "gpu").foreseen()[0].items]
 
 
-MLPS = ("fig1", "fig5", "fig9", "fig14", "fig15")
+MLPS = ("fig1", "fig5", "fig9", "fig14", "fig15", "rivals")
 
 
 @pytest.mark.parametrize("name", MLPS)

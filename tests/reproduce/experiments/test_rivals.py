@@ -1,0 +1,69 @@
+"""The ruler on worlds whose g is known, and runs that all end at one t_eta."""
+
+import numpy as np
+import pytest
+
+from tests.reproduce.figures import plan
+from three_factors.reproduce import rivals as script
+from three_factors.reproduce.engine.contract.networks import MLPNetwork
+from three_factors.reproduce.engine.judge.claims import judge
+from three_factors.reproduce.engine.judge.looks import look
+from three_factors.reproduce.engine.judge.table import SyntheticTable
+from three_factors.reproduce.engine.regime import t_eta
+from three_factors.reproduce.experiments.rivals import GHOSTS, GRID, OUTCOMES, PLAIN
+
+
+def world(g, bend=0.0, power=-0.5, spread=0.03, undertrained=0.0, seeds=5):
+    """Every outcome goes as a power of eta/S^g, with a bend; cells at low eta/S may have trained too little."""
+    base, random = GRID.imagined("paper", seeds, np.random.default_rng(0)), np.random.default_rng(1)
+    u = {label: np.log(of["eta"]) - g * np.log(of["S"]) for label, of in base.factors.items()}
+    middle, wide = np.mean([*u.values()]), np.ptp([*u.values()])
+    finals = {}
+    for label, of in base.factors.items():
+        z = (u[label] - middle) / wide
+        y = power * (u[label] - middle) + bend * z**2 + undertrained * max(0.0, -0.3 - z)
+        values = np.exp(y + random.normal(0, spread, seeds))
+        finals[label] = {outcome.metrics[of["network"]]: values for outcome in OUTCOMES}
+    return SyntheticTable(finals, factors=base.factors)
+
+
+def words(table):
+    found = judge(script.check(table), look(5, 5), script.FIGURE.primary)
+    return {claim.id: claim for claim in found}
+
+
+@pytest.mark.parametrize("bend", [0.0, 1.0])
+@pytest.mark.parametrize("undertrained", [0.0, 1.0])
+@pytest.mark.parametrize(("g", "word"), [(1.0, "supported"), (0.5, "not supported"), (0.0, "not supported")])
+def test_g_is_found_where_it_is_known_through_bends_and_undertrained_cells(g, word, bend, undertrained):
+    found = words(world(g, bend, undertrained=undertrained))
+    for network in (PLAIN, GHOSTS):
+        claim = found[f"{network}.norm"]
+        assert claim.value == pytest.approx(g, abs=0.06)
+        assert claim.verdict == word
+
+
+def test_where_eta_over_s_changes_nothing_it_was_time_alone():
+    flat = words(world(1.0, power=-0.005, spread=0.01))[f"{PLAIN}.norm"]
+    assert flat.verdict == "not judged"
+    assert flat.note.startswith("time alone")
+    vague = words(world(1.0, power=-0.03, spread=1.0))[f"{PLAIN}.norm"]
+    assert vague.verdict == "not judged"
+    assert "is not shown to act" in vague.note
+
+
+@pytest.mark.parametrize("scale", ["quick", "paper"])
+def test_all_runs_end_at_one_t_eta_with_one_normalisation(scale):
+    items = plan("rivals", scale).runs()
+    ends = [t_eta(item.spec) for item in items]
+    assert max(ends) / min(ends) < 1.2  # whole epochs
+    networks = {item.factors["network"]: item.spec.network for item in items}
+    assert isinstance(networks[PLAIN], MLPNetwork)
+    assert not networks[PLAIN].batch_norm
+    assert {item.spec.network.ghost_batch_size for item in items if item.factors["network"] == GHOSTS} == {25}
+    of_network = [
+        {(item.factors["eta"], item.factors["S"]) for item in items if item.factors["network"] == network}
+        for network in networks
+    ]
+    assert of_network[0] == of_network[1]
+    assert len({eta for eta, _ in of_network[0]}) == len({size for _, size in of_network[0]}) - 1 == 5
