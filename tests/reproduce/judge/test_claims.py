@@ -79,6 +79,7 @@ def test_supports_and_refutations_are_families_of_their_own():
     assert word(borderline) == ["supported"]
 
 
+@pytest.mark.slow
 def test_a_family_of_nulls_has_a_word_in_one_case_of_twenty():
     random, wrong, trials = np.random.default_rng(0), 0, 800
     for _ in range(trials):

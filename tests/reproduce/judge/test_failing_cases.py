@@ -36,6 +36,7 @@ def supports(values, rule, **more):
     return judge([finding], look(len(values), len(values)), ["a"])[0].verdict == "supported"
 
 
+@pytest.mark.slow
 def test_curves_that_differ_by_more_than_a_third_of_what_noise_does():
     """Two arms apart by .45 of the noise's effect; in units of the seeds' scatter, the old margin, by one sd."""
     random, trials, new, old = np.random.default_rng(0), 400, 0, 0
@@ -56,6 +57,7 @@ def test_curves_that_differ_by_more_than_a_third_of_what_noise_does():
     assert old / trials > 0.5
 
 
+@pytest.mark.slow
 def test_a_norm_that_depends_on_the_loss_alone_is_not_said_to_depend_on_eta_over_s():
     """Given the loss by rank, which is measured with error, 15 to 100 % were."""
     random, trials, new, old = np.random.default_rng(1), 300, 0, 0
@@ -118,6 +120,7 @@ class _Spec:
         early = 10
 
 
+@pytest.mark.slow
 def test_an_exponent_of_one_is_supported_the_more_the_more_chains_there_are():
     """The exact slope is 1.025; that its interval contains 1 was supported less with every chain."""
     etas, contains, new = np.array([0.02, 0.04, 0.08, 0.16]), [], []
@@ -141,6 +144,7 @@ def test_an_exponent_of_one_is_supported_the_more_the_more_chains_there_are():
     assert contains[1] < contains[0]
 
 
+@pytest.mark.slow
 def test_holm_over_all_that_is_claimed_and_not_over_what_passes_a_gate():
     """Five alike claims at their margin; noise shows in each by half its gate's power."""
     random, trials, new, old = np.random.default_rng(3), 1_500, 0, 0
@@ -161,6 +165,7 @@ def test_holm_over_all_that_is_claimed_and_not_over_what_passes_a_gate():
     assert old > new
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("g", [0.5, 1.0])
 def test_a_curve_that_bends_does_not_put_its_bend_into_g(g):
     """By a straight line in the logarithms the 95 % interval covered 0 to 56 %.
@@ -186,6 +191,7 @@ def test_a_curve_that_bends_does_not_put_its_bend_into_g(g):
         at_most(false, trials)
 
 
+@pytest.mark.slow
 def test_two_phases_of_one_curve_are_not_told_apart_by_the_loss_of_the_hessians_own_images():
     """With other images' loss, that falls where the own one's does not, 44 to 94 % were."""
     random, trials, own, other = np.random.default_rng(5), 300, 0, 0
@@ -231,6 +237,7 @@ def test_the_cells_of_a_grid_are_the_same_at_every_look():
     assert counts[1] < counts[0]
 
 
+@pytest.mark.slow
 def test_noise_in_the_range_does_not_turn_an_effect_into_its_refutation():
     """A slope of one point per decade is not refuted; a correlation's smallest effect .3 was short of in a sixth."""
     random, trials, old, new = np.random.default_rng(7), 400, 0, 0

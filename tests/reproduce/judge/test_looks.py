@@ -46,6 +46,7 @@ def test_the_levels_of_all_looks_add_up_to_five_percent():
     assert [look(5 * times, 5).confidence for times in TIMES] == [0.95, 0.975, 0.9875, 0.9875]
 
 
+@pytest.mark.slow
 def test_who_looks_four_times_supports_what_is_not_in_one_case_of_twenty():
     random = np.random.default_rng(0)
     draws = random.normal(0, 1, (TRIALS, 32))
@@ -55,6 +56,7 @@ def test_who_looks_four_times_supports_what_is_not_in_one_case_of_twenty():
     assert np.mean(each) > 0.1
 
 
+@pytest.mark.slow
 def test_nor_is_an_equivalence_at_its_margin_supported_more_often():
     draws = np.random.default_rng(1).normal(0.5, 0.3, (TRIALS, 32))
     assert np.mean([at_the_end(of, within(0.5), 4) == "supported" for of in draws]) <= ALPHA + ERROR

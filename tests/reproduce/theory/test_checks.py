@@ -240,6 +240,7 @@ def of_chains(found):
     return {claim: verdict for claim, verdict in found.items() if not claim.startswith(("sigma²", "AdamW"))}
 
 
+@pytest.mark.slow
 def test_what_goes_as_eta_over_s_refutes_the_square_root_rule_of_adamw():
     """These chains have SGD's law whatever the optimiser is."""
     found = [v for claim, v in verdicts(bridge, AS_IT_SHOULD, **ON_IMAGES).items() if claim.startswith("AdamW")]
