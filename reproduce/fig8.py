@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
-from three_factors.reproduce.engine.judge.estimates import AllOf, OverSeeds, estimated
+from three_factors.reproduce.engine import Evidence, Figure, Table, claims, estimates, main, plots, seedwise
 from three_factors.reproduce.experiments import arms
 from three_factors.reproduce.experiments.breaking_point import RESNET_RATIOS
 from three_factors.reproduce.experiments.metrics import VALID
@@ -33,9 +32,13 @@ def check(table: Evidence) -> list[claims.Finding]:
         quote="there is an optimal ratio of learning rate to batch size",
     )
     edges = [at_best - RESNET_RATIOS.means(table, n) for n in (tried[0], tried[-1])]
-    parts = [of for of in (estimated([edge], OverSeeds) for edge in edges) if of is not None]
+    parts = [of for of in (estimates.estimated([edge], estimates.OverSeeds) for edge in edges) if of is not None]
     rule = seedwise.Direction(1, smallest=0.005)
-    both = AllOf(parts, lambda of: min(of, key=lambda one: one.value or 0.0)) if len(parts) == len(edges) else None
+    both = (
+        estimates.AllOf(parts, lambda of: min(of, key=lambda one: one.value or 0.0))
+        if len(parts) == len(edges)
+        else None
+    )
     location = claims.Statement(
         "location",
         "it peaks at n N of about 90",

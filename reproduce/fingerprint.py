@@ -16,8 +16,7 @@ if __package__ in (None, ""):
 
 from typing import Any
 
-from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
-from three_factors.reproduce.engine.judge.estimates import Alone
+from three_factors.reproduce.engine import Evidence, Figure, Table, claims, estimates, main, plots, seedwise
 from three_factors.reproduce.experiments.fingerprints import (
     CONSTANT,
     CYCLIC,
@@ -49,7 +48,7 @@ def claim(table: Evidence, form: Form) -> claims.Finding:
     note = (
         f"{words} at epoch {best.epoch}: {_percent(best)}, training loss {best.loss:.3f}; one run each decides nothing"
     )
-    return claims.Finding(about.noting(note), rule, Alone(best.gap), unit="share")
+    return claims.Finding(about.noting(note), rule, estimates.Alone(best.gap), unit="share")
 
 
 def check(table: Evidence) -> list[claims.Finding]:

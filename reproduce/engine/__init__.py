@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from three_factors.reproduce.engine.figure import main as main
     from three_factors.reproduce.engine.judge import chainwise as chainwise
     from three_factors.reproduce.engine.judge import claims as claims
+    from three_factors.reproduce.engine.judge import estimates as estimates
     from three_factors.reproduce.engine.judge import seedwise as seedwise
     from three_factors.reproduce.engine.judge import statistics as statistics
     from three_factors.reproduce.engine.judge.chains import Chains as Chains
@@ -57,6 +58,7 @@ _OBJECTS = {
 _MODULES = {
     "chainwise": "judge.chainwise",
     "claims": "judge.claims",
+    "estimates": "judge.estimates",
     "plots": "publish.plots",
     "seedwise": "judge.seedwise",
     "statistics": "judge.statistics",

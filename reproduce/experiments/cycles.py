@@ -9,12 +9,11 @@ import numpy as np
 
 from three_factors.datamodules.prepared import Prepared
 from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, exchange
-from three_factors.reproduce.engine import claims, seedwise
+from three_factors.reproduce.engine import claims, estimates, seedwise
 from three_factors.reproduce.engine.contract.networks import VGG11Network
 from three_factors.reproduce.engine.contract.spec import Keep, RunSpec
 from three_factors.reproduce.engine.contract.steps import STEP_VARIANCE
 from three_factors.reproduce.engine.experiment import Experiment, Setting
-from three_factors.reproduce.engine.judge.estimates import AllOf, Estimate, Ratio
 from three_factors.reproduce.engine.judge.table import Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments.measured import measurements
@@ -215,8 +214,8 @@ def curve_shares(about: claims.Statement, table: Evidence, a: str, b: str) -> cl
         return claims.Finding(about, rule, None, labels)
     x, y, small, large, control = (_thirds(*table.curves(label, LOSS, seeds)[1:]) for label in labels)
     effect = (small + large) / 2 - control  # noise keeps an iterate above its minimum
-    parts = [Ratio(x[i] - y[i], effect[i]) for i in range(PARTS)]
-    return claims.Finding(about, rule, AllOf(parts, _furthest), labels)
+    parts = [estimates.Ratio(x[i] - y[i], effect[i]) for i in range(PARTS)]
+    return claims.Finding(about, rule, estimates.AllOf(parts, _furthest), labels)
 
 
 def _thirds(t_eta: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -225,7 +224,7 @@ def _thirds(t_eta: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.stack([np.log(values[:, part == i + 1]).mean(axis=1) for i in range(PARTS)])
 
 
-def _furthest(parts: Sequence[Estimate]) -> Estimate:
+def _furthest(parts: Sequence[estimates.Estimate]) -> estimates.Estimate:
     return max(parts, key=lambda of: np.inf if of.value is None else abs(of.value))
 
 

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from three_factors.datamodules.prepared import Prepared
-from three_factors.reproduce.engine import claims, seedwise, statistics
+from three_factors.reproduce.engine import claims, estimates, seedwise, statistics
 from three_factors.reproduce.engine.experiment import Experiment, Setting
-from three_factors.reproduce.engine.judge.estimates import OverSeeds, estimated
 from three_factors.reproduce.engine.judge.table import EIGENVALUE, NORMALISED, Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments import arms
@@ -101,7 +100,7 @@ class Found:
     @property
     def acts(self) -> str:
         """Says why g means nothing: noise is not shown to act, or not to; "" where it acts."""
-        slopes = estimated([self.slope], OverSeeds)
+        slopes = estimates.estimated([self.slope], estimates.OverSeeds)
         if slopes is None or slopes.p_outside(-NOTHING, NOTHING) <= 0.025:
             return ""
         if slopes.p_inside(-NOTHING, NOTHING) <= 0.025:
@@ -142,7 +141,7 @@ def judged(table: Evidence, network: str, outcome: Outcome, name: str) -> list[c
 
 
 def _rivals(g: np.ndarray) -> str:
-    of = estimated([g], OverSeeds)
+    of = estimates.estimated([g], estimates.OverSeeds)
     interval = None if of is None else of.interval(0.95)
     if interval is None:
         return ""
@@ -156,7 +155,7 @@ def _rivals(g: np.ndarray) -> str:
 
 def interval(table: Any, network: str, outcome: Outcome) -> tuple[float, float, float] | None:
     """Returns g and its 95 % interval, for the picture; None where there is none."""
-    of = estimated([found(table, network, outcome).g], OverSeeds)
+    of = estimates.estimated([found(table, network, outcome).g], estimates.OverSeeds)
     if of is None or of.value is None:
         return None
     bounds = of.interval(0.95)

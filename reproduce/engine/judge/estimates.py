@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 FEWEST = 2  # seeds with a value
 MOST_LOST = 0.2  # of the seeds: with more nothing is decided
@@ -38,6 +37,13 @@ class Scale:
 
 PLAIN = Scale(lambda x: x, lambda x: x)
 LOG = Scale(np.log, np.exp, "log")
+
+
+def _special() -> Any:
+    """Returns scipy.special, which takes a fifth of a second: a script says its first line before it needs it."""
+    from scipy import special
+
+    return special
 
 
 class Estimate(ABC):
@@ -137,7 +143,7 @@ class OverSeeds(Estimate):
         return int(np.isinf(self.values).sum())
 
     def interval(self, confidence: float) -> tuple[float, float]:
-        t = float(special.stdtrit(self.n - 1, 0.5 + confidence / 2))
+        t = float(_special().stdtrit(self.n - 1, 0.5 + confidence / 2))
         (low, below), (high, above) = self._mean(upper=False), self._mean(upper=True)
         return float(self.scale.back(low - t * below)), float(self.scale.back(high + t * above))
 
@@ -235,14 +241,14 @@ def _t_above(distance: float, error: float, df: float) -> float:
     """Returns P(t > distance/error), by scipy.special: `scipy.stats.t` takes fifty times as long."""
     if math.isinf(error) or math.isnan(distance):
         return 1.0
-    return float(special.stdtr(df, -distance / error))
+    return float(_special().stdtr(df, -distance / error))
 
 
 def _fieller(pairs: np.ndarray, confidence: float) -> tuple[float, float] | None:
     """Returns the ratios that are not rejected; None if they are unbounded."""
     n, (a, d) = len(pairs), pairs.mean(axis=0)
     covariance = np.cov(pairs.T) / n
-    t2 = float(special.stdtrit(n - 1, 0.5 + confidence / 2)) ** 2
+    t2 = float(_special().stdtrit(n - 1, 0.5 + confidence / 2)) ** 2
     if d * d <= t2 * covariance[1, 1]:
         return None
     middle = a * d - t2 * covariance[0, 1]
@@ -277,7 +283,7 @@ class OverChains(Estimate):
 
     def interval(self, confidence: float) -> tuple[float, float]:
         p = 0.5 + confidence / 2
-        half = (special.ndtri(p) if math.isinf(self.df) else special.stdtrit(self.df, p)) * self._least
+        half = (_special().ndtri(p) if math.isinf(self.df) else _special().stdtrit(self.df, p)) * self._least
         return float(self.found - half), float(self.found + half)
 
     def p_above(self, edge: float) -> float:
@@ -287,7 +293,7 @@ class OverChains(Estimate):
         return self._tail((edge - self.found) / self._least)
 
     def _tail(self, score: float) -> float:
-        return float(special.ndtr(-score) if math.isinf(self.df) else special.stdtr(self.df, -score))
+        return float(_special().ndtr(-score) if math.isinf(self.df) else _special().stdtr(self.df, -score))
 
 
 class Trend(Estimate):
