@@ -238,8 +238,9 @@ def _print(judged: list[judging.Claim]) -> None:
 
 
 def _facts(claim: judging.Claim) -> list[str]:
-    facts = [f"{judging.interval(claim.as_json())} at {100 * (claim.confidence or 0):g} %", f"n {claim.n}"]
-    if claim.look is not None:
+    level = f" at {100 * (claim.confidence or 0):g} %" if claim.value is not None else ""
+    facts = [judging.interval(claim.as_json()) + level, f"n {claim.n}"]
+    if claim.look is not None and claim.verdict != "not judged":
         facts.append(f"look {claim.look}")
     if claim.power is not None:
         facts.append(f"power {100 * claim.power[0]:.0f} %")
