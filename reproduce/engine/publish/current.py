@@ -30,11 +30,18 @@ def is_current(definition: Definition, folder: Path, scale: Scale, data_dir: Pat
     try:
         if isinstance(definition, Theory):
             items = _simulations(definition, told, scale, data_dir)
+            if any("primary" not in claim for claim in _claims(folder)):
+                return False  # judged by the first edition of the rules
             return set(told["runs"].values()) >= {item.spec.key for item in items}
         assert isinstance(definition, Figure)
         return _of_figure(definition, told, folder, scale)
     except (KeyError, TypeError, ValueError, OSError, DataError):
         return False  # written before this was told, or settings that no longer fit the data
+
+
+def _claims(folder: Path) -> list[dict[str, Any]]:
+    file = folder / "claims.json"
+    return list(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else []
 
 
 def _simulations(theory: Theory, told: dict[str, Any], scale: Scale, data_dir: Path) -> list[Item]:
@@ -59,7 +66,7 @@ def _of_figure(figure: Figure, told: dict[str, Any], folder: Path, scale: Scale)
     if arm.check is not None:
         return True  # its claims are not imagined
     imagined = figure.experiment.imagined(scale, seeds, np.random.default_rng(0))
-    written = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
+    written = _claims(folder)
     claims = [(finding.about.id, as_json(finding.rule)) for finding in figure.check(imagined)]
     primary = [c["id"] for c in written if c.get("primary")]
     named = [name for name, _ in claims if name in (figure.primary or ())]

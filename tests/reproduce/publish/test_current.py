@@ -117,6 +117,10 @@ def test_of_a_theory_script_every_simulation_counts(tmp_path, name):
     assert is_current(theory, tmp_path, "smoke", tmp_path)
     written(tmp_path, told | {"runs": dict(list(runs.items())[1:])})
     assert not is_current(theory, tmp_path, "smoke", tmp_path)
+    written(tmp_path, told)
+    for claims, current in (([{"id": "a", "primary": True}], True), ([{"id": "a", "verdict": "supported"}], False)):
+        (tmp_path / "claims.json").write_text(json.dumps(claims))
+        assert is_current(theory, tmp_path, "smoke", tmp_path) is current  # the latter by the first edition's rules
 
 
 def test_of_a_theory_on_data_the_data_themselves_count(tmp_path, monkeypatch):
