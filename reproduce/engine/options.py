@@ -69,9 +69,7 @@ class Options:
     gpus: bool = flag(False, "with --slurm: the devices are GPUs")
     detach: bool = flag(False, "with --slurm: submit and return; the same command collects later")
     no_packs: bool = flag(False, "train every run in a process of its own, also where several go as one stack")
-    jobs: int | None = flag(
-        None, "runs at a time (default: one a CPU core; on a GPU as many as its memory takes, or one pack)"
-    )
+    jobs: int | None = flag(None, AT_A_TIME)
     wandb: str = flag("offline", MIRROR, "offline|online|disabled")
     archive: bool = flag(False, "at smoke and quick scale too take from the archive what it has")
     plot_only: bool = flag(False, "draw and judge what is there; train nothing")

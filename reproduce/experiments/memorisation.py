@@ -272,6 +272,12 @@ def strata(table: Evidence, **factors: float) -> dict[tuple[float, float], list[
     return found
 
 
+def in_groups(table: Evidence) -> tuple[list[str], np.ndarray]:
+    """Returns the settings of all strata, and the number of each one's stratum, (labels,)."""
+    of = list(strata(table).values())
+    return [label for some in of for label in some], np.repeat(np.arange(len(of)), [len(some) for some in of])
+
+
 def log_n(table: Evidence, labels: Sequence[str]) -> np.ndarray:
     """Returns log10 eta/S, (labels,)."""
     return np.log10(table.column(labels, "n").astype(float))
@@ -286,8 +292,7 @@ def at_the_endpoint(table: Evidence) -> claims.Finding:
         f"{100 * MEMORISED:g} %, an intercept for each noise and momentum, a seed",
         quote="reports the generalization at the endpoint",
     )
-    labels = [label for of in strata(table).values() for label in of]
-    groups = np.concatenate([np.full(len(of), i) for i, of in enumerate(strata(table).values())] or [np.empty(0)])
+    labels, groups = in_groups(table)
     if not labels:
         return claims.Finding(about, RISES, None)
     all_of_it = (table.grid(labels, NOISY) >= MEMORISED).all(axis=0)
@@ -348,11 +353,9 @@ def given_memorisation(table: Evidence) -> claims.Finding:
         "coefficient of log10 eta/S in validation accuracy = s(noisy accuracy) + eta/S, s cubic, an intercept for each "
         "noise and momentum, a seed",
     )
-    of = strata(table)
-    labels = [label for some in of.values() for label in some]
+    labels, groups = in_groups(table)
     if not labels:
         return claims.Finding(about, RISES, None)
-    groups = np.concatenate([np.full(len(some), i) for i, some in enumerate(of.values())])
     noisy = table.grid(labels, NOISY) - 1
     fits = statistics.coefficients(
         table.grid(labels, VALID), log_n(table, labels), noisy, noisy**2, noisy**3, groups=groups

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from three_factors.reproduce.engine.judge.estimates import Estimate
-from three_factors.reproduce.engine.judge.looks import ALPHA, DECISIVE, Look, Spent
+from three_factors.reproduce.engine.judge.looks import ALPHA, DECISIVE, LEVELS, Look, Spent
 from three_factors.reproduce.engine.judge.rules import BELOW, Direction, Rule, Verdict, as_json, from_json
 
 EVERY = "*"
@@ -212,7 +212,7 @@ def judge(
         earlier: the looks spent on a claim before, by its id.
 
     Raises:
-        ValueError: two claims have one id, a control is one of a claim that there is not, or a primary claim is none.
+        ValueError: two claims have one id, or a control is one of a claim that there is not.
     """
     check_ids(findings)
     there = {finding.about.id: finding for finding in findings}
@@ -231,8 +231,6 @@ def judge(
 
 def _over_looks(finding: Finding | None, before: Sequence[Spent], look: Look, which: str) -> float:
     """Returns the least p over the looks, each on the scale of all."""
-    from three_factors.reproduce.engine.judge.looks import LEVELS
-
     found = [Look(line.look, LEVELS[line.look - 1]).adjusted(getattr(line, which)) for line in before]
     if look.counts and finding is not None and not finding.unjudged:
         found.append(look.adjusted(getattr(finding, which)))
