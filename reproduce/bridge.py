@@ -4,8 +4,8 @@ Softmax regression with L2 on images of three classes, thousands of chains of SG
 minibatches and with isotropic Gaussian noise of the same trace. Claims: the mean loss lies n tr(C)/4 above its minimum
 whatever the noise's shape; the variance of the loss does know the shape, and is Lyapunov's for minibatches and Gibbs',
 q T^2/2, for isotropic noise; and sigma^2 = tr(C)/q is constant, as Theorem 1 takes it to be. Shuffled epochs are the
-control: the theory is of batches that are drawn with replacement. Beside SGD AdamW, whose excess loss goes as
-eta/√S: a case in which the square-root rule is known to hold.
+control: the theory is of batches that are drawn with replacement. Two cases calibrate the ruler of rivals.py: SGD's
+excess loss goes as eta/S, AdamW's as eta/√S.
 
     python reproduce/bridge.py
     python reproduce/bridge.py --data-dir /path/to/data --seeds 4
@@ -26,8 +26,9 @@ import numpy as np
 from three_factors.datamodules.prepared import Prepared
 from three_factors.reproduce.engine import Chains, Theory, chainwise, claims, main, plots
 from three_factors.reproduce.engine.options import Scale
-from three_factors.reproduce.theory import gibbs
-from three_factors.reproduce.theory.classifier import Classifier, SoftmaxRegression
+from three_factors.reproduce.theory import gibbs, ruler
+from three_factors.reproduce.theory.classified import loss_of, losses, spectrum, traces
+from three_factors.reproduce.theory.classifier import SoftmaxRegression
 from three_factors.reproduce.theory.simulate import Isotropic, Minibatches, Simulation
 
 if TYPE_CHECKING:
@@ -73,16 +74,6 @@ SMALLEST = 0.1  # effect of interest, of the noise's shape and of shuffling: wha
 CONSTANT = 0.1  # of |d log tr C/d log L|
 
 
-# AdamW at two eta and two S, from the minimum. Its step is eta √S/√C_ii in each direction, at most STEP of an inverse
-# curvature; its averages forget within a thousand steps.
-ADAMW_SIZES, ADAMW_CHAINS = (8, 32), {"smoke": 40, "quick": 1_000, "paper": 5_000}
-ROOT = (0.35, 0.71)  # of g in eta/S^g
-
-
-def adamw(size: int, times: int) -> str:
-    return f"AdamW, S {size}, eta x {times}"
-
-
 def name(noise: str, size: int, start: str) -> str:
     return f"{noise}, S {size}, from {start}"
 
@@ -111,59 +102,7 @@ def simulations(scale: Scale, source: Prepared) -> dict[str, Simulation]:
                 found[name(kind, size, start)] = Simulation(
                     potential, lr, size, noise, record[-1], record, first_point, CHAINS[scale][kind]
                 )
-    return found | _adamw(scale, potential, loss)
-
-
-def _adamw(scale: Scale, potential: SoftmaxRegression, loss: Classifier) -> dict[str, Simulation]:
-    h, spread = loss.hessian(loss.minimum), np.sqrt(np.diag(loss.covariance(loss.minimum)))
-    rates = np.linalg.eigvalsh(h / np.sqrt(np.outer(spread, spread)))  # of H scaled by 1/√C_ii
-    eta = float(f"{STEP / (2 * max(ADAMW_SIZES) ** 0.5 * rates[-1]):.2g}")
-    found = {}
-    for size in ADAMW_SIZES:
-        for times in (1, 2):
-            relaxation = 1 / (times * eta * size**0.5 * float(rates[0]))
-            first, apart = round(BURN_IN * relaxation), max(1, round(APART * relaxation))
-            record, noise = tuple(first + apart * i for i in range(RECORDS)), Minibatches("replacement")
-            found[adamw(size, times)] = Simulation(
-                potential,
-                times * eta,
-                size,
-                noise,
-                record[-1],
-                record,
-                "minimum",
-                ADAMW_CHAINS[scale],
-                optimizer="adamw",
-            )
-    return found
-
-
-def spectrum(loss: Classifier) -> tuple[float, float]:
-    """Returns the smallest and the largest eigenvalue of the Hessian at the minimum."""
-    values = np.linalg.eigvalsh(loss.hessian(loss.minimum))
-    return float(values[0]), float(values[-1])
-
-
-@cache
-def loss_of(chains: Chains) -> Classifier:
-    potential = next(iter(chains.specs.values())).potential
-    assert isinstance(potential, SoftmaxRegression)
-    assert chains.source is not None
-    return potential.on(chains.source.arrays())
-
-
-@cache
-def losses(chains: Chains, label: str) -> np.ndarray:
-    """Returns L of every record and chain, (records, chains)."""
-    samples = chains.samples[label]
-    return loss_of(chains).loss(samples.reshape(-1, samples.shape[2])).reshape(samples.shape[:2])
-
-
-@cache
-def traces(chains: Chains, label: str) -> np.ndarray:
-    """Returns tr C of every record and chain, (records, chains)."""
-    samples = chains.samples[label]
-    return loss_of(chains).noise_trace(samples.reshape(-1, samples.shape[2])).reshape(samples.shape[:2])
+    return found | ruler.simulations(scale, potential, loss, lr)
 
 
 def stationary(values: np.ndarray) -> np.ndarray:
@@ -172,11 +111,11 @@ def stationary(values: np.ndarray) -> np.ndarray:
 
 
 def sizes(chains: Chains) -> list[int]:
-    return sorted({spec.batch_size for spec in chains.specs.values() if spec.optimizer == "sgd"})
+    return sorted({spec.batch_size for spec in ruler.others(chains)})
 
 
 def lr_of(chains: Chains) -> float:
-    return next(spec.lr for spec in chains.specs.values() if spec.optimizer == "sgd")
+    return ruler.others(chains)[0].lr
 
 
 @cache
@@ -271,28 +210,7 @@ def check(chains: Chains) -> list[claims.Finding]:
         text = f"sigma² does not change with the loss; {words}"
         about = claims.Statement(f"constant.{key}", text, "d log tr C/d log L", paper="0 (assumed)")
         found.append(chainwise.over_chains(about, value, spread, chainwise.Range(-CONSTANT, CONSTANT), each))
-    return [*found, root_rule(chains)]
-
-
-def root_rule(chains: Chains) -> claims.Finding:
-    about = claims.Statement(
-        "adamw.root", "AdamW's excess loss goes as eta/√S", "g of <L> - L* ~ (eta/S^g)^p, least squares"
-    )
-    each = chains.samples[adamw(ADAMW_SIZES[0], 1)].shape[1]
-    value, spread = chainwise.jackknife(partial(adamw_exponent, chains), each)
-    return chainwise.over_chains(about, value, spread, chainwise.Range(*ROOT), each)
-
-
-def adamw_exponent(chains: Chains, used: np.ndarray) -> float:
-    """Returns g of AdamW's excess loss over its two eta and two S, from the chains that are `used`."""
-    loss = loss_of(chains)
-    lowest = float(loss.loss(loss.minimum[None])[0])
-    y = np.log(
-        [[losses(chains, adamw(size, times))[:, used].mean() - lowest for times in (1, 2)] for size in ADAMW_SIZES]
-    )
-    over_eta = (y[:, 1] - y[:, 0]).mean() / np.log(2)
-    over_size = (y[1] - y[0]).mean() / np.log(ADAMW_SIZES[1] / ADAMW_SIZES[0])
-    return float(-over_size / over_eta)
+    return [*found, *ruler.check(chains)]
 
 
 def shape_shows(chains: Chains, size: int, of: Pooled, n: str) -> list[claims.Finding]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
 from three_factors.reproduce.experiments import arms, cycles
-from three_factors.reproduce.experiments.metrics import STEP_LOSS, TEST, VALID
+from three_factors.reproduce.experiments.metrics import LOSS, STEP_LOSS, TEST, VALID
 
 PAIRS = {"cyclic": (cycles.CYCLIC_S, cycles.CYCLIC_ETA), "constant": (cycles.SMALL_S, cycles.LARGE_S)}
 NOISIER = {  # in single steps: what has the smaller S, and the larger
@@ -37,6 +37,7 @@ def check(table: Evidence) -> list[claims.Finding]:
         text = f"{name} pair: the loss curves are alike throughout, measured by what noise does"
         about = claims.Statement(f"{name}.curves", text, quote="the curves match well")
         found.append(cycles.curve_shares(about, table, a, b))
+    found.append(cycles.exponent(table, LOSS, "training loss", seedwise.LOG))
     for name, (words, noisier, quieter) in NOISIER.items():
         about = claims.Statement(
             f"{name}.step_variance",

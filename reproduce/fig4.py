@@ -40,6 +40,7 @@ def check(table: Evidence) -> list[claims.Finding]:
             seedwise.share(share, table, a, b, noise),
             seedwise.differ(ends, table, a, b, seedwise.within(0.005), on=TEST, gate=shown),
         ]
+    found.append(cycles.exponent(table, TEST, "test accuracy", seedwise.PLAIN))
     return found + [
         seedwise.differ(about, table, higher, lower, seedwise.Direction(1, smallest=0.005), on=TEST)
         for about, higher, lower in controls()

@@ -68,7 +68,6 @@ IDS = {
 }
 NETWORKS = {PLAIN: "MLP", BATCH_NORM: "MLP with batch norm", VGG: "VGG-11"}
 PRIMARY = ("halves.loss", "isotropic.loss", "exponents.s_over_c", "exponents.s_over_eta")  # without batch norm
-PRIMARY = ("halves.loss", "isotropic.loss", "exponents.s_over_c", "exponents.s_over_eta")  # without batch norm
 EXPONENT_PANELS = ("η/S", "η C/S", "η")
 EQUAL = (0.71, 1.41)  # a ratio of two exponents
 
@@ -185,6 +184,7 @@ def equal_exponents(table: Evidence, network: str) -> list[claims.Finding]:
             f"exponents.{name}",
             f"{text}: {words} at the end",
             f"p_{p[above]}/p_{p[below]} of log y = c - p_eta log eta + p_S log S - p_C log C, least squares a seed",
+            quantity=claims.G if name == "s_over_eta" else "",
         )
         found.append(seedwise.ratio(about, fits[:, above], fits[:, below], seedwise.Range(*EQUAL)))
     return found

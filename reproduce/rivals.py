@@ -4,7 +4,8 @@ Figure 1's MLP on FashionMNIST, without batch norm and with it over ghost batche
 S that reaches the same rescaled time t_eta. One number a network, g of log y = s(log eta - g log S): 1 for every theory
 of eta/S, 1/2 for linear stability, 0 for the edge of stability; where eta/S changes nothing at equal t_eta it was time
 alone. Claim: g = 1, in the norm of the Hessian where runs end (with batch norm scale-normalised). Beside it the largest
-eigenvalue and the training loss.
+eigenvalue and the training loss, and a small network on the square loss, of which g = 0 is known. The report has the g
+of other figures in one picture with these.
 
     python reproduce/rivals.py
     python reproduce/rivals.py --data fashionmnist --data-dir data
@@ -17,31 +18,41 @@ if __package__ in (None, ""):
 from typing import Any
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots
+from three_factors.reproduce.experiments.edge import EDGE
 from three_factors.reproduce.experiments.rivals import (
     GHOSTS,
     GRID,
     OUTCOMES,
     PLAIN,
+    SHARPEST,
     VALUES,
+    calibrated,
     interval,
     judged,
+    levels,
 )
 
 NAMES = {PLAIN: "without batch norm", GHOSTS: "batch norm over ghosts"}
 
 
 def check(table: Evidence) -> list[claims.Finding]:
-    return [
+    found = [
         finding
         for network, name in NAMES.items()
         for outcome in OUTCOMES
         for finding in judged(table, network, outcome, name)
     ]
+    return [*found, *levelled(table), *calibrated(table)]
+
+
+def levelled(table: Evidence) -> list[claims.Finding]:
+    """States of each network what the rivals say of the level at which runs end."""
+    return [finding for network, name in NAMES.items() for finding in levels(table, network, name).values()]
 
 
 def draw(table: Table, axes: Any) -> None:
     numbers, *others = axes(1, 1 + len(NAMES))
-    places = [(network, outcome) for network in NAMES for outcome in OUTCOMES]
+    places = [*((network, outcome) for network in NAMES for outcome in OUTCOMES), (EDGE, SHARPEST)]
     for g, (words, value) in zip((plots.BLUE, plots.ORANGE, plots.RED), VALUES.items()):
         numbers.axvline(value, color=g, linewidth=1, label=f"{words}: g = {value:g}")
     for place, (network, outcome) in enumerate(places):
@@ -50,7 +61,7 @@ def draw(table: Table, axes: Any) -> None:
             value, low, high = of
             numbers.plot([low, high], [place, place], color="#333333", linewidth=1.4)
             numbers.plot([value], [place], marker="o", color="#333333", markersize=5)
-    ticks = [f"{outcome.words},\n{NAMES[network]}" for network, outcome in places]
+    ticks = [f"{outcome.words},\n{NAMES.get(network, 'square loss (g = 0 is known)')}" for network, outcome in places]
     numbers.set_yticks(range(len(places)), ticks, fontsize=7)
     numbers.set(xlabel="g, 95 % interval over seeds", xlim=(-1, 3), ylim=(len(places) - 0.5, -0.5))
     plots.legend_below(numbers, columns=3)

@@ -153,9 +153,9 @@ class FigurePlan(Plan):
         return regime(ours, papers)  # type: ignore[arg-type]
 
     def _of_claims(self) -> list[Item]:
-        """Returns the runs that claims are about: of a tuned figure the final ones."""
+        """Returns the runs that claims are about: of a tuned figure the final ones; none that calibrate."""
         first, final, _ = self.foreseen()
-        return final.items or first.items
+        return [item for item in final.items or first.items if "calibration" not in item.factors]
 
     def at(self, scale: Scale) -> FigurePlan:
         name = self.source.name if self.figure.is_own(self.source.name) else self.figure.data[0]

@@ -292,7 +292,7 @@ VGG_QUICK = replace(
     test=200,
     epochs=5,
     augment=False,
-    seeds=3,
+    seeds=4,
     watched=3,
     watch_every=1,
 )
@@ -312,7 +312,7 @@ DATA_SIZES = Scaling(
         "gpu": replace(
             VGG_PAPER,
             epochs=20,
-            seeds=3,
+            seeds=4,
             watch_every=1,
             panels=tuple(replace(panel, betas=(1, 1.5, 4, 8, 16)) for panel in VGG_PAPER.panels),
         ),
@@ -328,12 +328,12 @@ DATA_SIZES = Scaling(
             ("batch sharpness on 8 batches", "on 3", "time"),
             ("200 epochs", "5", "time"),
             ("eta 0.1 b, S 50 b, b to 24", "0.03 b, 8 b, b to 16", "steps an epoch at the largest b; time"),
-            ("5 seeds", "3 seeds", "time"),
+            ("5 seeds", "4 seeds", "time"),
         ],
         "gpu": [
             ("200 epochs", "20", "time"),
             ("10 values of b from 1 to 24", "1, 1.5, 4, 8, 16", "time"),
-            ("5 seeds", "3 seeds", "time"),
+            ("5 seeds", "4 seeds", "time"),
         ],
     },
     stability=ALL_DATA,
@@ -479,8 +479,8 @@ def _on(train: int, s: Size) -> Size:
 RESNET_RATIOS = Ratios(
     {
         "smoke": RESNET_SMOKE,
-        "quick": _on(1_024, replace(RESNET_QUICK, epochs=10, evaluate_every=5, seeds=3)),
-        "gpu": _on(44_800, replace(RESNET_PAPER, epochs=20, seeds=2)),
+        "quick": _on(1_024, replace(RESNET_QUICK, epochs=10, evaluate_every=5, seeds=4)),
+        "gpu": _on(44_800, replace(RESNET_PAPER, epochs=20, seeds=4)),
         "paper": _on(44_800, RESNET_PAPER),
     },
     {
@@ -496,12 +496,12 @@ RESNET_RATIOS = Ratios(
             ("44 800 training images", "1 024", "time"),
             ("8 eta/S from 1e-5 to 2e-2", "8 from 1e-4 to 0.1", "trains in 10 epochs; time"),
             ("S 32 and 256", "8 and 16", "steps an epoch"),
-            ("5 seeds", "3 seeds", "time"),
+            ("5 seeds", "4 seeds", "time"),
         ],
         "gpu": [
             ("200 epochs", "20", "time"),
             ("8 eta/S from 1e-5 to 2e-2", "5 of them, from 3e-5", "time"),
-            ("5 seeds", "2 seeds", "time"),
+            ("5 seeds", "4 seeds", "time"),
         ],
     },
 )

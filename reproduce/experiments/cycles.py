@@ -16,6 +16,7 @@ from three_factors.reproduce.engine.contract.steps import STEP_VARIANCE
 from three_factors.reproduce.engine.experiment import Experiment, Setting
 from three_factors.reproduce.engine.judge.table import Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale
+from three_factors.reproduce.experiments import triplets
 from three_factors.reproduce.experiments.measured import measurements
 from three_factors.reproduce.experiments.metrics import LOSS, STEP_LOSS, TEST
 from three_factors.reproduce.experiments.subset import fitting, subset
@@ -190,6 +191,14 @@ CYCLES = Cycles()
 def noise_contrast() -> seedwise.NoiseContrast:
     """Returns what the noise alone does, measured on the constant pair: it has the control's eta, steps and t_eta."""
     return seedwise.NoiseContrast((SMALL_S, LARGE_S), NOISE_CONTROL, on=TEST)
+
+
+def exponent(table: Evidence, metric: str, words: str, scale: seedwise.Scale) -> claims.Finding:
+    """Returns g of where the constant pair and its control end, a triplet with k = k' = S 5."""
+    base, scaled, quiet = (scale.to(of) for of in table.grid([SMALL_S, LARGE_S, NOISE_CONTROL], metric).T)
+    statistic = f"{'log ' if scale is seedwise.LOG else ''}{metric} where runs end"
+    about = claims.Statement("constant.g", f"only eta/S decides: g = 1; {words}", statistic)
+    return triplets.exponent(about, quiet - base, base - scaled)
 
 
 PARTS = 3  # of t_eta

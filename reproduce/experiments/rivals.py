@@ -6,7 +6,7 @@ training time alone has g = 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,20 +15,24 @@ import numpy as np
 from three_factors.datamodules.prepared import Prepared
 from three_factors.reproduce.engine import claims, estimates, seedwise, statistics
 from three_factors.reproduce.engine.experiment import Experiment, Setting
-from three_factors.reproduce.engine.judge.table import EIGENVALUE, NORMALISED, Evidence, SyntheticTable
+from three_factors.reproduce.engine.judge.table import EIGENVALUE, NORMALISED, STABILITY, Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale
-from three_factors.reproduce.experiments import arms
+from three_factors.reproduce.experiments import arms, edge
 from three_factors.reproduce.experiments.metrics import END_NORM, LOSS, end
 from three_factors.reproduce.experiments.noise_grid import BATCH_NORM_MLP
 
 PLAIN, GHOSTS = "mlp", "mlp_bn"  # the factor `network`
 SUFFIX = {PLAIN: ", no batch norm", GHOSTS: ", ghost batch norm"}  # of a label
 NOTHING = 0.05  # of log10 y per decade of eta/S: noise does not act
-RIVALS = {  # who has which g
-    "eta/S (a stochastic differential equation, implicit regularisation)": (0.71, 1.41),
-    "eta/√S (linear stability)": (0.35, 0.71),
-    "eta alone (edge of stability)": (-0.35, 0.35),
-}
+THEORY, ROOT, ALONE = (
+    "eta/S (a stochastic differential equation, implicit regularisation)",
+    "eta/√S (linear stability)",
+    "eta alone (edge of stability)",
+)
+RIVALS = {THEORY: (0.71, 1.41), ROOT: (0.35, 0.71), ALONE: (-0.35, 0.35)}  # who has which g
+STABLE = 0.1  # of a slope of log(eta |H|/√S), which linear stability keeps constant
+AT_THE_EDGE = (1.5, 2.5)  # of eta·lambda_max, which the edge of stability keeps at 2
+STATISTIC = "g of log y = s(log eta - g log S), s cubic, at equal t_eta, least squares a seed"
 VALUES = {"η/S": 1.0, "η/√S": 0.5, "η": 0.0}  # lines in the picture
 
 
@@ -47,9 +51,10 @@ class Outcome:
     metrics: Mapping[str, str]
 
 
+SHARPEST = Outcome("eigenvalue", "largest eigenvalue", dict.fromkeys((PLAIN, GHOSTS, edge.EDGE), end(EIGENVALUE)))
 OUTCOMES = (
     Outcome("norm", "norm of the Hessian", {PLAIN: END_NORM, GHOSTS: end(NORMALISED)}),
-    Outcome("eigenvalue", "largest eigenvalue", {PLAIN: end(EIGENVALUE), GHOSTS: end(EIGENVALUE)}),
+    SHARPEST,
     Outcome("loss", "training loss", {PLAIN: LOSS, GHOSTS: LOSS}),
 )
 
@@ -66,11 +71,11 @@ class Rivals(Experiment):
         for network, change in ((PLAIN, arms.without_batch_norm), (GHOSTS, arms.with_ghosts)):
             for label, setting in change(equal).items():
                 found[label + SUFFIX[network]] = replace(setting, factors={**setting.factors, "network": network})
-        return found
+        return found | edge.settings(scale, source, self.scales[scale])
 
     def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> SyntheticTable:
         """Draws a world in which only eta/S counts: a norm and an eigenvalue as its root, a loss as its square."""
-        s = self.scales[scale]
+        s, at_the_edge = self.scales[scale], edge.imagined(seeds, random)
         cells = {f"eta {lr:g}, S {size}": {"eta": lr, "S": size} for lr in s.lrs for size in s.batch_sizes}
         middle = np.sqrt(np.prod([f([of["eta"] / of["S"] for of in cells.values()]) for f in (min, max)]))
         finals, factors = {}, {}
@@ -84,7 +89,7 @@ class Rivals(Experiment):
                     outcome.metrics[network]: np.exp(power * np.log(n) + random.normal(0, s.seed_sd / 2, seeds))
                     for outcome, power in zip(OUTCOMES, (-0.5, -0.5, 1.0))
                 }
-        return SyntheticTable(finals, factors=factors)
+        return SyntheticTable(finals | at_the_edge, factors=factors | edge.cells())
 
 
 GRID = Rivals()
@@ -110,13 +115,23 @@ class Found:
 
 def found(table: Evidence, network: str, outcome: Outcome) -> Found:
     """Returns g and the slope of an outcome over a network's cells."""
-    labels = table.select(network=network)
+    labels, eta, size = cells(table, network)
     if not labels:
         return Found(np.full(2, np.nan), np.full(2, np.nan))
-    eta, size = (table.column(labels, factor).astype(float) for factor in ("eta", "S"))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        y = np.log10(table.grid(labels, outcome.metrics[network]))
+    y = _log(table, labels, outcome.metrics[network]) / np.log(10)
     return Found(statistics.index(np.log(eta), np.log(size), y), statistics.slopes(np.log10(eta / size), y))
+
+
+def cells(table: Evidence, network: str) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Returns the labels of a network's cells, and their eta and S."""
+    labels = table.select(network=network)
+    eta, size = (table.column(labels, factor).astype(float) for factor in ("eta", "S"))
+    return labels, eta, size
+
+
+def _log(table: Evidence, labels: list[str], metric: str) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.log(table.grid(labels, metric))
 
 
 def judged(table: Evidence, network: str, outcome: Outcome, name: str) -> list[claims.Finding]:
@@ -125,10 +140,11 @@ def judged(table: Evidence, network: str, outcome: Outcome, name: str) -> list[c
     about = claims.Statement(
         f"{network}.{outcome.name}",
         f"only eta/S decides: g = 1; {outcome.words}, {name}",
-        "g of log y = s(log eta - g log S), s cubic, at equal t_eta, least squares a seed",
-        note=_rivals(of.g) if table.measured else "",
+        STATISTIC,
+        note=_rivals(of.g, levels(table, network, name)) if table.measured else "",
+        quantity=claims.G,
     )
-    whole = seedwise.over_seeds(about, of.g, seedwise.Range(*next(iter(RIVALS.values()))))
+    whole = seedwise.over_seeds(about, of.g, seedwise.Range(*RIVALS[THEORY]))
     slope = claims.Statement(
         f"{network}.{outcome.name}.acts",
         f"eta/S acts on the {outcome.words} at equal t_eta, {name}",
@@ -140,16 +156,70 @@ def judged(table: Evidence, network: str, outcome: Outcome, name: str) -> list[c
     ]
 
 
-def _rivals(g: np.ndarray) -> str:
+def calibrated(table: Evidence) -> list[claims.Finding]:
+    """States that the ruler finds g = 0 where it is known, and that those runs are at the edge."""
+    about = claims.Statement(
+        f"{edge.EDGE}.eigenvalue",
+        "calibration: g = 0 on the square loss with N, N/2 and N/4 examples a step; largest eigenvalue",
+        STATISTIC,
+        paper="0 (known)",
+        quantity=claims.G,
+    )
+    g = found(table, edge.EDGE, SHARPEST).g
+    return [
+        seedwise.over_seeds(about, g, seedwise.Range(*RIVALS[ALONE])),
+        levels(table, edge.EDGE, "the calibration's runs")[ALONE],
+    ]
+
+
+def levels(table: Evidence, network: str, name: str) -> dict[str, claims.Finding]:
+    """Returns rival -> the finding that runs end at the level it predicts; a power of S alone names no rival.
+
+    Linear stability (Wu, Wang and Su 2022) has eta |H|_F/√S constant, the edge of stability eta·lambda_max = 2. The
+    latter is of eval mode: with batch norm it says little of the operator of training.
+    """
+    labels, eta, size = cells(table, network)
+    stable = claims.Statement(
+        f"{network}.level.stability",
+        f"linear stability: eta |H|/√S is the same at every eta and S, {name}",
+        "slopes of log(eta |H|_F/√S) on log eta and on log S over cells, a seed; the larger",
+    )
+    at_the_edge = claims.Statement(
+        f"{network}.level.edge",
+        f"edge of stability: eta·lambda_max is about 2, {name}",
+        "geometric mean of eta·lambda_max over cells, a seed",
+    )
+    rule, values = seedwise.within(STABLE), np.full(2, np.nan)
+    slopes = np.full((2, 2), np.nan)
+    if labels:
+        values = np.exp(statistics.nanmean(list(_log(table, labels, end(STABILITY)).T)))
+        product = _log(table, labels, END_NORM) + np.log(eta / np.sqrt(size))
+        slopes = statistics.coefficients(product, np.log(eta), np.log(size))
+    both = [estimates.estimated([of], estimates.OverSeeds) for of in slopes.T]
+    parts = [of for of in both if of is not None]
+    either = estimates.AllOf(parts, _furthest) if len(parts) == len(both) else None
+    return {
+        ROOT: claims.Finding(stable, rule, either),
+        ALONE: seedwise.over_seeds(at_the_edge, values, seedwise.Range(*AT_THE_EDGE), seedwise.LOG),
+    }
+
+
+def _furthest(parts: Sequence[estimates.Estimate]) -> estimates.Estimate:
+    return max(parts, key=lambda of: np.inf if of.value is None else abs(of.value))
+
+
+def _rivals(g: np.ndarray, at: Mapping[str, claims.Finding]) -> str:
+    """Says whose g the interval has; a rival with a level is named only where runs end at it."""
     of = estimates.estimated([g], estimates.OverSeeds)
-    interval = None if of is None else of.interval(0.95)
-    if interval is None:
+    bounds = None if of is None else of.interval(0.95)
+    if bounds is None:
         return ""
-    low, high = interval
+    low, high = bounds
     inside = [name for name, (a, b) in RIVALS.items() if a <= low and high <= b]
     touched = [name for name, (a, b) in RIVALS.items() if low <= b and a <= high]
-    if inside:
-        return f"within {inside[0]}"
+    for name in inside:
+        there = name not in at or at[name].p_support <= 0.025
+        return f"within {name}" if there else f"within the g of {name}, but not at its level"
     return f"reaches {', '.join(touched)}" if touched else "no rival has it"
 
 

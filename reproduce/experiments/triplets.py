@@ -19,4 +19,4 @@ STATISTIC = "g = r/(r + q), r of S at equal eta, q of eta and S together"
 def exponent(about: claims.Statement, r: np.ndarray, q: np.ndarray) -> claims.Finding:
     """Returns the finding that g lies about 1, of r and q a seed, (n,) each, paired."""
     statistic = claims.joined(about.statistic, STATISTIC)
-    return seedwise.ratio(claims.replace(about, statistic=statistic), r, r + q, ALIKE)
+    return seedwise.ratio(claims.replace(about, statistic=statistic, quantity=claims.G), r, r + q, ALIKE)

@@ -380,7 +380,7 @@ RESNET_QUICK = replace(
     examples=200,
     points=25,
     directions=2,
-    seeds=3,
+    seeds=4,
     evaluate_every=8,
     measured=None,
 )
@@ -413,7 +413,7 @@ RESNET_REDUCTIONS = [
     ("61 points on 5 000 images", "25 on 200", "time"),
     ("Hessian at the end on 2 000 images", "not measured", "time"),
     ("10 random directions", "2", "time"),
-    ("5 seeds", "3 seeds", "time"),
+    ("5 seeds", "4 seeds", "time"),
 ]
 # A is the control at exactly equal eta/S, B the large batch, C the control with a quarter of its noise.
 EQUAL = Triplet({EXACT: float(np.log(8))}, LESS_NOISE, 4, (LARGE_TO_SMALL,))

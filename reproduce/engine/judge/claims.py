@@ -25,6 +25,10 @@ STANDS = "decided at look {}; now {}"
 OTHER_RUNS = "look {} was spent by other runs"
 
 Unit = Literal["", "share"]
+Quantity = Literal["", "g", "g at equal epochs"]
+# The power g of S in eta/S^g; mixed at equal epochs, where whatever follows training time alone has g = 1.
+G: Quantity = "g"
+MIXED: Quantity = "g at equal epochs"
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Statement:
         control_of: the id of the claim of which it asks whether it survives a confound taken away, or the beginning of
             several up to a dot (`EVERY`: all of the figure's); empty for a claim of its own.
         location: whether it says where something lies, which moves with t_eta.
+        quantity: what is estimated, where several figures estimate the same: see `G` and `MIXED`.
     """
 
     id: str
@@ -51,6 +56,7 @@ class Statement:
     note: str = ""
     control_of: str = ""
     location: bool = False
+    quantity: Quantity = ""
 
     def noting(self, *notes: str) -> Statement:
         """Returns the statement with more notes; empty ones are left out."""
@@ -132,6 +138,7 @@ class Claim:
         quote: the paper's sentence, in few words.
         note: what else is to be said.
         control_of: of its `Statement`.
+        quantity: of its `Statement`.
         rule: its kind and numbers.
         word: what the verdict is called at the scale it was made at.
         labels: the settings whose runs it is about; empty if it is about all of the figure's.
@@ -165,6 +172,7 @@ class Claim:
     arm: str = "epochs"
     unit: Unit = ""
     control_of: str = ""
+    quantity: Quantity = ""
     labels: tuple[str, ...] = ()
     rule: dict[str, Any] = field(default_factory=dict)
     word: str = ""
@@ -277,6 +285,7 @@ def _estimated(finding: Finding, look: Look) -> Claim:
         quote=about.quote,
         note=joined(*notes),
         control_of=about.control_of,
+        quantity=about.quantity,
         unit=finding.unit,
         labels=finding.labels,
         rule=as_json(finding.rule),

@@ -1,4 +1,4 @@
-"""Every primary claim on two common axes: its estimate, its look's interval, its word."""
+"""Estimates of several figures on common axes: every primary claim, and every g, by which rivals are told apart."""
 
 from __future__ import annotations
 
@@ -12,13 +12,30 @@ from three_factors.reproduce.engine.judge.claims import word
 from three_factors.reproduce.engine.judge.rules import Direction, Range, from_json
 from three_factors.reproduce.engine.publish import plots
 
-ENDS = (-3.0, 5.0), (-3.0, 3.0)  # of the axes, beyond which an arrow points
 COLOURS = {"supported": "#1a7f37", "not supported": "#c62828", "inconclusive": "#9a6700", "not judged": plots.GREY}
 ROW, WIDTH = 0.24, 11.0  # inches
-TITLES = (
-    "directions: 0 no effect, 1 the smallest effect of interest, the claimed way",
-    "ranges: from -1 to 1 the claim holds",
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What rows are drawn on.
+
+    Attributes:
+        title: what its numbers mean.
+        ends: beyond which an arrow points.
+        lines: where it has lines, with their words.
+    """
+
+    title: str
+    ends: tuple[float, float]
+    lines: dict[float, str]
+
+
+DIRECTIONS = Axis(
+    "directions: 0 no effect, 1 the smallest effect of interest, the claimed way", (-3.0, 5.0), {0.0: "", 1.0: ""}
 )
+RANGES = Axis("ranges: from -1 to 1 the claim holds", (-3.0, 3.0), {-1.0: "", 1.0: ""})
+INDICES = Axis("g: eta/S^g decides, at equal t_eta", (-1.0, 3.0), {0.0: "η", 0.5: "η/√S", 1.0: "η/S"})
 
 
 @dataclass(frozen=True)
@@ -77,41 +94,48 @@ def row(name: str, scale: str, claim: dict[str, Any]) -> Row:
     )
 
 
-def svg(rows: Sequence[Row]) -> str:
-    """Returns the picture."""
-    return _drawn(rows, "svg").decode()
+def index_row(name: str, scale: str, claim: dict[str, Any]) -> Row:
+    """Returns a stored claim whose quantity is g, on the axis of all of them."""
+    low, high = (-math.inf if claim["low"] is None else claim["low"]), (claim["high"] or math.inf)
+    told = scale if claim["verdict"] == "estimated" else f"{word(claim)}, {scale}"
+    return Row(f"{name}: {claim['claim']}", claim["value"], low, high, claim["verdict"], told, direction=False)
 
 
-def png(rows: Sequence[Row]) -> bytes:
-    """Returns the picture."""
-    return _drawn(rows, "png")
+def of_claims(rows: Sequence[Row], ending: str) -> bytes:
+    """Returns the picture of claims, an "svg" or a "png"."""
+    kinds = [[one for one in rows if one.direction is direction] for direction in (True, False)]
+    return _drawn([(axis, kind) for axis, kind in zip((DIRECTIONS, RANGES), kinds) if kind], ending)
 
 
-def _drawn(rows: Sequence[Row], ending: str) -> bytes:
+def of_indices(rows: Sequence[Row], ending: str) -> bytes:
+    """Returns the picture of g, likewise."""
+    return _drawn([(INDICES, rows)], ending)
+
+
+def _drawn(panels: Sequence[tuple[Axis, Sequence[Row]]], ending: str) -> bytes:
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    kinds = [[one for one in rows if one.direction is direction] for direction in (True, False)]
-    heights = [max(1, len(kind)) for kind in kinds]
+    heights = [len(rows) for _, rows in panels]
     with mpl.rc_context(plots.STYLE):
         figure = Figure(figsize=(WIDTH, ROW * sum(heights) + 1.6), layout="constrained")
         canvas = (FigureCanvasAgg if ending == "png" else FigureCanvasSVG)(figure)
-        panels = figure.subplots(2, 1, height_ratios=heights)
-        for panel, kind, ends, title in zip(panels, kinds, ENDS, TITLES):
-            _draw(panel, kind, ends, title)
+        places = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]
+        for place, (axis, rows) in zip(places, panels):
+            _draw(place, rows, axis)
         content = io.BytesIO()
         metadata = {"Date": None} if ending == "svg" else None
         getattr(canvas, f"print_{ending}")(content, metadata=metadata)
     return content.getvalue()
 
 
-def _draw(panel: Any, rows: Sequence[Row], ends: tuple[float, float], title: str) -> None:
-    low, high = ends
-    edges = (0.0, 1.0) if low != -high else (-1.0, 1.0)
-    for edge in edges:
-        panel.axvline(edge, color=plots.GREY, linewidth=0.8, linestyle=(0, (3, 2)))
+def _draw(panel: Any, rows: Sequence[Row], axis: Axis) -> None:
+    low, high = axis.ends
+    for line, words in axis.lines.items():
+        panel.axvline(line, color=plots.GREY, linewidth=0.8, linestyle=(0, (3, 2)))
+        panel.annotate(words, (line, len(rows) - 0.4), (2, 2), textcoords="offset points", fontsize=7.5)
     for place, one in enumerate(rows):
         colour = COLOURS.get(one.verdict, plots.GREY)
         if one.value is not None:
@@ -125,4 +149,4 @@ def _draw(panel: Any, rows: Sequence[Row], ends: tuple[float, float], title: str
     panel.set_yticks(range(len(rows)), [one.label for one in rows], fontsize=7.5)
     panel.set_ylim(len(rows) - 0.4, -0.6)
     panel.set_xlim(low, high)
-    panel.set_title(title, fontsize=8.5, loc="left")
+    panel.set_title(axis.title, fontsize=8.5, loc="left")

@@ -11,10 +11,11 @@ from typing import Any, NoReturn
 from three_factors.reproduce.engine.console import duration
 from three_factors.reproduce.engine.contract.files import CHECKOUT, write_bytes, write_text
 from three_factors.reproduce.engine.definition import BESIDE, SIMULATION, Contents, Definition, Theory
-from three_factors.reproduce.engine.judge.claims import interval, primaries, tally, word
+from three_factors.reproduce.engine.judge.claims import interval, primaries, survives, tally, word
 from three_factors.reproduce.engine.options import InputError, flag, parse, refuse
 from three_factors.reproduce.engine.publish import forest
 from three_factors.reproduce.engine.publish.current import is_current
+from three_factors.reproduce.engine.publish.page import indices
 
 GALLERY, README = CHECKOUT / "reproduce" / "gallery", CHECKOUT / "README.md"
 PAPER_SCALE = GALLERY / "paper_scale.json"
@@ -23,13 +24,15 @@ COLOURS = 64  # of a picture's palette
 WIDTH = 1500  # pixels at most
 LIMIT = 3_000_000  # bytes of all pictures together
 KEPT = ("table.csv", "claims.json")  # of each figure, as they are
-FOREST = "claims.png"
+FOREST, RIVALS = "claims.png", "g.png"
 INTRODUCTION = """\
 Written by `python reproduce/gallery.py`; each figure's table.csv and claims.json lie in its folder.
 
 A figure names at most four primary claims, which are given a word: by the interval of their look (95 % at the first,
 wider ones later) and by Holm's p over the family. *Undecided*: so few seeds cannot tell; they are not added until they
-can. Everything else is estimated, with no word. *Control*: the same statement with a confound taken away. *Not
+can. Everything else is estimated, with no word. *Control*: the same statement with a confound taken away; a claim
+*survives* those that were run if in each of them the estimate lies on its side and none is not supported, it *falls* if
+one is, else it is *open*. *Not
 judged*: no value, because too few runs trained or crossed a level, or chains from different starts did not agree.
 *Checks* are of the simulators. *Shares runs*: with the figure above it that has a time. The hours of the paper scale
 are a forecast; `--dry-run` makes it for your machine.
@@ -56,7 +59,8 @@ class Shown:
         claims: as they are stored.
         provenance: likewise.
         theory: whether it is simulated.
-        kept: table.csv and claims.json, as they are.
+        kept: table.csv and claims.json, as they are, and those of its arms.
+        arms: arm -> its claims.
     """
 
     name: str
@@ -67,6 +71,7 @@ class Shown:
     provenance: dict[str, Any]
     theory: bool
     kept: dict[str, bytes]
+    arms: dict[str, list[dict[str, Any]]]
 
 
 def main(doc: str, contents: Contents, arguments: list[str] | None = None) -> NoReturn:
@@ -91,11 +96,7 @@ def _read(options: GalleryOptions, definition: Definition) -> list[Shown]:
         folder = options.out / name / ("quick" if data is None else f"quick-{data}")
         if not (folder / "provenance.json").is_file():
             continue
-        provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-        if provenance["missing"]:
-            raise InputError(f"--out: {str(folder)!r} misses {len(provenance['missing'])} runs")
-        if not is_current(definition, folder, "quick", options.data_dir):
-            raise InputError(f"--out: {str(folder)!r} is of other settings than these; run {name}.py again")
+        provenance = _complete(options, definition, folder)
         suffix = "" if data is None else f"-{data}"
         pictures = {
             f"{name}{ending}{suffix}.png": small(file)
@@ -105,9 +106,25 @@ def _read(options: GalleryOptions, definition: Definition) -> list[Shown]:
         claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
         title = definition.title + ("" if data is None else f" ({data})")
         theory = isinstance(definition, Theory)
-        kept = {file: (folder / file).read_bytes() for file in KEPT if (folder / file).is_file()}
-        found.append(Shown(name + suffix, name, title, pictures, claims, provenance, theory, kept))
+        kept, arms = {file: (folder / file).read_bytes() for file in KEPT if (folder / file).is_file()}, {}
+        for arm in definition.arms:
+            changed = folder.with_name(f"{folder.name}-{arm.name}")
+            if (changed / "provenance.json").is_file():
+                _complete(options, definition, changed)
+                arms[arm.name] = json.loads((changed / "claims.json").read_text(encoding="utf-8"))
+                kept |= {f"{arm.name}-{file}": (changed / file).read_bytes() for file in KEPT}
+        found.append(Shown(name + suffix, name, title, pictures, claims, provenance, theory, kept, arms))
     return found
+
+
+def _complete(options: GalleryOptions, definition: Definition, folder: Path) -> dict[str, Any]:
+    """Returns the provenance of results that are complete and of today's settings. Raises InputError for others."""
+    provenance: dict[str, Any] = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    if provenance["missing"]:
+        raise InputError(f"--out: {str(folder)!r} misses {len(provenance['missing'])} runs")
+    if not is_current(definition, folder, "quick", options.data_dir):
+        raise InputError(f"--out: {str(folder)!r} is of other settings than these; run {definition.name}.py again")
+    return provenance
 
 
 def small(file: Path) -> bytes:
@@ -140,7 +157,9 @@ def write(shown: list[Shown]) -> None:
             (GALLERY / one.name).mkdir(exist_ok=True)
             write_bytes(GALLERY / one.name / name, content)
     if rows := _rows(shown):
-        write_bytes(GALLERY / FOREST, forest.png(rows))
+        write_bytes(GALLERY / FOREST, forest.of_claims(rows, "png"))
+    if rows := _indices(shown):
+        write_bytes(GALLERY / RIVALS, forest.of_indices(rows, "png"))
     write_text(GALLERY / "README.md", page(shown))
     write_text(README, f"{before}{marker}\n{outcome(shown)}\n{end}{after}")
 
@@ -191,9 +210,23 @@ def _rows(shown: list[Shown]) -> list[forest.Row]:
     ]
 
 
+def _indices(shown: list[Shown]) -> list[forest.Row]:
+    """Returns every g, for the picture in which rivals are told apart."""
+    return [forest.index_row(one.name, "quick", claim) for one in shown for claim in indices(one.claims, one.arms)]
+
+
 def _command(one: Shown) -> str:
     data = one.provenance["data"]["name"]
     return f"reproduce/{one.script}.py" + ("" if data == SIMULATION else f" --data {data}")
+
+
+def _in_arms(one: Shown, claim: dict[str, Any]) -> str:
+    """Says what became of a primary claim in every arm that was run, and whether it survives them."""
+    others = {arm: of for arm, claims in one.arms.items() for of in claims if of["id"] == claim["id"]}
+    if not others:
+        return ""
+    each = ", ".join(f"{arm} {interval(of)} {word(of)}" for arm, of in others.items())
+    return f"{survives(claim, [*others.values()])}: {each}"
 
 
 def _counted(claims: list[dict[str, Any]]) -> str:
@@ -206,12 +239,16 @@ def page(shown: list[Shown]) -> str:
         "# Gallery: every figure at quick scale, as measured\n",
         INTRODUCTION,
         *([f"![all primary claims on common axes]({FOREST})\n"] if _rows(shown) else []),
+        *([f"![g of every figure that has one]({RIVALS})\n"] if _indices(shown) else []),
         overview(shown) + "\n",
     ]
     for one in shown:
         parts.append(f'<a id="{one.name}"></a>\n\n## {one.name}: {one.title}\n')
         parts += [f"![{one.name}]({name})\n" for name in one.pictures]
-        parts.append("| claim | value [interval] | n, look | paper | word | note |\n|---|---|---|---|---|---|")
+        parts.append(
+            "| claim | value [interval] | n, look | paper | word | with a confound taken away | note |\n"
+            "|---|---|---|---|---|---|---|"
+        )
         for claim in sorted(one.claims, key=lambda claim: not claim.get("primary")):
             cells = (
                 claim["claim"] + (" *(control)*" if claim["control_of"] else ""),
@@ -219,6 +256,7 @@ def page(shown: list[Shown]) -> str:
                 f"{claim['n']}" + (f", {claim['look']}" if claim.get("primary") and claim.get("look") else ""),
                 claim["paper"] or "",
                 word(claim) if claim.get("primary") else "–",
+                _in_arms(one, claim) if claim.get("primary") else "",
                 claim["note"],
             )
             parts.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")

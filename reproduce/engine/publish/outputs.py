@@ -85,10 +85,13 @@ def publish(
         drawn = {name: plots.save(draw, evidence, folder, name, **marks) for name, draw in drawings.items()}
         write_text(folder / "table.csv", frame.to_csv(index=False))
         write_json(folder / "claims.json", found)
-        _write_provenance(folder / "provenance.json", context, items, missing, seconds)
+        others = _write_provenance(folder / "provenance.json", context, items, missing, seconds)
     if why_not is None and context.definition.first_look(context.options.scale) is not None:
         ledger.append(context.options.out, _spent(context, judged, keys))
     _print(judged)
+    if others:
+        seeds = ", ".join(map(str, others))
+        console.print(f"seeds {seeds} are in this folder from other calls, and are neither drawn nor judged here")
     return Published(folder, frame, found, drawn[definition.name])
 
 
@@ -201,9 +204,12 @@ def measured(items: Sequence[Item]) -> list[str]:
 
 def _write_provenance(
     file: Path, context: Context, items: Sequence[Item], missing: Sequence[Item], seconds: float
-) -> None:
+) -> list[int]:
+    """Writes where everything comes from; returns the seeds that earlier calls had and this one has not."""
     before, runs, source = read_cache(file), {item.name: item.spec.key for item in items}, context.source
     same = set(runs.values()) & set(before.get("runs", {}).values())  # other settings have times of their own
+    known = {int(name.rsplit(" ", 1)[1]) for name in before.get("runs", {})} | set(before.get("other_seeds", []))
+    others = sorted(known - {item.seed for item in items})
     content = {} if source is None else {"fingerprint": source.fingerprint, "origin": source.origin}
     told = {
         "hardware": context.hardware,
@@ -214,11 +220,13 @@ def _write_provenance(
         "reductions": list(context.definition.reductions(context.options.scale)),
         "regime": None if context.regime is None else str(context.regime),
         "runs": runs,
+        "other_seeds": others,
         "measured": measured(items),
         "missing": [item.name for item in missing],
         "seconds": round((before.get("seconds", 0.0) if same else 0.0) + seconds, 1),
     }
     write_json(file, provenance.environment() | told)
+    return others
 
 
 def _print(judged: list[judging.Claim]) -> None:

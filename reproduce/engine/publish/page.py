@@ -11,11 +11,12 @@ from typing import Any
 
 from three_factors.reproduce.engine.contract.files import write_text
 from three_factors.reproduce.engine.definition import BESIDE, SIMULATION, Contents, Definition
-from three_factors.reproduce.engine.judge.claims import interval, primaries, survives, word
+from three_factors.reproduce.engine.judge.claims import MIXED, G, interval, primaries, survives, word
 from three_factors.reproduce.engine.options import EPOCHS, InputError, Options
 from three_factors.reproduce.engine.publish import forest
 from three_factors.reproduce.engine.publish.current import is_current
 
+TIME = "time"  # the arm of equal t_eta
 SHOWN = ("command", "made", "commit", "uncommitted_changes", "python", "versions", "hardware", "data", "missing")
 
 
@@ -88,6 +89,7 @@ def write(contents: Contents, options: Options) -> tuple[Path, list[Entry]]:
         figures=entries,
         absent=[name for name in contents.page if name not in displayed],
         forest=_forest(entries, options.scale),
+        rivals=_rivals(entries, options.scale),
     )
     page = options.out / f"report-{options.scale}.html"
     write_text(page, text)
@@ -168,4 +170,19 @@ def _forest(entries: list[Entry], scale: str) -> str:
         for claim, _, _ in entry.primary
         if claim.get("rule")
     ]
-    return base64.b64encode(forest.svg(rows).encode()).decode() if rows else ""
+    return base64.b64encode(forest.of_claims(rows, "svg")).decode() if rows else ""
+
+
+def _rivals(entries: list[Entry], scale: str) -> str:
+    """Returns the picture of every g, base64 of an SVG; "" if there is none."""
+    rows = [
+        forest.index_row(entry.name, scale, claim) for entry in entries for claim in indices(entry.claims, entry.arms)
+    ]
+    return base64.b64encode(forest.of_indices(rows, "svg")).decode() if rows else ""
+
+
+def indices(claims: list[dict[str, Any]], arms: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Returns the stored claims about g, which are of equal t_eta: what is mixed at equal epochs is so in an arm."""
+    found = [claim for claim in claims if claim.get("quantity") == G]
+    found += [claim for claim in arms.get(TIME, []) if claim.get("quantity") == MIXED]
+    return [claim for claim in found if claim["value"] is not None]

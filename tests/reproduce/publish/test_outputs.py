@@ -98,6 +98,18 @@ def test_the_time_of_several_calls_is_added_up_until_the_settings_change(tmp_pat
     assert times == [100.0, 150.0, 150.0, 30.0]
 
 
+def test_seeds_of_other_calls_are_named(tmp_path, capsys):
+    context = replace(CONTEXT, options=Options(out=tmp_path))
+    empty = Table(pd.DataFrame(columns=["label", "seed", "status"]), {})
+    item = Item("constant, small S", 3, SPEC)
+    for seeds, told in (((3,), ""), ((100, 101), "seeds 3 are"), ((100,), "seeds 3, 101 are")):
+        items = [replace(item, seed=seed) for seed in seeds]
+        outputs.publish(context, items, empty, [], {})
+        assert (told in capsys.readouterr().out) == bool(told) or not told
+    told = json.loads((tmp_path / "fig4" / "quick" / "provenance.json").read_text())
+    assert told["other_seeds"] == [3, 101]
+
+
 def test_two_calls_write_a_figure_one_after_the_other(tmp_path):
     folder, drawn, items = tmp_path / "fig4" / "quick", [], [Item("a", 0, SPEC)]
 

@@ -12,7 +12,8 @@ import pytest
 from tests.reproduce.script import ROOT
 from three_factors.reproduce.contents import CONTENTS
 from three_factors.reproduce.engine.options import parse
-from three_factors.reproduce.engine.publish.page import write
+from three_factors.reproduce.engine.publish.forest import index_row, of_indices
+from three_factors.reproduce.engine.publish.page import indices, write
 from three_factors.reproduce.engine.report import ReportOptions, _command, _complete, _run_missing
 
 CLAIM = {
@@ -53,6 +54,15 @@ def results(out, name, *claims, scale="quick"):
         "seeds": 4,
     }
     (folder / "provenance.json").write_text(json.dumps(provenance))
+
+
+def test_every_g_at_equal_t_eta_is_in_one_picture():
+    own, mixed = CLAIM | {"quantity": "g"}, CLAIM | {"quantity": "g at equal epochs"}
+    assert indices([own, mixed, CLAIM], {}) == [own]
+    assert indices([mixed], {"loss": [mixed], "time": [mixed, CLAIM]}) == [mixed]
+    assert indices([own | {"value": None}], {}) == []
+    picture = of_indices([index_row("fig4", "quick", own | {"low": None})], "svg").decode()
+    assert "eta/S^g decides" in html.unescape(picture)
 
 
 def current(monkeypatch):

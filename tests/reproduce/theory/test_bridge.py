@@ -228,9 +228,9 @@ def test_records_spread_evenly_over_an_epoch():
             labels = np.tile([0, 1, 2], 100)
             return {"train_images": random.integers(0, 255, (300, 1, 6, 6)), "train_labels": labels}
 
-    for spec in bridge.simulations("quick", Source).values():
-        if spec.optimizer == "adamw":
-            continue  # drawn with replacement: an epoch means nothing
+    for label, spec in bridge.simulations("quick", Source).items():
+        if label.endswith(("eta x 1", "eta x 2")):
+            continue  # the ruler's: drawn with replacement, an epoch means nothing
         batches = bridge.EXAMPLES // spec.batch_size
         places = sorted((step - spec.record[-1]) % batches for step in spec.record[-bridge.RECORDS :])
         assert places == list(range(0, batches, batches // bridge.RECORDS))

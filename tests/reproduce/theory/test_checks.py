@@ -227,6 +227,7 @@ def test_chains_of_the_right_law_support_every_claim(script, law):
     assert set(found.values()) == {"supported"}
 
 
+ADAMW = "calibration: AdamW"
 ON_IMAGES = {"scale": "smoke", "source": Images}  # smoke: two batch sizes, the rules of all scales
 AS_IT_SHOULD, TOO_NARROW, UNSHAPED = (
     about_the_minimum(1.0, 0.5),
@@ -237,13 +238,13 @@ AS_IT_SHOULD, TOO_NARROW, UNSHAPED = (
 
 def of_chains(found):
     """Without the claims about how tr C goes with the loss: they are about the images, not about the chains' law."""
-    return {claim: verdict for claim, verdict in found.items() if not claim.startswith(("sigma²", "AdamW"))}
+    return {claim: verdict for claim, verdict in found.items() if not claim.startswith(("sigma²", ADAMW))}
 
 
 @pytest.mark.slow
 def test_what_goes_as_eta_over_s_refutes_the_square_root_rule_of_adamw():
     """These chains have SGD's law whatever the optimiser is."""
-    found = [v for claim, v in verdicts(bridge, AS_IT_SHOULD, **ON_IMAGES).items() if claim.startswith("AdamW")]
+    found = [v for claim, v in verdicts(bridge, AS_IT_SHOULD, **ON_IMAGES).items() if claim.startswith(ADAMW)]
     assert found == ["not supported"]
 
 
