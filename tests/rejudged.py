@@ -3,7 +3,7 @@
     python tests/rejudged.py [--out DIR]
 
 Their seeds, 0 to 3, are pilots': nothing here is a verdict. With --out each figure's table.csv and claims.json are
-written to DIR/NAME/. Lines between runs are not judged: the archive has not kept which ends they are of.
+written to DIR/NAME/.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ FIGURES = {  # figure -> the blocks that have its runs
     "fig14": ("fig14", "fig5"),
     "fig15": ("fig15", "fig5"),
     "table1": ("table1", "fig16"),
+    "fig2": ("fig2",),
+    "fig3": ("fig3", "fig3-2"),
+    "fig10": ("fig10",),
+    "fig11": ("fig11", "fig10"),
+    "fig12": ("fig12", "fig10"),
 }
 
 
@@ -63,9 +68,36 @@ def table_of(name: str) -> Any:
                 steps[label, int(seed)] = pd.DataFrame({"epoch": plan.epoch, "batch_size": plan.batch_size})
                 row |= evidence.endpoint(frame, spec) | experiment.derive(frame, spec)
             rows.append(row)
+    rows += lines_of(name)
     factors = {label: dict(settings[label].factors) for label in {row["label"] for row in rows} if label in settings}
     rows = [row | factors.get(row["label"], {}) for row in rows]
     return Table(pd.DataFrame(rows), curves, steps, factors=factors)
+
+
+def lines_of(name: str) -> list[dict[str, Any]]:
+    """Returns a row a line between two of a figure's archived runs; the archive keeps them by their keys alone."""
+    from dataclasses import replace
+
+    from tests.reproduce.figures import figure
+    from three_factors.reproduce.engine.contract.archive import Archive
+
+    archive, experiment = Archive(), figure(name).experiment
+    blocks = [archive.block(f"quick-9c2365e-{part}") for part in FIGURES[name]]
+    labels = {place: key for block in blocks for place, key in block.told["labels"].items()}
+    specs = {key: block.spec(key) for block in blocks for key in block.place}
+    lines = {key: line for block in blocks for key, line in block.told["lines"].items()}
+    rows = []
+    for label, line in experiment.lines.items():
+        for seed in sorted({int(place.rpartition(" ")[2]) for place in labels}):
+            ends = [specs.get(labels.get(f"{end} seed {seed}", "")) for end in (line.start, line.end)]
+            if None in ends:
+                continue
+            # As the first edition followed them: no further than a fixed distance, radial parts included.
+            path = replace(experiment.path("quick", *ends), until=None, tangential=False)
+            if path.key in lines:
+                found = lines[path.key]
+                rows.append({"label": label, "seed": seed, "status": found["status"], **found["final"]})
+    return rows
 
 
 def judged(name: str) -> tuple[Any, list[Any]]:
