@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -71,15 +72,15 @@ def test_pictures_shrink_and_the_table_stands_between_the_markers(places):
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
-    assert "- 1 primary claims of the paper about trained networks, at quick scale: 1 supported.\n" in text
+    assert "- 1 primary claims about trained networks, at quick scale: 1 supported.\n" in text
     page = (folder / "README.md").read_text()
     row = next(line for line in page.splitlines() if "[fig1]" in line)
     hours = json.loads(gallery.PAPER_SCALE.read_text())["hours"]["fig1"]
-    told = f"| 1 supported | `reproduce/fig1.py --data fashionmnist` | 4.2 min | {hours:.0f} h |"
+    told = f"| quick | 1 supported | `reproduce/fig1.py --data fashionmnist` | 4.2 min | {hours:.0f} h |"
     assert told in row
     assert (folder / gallery.FOREST).read_bytes()[:4] == b"\x89PNG"
-    assert json.loads((folder / "fig1" / "claims.json").read_text())[0] == CLAIM
-    assert (folder / "fig1" / "table.csv").read_text() == "label,seed\n"
+    assert json.loads((folder / "fig1" / "quick" / "claims.json").read_text())[0] == CLAIM
+    assert (folder / "fig1" / "quick" / "table.csv").read_text() == "label,seed\n"
     make(results)
     assert readme.read_text() == text
     assert "a \\| b" in (folder / "README.md").read_text()
@@ -103,3 +104,22 @@ def test_an_incomplete_figure_and_a_gallery_too_large_are_refused_and_nothing_is
         make(results)
     assert readme.read_text() == before
     assert not list(folder.iterdir())
+
+
+def test_the_highest_scale_is_shown_with_its_arms_and_the_lower_ones_behind_it(places):
+    readme, folder, results = places
+    for name in ("paper", "paper-time"):
+        shutil.copytree(results, results.parent / name)
+    mixed = CLAIM | {"quantity": "g at equal epochs", "value": 0.9, "unit": ""}
+    (results.parent / "paper-time" / "claims.json").write_text(json.dumps([mixed | {"verdict": "not supported"}]))
+    (results / "claims.json").write_text(json.dumps([CLAIM | {"verdict": "inconclusive", "word": "undecided"}]))
+    make(results)
+    page = (folder / "README.md").read_text()
+    shown, behind = page.split("<details><summary>At quick scale</summary>")
+    assert "| falls: time 0.9 [0, 0.02] not supported |" in shown
+    assert "| undecided |" in behind
+    assert "| undecided |" not in shown
+    assert "- 1 primary claims about trained networks, at paper scale: 1 supported.\n" in readme.read_text()
+    assert (folder / gallery.INDICES).read_bytes()[:4] == b"\x89PNG"
+    for place in ("paper", "paper-time", "quick"):
+        assert (folder / "fig1" / place / "table.csv").is_file()
