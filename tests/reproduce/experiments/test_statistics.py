@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from tests.reproduce.figures import source
+from three_factors.reproduce.engine.contract.spec import RISES
 from three_factors.reproduce.engine.contract.steps import STEP_VARIANCE
 from three_factors.reproduce.engine.judge.claims import judge
 from three_factors.reproduce.engine.judge.looks import look
@@ -19,8 +20,10 @@ from three_factors.reproduce.experiments import (
     memorisation,
     metrics,
     noise_grid,
+    resnet_valleys,
     tuning,
-    valleys,
+    vgg_valleys,
+    widths,
 )
 from three_factors.reproduce.experiments.fingerprints import CONSTANT, CYCLIC, FORMS, readings
 from three_factors.reproduce.experiments.metrics import LOSS, STEP_LOSS, TEST
@@ -328,20 +331,20 @@ def test_a_weaker_slope_is_over_the_cells_in_which_no_pilot_diverged():
 def ends(theta1, theta2):
     """The columns of a line between minima of these widths in every kind."""
     found = {"loss θ1": np.full(4, 0.1), "loss θ2": np.full(4, 0.1)}
-    for kind in valleys.KINDS:
-        for rise in valleys.RISES:
+    for kind in widths.KINDS:
+        for rise in RISES:
             for end, values in (("θ1", theta1), ("θ2", theta2)):
                 edge = np.where(np.isnan(values), 1.0, values)
-                found |= {valleys.width(kind, end, rise): values, valleys.width(kind, end, rise, at_least=True): edge}
+                found |= {widths.width(kind, end, rise): values, widths.width(kind, end, rise, at_least=True): edge}
     return found
 
 
 def test_a_width_that_is_not_reached_bounds_the_ratio():
     wide, narrow = np.array([2.0, 2.1, 2.0, 1.9]), np.array([1.0, 1.1, 1.0, 0.9])
-    line = valleys.LARGE_TO_BASE
+    line = resnet_valleys.LARGE_TO_BASE
 
     def wider(theta1, theta2):
-        return valleys.CONSTANT.wider(SyntheticTable({line: ends(theta1, theta2)}), [line])[0]
+        return resnet_valleys.CONSTANT.wider(SyntheticTable({line: ends(theta1, theta2)}), [line])[0]
 
     assert word(wider(narrow, wide)) == "supported"
     lost = np.array([1.0, math.nan, 1.0, 0.9])
@@ -364,7 +367,9 @@ def triplet(lines, r, q, of):
     return lines.alike(SyntheticTable(found), of)[:2]
 
 
-@pytest.mark.parametrize(("lines", "of"), [(valleys.CONSTANT, valleys.EQUAL), (valleys.SCALED, valleys.ALIKE)])
+@pytest.mark.parametrize(
+    ("lines", "of"), [(resnet_valleys.CONSTANT, resnet_valleys.EQUAL), (vgg_valleys.SCALED, vgg_valleys.ALIKE)]
+)
 @pytest.mark.parametrize(("r", "q", "g", "verdict"), [(0.4, 0.0, 1.0, "supported"), (0.2, 0.2, 0.5, "not supported")])
 def test_the_exponent_of_a_triplet_is_found_and_judged(lines, of, r, q, g, verdict):
     for found in triplet(lines, r, q, of):
@@ -373,7 +378,7 @@ def test_the_exponent_of_a_triplet_is_found_and_judged(lines, of, r, q, g, verdi
 
 
 def test_noise_that_acts_against_its_direction_shows_nothing():
-    for found in triplet(valleys.CONSTANT, -0.4, 0.0, valleys.EQUAL):
+    for found in triplet(resnet_valleys.CONSTANT, -0.4, 0.0, resnet_valleys.EQUAL):
         assert word(found) != "supported"
 
 
