@@ -18,7 +18,7 @@ from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments import loss_levels
 from three_factors.reproduce.experiments.measured import LIGHTER, measurements
 from three_factors.reproduce.experiments.metrics import END_NORM, LOSS, TEST, end
-from three_factors.reproduce.experiments.noise_grid import SHALLOW
+from three_factors.reproduce.experiments.mlp_grids import SHALLOW
 from three_factors.reproduce.experiments.subset import fitting, subset
 
 SGD, QUIET = "S", "4 S"

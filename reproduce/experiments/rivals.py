@@ -19,7 +19,7 @@ from three_factors.reproduce.engine.judge.table import EIGENVALUE, NORMALISED, S
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments import arms, edge
 from three_factors.reproduce.experiments.metrics import END_NORM, LOSS, end
-from three_factors.reproduce.experiments.noise_grid import BATCH_NORM_MLP
+from three_factors.reproduce.experiments.mlp_grids import BATCH_NORM_MLP
 
 PLAIN, GHOSTS = "mlp", "mlp_bn"  # the factor `network`
 SUFFIX = {PLAIN: ", no batch norm", GHOSTS: ", ghost batch norm"}  # of a label

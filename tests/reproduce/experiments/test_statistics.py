@@ -19,7 +19,7 @@ from three_factors.reproduce.experiments import (
     loss_levels,
     memorisation,
     metrics,
-    noise_grid,
+    mlp_grids,
     resnet_valleys,
     tuning,
     vgg_valleys,
@@ -316,7 +316,7 @@ def test_the_variance_of_steps_is_compared_where_the_noisier_run_has_the_smaller
 
 
 def test_a_weaker_slope_is_over_the_cells_in_which_no_pilot_diverged():
-    grid, good = noise_grid.DEEP_MLP, noise_grid.GOOD
+    grid, good = mlp_grids.DEEP_MLP, mlp_grids.GOOD
     world = grid.imagined("quick", 3, np.random.default_rng(0))
     left_out = grid.unstable["quick"]
     assert all(world.factors[label]["unstable"] == 1 for label in left_out)
