@@ -20,6 +20,7 @@ from three_factors.reproduce.experiments import (
     memorisation,
     metrics,
     mlp_grids,
+    random_labels,
     resnet_valleys,
     tuning,
     vgg_valleys,
@@ -112,7 +113,7 @@ CELLS = {cell.label: cell.factors for cell in memorisation.MEMORISATION._cells("
 @pytest.mark.parametrize(("early", "verdict"), [(0.03, "supported"), (0.4, "not supported")])
 def test_memorisation_after_generalisation_is_supported_and_before_it_is_not(early, verdict):
     rows = [(label, seed, {memorisation.EARLY: early + seed / 1e3}) for label in CELLS for seed in range(4)]
-    found = memorisation.after_generalisation(table(rows, factors=CELLS))
+    found = random_labels.after_generalisation(table(rows, factors=CELLS))
     assert word(found) == verdict
     assert found.about.note.startswith("0 of 96 runs never memorise")
 
@@ -131,7 +132,7 @@ def endpoint(slope, memorise=lambda of: True):
         for label, of in CELLS.items()
         for seed in range(4)
     ]
-    return memorisation.at_the_endpoint(table(rows, factors=CELLS))
+    return random_labels.at_the_endpoint(table(rows, factors=CELLS))
 
 
 def test_the_endpoint_is_judged_over_the_cells_that_memorise_everything():
