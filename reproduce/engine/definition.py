@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ MOST = 4  # primary claims of a figure
 
 
 @dataclass(frozen=True, kw_only=True)
-class Definition:
+class Definition(ABC):
     """Describes what every script defines.
 
     Attributes:
@@ -74,9 +75,9 @@ class Definition:
         return data in (self.data or (SIMULATION,))
 
     @property
+    @abstractmethod
     def flags(self) -> tuple[str, ...]:
-        """The flags of its command line, besides those that all scripts have."""
-        raise NotImplementedError
+        """Returns the flags of its command line, besides those that all scripts have."""
 
     def reductions(self, scale: Scale) -> Sequence[Reduction]:
         """Returns (the paper's, at a scale, why), a line each."""
@@ -86,13 +87,13 @@ class Definition:
         """Returns at how many seeds claims are first looked at; None if once for all."""
         return None
 
+    @abstractmethod
     def frame(self, evidence: Any) -> pd.DataFrame:
         """Returns the rows of table.csv."""
-        raise NotImplementedError
 
+    @abstractmethod
     def replicates(self, seeds: int, evidence: Any) -> str:
         """Says how often everything was done, for the footer."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
