@@ -11,7 +11,7 @@ from three_factors.datamodules.schedules.values import Schedule, bounds, check_n
 
 @dataclass(frozen=True)
 class Chain:
-    """`parts[i]` from epoch `milestones[i-1]` on, each seeing the epochs since its own start."""
+    """Follows `parts[i]` from epoch `milestones[i-1]` on, each seeing the epochs since its own start."""
 
     parts: tuple[Schedule, ...]
     milestones: tuple[float, ...]
@@ -37,7 +37,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Inverse:
-    """product / of(t): what `exchange` puts in place of `of`. Infinite where `of` is 0."""
+    """Is product / of(t): what `exchange` puts in place of `of`. Infinite where `of` is 0."""
 
     of: Schedule
     product: float
@@ -56,7 +56,7 @@ class Inverse:
 
 @dataclass(frozen=True)
 class Ratio:
-    """factor * over(t) / under(t): the exchange of two schedules that both vary."""
+    """Is factor * over(t) / under(t): the exchange of two schedules that both vary."""
 
     over: Schedule
     under: Schedule

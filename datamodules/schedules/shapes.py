@@ -10,7 +10,7 @@ from three_factors.datamodules.schedules.values import Schedule, check_numbers
 
 @dataclass(frozen=True)
 class Constant:
-    """Always `value`."""
+    """Is always `value`."""
 
     value: float
 
@@ -74,7 +74,7 @@ class Triangle:
 
 @dataclass(frozen=True)
 class Steps:
-    """`values[i]` from epoch `milestones[i-1]` until `milestones[i]`; one value more than milestones."""
+    """Is `values[i]` from epoch `milestones[i-1]` until `milestones[i]`; one value more than milestones."""
 
     values: tuple[float, ...]
     milestones: tuple[float, ...]
@@ -100,7 +100,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class StepEvery:
-    """`start` multiplied by `factor` after every `every` epochs, and never beyond `limit`."""
+    """Multiplies `start` by `factor` after every `every` epochs, and never goes beyond `limit`."""
 
     start: float
     factor: float
@@ -121,7 +121,7 @@ class StepEvery:
 
 @dataclass(frozen=True)
 class Polynomial:
-    """From `start` to `end` over `epochs` as start + (end-start) (t/epochs)^power; then `end`."""
+    """Goes from `start` to `end` over `epochs` as start + (end-start) (t/epochs)^power; then `end`."""
 
     start: float
     end: float
@@ -141,7 +141,7 @@ class Polynomial:
 
 @dataclass(frozen=True)
 class Exponential:
-    """From `start` to `end` over `epochs` by a constant factor per epoch; then `end`."""
+    """Goes from `start` to `end` over `epochs` by a constant factor per epoch; then `end`."""
 
     start: float
     end: float
@@ -160,7 +160,7 @@ class Exponential:
 
 @dataclass(frozen=True)
 class Cosine:
-    """From `start` to `end` over `epochs` along half a cosine (Loshchilov and Hutter 2017); then `end`."""
+    """Goes from `start` to `end` over `epochs` along half a cosine (Loshchilov and Hutter 2017); then `end`."""
 
     start: float
     end: float
@@ -179,7 +179,7 @@ class Cosine:
 
 @dataclass(frozen=True)
 class WarmRestarts:
-    """Half a cosine from `high` to `low` in every period, each period `growth` times the last (SGDR, 2017)."""
+    """Falls along half a cosine from `high` to `low` in every period, each `growth` times the last (SGDR, 2017)."""
 
     high: float
     low: float
@@ -206,7 +206,7 @@ class WarmRestarts:
 
 @dataclass(frozen=True)
 class OneCycle:
-    """Up from `start` to `peak` over the share `warmup` of `epochs`, down to `end`; half cosines (Smith 2018)."""
+    """Rises from `start` to `peak` over the share `warmup` of `epochs`, falls to `end`; half cosines (Smith 2018)."""
 
     start: float
     peak: float

@@ -67,7 +67,7 @@ class Definition(ABC):
 
     @property
     def file(self) -> Path:
-        """The script's file, by its claims."""
+        """Returns the script's file, by its claims."""
         return Path(self.check.__code__.co_filename).resolve()
 
     def is_own(self, data: str) -> bool:
@@ -198,12 +198,12 @@ class Context:
 
     @property
     def primary(self) -> tuple[str, ...] | None:
-        """The ids of the claims that are given a word; None: all of them are."""
+        """Returns the ids of the claims that are given a word; None: all of them are."""
         return () if self.arm.check is not None else self.definition.primary
 
     @property
     def look(self) -> Look:
-        """The look at so many seeds; simulations are looked at once."""
+        """Returns the look at so many seeds; simulations are looked at once."""
         from three_factors.reproduce.engine.judge import looks
 
         first = self.definition.first_look(self.options.scale)
@@ -211,7 +211,7 @@ class Context:
 
     @property
     def place(self) -> str:
-        """What a claim's looks are counted together with, besides its figure: scale, data, arm, precision."""
+        """Names what a claim's looks are counted together with, besides its figure: scale, data, arm, precision."""
         return " ".join((self.options.scale, self.data, self.arm.name, self.options.arithmetic))
 
     @property
@@ -220,7 +220,7 @@ class Context:
 
     @property
     def data(self) -> str:
-        """The data set's name."""
+        """Returns the data set's name."""
         return SIMULATION if self.source is None else self.source.name
 
     @property
@@ -234,7 +234,7 @@ class Context:
 
     @property
     def folder(self) -> str:
-        """SCALE[-DATA][-ARM][-PRECISION], the last where it is not the scale's."""
+        """Returns SCALE[-DATA][-ARM][-PRECISION], the last where it is not the scale's."""
         first = self.definition.data[0] if self.definition.data else SIMULATION
         parts = [self.options.scale, "" if self.data == first else self.data]
         precision = self.options.arithmetic

@@ -55,7 +55,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Size:
-    """Everything that a scale changes.
+    """Holds everything that a scale changes.
 
     Attributes:
         watched: batches of the run's S along whose gradients the sharpness is measured, in the panel that `Scaling`

@@ -32,7 +32,7 @@ MOMENTA = (0.9, 0.0)  # the paper's order of panels in Figure 5
 
 @dataclass(frozen=True)
 class Size:
-    """Everything that a scale changes.
+    """Holds everything that a scale changes.
 
     Attributes:
         subset: training examples that are evaluated, of each kind.
@@ -142,7 +142,7 @@ class Cell:
 
     @property
     def effective_n(self) -> float:
-        """eta / (S (1 - beta)), which stands in n's place with momentum (PAPER's errata, appendix E)."""
+        """Returns eta / (S (1 - beta)), which stands in n's place with momentum (PAPER's errata, appendix E)."""
         return self.n / (1 - self.momentum)
 
     @property

@@ -38,7 +38,7 @@ RATIO = seedwise.Range(0.71, 1.41)  # of g, which is 1 where only eta/S counts, 
 
 @dataclass(frozen=True)
 class Size:
-    """Everything that a scale changes.
+    """Holds everything that a scale changes.
 
     Attributes:
         measured: training examples whose Hessian is measured.

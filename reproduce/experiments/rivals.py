@@ -38,7 +38,7 @@ VALUES = {"η/S": 1.0, "η/√S": 0.5, "η": 0.0}  # lines in the picture
 
 @dataclass(frozen=True)
 class Outcome:
-    """What eta and S are to decide.
+    """Names what eta and S are to decide.
 
     Attributes:
         name: in ids.
@@ -97,7 +97,7 @@ GRID = Rivals()
 
 @dataclass(frozen=True)
 class Found:
-    """What one outcome says in one network, a number a seed: g, and the slope of log10 y per decade of eta/S."""
+    """Tells what one outcome says in one network, a number a seed: g, and the slope of log10 y per decade of eta/S."""
 
     g: np.ndarray
     slope: np.ndarray

@@ -31,7 +31,7 @@ def apart(name: str) -> str:
 
 @dataclass(frozen=True)
 class Size:
-    """Everything that a scale changes.
+    """Holds everything that a scale changes.
 
     Attributes:
         pairs: setting -> (eta, S).

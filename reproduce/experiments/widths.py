@@ -51,7 +51,7 @@ class WidthRatio:
 
     @property
     def known(self) -> np.ndarray:
-        """The ratios that are no bounds, (seeds,)."""
+        """Returns the ratios that are no bounds, (seeds,); NaN for the others."""
         return np.where(self.start | self.end, np.nan, self.value)
 
     @property

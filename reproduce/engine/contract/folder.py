@@ -182,7 +182,7 @@ class RunFolder(Folder):
 
     @property
     def checkpoint(self) -> Path:
-        """The state of a training that is not done, in the environment of the folder's job."""
+        """Returns the file of a training that is not done, in the environment of the folder's job."""
         return self.path / "training.ckpt"
 
     def _check(self, result: dict[str, Any]) -> None:
@@ -326,12 +326,12 @@ class PackFolder(Folder):
 
     @property
     def checkpoint(self) -> Path:
-        """The state of a training that is not done."""
+        """Returns the file of a training that is not done."""
         return self.path / "training.ckpt"
 
     @property
     def drafts(self) -> Path:
-        """The folder in which members are written until they end."""
+        """Returns the folder in which members are written until they end."""
         return self.path / "members"
 
     def run(self, key: str) -> RunFolder:
