@@ -33,7 +33,7 @@ TRUST = (
 
 
 class Preempted(Exception):
-    """Raised out of `trainer.fit` once a training that was asked to leave has saved itself."""
+    """Is raised out of `trainer.fit` once a training that was asked to leave has saved itself."""
 
 
 class _Replacing(TorchCheckpointIO):

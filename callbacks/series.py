@@ -34,7 +34,7 @@ class Series:
 
     @property
     def rows(self) -> Tensor:
-        """(T, 4)."""
+        """Returns the steps so far, (T, 4)."""
         return self.table[: self.count]
 
     def state(self) -> dict[str, Any]:

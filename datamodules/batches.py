@@ -124,7 +124,7 @@ class PlannedBatchSampler(Sampler[list[int]]):
 
     @property
     def rank(self) -> int:
-        """This process's place; known once torch.distributed is there, which may be after the sampler was made."""
+        """Returns this process's place; known once torch.distributed is there, perhaps after the sampler was made."""
         there = torch.distributed.is_available() and torch.distributed.is_initialized()
         return self._rank if self._rank is not None else torch.distributed.get_rank() if there else 0
 

@@ -19,7 +19,7 @@ TRAIN, TEST = 10_000, 2_000
 
 
 def fonts() -> list[str]:
-    """Matplotlib's text fonts (no symbol or maths fonts), sorted."""
+    """Returns matplotlib's text fonts (no symbol or maths fonts), sorted."""
     package = find_spec("matplotlib")  # not imported: that takes its time, and fails under a backend that is not there
     if package is None or package.origin is None:
         raise ModuleNotFoundError("the digits are drawn with the fonts of matplotlib, which is not installed")
@@ -32,7 +32,7 @@ def fonts() -> list[str]:
 
 
 def draw(examples: int, *, size: int, channels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (examples, channels, size, size) and labels int64 (examples,), balanced and in random order."""
+    """Returns images uint8 (examples, channels, size, size) and labels int64 (examples,), balanced, in random order."""
     random = generator(seed, "drawing", size, channels)
     faces = [ImageFont.truetype(path, GLYPH * 3 // 4) for path in fonts()]
     glyphs = [[_glyph(face, str(digit)) for digit in range(10)] for face in faces]

@@ -13,7 +13,7 @@ class Ear:
 
     @property
     def sampler(self) -> Ear:
-        """Itself: Lightning looks at `loader.batch_sampler.sampler`."""
+        """Returns itself: Lightning looks at `loader.batch_sampler.sampler`."""
         return self
 
 

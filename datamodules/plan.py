@@ -49,7 +49,7 @@ class EpochPlan:
 
     @property
     def sizes(self) -> np.ndarray:
-        """Global batch sizes, int64 (batches,)."""
+        """Returns global batch sizes, int64 (batches,)."""
         return np.diff(self.edges)
 
     def progress(self, batch: int) -> float:
@@ -72,7 +72,7 @@ def epoch_edges(
     largest: int | None = None,
     drop_last: bool = True,
 ) -> np.ndarray:
-    """Examples consumed before each batch and at the end: int64 (batches + 1,).
+    """Returns the examples consumed before each batch and at the end: int64 (batches + 1,).
 
     S is asked for at every step's start, rounded, and clipped to [smallest, min(largest, N)]. Examples that no
     longer fill a batch are left out (`drop_last`) or make a smaller last one, if that gives every rank one.
@@ -144,5 +144,5 @@ def check_batch_size(
 
 
 def contiguous_shard(examples: int, rank: int, world_size: int) -> slice:
-    """Rank's part of a fixed evaluation set; parts differ by one example at most."""
+    """Returns a rank's part of a fixed evaluation set; parts differ by one example at most."""
     return slice(examples * rank // world_size, examples * (rank + 1) // world_size)

@@ -15,5 +15,12 @@ from three_factors.datamodules.label_noise import LabelNoise
 
 PLAIN = [value for value in vars(schedules).values() if isinstance(value, type) and is_dataclass(value)]
 OURS = [*PLAIN, schedules.Setting, LabelNoise]
-FIRST = [(kind, f"{kind.__module__.removeprefix('three_factors.')}.{kind.__qualname__}") for kind in OURS]
-torch.serialization.add_safe_globals([*OURS, *FIRST])  # also under the names that they had in the first edition
+
+
+def _earlier(kind: type) -> list[str]:
+    """Returns the names that a class had before: in one module with all schedules, and of packages without a prefix."""
+    home = ".".join([*kind.__module__.split(".")[:3], kind.__qualname__])
+    return [home, home.removeprefix("three_factors.")]
+
+
+torch.serialization.add_safe_globals([*OURS, *((kind, name) for kind in OURS for name in _earlier(kind))])

@@ -40,7 +40,7 @@ class StackedEpoch:
 
 
 class StackedData:
-    """What M runs on one data set train and evaluate on. Nothing is augmented.
+    """Holds what M runs on one data set train and evaluate on. Nothing is augmented.
 
     Args:
         source: the data set.
@@ -95,12 +95,12 @@ class StackedData:
 
     @property
     def members(self) -> int:
-        """M."""
+        """Returns M."""
         return len(self.parts)
 
     @property
     def examples(self) -> int:
-        """N, the size of every member's training set."""
+        """Returns N, the size of every member's training set."""
         return self._indices.shape[1]
 
     def keep(self, indices: Sequence[int]) -> None:

@@ -150,7 +150,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     @property
     def examples(self) -> int:
-        """N, the size of the training set."""
+        """Returns N, the size of the training set."""
         return len(self.splits["train"][1])
 
     def _check_batch_size(self) -> Schedule:

@@ -83,7 +83,7 @@ class FromDifference(ABC):
         return torch.ones(total, dtype=torch.float64)
 
     def difference(self, total: int) -> Tensor:
-        """Weights of the losses whose gradient is (g1 - g2)/2, (total,). Raises ValueError for an odd batch."""
+        """Returns weights of the losses whose gradient is (g1 - g2)/2, (total,). Raises ValueError for an odd batch."""
         return _halves(total)
 
     @abstractmethod

@@ -104,7 +104,7 @@ class StackedMLP(nn.Module):
 
     @property
     def members(self) -> int:
-        """M."""
+        """Returns M."""
         return len(next(self.parameters()))
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -17,13 +17,9 @@ from typing import Any
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main
 from three_factors.reproduce.experiments import arms
+from three_factors.reproduce.experiments.grid_panels import draw, draw_beside
 from three_factors.reproduce.experiments.metrics import END_NORM, VALID
-from three_factors.reproduce.experiments.noise_grid import (
-    BATCH_NORM_MLP,
-    SINGLE,
-    draw,
-    draw_beside,
-)
+from three_factors.reproduce.experiments.mlp_grids import BATCH_NORM_MLP, SINGLE
 
 
 def check(table: Evidence) -> list[claims.Finding]:

@@ -15,7 +15,8 @@ if __package__ in (None, ""):
 
 from three_factors.reproduce.engine import Figure, main
 from three_factors.reproduce.experiments import arms
-from three_factors.reproduce.experiments.valleys import DECAYED, SMALL_TO_BASE, draw_seeds
+from three_factors.reproduce.experiments.loss_profiles import draw_seeds
+from three_factors.reproduce.experiments.resnet_valleys import DECAYED, SMALL_TO_BASE
 
 FIGURE = Figure(
     name="fig11",

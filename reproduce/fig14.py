@@ -16,13 +16,9 @@ from typing import Any
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots
 from three_factors.reproduce.experiments import arms
-from three_factors.reproduce.experiments.memorisation import (
-    MEMORISATION,
-    NOISY,
-    after_generalisation,
-    fractions_of,
-)
+from three_factors.reproduce.experiments.memorisation import MEMORISATION, NOISY
 from three_factors.reproduce.experiments.metrics import VALID
+from three_factors.reproduce.experiments.random_labels import after_generalisation, fractions_of
 
 
 def check(table: Evidence) -> list[claims.Finding]:

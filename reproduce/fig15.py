@@ -18,15 +18,9 @@ import numpy as np
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise, statistics
 from three_factors.reproduce.experiments import arms, loss_levels
-from three_factors.reproduce.experiments.memorisation import (
-    FALLS,
-    MEMORISATION,
-    MOMENTA,
-    fractions_of,
-    log_n,
-    strata,
-)
+from three_factors.reproduce.experiments.memorisation import MEMORISATION, MOMENTA
 from three_factors.reproduce.experiments.metrics import BEST_NORM
+from three_factors.reproduce.experiments.random_labels import FALLS, fractions_of, log_n, strata
 
 
 def falls(table: Evidence) -> list[claims.Finding]:

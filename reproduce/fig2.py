@@ -15,14 +15,14 @@ if __package__ in (None, ""):
 
 from three_factors.reproduce.engine import Evidence, Figure, claims, main
 from three_factors.reproduce.experiments import arms
-from three_factors.reproduce.experiments.valleys import (
+from three_factors.reproduce.experiments.loss_profiles import draw
+from three_factors.reproduce.experiments.resnet_valleys import (
     CONSTANT,
     EQUAL,
     LARGE_TO_BASE,
     LINES,
     OTHER_START,
     SMALL_TO_BASE,
-    draw,
 )
 
 WIDER = [LARGE_TO_BASE, SMALL_TO_BASE, OTHER_START]

@@ -13,7 +13,8 @@ if __package__ in (None, ""):
 
 from three_factors.reproduce.engine import Evidence, Figure, claims, main
 from three_factors.reproduce.experiments import arms
-from three_factors.reproduce.experiments.valleys import ALIKE, EQUAL_NOISE, SCALED, draw
+from three_factors.reproduce.experiments.loss_profiles import draw
+from three_factors.reproduce.experiments.vgg_valleys import ALIKE, EQUAL_NOISE, SCALED
 
 
 def check(table: Evidence) -> list[claims.Finding]:

@@ -16,17 +16,15 @@ from typing import Any
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots
 from three_factors.reproduce.experiments import arms
-from three_factors.reproduce.experiments.memorisation import (
-    MEMORISATION,
-    MOMENTA,
-    NOISY,
+from three_factors.reproduce.experiments.memorisation import MEMORISATION, MOMENTA, NOISY
+from three_factors.reproduce.experiments.metrics import VALID
+from three_factors.reproduce.experiments.random_labels import (
     after_generalisation,
     at_levels,
     at_the_endpoint,
     fractions_of,
     given_memorisation,
 )
-from three_factors.reproduce.experiments.metrics import VALID
 
 
 def check(table: Evidence) -> list[claims.Finding]:

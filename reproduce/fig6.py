@@ -19,13 +19,9 @@ import numpy as np
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
 from three_factors.reproduce.experiments import arms
-from three_factors.reproduce.experiments.breaking_point import (
-    DATA_SIZES,
-    EDGE,
-    EQUAL_TIME,
-    MIDDLE_STABILITY,
-    draw_panel,
-)
+from three_factors.reproduce.experiments.accuracy_curves import draw_panel
+from three_factors.reproduce.experiments.breaking_point import EDGE, MIDDLE_STABILITY
+from three_factors.reproduce.experiments.vgg_scaling import DATA_SIZES, EQUAL_TIME
 
 PANELS = ("a", "b", "c", "d")
 

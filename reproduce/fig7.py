@@ -15,7 +15,8 @@ from typing import Any
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, plots, seedwise
 from three_factors.reproduce.experiments import arms
-from three_factors.reproduce.experiments.breaking_point import RESNET, draw_panel
+from three_factors.reproduce.experiments.accuracy_curves import draw_panel
+from three_factors.reproduce.experiments.resnet_scaling import RESNET
 
 
 def check(table: Evidence) -> list[claims.Finding]:

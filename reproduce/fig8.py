@@ -17,7 +17,7 @@ import numpy as np
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, estimates, main, plots, seedwise
 from three_factors.reproduce.experiments import arms
-from three_factors.reproduce.experiments.breaking_point import RESNET_RATIOS
+from three_factors.reproduce.experiments.best_ratio import RESNET_RATIOS
 from three_factors.reproduce.experiments.metrics import VALID
 
 

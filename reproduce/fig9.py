@@ -17,17 +17,10 @@ from typing import Any
 
 from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main, seedwise, statistics
 from three_factors.reproduce.experiments import arms
+from three_factors.reproduce.experiments.grid_panels import draw, draw_beside
 from three_factors.reproduce.experiments.metrics import END_NORM, VALID
-from three_factors.reproduce.experiments.noise_grid import (
-    BAD,
-    DEEP_MLP,
-    FALLS,
-    GOOD,
-    REFERENCE,
-    RISES,
-    draw,
-    draw_beside,
-)
+from three_factors.reproduce.experiments.mlp_grids import BAD, DEEP_MLP, GOOD, REFERENCE
+from three_factors.reproduce.experiments.noise_grid import FALLS, RISES
 
 BOTH: dict[
     str, tuple[str, str, seedwise.Direction, claims.Unit]

@@ -32,7 +32,7 @@ from three_factors.reproduce.experiments.fingerprints import (
 
 
 def claim(table: Evidence, form: Form) -> claims.Finding:
-    """One seed decides nothing: the value is the gap where it is nearest the paper's, the note says what matches."""
+    """States nothing of one seed: the value is the gap where it is nearest the paper's, the note says what matches."""
     about = claims.Statement(
         f"match.{form.key}",
         f"the paper's network is VGG-11 with {form.name}",

@@ -73,7 +73,7 @@ EQUAL = (0.71, 1.41)  # a ratio of two exponents
 
 
 class Dial:
-    """What is stated about one network's runs; its name stands before the ids."""
+    """Makes what is stated about one network's runs; its name stands before the ids."""
 
     def __init__(self, table: Evidence, network: str) -> None:
         self.table, self.network, self.suffix = table, network, SUFFIX[network]
@@ -145,7 +145,7 @@ class Dial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the noise is to show in.
+    """Names what the noise is to show in.
 
     Attributes:
         name: in ids.

@@ -35,7 +35,7 @@ class Eigenvalues:
 
     @property
     def error(self) -> Tensor:
-        """The residuals, as the bound that they are."""
+        """Returns the residuals, as the bound that they are."""
         return self.residuals
 
 

@@ -34,7 +34,7 @@ EQUIVALENTS: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 class Equivalents(TorchFunctionMode):
-    """Within it these functions are replaced by their equals."""
+    """Replaces these functions by their equals within it."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return EQUIVALENTS.get(func, func)(*args, **(kwargs or {}))

@@ -87,12 +87,12 @@ class Lanczos:
 
     @property
     def size(self) -> int:
-        """The number of steps made."""
+        """Returns the number of steps made."""
         return len(self.alphas)
 
     @property
     def room(self) -> int:
-        """The rows that the basis has at most."""
+        """Returns the rows that the basis has at most."""
         q = self.operator.num_params
         return q if self.max_vectors is None else min(q, self.max_vectors)
 
@@ -103,7 +103,7 @@ class Lanczos:
 
     @property
     def held(self) -> int:
-        """The rows in use now."""
+        """Returns the rows in use now."""
         return self._cycles[-1].rows(self.size)
 
     def rows(self, steps: int) -> int:

@@ -77,7 +77,7 @@ class Line:
         return state
 
     def evaluated(self, a: float, held: list[Any], estimation: list[Any]) -> tuple[float, float, float]:
-        """Loss, accuracy and the loss's standard error over batches, of all ranks' examples, at a."""
+        """Returns loss, accuracy and the loss's standard error over batches, of all ranks' examples, at a."""
         state = self.at(a)
         with torch.no_grad(), attributes_kept(self.module):  # what a pass has cached is of the weights it had
             if self.layers and self.policy == "re-estimate":

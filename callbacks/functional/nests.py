@@ -38,8 +38,8 @@ def rebuilt(batch: Any, tensors: Sequence[Tensor]) -> Any:
 
 
 def size_of(batch: Any) -> int:
-    """Examples in a batch: the length of the first tensor that has dimensions; or of a list in it that holds a
-    dictionary an example, as detection has its targets."""
+    """Counts the examples of a batch: the length of the first tensor that has dimensions; or of a list in it that holds
+    a dictionary an example, as detection has its targets."""
     length = listed(batch)
     if length is not None:
         return length
@@ -100,7 +100,7 @@ def _longer_or_shorter(part: Sequence[Any]) -> bool:
 
 
 def cut(batch: Any, start: int, stop: int) -> Any:
-    """Examples `start` to `stop` of a batch: of every tensor, and every list, that has one entry an example."""
+    """Returns examples `start` to `stop` of a batch: of every tensor, and every list, that has one entry an example."""
     if listed(batch) is None:
         return _cut(batch, start, stop, size_of(batch))
     return _cut_lists(batch, start, stop, size_of(batch))

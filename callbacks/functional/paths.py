@@ -87,7 +87,7 @@ class Interpolation:
 
     @property
     def barrier(self) -> float:
-        """The highest loss between the ends above the line that joins theirs (0 if it never rises above it).
+        """Returns the highest loss between the ends above the line that joins theirs (0 if it never rises above it).
 
         The points may come in any order. Raises ValueError if an end is no point of the path.
         """

@@ -31,7 +31,7 @@ class Probe:
 
 
 def probes(called: Called, objective: Objective, leaves: Callable[[], dict[str, Tensor]]) -> list[Probe]:
-    """Gradients in the module's outputs (one forward pass, exact also where examples cancel), then in its parameters.
+    """Returns probes in the module's outputs (one forward pass, exact where examples cancel too) and its parameters.
 
     Args:
         leaves: the parameters to differentiate in, by name, as leaves of a graph.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ MOST = 4  # primary claims of a figure
 
 
 @dataclass(frozen=True, kw_only=True)
-class Definition:
+class Definition(ABC):
     """Describes what every script defines.
 
     Attributes:
@@ -66,7 +67,7 @@ class Definition:
 
     @property
     def file(self) -> Path:
-        """The script's file, by its claims."""
+        """Returns the script's file, by its claims."""
         return Path(self.check.__code__.co_filename).resolve()
 
     def is_own(self, data: str) -> bool:
@@ -74,9 +75,9 @@ class Definition:
         return data in (self.data or (SIMULATION,))
 
     @property
+    @abstractmethod
     def flags(self) -> tuple[str, ...]:
-        """The flags of its command line, besides those that all scripts have."""
-        raise NotImplementedError
+        """Returns the flags of its command line, besides those that all scripts have."""
 
     def reductions(self, scale: Scale) -> Sequence[Reduction]:
         """Returns (the paper's, at a scale, why), a line each."""
@@ -86,13 +87,13 @@ class Definition:
         """Returns at how many seeds claims are first looked at; None if once for all."""
         return None
 
+    @abstractmethod
     def frame(self, evidence: Any) -> pd.DataFrame:
         """Returns the rows of table.csv."""
-        raise NotImplementedError
 
+    @abstractmethod
     def replicates(self, seeds: int, evidence: Any) -> str:
         """Says how often everything was done, for the footer."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,12 +198,12 @@ class Context:
 
     @property
     def primary(self) -> tuple[str, ...] | None:
-        """The ids of the claims that are given a word; None: all of them are."""
+        """Returns the ids of the claims that are given a word; None: all of them are."""
         return () if self.arm.check is not None else self.definition.primary
 
     @property
     def look(self) -> Look:
-        """The look at so many seeds; simulations are looked at once."""
+        """Returns the look at so many seeds; simulations are looked at once."""
         from three_factors.reproduce.engine.judge import looks
 
         first = self.definition.first_look(self.options.scale)
@@ -210,7 +211,7 @@ class Context:
 
     @property
     def place(self) -> str:
-        """What a claim's looks are counted together with, besides its figure: scale, data, arm, precision."""
+        """Names what a claim's looks are counted together with, besides its figure: scale, data, arm, precision."""
         return " ".join((self.options.scale, self.data, self.arm.name, self.options.arithmetic))
 
     @property
@@ -219,7 +220,7 @@ class Context:
 
     @property
     def data(self) -> str:
-        """The data set's name."""
+        """Returns the data set's name."""
         return SIMULATION if self.source is None else self.source.name
 
     @property
@@ -233,7 +234,7 @@ class Context:
 
     @property
     def folder(self) -> str:
-        """SCALE[-DATA][-ARM][-PRECISION], the last where it is not the scale's."""
+        """Returns SCALE[-DATA][-ARM][-PRECISION], the last where it is not the scale's."""
         first = self.definition.data[0] if self.definition.data else SIMULATION
         parts = [self.options.scale, "" if self.data == first else self.data]
         precision = self.options.arithmetic

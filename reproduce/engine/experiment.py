@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -104,7 +105,7 @@ class Tuning:
 Reduction = tuple[str, str, str]  # the paper's, what is run instead, why
 
 
-class Experiment:
+class Experiment(ABC):
     """Describes what is run at which scale, and what was left out of the paper's; the base class of all experiments.
 
     Attributes:
@@ -119,21 +120,21 @@ class Experiment:
     lines: Mapping[str, Line] = MappingProxyType({})
     tuning: Tuning | None = None
 
+    @abstractmethod
     def runs(self, scale: Scale, source: Prepared) -> Mapping[str, Setting]:
         """Returns label -> setting, on a data set."""
-        raise NotImplementedError
 
     def path(self, scale: Scale, start: RunSpec, end: RunSpec) -> PathSpec:
         """Returns how the line between two runs is followed; asked for where there are `lines`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has lines, but no `path`")
 
     def derive(self, rows: pd.DataFrame, spec: RunSpec) -> dict[str, float]:
         """Returns further columns of the table, from a run's rows: one an epoch, and one an evaluation within."""
         return {}
 
     def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> Evidence:
-        """Draws evidence from a world in which the claims hold, by which they are known and tested."""
-        raise NotImplementedError
+        """Draws evidence from a world in which the claims hold, by which our own figures are known and tested."""
+        raise NotImplementedError(f"{type(self).__name__} has no `imagined` world")
 
 
 @dataclass(frozen=True)

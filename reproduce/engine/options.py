@@ -94,7 +94,7 @@ class Options:
 
     @property
     def arithmetic(self) -> str:
-        """The precision of the runs: the one asked for, or the scale's."""
+        """Returns the precision of the runs: the one asked for, or the scale's."""
         return self.precision or PRECISION[self.scale]
 
     def _check_slurm(self) -> None:

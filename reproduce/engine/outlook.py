@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Costs:
-    """What a figure costs.
+    """Says what a figure costs.
 
     Attributes:
         name: of its script.

@@ -148,7 +148,7 @@ MEASURED = {VALID: "validation accuracy", END_NORM: "Hessian norm at the end"}
 
 
 def same_at_every_level(table: Evidence) -> list[claims.Finding]:
-    """Claims that SGD is at the limit of a stochastic differential equation: its end does not change with l."""
+    """States that SGD is at the limit of a stochastic differential equation: its end does not change with l."""
     found = []
     for level in LEVELS[1:]:
         ends, start = (_grid(table, metric, VALID) for metric in (level, 1))

@@ -1,20 +1,20 @@
-"""eta and S multiplied until it breaks, and eta/S varied until accuracy peaks: the runs of Figures 6, 7 and 8."""
+"""A base setting (eta, S) multiplied by b until training breaks: the experiment of Figures 6 and 7."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from three_factors.datamodules.prepared import Prepared
 from three_factors.datamodules.schedules import NoiseSchedule
-from three_factors.reproduce.engine import plots, statistics
-from three_factors.reproduce.engine.contract.networks import Network, ResNet56Network, VGG11Network
+from three_factors.reproduce.engine import statistics
+from three_factors.reproduce.engine.contract.networks import Network
 from three_factors.reproduce.engine.contract.spec import Curvature, RunSpec, Watch
 from three_factors.reproduce.engine.experiment import Experiment, Reduction, Setting
-from three_factors.reproduce.engine.judge.table import BATCH_STABILITY, Evidence, SyntheticTable, Table
+from three_factors.reproduce.engine.judge.table import BATCH_STABILITY, Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments.metrics import VALID
 from three_factors.reproduce.experiments.subset import fitting, subset
@@ -55,7 +55,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Size:
-    """Everything that a scale changes.
+    """Holds everything that a scale changes.
 
     Attributes:
         watched: batches of the run's S along whose gradients the sharpness is measured, in the panel that `Scaling`
@@ -238,270 +238,3 @@ def crossing(betas: np.ndarray, stability: np.ndarray, diverged: np.ndarray) -> 
     if np.isnan(y[first]):  # between the last that trained and the first that did not
         return float(np.exp((x[first - 1] + x[first]) / 2))
     return float(np.exp(np.interp(0, y[first - 1 : first + 1], x[first - 1 : first + 1])))
-
-
-def highest(table: Table, label: str, name: str) -> str:
-    """Returns 'b 2 (81.3 ± 0.4 %)': mean and sd of the highest validation accuracy; * where a seed diverged."""
-    _, _, values = table.curves(label, VALID)
-    star = "*" if table.diverged(label) else ""
-    if not len(values):
-        return f"{name}{star}"
-    best = 100 * values.max(axis=1)
-    spread = f" ± {best.std(ddof=1):.1f}" if len(best) > 1 else ""
-    return f"{name}{star} ({best.mean():.1f}{spread} %)"
-
-
-def draw_panel(panel: Any, table: Table, labels: list[str]) -> None:
-    """Draws validation accuracy against the epoch, a shade a b; the legend has the highest."""
-    for label, colour in plots.shades(labels).items():
-        legend = highest(table, label, f"b {table.factors[label]['b']:.3g}")
-        plots.band(panel, table, label, VALID, colour, percent=True, legend=legend)
-    panel.set(xlabel="epoch", ylabel="validation accuracy (%)")
-
-
-_BETAS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24)  # every S divides every N
-ALL_DATA = "c"
-EQUAL_TIME = {"a": "a_time", "d": "d_time"}  # panels once more, at the t_eta of (c)
-VGG_PAPER = Size(
-    network=VGG11Network(),
-    panels=(
-        Panel("a", "(a) a quarter of the data", 12_000, 0.1, 50, _BETAS, 4.0),
-        Panel("b", "(b) half of the data", 21_600, 0.1, 50, _BETAS, 5.0),
-        Panel(ALL_DATA, "(c) all data", 43_200, 0.1, 50, _BETAS, 6.0),
-        Panel("d", "(d) all data, half the noise", 43_200, 0.05, 50, _BETAS, 12.0),
-        Panel("a_time", "(a) at the t_eta of (c)", 12_000, 0.1, 50, _BETAS, 6.0, stretch=3.6),
-        Panel("d_time", "(d) at the t_eta of (c)", 43_200, 0.05, 50, _BETAS, 12.0, stretch=2.0),
-    ),
-    validation=5_000,
-    test=10_000,
-    epochs=200,
-    augment=True,
-    seeds=5,
-)
-# Frozen on pilot seed 1000, which no verdict uses: six minutes on 2 cores; eta/S as high as still trains at b = 1; and
-# a range of b that holds the break in every panel. Where it breaks is what the claims are about, not that it does.
-# N is divisible by every S, else the panels would lose different shares of an epoch at large b.
-VGG_QUICK = replace(
-    VGG_PAPER,
-    network=VGG11Network(width=1 / 8),
-    panels=tuple(
-        replace(panel, train=train, batch_size=8, lr=0.3 * panel.lr, betas=(*small, 1, 1.5, 2, 3, 4, 6, 8, 12, 16))
-        for panel, train, small in zip(VGG_PAPER.panels, (384, 768, 1_536, 1_536), ((0.5,), (0.5,), (), ()))
-    ),
-    validation=500,
-    test=200,
-    epochs=5,
-    augment=False,
-    seeds=4,
-    watched=3,
-    watch_every=1,
-)
-VGG_SMOKE = replace(
-    VGG_QUICK,
-    network=VGG11Network(width=1 / 32),
-    validation=100,
-    test=100,
-    epochs=2,
-    seeds=1,
-    panels=tuple(replace(p, train=160 + 80 * i, betas=(1, 1.5, 4)) for i, p in enumerate(VGG_QUICK.panels)),
-)
-DATA_SIZES = Scaling(
-    {
-        "smoke": VGG_SMOKE,
-        "quick": VGG_QUICK,
-        "gpu": replace(
-            VGG_PAPER,
-            epochs=20,
-            seeds=4,
-            watch_every=1,
-            panels=tuple(replace(panel, betas=(1, 1.5, 4, 8, 16)) for panel in VGG_PAPER.panels),
-        ),
-        "paper": VGG_PAPER,
-    },
-    {
-        "quick": [
-            ("VGG-11, width 1", "width 1/8", "64 times less arithmetic"),
-            ("N 12 000, 21 600, 43 200", "384, 768, 1 536", "time; divisible by every S"),
-            ("(a) and (d) at the t_eta of (c) too", "not", "time"),
-            ("crop and flip", "no augmentation", "otherwise it does not train in this time"),
-            ("10 000 test images", "200", "time; no claim uses them"),
-            ("batch sharpness on 8 batches", "on 3", "time"),
-            ("200 epochs", "5", "time"),
-            ("eta 0.1 b, S 50 b, b to 24", "0.03 b, 8 b, b to 16", "steps an epoch at the largest b; time"),
-            ("5 seeds", "4 seeds", "time"),
-        ],
-        "gpu": [
-            ("200 epochs", "20", "time"),
-            ("10 values of b from 1 to 24", "1, 1.5, 4, 8, 16", "time"),
-            ("5 seeds", "4 seeds", "time"),
-        ],
-    },
-    stability=ALL_DATA,
-)
-
-RESNET_PAPER = replace(
-    VGG_PAPER,
-    network=ResNet56Network(),
-    panels=(Panel("resnet56", "ResNet56", 43_008, 0.1, 128, (1, 2, 3, 4, 6, 8, 12)),),
-)
-# Frozen on pilot seed 1000: time, and a range that holds a break and a peak there. Where they lie is what is claimed;
-# on the seeds of the verdicts the peak need not lie inside.
-RESNET_QUICK = replace(
-    RESNET_PAPER,
-    network=ResNet56Network(depth=8, width=0.5),
-    validation=500,
-    test=200,
-    epochs=14,
-    augment=False,
-    panels=(Panel("resnet56", "ResNet56", 1_080, 0.05, 8, (1, 2, 3, 5, 7, 9, 11)),),
-    seeds=4,
-)
-RESNET_SMOKE = replace(
-    RESNET_QUICK,
-    network=ResNet56Network(depth=8, width=0.125),
-    validation=100,
-    test=100,
-    epochs=2,
-    seeds=1,
-    panels=(Panel("resnet56", "ResNet56", 256, 0.05, 8, (1, 3, 7)),),
-)
-_RESNET_REDUCTIONS = [
-    ("ResNet56", "ResNet8, width 1/2", "time"),
-    ("crop and flip", "no augmentation", "otherwise it does not train in this time"),
-    ("10 000 test images", "200", "time; no claim uses them"),
-]
-RESNET = Scaling(
-    {
-        "smoke": RESNET_SMOKE,
-        "quick": RESNET_QUICK,
-        "gpu": replace(RESNET_PAPER, epochs=20, seeds=4),
-        "paper": RESNET_PAPER,
-    },
-    {
-        "quick": [
-            *_RESNET_REDUCTIONS,
-            ("200 epochs", "14", "time"),
-            ("43 008 training images", "1 080", "time; at most 2 % of an epoch do not fill a batch"),
-            ("base eta 0.1, S 128", "0.05, 8", "steps an epoch"),
-            ("b 1, 2, 3, 4, 6, 8, 12", "1, 2, 3, 5, 7, 9, 11", "chosen before the paper scale's"),
-            ("5 seeds", "4 seeds", "time"),
-        ],
-        "gpu": [("200 epochs", "20", "time"), ("5 seeds", "4 seeds", "time")],
-    },
-    unbroken=2.0,
-)
-
-
-class Ratios(Experiment):
-    """One network at many eta/S, each by pairs (eta, S)."""
-
-    def __init__(
-        self,
-        scales: dict[Scale, Size],
-        pairs: dict[Scale, dict[float, tuple[int, ...]]],
-        reductions: Mapping[Scale, Sequence[Reduction]],
-    ) -> None:
-        self.scales, self.pairs, self.reductions = scales, pairs, reductions
-
-    def _cells(self, scale: Scale) -> dict[str, dict[str, Any]]:
-        """Returns label -> factors."""
-        return {
-            f"eta/S {n:.2g}, S {size}": {"n": n, "eta": n * size, "S": size, "N": self.scales[scale].panels[0].train}
-            for n, sizes in self.pairs[scale].items()
-            for size in sizes
-        }
-
-    def runs(self, scale: Scale, source: Prepared) -> dict[str, Setting]:
-        s = self.scales[scale]
-        network = fitting(s.network, source)
-        data = subset(source, scale, s, train=s.panels[0].train, augment=s.augment)
-
-        def run(factors: dict[str, Any]) -> Setting:
-            schedule, every = NoiseSchedule(factors["eta"], factors["S"]), s.evaluate_every
-            return Setting(RunSpec(network, data, schedule, s.epochs, seed=0, evaluate_every=every), factors)
-
-        return {label: run(factors) for label, factors in self._cells(scale).items()}
-
-    def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> SyntheticTable:
-        """Draws a peak where the pilots had it, or at n N = 90; two points are lost per factor e squared from it."""
-        spread, cells = self.scales[scale].seed_sd / 2, self._cells(scale)
-
-        def drawn(n: float, images: int) -> np.ndarray:
-            peak = IN_PILOTS.get(images, BEST / images)
-            return 0.9 - 0.02 * np.log(n / peak) ** 2 + random.normal(0, spread, seeds)
-
-        finals = {label: {VALID: drawn(of["n"], of["N"])} for label, of in cells.items()}
-        return SyntheticTable(finals, factors=cells)
-
-    def means(self, table: Evidence, n: float) -> np.ndarray:
-        """Returns the end accuracy at an eta/S, (seeds,): a mean over S."""
-        labels = table.select(n=n)
-        return table.grid(labels, VALID).mean(axis=1)
-
-    def best(self, table: Evidence) -> float:
-        """Returns the eta/S that was best in pilots; where there were none, the one nearest to `BEST` in n N."""
-        images, tried = self.scales_of(table), np.array(table.levels("n"), dtype=float)
-        wanted = IN_PILOTS.get(round(images), BEST / images)
-        return float(tried[np.abs(np.log(tried / wanted)).argmin()])
-
-    def scales_of(self, table: Evidence) -> float:
-        """Returns N, which all settings share."""
-        return float(table.column(table.labels[:1], "N")[0])
-
-    def locations(self, table: Evidence, size: int | None = None) -> np.ndarray:
-        """Returns n N where a parabola in log n has its vertex, (seeds,): S as intercepts, or of one S alone."""
-        labels = table.labels if size is None else table.select(S=size)
-        n = table.column(labels, "n").astype(float) * self.scales_of(table)
-        groups = table.column(labels, "S").astype(float)
-        with np.errstate(over="ignore"):  # a parabola that hardly bends has its vertex anywhere
-            found: np.ndarray = np.exp(statistics.vertices(np.log(n), table.grid(labels, VALID), groups))
-        return np.where(np.isfinite(found), found, np.nan)
-
-
-# The optimum scales with N (Smith and Le 2018): the paper's 2e-3 at 45 000 images.
-BEST = 90.0
-IN_PILOTS = {1_024: 0.014}  # N -> the best eta/S of seeds 0 to 2 of the first edition; at other N there were none
-
-
-def _pairs(ratios: tuple[float, ...], sizes: tuple[int, ...]) -> dict[float, tuple[int, ...]]:
-    return dict.fromkeys(ratios, sizes)
-
-
-# 8 values from 1e-5 to 2e-2, each at two S; which ones is not stated in the paper.
-_RATIOS = tuple(float(f"{n:.2g}") for n in np.geomspace(1e-5, 2e-2, 8))
-
-
-def _on(train: int, s: Size) -> Size:
-    """Returns a size with an N that every S of the pairs divides."""
-    return replace(s, panels=tuple(replace(panel, train=train) for panel in s.panels))
-
-
-RESNET_RATIOS = Ratios(
-    {
-        "smoke": RESNET_SMOKE,
-        "quick": _on(1_024, replace(RESNET_QUICK, epochs=10, evaluate_every=5, seeds=4)),
-        "gpu": _on(44_800, replace(RESNET_PAPER, epochs=20, seeds=4)),
-        "paper": _on(44_800, RESNET_PAPER),
-    },
-    {
-        "smoke": _pairs((1e-3, 4e-3, 2e-2), (8, 16)),
-        "quick": _pairs(tuple(float(f"{n:.2g}") for n in np.geomspace(1e-4, 1e-1, 8)), (8, 16)),
-        "gpu": _pairs(tuple(_RATIOS[i] for i in (1, 3, 5, 6, 7)), (32, 256)),
-        "paper": _pairs(_RATIOS, (32, 256)),
-    },
-    {
-        "quick": [
-            *_RESNET_REDUCTIONS,
-            ("200 epochs", "10", "time"),
-            ("44 800 training images", "1 024", "time"),
-            ("8 eta/S from 1e-5 to 2e-2", "8 from 1e-4 to 0.1", "trains in 10 epochs; time"),
-            ("S 32 and 256", "8 and 16", "steps an epoch"),
-            ("5 seeds", "4 seeds", "time"),
-        ],
-        "gpu": [
-            ("200 epochs", "20", "time"),
-            ("8 eta/S from 1e-5 to 2e-2", "5 of them, from 3e-5", "time"),
-            ("5 seeds", "4 seeds", "time"),
-        ],
-    },
-)

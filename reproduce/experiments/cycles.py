@@ -29,7 +29,7 @@ MEAN_NOISE, ROOT_EPOCHS, ROOT_TIME = "mean noise", "root rule, equal epochs", "r
 
 @dataclass(frozen=True)
 class Size:
-    """Everything that a scale changes. eta and S each take two values, 5 apart, so that n does as well.
+    """Holds everything that a scale changes. eta and S each take two values, 5 apart, so that n does as well.
 
     Attributes:
         measured: training examples whose Hessian is measured at the end; None for none.

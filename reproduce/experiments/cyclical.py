@@ -34,7 +34,7 @@ IDS = {DISCRETE_S: "discrete_s", DISCRETE_ETA: "discrete_eta", TRIANGLE_ETA: "tr
 
 @dataclass(frozen=True)
 class Size:
-    """Everything that a scale changes. eta takes two values, S as well, 5 apart."""
+    """Holds everything that a scale changes. eta takes two values, S as well, 5 apart."""
 
     width: float
     train: int

@@ -18,7 +18,7 @@ from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments import loss_levels
 from three_factors.reproduce.experiments.measured import LIGHTER, measurements
 from three_factors.reproduce.experiments.metrics import END_NORM, LOSS, TEST, end
-from three_factors.reproduce.experiments.noise_grid import SHALLOW
+from three_factors.reproduce.experiments.mlp_grids import SHALLOW
 from three_factors.reproduce.experiments.subset import fitting, subset
 
 SGD, QUIET = "S", "4 S"
@@ -38,7 +38,7 @@ SHARPNESS = {PLAIN: END_NORM, BATCH_NORM: end(NORMALISED), VGG: end(NORMALISED)}
 
 @dataclass(frozen=True)
 class Training:
-    """Everything that a scale changes, of one network; epochs of the run at S, of which the others take RATIO times."""
+    """Holds what a scale changes of one network; epochs of the run at S, the others take RATIO times as many."""
 
     width: float
     train: int
@@ -76,7 +76,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Size:
-    """Everything that a scale changes.
+    """Holds everything that a scale changes.
 
     Attributes:
         mlp: of images of 28 x 28.

@@ -19,7 +19,7 @@ from three_factors.reproduce.engine.judge.table import EIGENVALUE, NORMALISED, S
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments import arms, edge
 from three_factors.reproduce.experiments.metrics import END_NORM, LOSS, end
-from three_factors.reproduce.experiments.noise_grid import BATCH_NORM_MLP
+from three_factors.reproduce.experiments.mlp_grids import BATCH_NORM_MLP
 
 PLAIN, GHOSTS = "mlp", "mlp_bn"  # the factor `network`
 SUFFIX = {PLAIN: ", no batch norm", GHOSTS: ", ghost batch norm"}  # of a label
@@ -38,7 +38,7 @@ VALUES = {"η/S": 1.0, "η/√S": 0.5, "η": 0.0}  # lines in the picture
 
 @dataclass(frozen=True)
 class Outcome:
-    """What eta and S are to decide.
+    """Names what eta and S are to decide.
 
     Attributes:
         name: in ids.
@@ -97,7 +97,7 @@ GRID = Rivals()
 
 @dataclass(frozen=True)
 class Found:
-    """What one outcome says in one network, a number a seed: g, and the slope of log10 y per decade of eta/S."""
+    """Tells what one outcome says in one network, a number a seed: g, and the slope of log10 y per decade of eta/S."""
 
     g: np.ndarray
     slope: np.ndarray

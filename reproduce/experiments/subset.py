@@ -35,15 +35,15 @@ class Part(Protocol):
 
     @property
     def train(self) -> int:
-        """Training examples."""
+        """Returns how many training examples are taken."""
 
     @property
     def validation(self) -> int:
-        """Validation examples, of the data set's training examples too."""
+        """Returns how many validation examples are taken, of the data set's training examples too."""
 
     @property
     def test(self) -> int:
-        """Test examples."""
+        """Returns how many test examples are taken."""
 
 
 def subset(

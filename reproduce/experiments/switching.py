@@ -35,7 +35,7 @@ def switched(first: str, share: int) -> str:
 
 @dataclass(frozen=True)
 class Size:
-    """Everything that a scale changes.
+    """Holds everything that a scale changes.
 
     Attributes:
         width, train, validation, test, augment: as in Figure 4.

@@ -156,7 +156,7 @@ class Classifier:
 
     @cached_property
     def minimum(self) -> np.ndarray:
-        """(q,), by Newton's method with halved steps where a whole one climbs."""
+        """Returns it, (q,), by Newton's method with halved steps where a whole one climbs."""
         theta = np.zeros(self.dim)
         for _ in range(ITERATIONS):
             gradient = self.gradient(theta[None])[0]

@@ -129,13 +129,13 @@ class DoubleWell:
 
     @property
     def minima(self) -> tuple[float, float]:
-        """x of wells A and B."""
+        """Returns x of wells A and B."""
         roots = np.sort(np.roots([4 * self.barrier, 0, -4 * self.barrier, self.tilt]).real)
         return float(roots[0]), float(roots[2])
 
     @property
     def top(self) -> float:
-        """x of the saddle between them."""
+        """Returns x of the saddle between them."""
         return float(np.sort(np.roots([4 * self.barrier, 0, -4 * self.barrier, self.tilt]).real)[1])
 
     def determinant(self, x: float) -> float:

@@ -179,7 +179,7 @@ class Simulation:
 
     @property
     def key(self) -> str:
-        """16 hexadecimal digits of a hash over all fields."""
+        """Returns 16 hexadecimal digits of a hash over all fields."""
         return hashlib.sha256(as_text(self).encode()).hexdigest()[:16]
 
     @property
@@ -188,14 +188,14 @@ class Simulation:
 
     @property
     def examples_a_step(self) -> int:
-        """Whose gradients a step of one chain computes; 0 where the loss is not one of examples."""
+        """Counts the examples whose gradients a step of one chain computes; 0 where the loss is not one of examples."""
         if not isinstance(self.potential, SoftmaxRegression):
             return 0
         return self.batch_size if isinstance(self.noise, Minibatches) else self.potential.examples
 
     @property
     def temperature(self) -> float:
-        """T of the Gibbs distribution that is expected as eta → 0 (isotropic noise)."""
+        """Returns T of the Gibbs distribution that is expected as eta → 0 (isotropic noise)."""
         if isinstance(self.noise, Minibatches | Isotropic):
             raise ValueError(f"noise: the variance of {self.noise!r} is known with the data only")
         if isinstance(self.noise, Gaussian) and self.noise.covariance is not None:

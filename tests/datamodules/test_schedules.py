@@ -3,9 +3,11 @@
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import three_factors.datamodules.safe_globals  # noqa: F401  # what is tested below
 from three_factors.datamodules.plan import epoch_edges
 from three_factors.datamodules.schedules import (
     Chain,
@@ -212,3 +214,14 @@ def test_the_batches_of_an_epoch_are_those_of_its_steps_one_by_one(
     options = {"smallest": smallest, "largest": largest, "drop_last": drop_last}
     one_by_one = epoch_edges(examples, Unknown(), epoch, **options)
     assert epoch_edges(examples, schedule, epoch, **options).tolist() == one_by_one.tolist()
+
+
+@pytest.mark.parametrize("home", ["datamodules.schedules", "three_factors.datamodules.schedules"])
+def test_a_checkpoint_that_names_schedules_as_they_were_named_before_is_read(home, tmp_path, monkeypatch):
+    schedule = exchange(NoiseSchedule(0.1, Triangle(8, 4, 2)))
+    with monkeypatch.context() as before:
+        for kind in (NoiseSchedule, Constant, Inverse, Triangle):
+            before.setattr(kind, "__module__", home)
+        torch.save(schedule, tmp_path / "saved.pt")
+    assert home.encode() + b"\nInverse" in (tmp_path / "saved.pt").read_bytes()
+    assert torch.load(tmp_path / "saved.pt", weights_only=True) == schedule

@@ -6,6 +6,7 @@ from three_factors.datamodules.label_noise import LabelNoise
 from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, Triangle, exchange
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, VGG11Network
 from three_factors.reproduce.engine.contract.spec import Curvature, Data, Evaluations, Keep, Measurement, RunSpec, Watch
+from three_factors.reproduce.engine.experiment import Experiment
 
 # Like a figure's, for what trains nothing.
 SPEC = RunSpec(
@@ -35,3 +36,10 @@ EVERYTHING = replace(
 )
 SOAK = replace(EVERYTHING, epochs=10, keep=Keep(best=True))
 MEASURED = Measurement(SMALL, at=("best", "end"))
+
+
+class NoRuns(Experiment):
+    """An experiment that runs nothing, for what is asked of others."""
+
+    def runs(self, scale, source):
+        return {}

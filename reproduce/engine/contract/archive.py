@@ -77,7 +77,7 @@ def _unpacked(packed: np.ndarray, lengths: Sequence[int]) -> list[np.ndarray]:
 
 
 class DamagedArchive(ValueError):
-    """A block is not what its index says."""
+    """Says that a block is not what its index says."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Block:
 
     @cached_property
     def curves(self) -> dict[str, list[np.ndarray]]:
-        """metric -> a run's values in every row, NaN where there was none."""
+        """Returns metric -> a run's values in every row, NaN where there was none."""
         return {
             name: _unpacked(self.arrays[f"row {i}"], self.told["counts"]) for i, name in enumerate(self.told["rows"])
         }

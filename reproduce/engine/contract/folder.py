@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,17 @@ DRAFTS = (".*.draft", ".*.json*.*", ".*.pt.*", ".*.npy.*")  # of what a kill bro
 Say = Callable[[str], None]
 
 
+def writing(folder: Path, patience: float = PATIENCE) -> FileLock:
+    """Returns the lock of whoever writes a folder's files: the worker of a killed call may live a moment longer.
+
+    Args:
+        patience: seconds until filelock.Timeout.
+    """
+    return lock(folder, "worker", patience)
+
+
 @dataclass(frozen=True)
-class Folder:
+class Folder(ABC):
     """The files of one piece of work; each kind of work has its own subclass.
 
     Attributes:
@@ -64,13 +74,13 @@ class Folder:
             raise ValueError(f"{file} is damaged ({error})") from error
         return dict(result)
 
+    @abstractmethod
     def _check(self, result: dict[str, Any]) -> None:
         """Raises ValueError, KeyError, TypeError, IndexError or FileNotFoundError if the result is not whole."""
-        raise NotImplementedError
 
+    @abstractmethod
     def describe(self, result: dict[str, Any]) -> str:
         """Says in a few words what a finished piece of work came to."""
-        raise NotImplementedError
 
     def complete(
         self, measurements: Sequence[AnyMeasurement] = (), *, every_step: bool = False
@@ -95,12 +105,8 @@ class Folder:
         return held
 
     def alone(self, patience: float = PATIENCE) -> FileLock:
-        """Returns the lock of whoever writes the files: the worker of a killed call may live a moment longer.
-
-        Args:
-            patience: seconds until filelock.Timeout.
-        """
-        return lock(self.path, "worker", patience)
+        """Returns the lock of whoever writes the files; see `writing`."""
+        return writing(self.path, patience)
 
     def prepare(self, spec: Spec, job: Job, measurements: Sequence[AnyMeasurement] = (), say: Say = print) -> None:
         """Writes spec and job for a worker, which goes on from what an earlier one of the same environment has left.
@@ -146,7 +152,7 @@ class Folder:
         """Returns patterns of files that work which starts over must not find."""
         return (*SCRATCH, *MADE)
 
-    def _forget_progress(self) -> None:
+    def _forget_progress(self) -> None:  # noqa: B027  # not all work leaves something
         """Removes what an unfinished attempt resumes from."""
 
     def forget(self) -> None:
@@ -176,7 +182,7 @@ class RunFolder(Folder):
 
     @property
     def checkpoint(self) -> Path:
-        """The state of a training that is not done, in the environment of the folder's job."""
+        """Returns the file of a training that is not done, in the environment of the folder's job."""
         return self.path / "training.ckpt"
 
     def _check(self, result: dict[str, Any]) -> None:
@@ -320,12 +326,12 @@ class PackFolder(Folder):
 
     @property
     def checkpoint(self) -> Path:
-        """The state of a training that is not done."""
+        """Returns the file of a training that is not done."""
         return self.path / "training.ckpt"
 
     @property
     def drafts(self) -> Path:
-        """The folder in which members are written until they end."""
+        """Returns the folder in which members are written until they end."""
         return self.path / "members"
 
     def run(self, key: str) -> RunFolder:

@@ -47,7 +47,7 @@ class Job:
 
     @property
     def source(self) -> Prepared:
-        """The data set of a job that has one; ValueError for any other."""
+        """Returns the data set of a job that has one. Raises ValueError for any other."""
         if self.data is None:
             raise ValueError("data: the job names no data set")
         return self.data

@@ -16,22 +16,20 @@ Kind = TypeVar("Kind", bound=type)
 HOMES: dict[str, dict[str, tuple[str, ...]]] = {
     "datamodules.label_noise": {"three_factors.datamodules.label_noise": ("LabelNoise",)},
     "datamodules.schedules": {
-        "three_factors.datamodules.schedules": (
-            "Chain",
+        "three_factors.datamodules.schedules.composed": ("Chain", "Inverse", "Ratio"),
+        "three_factors.datamodules.schedules.noise": ("NoiseSchedule",),
+        "three_factors.datamodules.schedules.shapes": (
             "Constant",
             "Cosine",
             "Cyclic",
             "Exponential",
-            "Inverse",
-            "NoiseSchedule",
             "OneCycle",
             "Polynomial",
-            "Ratio",
             "StepEvery",
             "Steps",
             "Triangle",
             "WarmRestarts",
-        )
+        ),
     },
     "reproduce.engine.contract.packs": {"three_factors.reproduce.engine.contract.packs": ("Pack",)},
     "reproduce.engine.spec": {

@@ -189,7 +189,7 @@ class Watch(Typed):
 
 @dataclass(frozen=True)
 class Keep(Typed):
-    """At which milestones `KeepWeights` keeps the weights, for measurements afterwards."""
+    """Says at which milestones `KeepWeights` keeps the weights, for measurements afterwards."""
 
     initial: bool = False
     best: bool = False
@@ -282,7 +282,7 @@ class RunSpec(Typed):
 
     @property
     def key(self) -> str:
-        """16 hexadecimal digits of a hash over all fields; the name of the run's folder."""
+        """Returns 16 hexadecimal digits of a hash over all fields; the name of the run's folder."""
         return short_hash(self)
 
     def check_devices(self, devices: int) -> None:

@@ -38,7 +38,7 @@ class Chains:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """A row a label and coordinate: the setting, and mean and variance over chains at the last record."""
+        """Returns a row a label and coordinate: the setting, and mean and variance over chains at the last record."""
         import pandas as pd
 
         rows = []

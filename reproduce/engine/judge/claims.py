@@ -65,7 +65,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of a statement, before it is given a word.
+    """Describes what was found of a statement, before it is given a word.
 
     Attributes:
         about: the statement.
@@ -88,14 +88,14 @@ class Finding:
 
     @property
     def p_support(self) -> float:
-        """One-sided; 1 where nothing can be decided."""
+        """Returns the one-sided p of a support; 1 where nothing can be decided."""
         if self.estimate is None or self.estimate.too_many_lost:
             return 1.0
         return max(self.rule.p_support(self.estimate), self.gate or 0.0)
 
     @property
     def p_refute(self) -> float:
-        """One-sided; 1 where nothing can be decided."""
+        """Returns the one-sided p of a refutation; 1 where nothing can be decided."""
         if self.estimate is None or self.estimate.too_many_lost:
             return 1.0
         return self.rule.p_refute(self.estimate)

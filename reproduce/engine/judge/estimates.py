@@ -62,7 +62,7 @@ class Estimate(ABC):
     @property
     @abstractmethod
     def value(self) -> float | None:
-        """The statistic; None if it is undefined."""
+        """Returns the statistic; None if it is undefined."""
 
     @abstractmethod
     def interval(self, confidence: float) -> tuple[float, float] | None:
@@ -86,7 +86,7 @@ class Estimate(ABC):
 
     @property
     def spread(self) -> float | None:
-        """The sd of one replicate, on the scale that it is averaged on; None if there is no such thing."""
+        """Returns the sd of one replicate, on the scale that it is averaged on; None if there is no such thing."""
         return None
 
     @property
@@ -139,7 +139,7 @@ class OverSeeds(Estimate):
 
     @property
     def bounded(self) -> int:
-        """How many seeds' values lie beyond what was tried."""
+        """Counts the seeds whose values lie beyond what was tried."""
         return int(np.isinf(self.values).sum())
 
     def interval(self, confidence: float) -> tuple[float, float]:

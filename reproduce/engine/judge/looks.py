@@ -33,7 +33,7 @@ class Look:
 
     @property
     def confidence(self) -> float:
-        """Of its two-sided intervals."""
+        """Returns the confidence of its two-sided intervals."""
         return 1 - 2 * self.level
 
     def adjusted(self, p: float) -> float:
@@ -88,7 +88,7 @@ class Spent:
 
     @property
     def about(self) -> tuple[str, str, str]:
-        """What its looks are counted together with."""
+        """Names what its looks are counted together with."""
         return self.claim, self.place, self.rules
 
     def as_json(self) -> dict[str, Any]:

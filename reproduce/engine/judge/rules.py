@@ -21,7 +21,7 @@ BELOW: dict[str, str] = {"supported": "seen", "not supported": "not seen", "inco
 
 @dataclass(frozen=True)
 class Direction:
-    """The statistic lies beyond `null`.
+    """Asks that the statistic lie beyond `null`.
 
     Attributes:
         sign: 1 above, -1 below.
@@ -35,7 +35,7 @@ class Direction:
 
     @property
     def interesting(self) -> float:
-        """The statistic at the smallest effect of interest."""
+        """Returns the statistic at the smallest effect of interest."""
         return self.null + self.sign * self.smallest
 
     def p_support(self, found: Estimate) -> float:
@@ -56,7 +56,7 @@ class Direction:
 
 @dataclass(frozen=True)
 class Range:
-    """The statistic lies in [low, high]."""
+    """Asks that the statistic lie in [low, high]."""
 
     low: float
     high: float

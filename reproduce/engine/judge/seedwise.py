@@ -126,7 +126,7 @@ class NoiseContrast:
 
     @property
     def words(self) -> str:
-        """The denominator of a share."""
+        """Names the denominator of a share."""
         return f"mean of '{self.pair[0]}' and '{self.pair[1]}' less '{self.control}'"
 
 

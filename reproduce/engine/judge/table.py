@@ -44,7 +44,7 @@ class Evidence(ABC):
     @property
     @abstractmethod
     def labels(self) -> list[str]:
-        """The settings of which at least one run is done, in order."""
+        """Returns the settings of which at least one run is done, in order."""
 
     @abstractmethod
     def values(self, label: str, metric: str) -> np.ndarray:

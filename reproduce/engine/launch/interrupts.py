@@ -11,11 +11,11 @@ _heard: type[KeyboardInterrupt] | None = None
 
 
 class Terminated(KeyboardInterrupt):
-    """A SIGTERM has come, from a scheduler that wants the machine back, say. Runs get the time to save themselves."""
+    """Says that a SIGTERM has come, from a scheduler that wants the machine back: runs get time to save themselves."""
 
 
 class Submitted(KeyboardInterrupt):
-    """The runs are with a scheduler and go on by themselves; a later call collects them."""
+    """Says that the runs are with a scheduler and go on by themselves; a later call collects them."""
 
 
 def listen() -> None:
@@ -46,7 +46,7 @@ def behind(error: BaseException) -> KeyboardInterrupt | None:
 
 @contextmanager
 def ignoring(*numbers: int) -> Iterator[None]:
-    """Processes that are started here ignore these signals, unless they set a handler of their own."""
+    """Lets processes that are started here ignore these signals, unless they set a handler of their own."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         yield

@@ -18,7 +18,7 @@ ROW, WIDTH = 0.24, 11.0  # inches
 
 @dataclass(frozen=True)
 class Axis:
-    """What rows are drawn on.
+    """Describes what rows are drawn on.
 
     Attributes:
         title: what its numbers mean.

@@ -58,7 +58,7 @@ class Entry:
 
     @property
     def primary(self) -> list[tuple[dict[str, Any], dict[str, dict[str, Any]], str]]:
-        """Each claim that is given a word, what became of it in other arms, and whether it survives them."""
+        """Returns each claim that is given a word, what became of it in other arms, and whether it survives them."""
         found = []
         for claim in primaries(self.claims):
             others = {arm: of for arm, claims in self.arms.items() for of in claims if of["id"] == claim["id"]}
@@ -67,7 +67,7 @@ class Entry:
 
     @property
     def estimated(self) -> list[dict[str, Any]]:
-        """The claims that are given none."""
+        """Returns the claims that are given none."""
         return [claim for claim in self.claims if not claim.get("primary")]
 
 

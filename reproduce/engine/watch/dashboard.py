@@ -130,7 +130,7 @@ def line(names: list[str], x: str = "epoch", log: bool = False) -> LinePlot:
 
 
 def describe(workspace: Workspace) -> list[str]:
-    """Lines of text: each section, and under it its panels."""
+    """Returns lines of text: each section, and under it its panels."""
     lines = [f"workspace '{workspace.name}' of project {workspace.entity or 'ENTITY'}/{workspace.project}"]
     for section in workspace.sections:
         lines += [f"{section.name}:", *(f"  {_describe(panel)}" for panel in section.panels)]

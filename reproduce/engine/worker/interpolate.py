@@ -31,7 +31,7 @@ NEAREST = 1e-4  # |θ|: how near to an end a rise is looked for
 
 
 def follow(spec: PathSpec, job: Job, folder: PathFolder) -> dict[str, Any]:
-    """Profiles on training and test examples; widths and barriers of the training loss. NaN becomes None."""
+    """Returns profiles on training and test examples, widths and barriers of the training loss; None for NaN."""
     started = time.time()
     module = build_module(spec.start.network).to(configure_device(job))
     data = build_data(spec.start, job)

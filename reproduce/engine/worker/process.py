@@ -36,11 +36,11 @@ from three_factors.datamodules.sources import DataError
 from three_factors.reproduce.engine.contract.files import write_bytes, write_json
 from three_factors.reproduce.engine.contract.folder import (
     FOLDERS,
-    Folder,
     PackFolder,
     PathFolder,
     RunFolder,
     SimulationFolder,
+    writing,
 )
 from three_factors.reproduce.engine.contract.job import PREEMPTED, SCHEDULERS, WATCH_STDIN, Job
 from three_factors.reproduce.engine.contract.networks import Network
@@ -226,7 +226,7 @@ def run_or_exit(folder: Path) -> None:
     first = True
     try:
         first = ranks.is_first(_job(folder).world_size)
-        with Folder(folder).alone() if first else nullcontext():  # the other ranks are this one's
+        with writing(folder) if first else nullcontext():  # the other ranks are this one's
             run_folder(folder)
     except Preempted as error:
         print(error, flush=True)

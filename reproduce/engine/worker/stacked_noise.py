@@ -20,7 +20,7 @@ from three_factors.reproduce.engine.worker.train import build_noise
 
 
 class StackedNoise:
-    """What changes the noise of each member's gradient, if anything does, and what renews its shape.
+    """Holds what changes the noise of each member's gradient, if anything does, and what renews its shape.
 
     Args:
         specs: the members' runs.

@@ -223,7 +223,7 @@ def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) ->
 
 
 class LostWeights(ValueError):
-    """A finished run's saved weights are missing or damaged; it must be trained again."""
+    """Says that a finished run's saved weights are missing or damaged; it must be trained again."""
 
 
 def write_weights(file: Path, weights: dict[str, Tensor]) -> None:

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from tests.reproduce.script import run
+from tests.reproduce.specs import NoRuns
 from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, exchange
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, VGG11Network
 from three_factors.reproduce.engine.contract.spec import Data, RunSpec
 from three_factors.reproduce.engine.contract.steps import planned
 from three_factors.reproduce.engine.definition import Figure
-from three_factors.reproduce.engine.experiment import PAPERS, Experiment, Setting
+from three_factors.reproduce.engine.experiment import PAPERS, Setting
 from three_factors.reproduce.engine.judge.claims import judge
 from three_factors.reproduce.engine.judge.looks import look
 from three_factors.reproduce.engine.judge.table import SyntheticTable
@@ -36,7 +37,7 @@ FIGURE = Figure(
     title="",
     doc="",
     data=("digits",),
-    experiment=Experiment(),
+    experiment=NoRuns(),
     check=list,
     draw=print,
     arms=(arms.TIME, arms.SVAG),

@@ -10,15 +10,11 @@ from three_factors.reproduce import fig6, fig7, fig8
 from three_factors.reproduce.engine.judge.claims import judge
 from three_factors.reproduce.engine.judge.looks import look
 from three_factors.reproduce.engine.judge.table import SyntheticTable
-from three_factors.reproduce.experiments.breaking_point import (
-    DATA_SIZES,
-    EDGE,
-    MIDDLE_STABILITY,
-    RESNET,
-    RESNET_RATIOS,
-    crossing,
-)
+from three_factors.reproduce.experiments.best_ratio import RESNET_RATIOS
+from three_factors.reproduce.experiments.breaking_point import EDGE, MIDDLE_STABILITY, crossing
 from three_factors.reproduce.experiments.metrics import VALID
+from three_factors.reproduce.experiments.resnet_scaling import RESNET
+from three_factors.reproduce.experiments.vgg_scaling import DATA_SIZES
 
 BETAS = np.array([2 ** (k / 2) for k in range(10)])
 NONE = np.zeros(10, dtype=bool)  # diverged

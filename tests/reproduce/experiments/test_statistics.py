@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from tests.reproduce.figures import source
+from three_factors.reproduce.engine.contract.spec import RISES
 from three_factors.reproduce.engine.contract.steps import STEP_VARIANCE
 from three_factors.reproduce.engine.judge.claims import judge
 from three_factors.reproduce.engine.judge.looks import look
@@ -18,9 +19,12 @@ from three_factors.reproduce.experiments import (
     loss_levels,
     memorisation,
     metrics,
-    noise_grid,
+    mlp_grids,
+    random_labels,
+    resnet_valleys,
     tuning,
-    valleys,
+    vgg_valleys,
+    widths,
 )
 from three_factors.reproduce.experiments.fingerprints import CONSTANT, CYCLIC, FORMS, readings
 from three_factors.reproduce.experiments.metrics import LOSS, STEP_LOSS, TEST
@@ -109,7 +113,7 @@ CELLS = {cell.label: cell.factors for cell in memorisation.MEMORISATION._cells("
 @pytest.mark.parametrize(("early", "verdict"), [(0.03, "supported"), (0.4, "not supported")])
 def test_memorisation_after_generalisation_is_supported_and_before_it_is_not(early, verdict):
     rows = [(label, seed, {memorisation.EARLY: early + seed / 1e3}) for label in CELLS for seed in range(4)]
-    found = memorisation.after_generalisation(table(rows, factors=CELLS))
+    found = random_labels.after_generalisation(table(rows, factors=CELLS))
     assert word(found) == verdict
     assert found.about.note.startswith("0 of 96 runs never memorise")
 
@@ -128,7 +132,7 @@ def endpoint(slope, memorise=lambda of: True):
         for label, of in CELLS.items()
         for seed in range(4)
     ]
-    return memorisation.at_the_endpoint(table(rows, factors=CELLS))
+    return random_labels.at_the_endpoint(table(rows, factors=CELLS))
 
 
 def test_the_endpoint_is_judged_over_the_cells_that_memorise_everything():
@@ -313,7 +317,7 @@ def test_the_variance_of_steps_is_compared_where_the_noisier_run_has_the_smaller
 
 
 def test_a_weaker_slope_is_over_the_cells_in_which_no_pilot_diverged():
-    grid, good = noise_grid.DEEP_MLP, noise_grid.GOOD
+    grid, good = mlp_grids.DEEP_MLP, mlp_grids.GOOD
     world = grid.imagined("quick", 3, np.random.default_rng(0))
     left_out = grid.unstable["quick"]
     assert all(world.factors[label]["unstable"] == 1 for label in left_out)
@@ -328,20 +332,20 @@ def test_a_weaker_slope_is_over_the_cells_in_which_no_pilot_diverged():
 def ends(theta1, theta2):
     """The columns of a line between minima of these widths in every kind."""
     found = {"loss θ1": np.full(4, 0.1), "loss θ2": np.full(4, 0.1)}
-    for kind in valleys.KINDS:
-        for rise in valleys.RISES:
+    for kind in widths.KINDS:
+        for rise in RISES:
             for end, values in (("θ1", theta1), ("θ2", theta2)):
                 edge = np.where(np.isnan(values), 1.0, values)
-                found |= {valleys.width(kind, end, rise): values, valleys.width(kind, end, rise, at_least=True): edge}
+                found |= {widths.width(kind, end, rise): values, widths.width(kind, end, rise, at_least=True): edge}
     return found
 
 
 def test_a_width_that_is_not_reached_bounds_the_ratio():
     wide, narrow = np.array([2.0, 2.1, 2.0, 1.9]), np.array([1.0, 1.1, 1.0, 0.9])
-    line = valleys.LARGE_TO_BASE
+    line = resnet_valleys.LARGE_TO_BASE
 
     def wider(theta1, theta2):
-        return valleys.CONSTANT.wider(SyntheticTable({line: ends(theta1, theta2)}), [line])[0]
+        return resnet_valleys.CONSTANT.wider(SyntheticTable({line: ends(theta1, theta2)}), [line])[0]
 
     assert word(wider(narrow, wide)) == "supported"
     lost = np.array([1.0, math.nan, 1.0, 0.9])
@@ -364,7 +368,9 @@ def triplet(lines, r, q, of):
     return lines.alike(SyntheticTable(found), of)[:2]
 
 
-@pytest.mark.parametrize(("lines", "of"), [(valleys.CONSTANT, valleys.EQUAL), (valleys.SCALED, valleys.ALIKE)])
+@pytest.mark.parametrize(
+    ("lines", "of"), [(resnet_valleys.CONSTANT, resnet_valleys.EQUAL), (vgg_valleys.SCALED, vgg_valleys.ALIKE)]
+)
 @pytest.mark.parametrize(("r", "q", "g", "verdict"), [(0.4, 0.0, 1.0, "supported"), (0.2, 0.2, 0.5, "not supported")])
 def test_the_exponent_of_a_triplet_is_found_and_judged(lines, of, r, q, g, verdict):
     for found in triplet(lines, r, q, of):
@@ -373,7 +379,7 @@ def test_the_exponent_of_a_triplet_is_found_and_judged(lines, of, r, q, g, verdi
 
 
 def test_noise_that_acts_against_its_direction_shows_nothing():
-    for found in triplet(valleys.CONSTANT, -0.4, 0.0, valleys.EQUAL):
+    for found in triplet(resnet_valleys.CONSTANT, -0.4, 0.0, resnet_valleys.EQUAL):
         assert word(found) != "supported"
 
 

@@ -15,7 +15,15 @@ from three_factors.reproduce.engine.judge.estimates import OverSeeds, Ratio
 from three_factors.reproduce.engine.judge.looks import ONLY, look
 from three_factors.reproduce.engine.judge.rules import Direction, Range, within
 from three_factors.reproduce.engine.judge.table import NOISE, SyntheticTable
-from three_factors.reproduce.experiments import cyclical, loss_levels, memorisation, metrics, noise_grid
+from three_factors.reproduce.experiments import (
+    cyclical,
+    grid_slopes,
+    loss_levels,
+    memorisation,
+    metrics,
+    mlp_grids,
+    noise_grid,
+)
 from three_factors.reproduce.experiments.cycles import curve_shares
 
 ALPHA, THIRD = 0.05, 1 / 3
@@ -218,7 +226,7 @@ def test_two_phases_of_one_curve_are_not_told_apart_by_the_loss_of_the_hessians_
 
 def test_the_cells_of_a_grid_are_the_same_at_every_look():
     """Cells that all seeds train become fewer with every seed, and those at high eta/S stay."""
-    grid, random = noise_grid.BATCH_NORM_MLP, np.random.default_rng(6)
+    grid, random = mlp_grids.BATCH_NORM_MLP, np.random.default_rng(6)
     counts = []
     for seeds in (4, 32):
         table = grid.imagined("quick", seeds, random)
@@ -227,11 +235,11 @@ def test_the_cells_of_a_grid_are_the_same_at_every_look():
             for label, of in table.finals.items()
         }
         world = SyntheticTable(noisy, factors=table.factors)
-        trained = (world.grid(world.labels, metrics.LOSS) <= noise_grid.TRAINED).all(axis=0)
+        trained = (world.grid(world.labels, metrics.LOSS) <= grid_slopes.TRAINED).all(axis=0)
         counts.append(int(trained.sum()))
         whole = {label: of | {metrics.LOSS: np.full(seeds, 9.0)} for label, of in noisy.items()}  # none is trained
-        primary = {finding.about.id: finding for finding in grid.check(world, noise_grid.SINGLE)}
-        other = {f.about.id: f for f in grid.check(SyntheticTable(whole, factors=table.factors), noise_grid.SINGLE)}
+        primary = {finding.about.id: finding for finding in grid.check(world, mlp_grids.SINGLE)}
+        other = {f.about.id: f for f in grid.check(SyntheticTable(whole, factors=table.factors), mlp_grids.SINGLE)}
         for name in ("norm", "accuracy", "wider"):
             assert primary[name].estimate.value == other[name].estimate.value
     assert counts[1] < counts[0]

@@ -1,0 +1,38 @@
+"""What a schedule is: a function of the epoch, in some cases with known bounds, whose numbers are checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+Schedule = Callable[[float], float]
+
+
+def check_numbers(owner: object, *, positive: Sequence[str] = (), nonnegative: Sequence[str] = ()) -> None:
+    """Raises ValueError naming the field of `owner` that is no finite number of its kind."""
+    for name in (*positive, *nonnegative):
+        value = getattr(owner, name)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or value < 0 or (value == 0 and name in positive):
+            kind = "positive" if name in positive else "non-negative"
+            raise ValueError(f"{type(owner).__name__}.{name}: {value!r} is not a {kind} finite number")
+
+
+class _Boundless(ValueError):
+    """A schedule that does not say its bounds."""
+
+
+def bounds(schedule: Schedule) -> tuple[float, float]:
+    """Returns (lowest, highest) value of a schedule. Raises ValueError for a callable that does not say."""
+    known: tuple[float, float] | None = getattr(schedule, "bounds", None)
+    if known is None:
+        raise _Boundless(f"schedule: {schedule!r} has no `bounds`; say which value stays constant")
+    return known
+
+
+def known_bounds(schedule: Schedule) -> tuple[float, float] | None:
+    """Returns (lowest, highest) value, or None if the schedule, or one inside it, does not say."""
+    try:
+        return bounds(schedule)
+    except _Boundless:
+        return None
