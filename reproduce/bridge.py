@@ -26,8 +26,9 @@ import numpy as np
 from three_factors.datamodules.prepared import Prepared
 from three_factors.reproduce.engine import Chains, Theory, chainwise, claims, main, plots
 from three_factors.reproduce.engine.options import Scale
-from three_factors.reproduce.theory import gibbs, ruler
-from three_factors.reproduce.theory.classified import loss_of, losses, spectrum, traces
+from three_factors.reproduce.experiments import ruler
+from three_factors.reproduce.experiments.classified import loss_of, losses, spectrum, traces
+from three_factors.reproduce.theory import gibbs
 from three_factors.reproduce.theory.classifier import SoftmaxRegression
 from three_factors.reproduce.theory.simulate import Isotropic, Minibatches, Simulation
 

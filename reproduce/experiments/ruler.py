@@ -13,7 +13,7 @@ import numpy as np
 
 from three_factors.reproduce.engine import Chains, chainwise, claims
 from three_factors.reproduce.engine.options import Scale
-from three_factors.reproduce.theory.classified import loss_of, losses, spectrum
+from three_factors.reproduce.experiments.classified import loss_of, losses, spectrum
 from three_factors.reproduce.theory.classifier import Classifier, SoftmaxRegression
 from three_factors.reproduce.theory.simulate import Minibatches, Simulation
 
