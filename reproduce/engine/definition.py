@@ -115,7 +115,7 @@ class Figure(Definition):
     @property
     def flags(self) -> tuple[str, ...]:
         slurm = ("slurm", "partition", "time", "gpus", "detach")
-        return ("arm", "data", "data_dir", "precision", "devices", "num_nodes", *slurm, "no_packs")
+        return ("arm", "data", "data_dir", "precision", "devices", "num_nodes", "part", *slurm, "no_packs")
 
     def reductions(self, scale: Scale) -> Sequence[Reduction]:
         return self.experiment.reductions.get(scale, ())

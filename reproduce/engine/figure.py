@@ -78,7 +78,7 @@ class _Session:
         options = self.options
         self._say_where()
         cached = prospects.announce(
-            self.plan, self.prospects, self.say, dry_run=options.dry_run, plot_only=options.plot_only
+            self.plan, self.prospects, self.say, dry_run=options.dry_run, plot_only=options.plot_only, only=self._only
         )
         if options.dry_run:
             self._say_paper([])
@@ -89,13 +89,32 @@ class _Session:
         hopes = prospects.hopes(self.context, self.say)
         mirror, items, made = self._mirror(), list[Any](), False
         try:
-            for stage in self.plan.stages(self.results, self.say):
+            for stage in map(self._only, self.plan.stages(self.results, self.say)):
                 made |= self._make(stage, mirror)
                 items += stage.items
                 interrupts.check()
+            if options.part is not None:
+                return self._left(items)
             missing = self._conclude(items, hopes, mirror, made=made)
         finally:
             mirror.close()
+        self.say(f"done in {time.monotonic() - self.started:.1f} s")
+        return 1 if missing else 0
+
+    def _only(self, stage: Stage) -> Stage:
+        """Returns what of a stage is done: all of it, or a part of the runs; lines belong to the whole."""
+        from three_factors.reproduce.engine.launch.parts import part_of
+
+        place = self.options.place()
+        if place is None:
+            return stage
+        return replace(stage, items=[] if stage.alone else part_of(stage.items, place))
+
+    def _left(self, items: list[Item]) -> int:
+        """Says what became of a part; returns the exit status."""
+        missing = self.results.missing(items, self.say)
+        done = f"{len(items) - len(missing)} of its {len(items)} runs are done"
+        self.say(f"part {self.options.part}: {done}; without --part the same command draws and judges what is there")
         self.say(f"done in {time.monotonic() - self.started:.1f} s")
         return 1 if missing else 0
 

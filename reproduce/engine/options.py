@@ -47,6 +47,10 @@ ARITHMETIC = (
     "and paper scale. Other runs than the default's"
 )
 AT_A_TIME = "runs at a time (default: one a CPU core; on a GPU as many as its memory takes, or one pack)"
+PIECE = (
+    "make only the K-th of N parts of the runs, packs as a whole: for several machines, or hours in pieces; nothing is "
+    "drawn or judged"
+)
 LIMIT = "with --slurm: minutes an array task may take; a run that needs more goes on in another (default: 240)"
 
 
@@ -68,6 +72,7 @@ class Options:
     time: int | None = flag(None, LIMIT, "MINUTES")
     gpus: bool = flag(False, "with --slurm: the devices are GPUs")
     detach: bool = flag(False, "with --slurm: submit and return; the same command collects later")
+    part: str | None = flag(None, PIECE, "K/N")
     no_packs: bool = flag(False, "train every run in a process of its own, also where several go as one stack")
     jobs: int | None = flag(None, AT_A_TIME)
     wandb: str = flag("offline", MIRROR, "offline|online|disabled")
@@ -86,11 +91,24 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name.replace('_', '-')}: {value} is less than 1")
+        if self.part is not None:
+            if self.plot_only:
+                raise InputError("--part: cannot go with --plot-only")
+            self.place()
         if self.plot_only and self.dry_run:
             raise InputError("--dry-run: cannot go with --plot-only")
         _check_folder("data-dir", self.data_dir, _check_readable)
         _check_folder("out", self.out, _check_writable)
         self._check_slurm()
+
+    def place(self) -> tuple[int, int] | None:
+        """Returns (K, N) of `part`; None without one. Raises InputError if it is no part."""
+        if self.part is None:
+            return None
+        first, slash, last = self.part.partition("/")
+        if not (slash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+            raise InputError(f"--part: {self.part!r} is not K/N with K from 1 to N")
+        return int(first), int(last)
 
     @property
     def arithmetic(self) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from three_factors.datamodules.schedules import as_schedule
 from three_factors.reproduce.engine.contract.spec import Item, PathSpec, RunSpec
+from three_factors.reproduce.engine.contract.steps import cost_of
 from three_factors.reproduce.engine.definition import Definition, Figure, Theory
 from three_factors.reproduce.engine.experiment import Arm, Setting, Settings
 from three_factors.reproduce.engine.options import InputError, Options, Scale
@@ -166,7 +166,7 @@ class FigurePlan(Plan):
     @staticmethod
     def _seedwise(settings: Settings, seeds: Iterable[int]) -> list[Item]:
         """Orders runs seed by seed, so that an interrupted figure has whole seeds; the longest first within one."""
-        longest_first = sorted(settings.items(), key=lambda item: -_cost(item[1].spec))
+        longest_first = sorted(settings.items(), key=lambda item: -cost_of(item[1].spec))
         return [
             Item(
                 label,
@@ -252,11 +252,6 @@ def plan_of(definition: Definition, options: Options, source: Prepared | None, a
 def values_of(spec: Simulation) -> float:
     """Counts what is computed: steps x chains x dimensions, or examples where a gradient goes over more of those."""
     return float(spec.record[-1] * spec.chains * max(spec.potential.dim, spec.examples_a_step))
-
-
-def _cost(spec: RunSpec) -> float:
-    """Guesses a run's cost, to order by: examples, and steps at the first batch size."""
-    return spec.epochs * spec.data.train * (1 + 100 / as_schedule(spec.schedule.batch_size)(0.0))
 
 
 def _setting(item: Item) -> Setting:

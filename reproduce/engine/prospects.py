@@ -120,17 +120,31 @@ def _left(work: Work) -> float:
     return 1 - work.folder.fraction() if begun else 1.0
 
 
-def announce(plan: Plan, prospects: Prospects, say: Callable[..., None], *, dry_run: bool, plot_only: bool) -> int:
+def announce(
+    plan: Plan,
+    prospects: Prospects,
+    say: Callable[..., None],
+    *,
+    dry_run: bool,
+    plot_only: bool,
+    only: Callable[[Stage], Stage] = lambda stage: stage,
+) -> int:
     """Says how much there is to do, and the expected time; returns how many items are there already.
 
     Of a tuned figure the final runs are those that the paper chose.
+
+    Args:
+        only: what of a stage is done.
     """
-    results, (first, *later) = prospects.results, plan.foreseen()
+    results, (first, *later) = prospects.results, map(only, plan.foreseen())
     final, lines = later or (Stage([]), Stage([]))
     everything = first.items + final.items
     todo = results.missing(everything, say)
     counted = f"{_counted(first.items)} to tune, then {_counted(final.items)}" if final.items else _counted(first.items)
     cached, begun = len(everything) - len(todo), sum(bool(results.folder(i.spec).resumable_files()) for i in todo)
+    if not everything:
+        say("nothing is in this part")
+        return 0
     where = str(results.folder(everything[0].spec).path.parent)
     where += f" and the archive ({results.archived})" if results.archived else ""
     what = "missing" if plot_only else f"to {plan.verb}"

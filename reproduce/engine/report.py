@@ -33,6 +33,8 @@ class ReportOptions(Options):
         super().__post_init__()
         if self.plot_only:
             raise InputError("--plot-only: is for a figure's own script")
+        if self.part is not None:
+            raise InputError("--part: is for a figure's own script")
         if self.arm != EPOCHS:
             raise InputError(
                 f"--arm: {self.arm!r} is for a figure's own script; the report shows it among the controls"

@@ -156,3 +156,8 @@ def light(row: dict[str, Any]) -> dict[str, Any]:
         kept = (found if math.isfinite(found) else None, steps["lr"][-1], steps["batch_size"][-1])
         row |= dict(zip(OF_STEPS, kept))
     return row
+
+
+def cost_of(spec: RunSpec) -> float:
+    """Guesses a run's cost, to order and to divide by: examples, and steps at the first batch size."""
+    return spec.epochs * spec.data.train * (1 + 100 / as_schedule(spec.schedule.batch_size)(0.0))
