@@ -307,7 +307,6 @@ class Worlds:
 
     def claim(self, effect: float, seeds: int, entropy: list[int], factor: float = 1.0) -> Any:
         """Returns the claim in one world."""
-        from three_factors.reproduce.engine.judge import claims
         from three_factors.reproduce.engine.judge.table import SyntheticTable
 
         random: Any = Spread(np.random.default_rng(entropy), factor)
@@ -317,13 +316,16 @@ class Worlds:
         series = {label: base.series.get(label, {}) | curves.get(label, {}) for label in {**base.series, **curves}}
         check = self.figure.check(SyntheticTable(finals, series, base.factors))
         if self.edition == 1:
+            from three_factors.reproduce.engine.judge import claims
+
             judged = claims.holm(check)  # type: ignore[attr-defined]
         else:
             from three_factors.reproduce.engine.judge.looks import look
+            from three_factors.reproduce.engine.judge.verdicts import judge
 
             # What is only estimated beside them takes most of the time, and no part in the words.
             check = [finding for finding in check if finding.about.id in self.figure.primary]
-            judged = claims.judge(check, look(seeds, self.case.n0), self.figure.primary)
+            judged = judge(check, look(seeds, self.case.n0), self.figure.primary)
         return next(claim for claim in judged if claim.id == self.name)
 
     def counted(self, effect: float, times: int, trials: int, factor: float = 1.0) -> dict[str, int]:

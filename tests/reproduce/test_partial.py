@@ -10,8 +10,8 @@ from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.contract.steps import OF_STEPS
 from three_factors.reproduce.engine.evidence import table_of
-from three_factors.reproduce.engine.judge.claims import judge
 from three_factors.reproduce.engine.judge.looks import look
+from three_factors.reproduce.engine.judge.verdicts import judge
 from three_factors.reproduce.engine.publish import plots
 
 METRICS = [

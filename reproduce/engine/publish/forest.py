@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from three_factors.reproduce.engine.judge.claims import word
 from three_factors.reproduce.engine.judge.rules import Direction, Range, from_json
+from three_factors.reproduce.engine.judge.stored_claims import word
 from three_factors.reproduce.engine.publish import plots
 
 COLOURS = {"supported": "#1a7f37", "not supported": "#c62828", "inconclusive": "#9a6700", "not judged": plots.GREY}

@@ -10,9 +10,9 @@ import pytest
 from tests.reproduce.figures import source
 from three_factors.reproduce.engine.contract.spec import RISES
 from three_factors.reproduce.engine.contract.steps import STEP_VARIANCE
-from three_factors.reproduce.engine.judge.claims import judge
 from three_factors.reproduce.engine.judge.looks import look
 from three_factors.reproduce.engine.judge.table import NOISE, SyntheticTable, Table
+from three_factors.reproduce.engine.judge.verdicts import judge
 from three_factors.reproduce.experiments import (
     cycles,
     cyclical,

@@ -9,7 +9,7 @@ import pytest
 from tests.reproduce.script import PATIENCE, ROOT, alive, descendants, kill, run, start, until
 from three_factors.reproduce import finite_step
 from three_factors.reproduce.engine.judge.chains import Chains
-from three_factors.reproduce.engine.judge.claims import judge
+from three_factors.reproduce.engine.judge.verdicts import judge
 from three_factors.reproduce.engine.judge.looks import ONLY
 from three_factors.reproduce.theory.simulate import Simulation, simulate
 
