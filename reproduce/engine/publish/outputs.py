@@ -21,7 +21,8 @@ from three_factors.reproduce.engine.judge.power import Hope
 from three_factors.reproduce.engine.judge.rules import BELOW, TAG
 from three_factors.reproduce.engine.judge.stored_claims import interval
 from three_factors.reproduce.engine.options import EPOCHS
-from three_factors.reproduce.engine.publish import ledger, plots
+from three_factors.reproduce.engine.publish import ledger
+from three_factors.reproduce.engine.publish.picture import save
 from three_factors.reproduce.engine.source import described
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def publish(
     with lock(folder, "lock"):  # another call may have other seeds: its table must not stand beside our picture
         for left in folder.glob(".*"):  # by a call that was killed
             left.unlink()
-        drawn = {name: plots.save(draw, evidence, folder, name, **marks) for name, draw in drawings.items()}
+        drawn = {name: save(draw, evidence, folder, name, **marks) for name, draw in drawings.items()}
         write_text(folder / "table.csv", frame.to_csv(index=False))
         write_json(folder / "claims.json", found)
         others = _write_provenance(folder / "provenance.json", context, items, missing, seconds)
