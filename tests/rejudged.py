@@ -39,7 +39,8 @@ def table_of(name: str) -> Any:
 
     from tests.reproduce.figures import figure, source
     from three_factors.reproduce.engine import evidence
-    from three_factors.reproduce.engine.contract.archive import Archive, ArchivedRun
+    from three_factors.reproduce.engine.contract.archive import Archive
+    from three_factors.reproduce.engine.contract.block import ArchivedRun
     from three_factors.reproduce.engine.contract.steps import BATCH_SIZE, LR, planned
     from three_factors.reproduce.engine.judge.table import ACCURACIES, NOISE, Table
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from three_factors.datamodules.schedules import Cyclic, Triangle
-from three_factors.reproduce.engine.contract.archive import four_digits, is_rough
+from three_factors.reproduce.engine.contract.compact import four_digits, is_rough
 from three_factors.reproduce.engine.contract.folder import PathFolder, RunFolder, Say, SimulationFolder
 from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.spec import Item, RunSpec
