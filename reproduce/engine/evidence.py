@@ -26,7 +26,7 @@ from three_factors.reproduce.engine.judge.table import ACCURACIES, NOISE, PARTS,
 if TYPE_CHECKING:
     from three_factors.datamodules.prepared import Prepared
     from three_factors.reproduce.engine.experiment import Experiment
-    from three_factors.reproduce.theory.simulate import Simulation
+    from three_factors.reproduce.theory.simulation import Simulation
 
 
 def table_of(experiment: Experiment, items: Sequence[Item], results: Results, say: Say) -> Table:

@@ -32,7 +32,8 @@ from three_factors.reproduce.experiments.noise_dial import exponents
 from three_factors.reproduce.experiments.switching import HIGH, LOW, kept, switched
 from three_factors.reproduce.noise_only import equal_exponents
 from three_factors.reproduce.theory.potentials import Quadratic
-from three_factors.reproduce.theory.simulate import Gaussian, Simulation, simulate
+from three_factors.reproduce.theory.simulate import simulate
+from three_factors.reproduce.theory.simulation import Gaussian, Simulation
 
 
 def table(rows, curves=None, factors=None):
