@@ -23,8 +23,8 @@ from three_factors.callbacks.functional import (
 )
 from three_factors.callbacks.functional.lanczos import seeded
 from three_factors.callbacks.functional.memory import fitting_vectors, needed
-from three_factors.callbacks.functional.noise import Hessian
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Reduction, Weights
+from three_factors.callbacks.functional.operators import LossHessian
 from three_factors.callbacks.functional.restarts import fewest_vectors
 from three_factors.callbacks.functional.state import measuring, plain
 from three_factors.callbacks.measurement import Batches, OnError, SubsetMonitor, rates
@@ -147,7 +147,7 @@ class HessianMonitor(SubsetMonitor):
         with measuring(plain(module), training=self.training):  # once, not for every product
             return self.measure_of(operator, lr=lr)
 
-    def measure_of(self, operator: Hessian, *, lr: float | None = None) -> dict[str, float]:
+    def measure_of(self, operator: LossHessian, *, lr: float | None = None) -> dict[str, float]:
         """Returns the same of an operator: also of a member of a `StackedOperator`, but by PyHessian."""
         found: dict[str, float] = {self._name("weight_norm"): float(operator.weights().norm())}
         if self.backend == "pyhessian" and isinstance(operator, HessianOperator):
@@ -231,7 +231,7 @@ class HessianMonitor(SubsetMonitor):
         for i, (value, error) in enumerate(zip(values, errors)):
             self._put(found, "top_eigenvalue" if i == 0 else f"eigenvalue_{i + 1}", value, error)
 
-    def _by_lanczos(self, operator: Hessian, found: dict[str, float]) -> None:
+    def _by_lanczos(self, operator: LossHessian, found: dict[str, float]) -> None:
         """Eigenvalues, trace and norm from one run, whose basis is freed before anything else is measured."""
         wanted = [m for m in MEASURES if m in self.measures and self._name(m) not in found]
         if not wanted:
@@ -248,15 +248,15 @@ class HessianMonitor(SubsetMonitor):
             top = top_eigenvalues(operator, self.k, self.tol, max_products=limit, lanczos=run)
             self._put_eigenvalues(found, top.values.tolist(), top.error.tolist())
 
-    def _finite_difference(self, operator: Hessian, found: dict[str, float]) -> None:
+    def _finite_difference(self, operator: LossHessian, found: dict[str, float]) -> None:
         estimate = finite_difference_norm(operator, seed=self.seed)
         self._put(found, "finite_difference", estimate.value, estimate.error)
         found[self._name("finite_difference_step")] = estimate.step
 
-    def _normalized_sharpness(self, operator: Hessian, found: dict[str, float]) -> None:
+    def _normalized_sharpness(self, operator: LossHessian, found: dict[str, float]) -> None:
         self._rescaled(RescaledHessian(operator, "filter"), "normalized_sharpness", found)
 
-    def _adaptive_sharpness(self, operator: Hessian, found: dict[str, float]) -> None:
+    def _adaptive_sharpness(self, operator: LossHessian, found: dict[str, float]) -> None:
         self._rescaled(RescaledHessian(operator, "adaptive"), "adaptive_sharpness", found)
 
     def _rescaled(self, operator: RescaledHessian, name: str, found: dict[str, float]) -> None:
@@ -264,7 +264,7 @@ class HessianMonitor(SubsetMonitor):
         top = top_eigenvalues(operator, 1, self.tol, self.seed, max_products=limit, max_vectors=room)
         self._put(found, name, float(top.values[0]), float(top.error[0]))
 
-    def _batch_sharpness(self, operator: Hessian, found: dict[str, float]) -> None:
+    def _batch_sharpness(self, operator: LossHessian, found: dict[str, float]) -> None:
         ratio = batch_sharpness(operator)
         self._put(found, "batch_sharpness", ratio.value, ratio.error)
 

@@ -6,6 +6,7 @@ of (sum, sum of squares, count). In eval mode, and on one rank without ghost bat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,6 +36,26 @@ def _world_size() -> int:
     return torch.distributed.get_world_size() if ready else 1
 
 
+def ghosts(batch: Tensor, size: int, dim: int = 0) -> tuple[Tensor, ...]:
+    """Returns a batch's groups of `size` neighbours; a remainder is shared out, so no group is smaller.
+
+    Args:
+        dim: along which the examples lie.
+    """
+    return batch.tensor_split(max(1, batch.shape[dim] // size), dim)
+
+
+def move_running(running: Sequence[Tensor], found: Sequence[Sequence[Tensor]], weight: float) -> None:
+    """Moves running statistics by `weight` towards the means of those of a batch's groups.
+
+    Args:
+        running: mean and variance, changed in place.
+        found: those of every group, the variances unbiased, as torch's running variance is.
+    """
+    for kept, of_groups in zip(running, zip(*found, strict=True), strict=True):
+        kept.lerp_(torch.stack(of_groups).mean(0).to(kept), weight)
+
+
 class _BatchNorm(nn.modules.batchnorm._BatchNorm):
     """See `BatchNorm2d`."""
 
@@ -54,15 +75,13 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
         return super().forward(input)
 
     def _over_ghosts(self, input: Tensor, size: int) -> Tensor:
-        """Groups of `size` neighbours are normalised apart; a remainder is shared out, so no group is smaller."""
+        """Normalises groups of neighbours apart; see `ghosts`."""
         self._check_input_dim(input)
-        groups = input.tensor_split(max(1, len(input) // size))
+        groups = ghosts(input, size)
         dims = [d for d in range(input.dim()) if d != 1]
         with torch.no_grad():
             exact = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in groups]  # as torch's under autocast
-            means = torch.stack([g.mean(dims) for g in exact])
-            variances = torch.stack([g.var(dims) for g in exact])  # unbiased, as torch's running variance
-            self._update(means.mean(0), variances.mean(0))
+            self._update([(g.mean(dims), g.var(dims)) for g in exact])
         normalised = [F.batch_norm(g, None, None, self.weight, self.bias, training=True, eps=self.eps) for g in groups]
         return torch.cat(normalised)
 
@@ -82,19 +101,19 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
         mean = total[:features] / count
         variance = (total[features : 2 * features] / count - mean.square()).clamp_min(0)
         with torch.no_grad():
-            self._update(mean + origin, variance * count / (count - 1))
+            self._update([(mean + origin, variance * count / (count - 1))])
         output = (shifted - mean.view(shape)) * torch.rsqrt(variance + self.eps).view(shape)
         if self.weight is not None:
             output = output * self.weight.view(shape) + self.bias.view(shape)
         return output.to(input.dtype)
 
-    def _update(self, mean: Tensor, variance: Tensor) -> None:
+    def _update(self, statistics: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Moves the running statistics towards the groups' means and unbiased variances."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
         weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean.to(self.running_mean), weight)
-        self.running_var.lerp_(variance.to(self.running_var), weight)
+        move_running((self.running_mean, self.running_var), statistics, weight)
 
 
 class BatchNorm2d(_BatchNorm):

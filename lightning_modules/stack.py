@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from three_factors.lightning_modules.mlp import MLPNet
-from three_factors.lightning_modules.normalization import BatchNorm1d
+from three_factors.lightning_modules.normalization import BatchNorm1d, ghosts, move_running
 
 
 class StackedLinear(nn.Module):
@@ -52,26 +52,24 @@ class StackedBatchNorm(nn.Module):
         if not self.training:
             return self._scaled(inputs, self.running_mean.unsqueeze(1), self.running_var.unsqueeze(1))
         size = self.ghost_batch_size
-        groups = 1 if size is None else max(1, inputs.shape[1] // size)
-        parts = inputs.tensor_split(groups, dim=1)
+        parts = (inputs,) if size is None else ghosts(inputs, size, 1)
         statistics = [torch.var_mean(part, 1, correction=0, keepdim=True) for part in parts]
         with torch.no_grad():
-            self._update([(variance, mean, part.shape[1]) for (variance, mean), part in zip(statistics, parts)])
+            counts = [part.shape[1] for part in parts]
+            found = [(mean.squeeze(1), _unbiased(var.squeeze(1), n)) for (var, mean), n in zip(statistics, counts)]
+            move_running((self.running_mean, self.running_var), found, self.momentum)
+            self.num_batches_tracked.add_(1)
         normalised = [self._scaled(part, mean, variance) for part, (variance, mean) in zip(parts, statistics)]
-        return normalised[0] if groups == 1 else torch.cat(normalised, 1)
+        return normalised[0] if len(parts) == 1 else torch.cat(normalised, 1)
 
     def _scaled(self, inputs: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         # One pass over the batch, as torch's own kernel makes: what is done to numbers a channel costs nothing.
         scale = self.weight.unsqueeze(1) * torch.rsqrt(variance + self.eps)
         return torch.addcmul(self.bias.unsqueeze(1) - mean * scale, inputs, scale)
 
-    def _update(self, statistics: list[tuple[Tensor, Tensor, int]]) -> None:
-        """Moves the running statistics towards the means over groups; variances are unbiased, as torch's."""
-        mean = torch.stack([of.squeeze(1) for _, of, _ in statistics]).mean(0)
-        unbiased = [of.squeeze(1) * (count / (count - 1)) for of, _, count in statistics]
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(torch.stack(unbiased).mean(0), self.momentum)
-        self.num_batches_tracked.add_(1)
+
+def _unbiased(variance: Tensor, count: int) -> Tensor:
+    return variance * (count / (count - 1))
 
 
 class StackedMLP(nn.Module):

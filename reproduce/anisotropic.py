@@ -20,7 +20,7 @@ from three_factors.reproduce.engine import Chains, Theory, chainwise, claims, ma
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.theory import gibbs
 from three_factors.reproduce.theory.potentials import Quadratic
-from three_factors.reproduce.theory.simulate import Gaussian, Simulation
+from three_factors.reproduce.theory.simulation import Gaussian, Simulation
 
 HESSIAN = ((1.0, 0.0), (0.0, 3.0))
 COVARIANCES = {"H and C do not commute": ((2.0, 1.2), (1.2, 1.0)), "H and C commute": ((2.0, 0.0), (0.0, 1.0))}

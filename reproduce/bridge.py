@@ -30,7 +30,7 @@ from three_factors.reproduce.experiments import ruler
 from three_factors.reproduce.experiments.classified import loss_of, losses, spectrum, traces
 from three_factors.reproduce.theory import gibbs
 from three_factors.reproduce.theory.classifier import SoftmaxRegression
-from three_factors.reproduce.theory.simulate import Isotropic, Minibatches, Simulation
+from three_factors.reproduce.theory.simulation import Isotropic, Minibatches, Simulation
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,7 +19,7 @@ from three_factors.reproduce.engine import Chains, Theory, chainwise, claims, ma
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.theory import gibbs
 from three_factors.reproduce.theory.potentials import Quadratic
-from three_factors.reproduce.theory.simulate import Gaussian, Simulation
+from three_factors.reproduce.theory.simulation import Gaussian, Simulation
 
 H, SIGMA, S = 1.0, 1.0, 4
 STEPS = {0.0: (0.1, 0.5, 1.0, 1.5, 1.9), 0.9: (0.1, 1.0, 2.0, 3.0, 3.6)}  # beta -> eta h

@@ -19,7 +19,7 @@ from three_factors.reproduce.engine import Chains, Theory, chainwise, claims, ma
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.theory import gibbs
 from three_factors.reproduce.theory.potentials import Quadratic, Quartic
-from three_factors.reproduce.theory.simulate import Gaussian, Simulation
+from three_factors.reproduce.theory.simulation import Gaussian, Simulation
 
 ANHARMONIC, H, SIGMA = Quartic(stiffness=1.0, quartic=1.0), 1.0, 45.0
 BETAS, LR, S = (0.5, 0.9, 0.97), 0.002, 4  # eta so small that its own bias is below a percent

@@ -21,7 +21,7 @@ from three_factors.reproduce.engine import Chains, Theory, chainwise, claims, ma
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.theory import gibbs
 from three_factors.reproduce.theory.potentials import Quadratic
-from three_factors.reproduce.theory.simulate import Examples, Sampling, Simulation
+from three_factors.reproduce.theory.simulation import Examples, Sampling, Simulation
 
 H, SIGMA, K = 1.0, 1.0, 32  # batches of one example an epoch
 LRS = {"smoke": (0.01, 0.3), "quick": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), "paper": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)}

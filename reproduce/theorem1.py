@@ -19,7 +19,7 @@ from three_factors.reproduce.engine import Chains, Theory, chainwise, claims, ma
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.theory import gibbs
 from three_factors.reproduce.theory.potentials import Quartic
-from three_factors.reproduce.theory.simulate import Gaussian, Simulation
+from three_factors.reproduce.theory.simulation import Gaussian, Simulation
 
 # T = n sigma^2/2 = 0.5; the largest eta is stable as far out as chains come in 34 T of loss.
 POTENTIAL, N, SIGMA = Quartic(stiffness=1.0, quartic=0.3), 0.01, 10.0

@@ -21,7 +21,7 @@ from three_factors.reproduce.engine import Chains, Theory, chainwise, claims, ma
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.theory import gibbs
 from three_factors.reproduce.theory.potentials import DoubleWell
-from three_factors.reproduce.theory.simulate import Gaussian, Simulation
+from three_factors.reproduce.theory.simulation import Gaussian, Simulation
 
 BARRIER, TILT, SIGMA, LR = 0.45, -0.1, 14.0, 0.02
 RATIO = 16.0  # det H_B/det H_A of the transverse directions, in every number of dimensions

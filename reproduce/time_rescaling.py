@@ -18,7 +18,7 @@ import numpy as np
 from three_factors.reproduce.engine import Chains, Theory, chainwise, claims, main, plots
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.theory.potentials import Quartic
-from three_factors.reproduce.theory.simulate import Gaussian, Simulation
+from three_factors.reproduce.theory.simulation import Gaussian, Simulation
 
 POTENTIAL, N, SIGMA, START = Quartic(stiffness=1.0, quartic=0.2), 0.01, 4.0, 2.0
 BATCH_SIZES = {"smoke": (1, 8), "quick": (1, 2, 4, 8), "paper": (1, 2, 4, 8, 16)}

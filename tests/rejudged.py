@@ -39,7 +39,8 @@ def table_of(name: str) -> Any:
 
     from tests.reproduce.figures import figure, source
     from three_factors.reproduce.engine import evidence
-    from three_factors.reproduce.engine.contract.archive import Archive, ArchivedRun
+    from three_factors.reproduce.engine.contract.archive import Archive
+    from three_factors.reproduce.engine.contract.block import ArchivedRun
     from three_factors.reproduce.engine.contract.steps import BATCH_SIZE, LR, planned
     from three_factors.reproduce.engine.judge.table import ACCURACIES, NOISE, Table
 
@@ -103,8 +104,8 @@ def lines_of(name: str) -> list[dict[str, Any]]:
 def judged(name: str) -> tuple[Any, list[Any]]:
     """Returns the table and the claims, as at a first look."""
     from tests.reproduce.figures import figure
-    from three_factors.reproduce.engine.judge.claims import judge
     from three_factors.reproduce.engine.judge.looks import look
+    from three_factors.reproduce.engine.judge.verdicts import judge
 
     table = table_of(name)
     seeds = len(set(table.frame["seed"][table.frame["seed"] < 100]))  # Table 1's tuning has seeds of its own
@@ -112,8 +113,8 @@ def judged(name: str) -> tuple[Any, list[Any]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    from three_factors.reproduce.engine.judge.claims import interval
     from three_factors.reproduce.engine.judge.rules import BELOW
+    from three_factors.reproduce.engine.judge.stored_claims import interval
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="write table.csv and claims.json of each figure below this folder")

@@ -27,7 +27,7 @@ FURTHEST = 3.0  # sds
 
 def same(kept: Any, made: Any) -> bool:
     """Tells whether a run made again is the archive's, to the bit where it ends."""
-    from three_factors.reproduce.engine.contract.archive import four_digits
+    from three_factors.reproduce.engine.contract.compact import four_digits
 
     first, second = kept.result()["final"], made.result()["final"]
     if any(first[name] != second.get(name) for name in first):
@@ -40,7 +40,8 @@ def same(kept: Any, made: Any) -> bool:
 
 def again(out: Path) -> Iterator[tuple[Any, Any, Any]]:
     """Yields (block, kept, made) of every run that both have."""
-    from three_factors.reproduce.engine.contract.archive import Archive, ArchivedRun
+    from three_factors.reproduce.engine.contract.archive import Archive
+    from three_factors.reproduce.engine.contract.block import ArchivedRun
     from three_factors.reproduce.engine.contract.folder import RunFolder
 
     archive = Archive()
@@ -53,7 +54,7 @@ def again(out: Path) -> Iterator[tuple[Any, Any, Any]]:
 
 def spread(block: Any, key: str, name: str) -> float:
     """Returns the sd over the seeds that the archive has of a run's setting."""
-    from three_factors.reproduce.engine.contract.archive import ArchivedRun
+    from three_factors.reproduce.engine.contract.block import ArchivedRun
 
     told, setting = block.told, block.told["setting"][block.place[key]]
     # Settings of several seeds differ in the split of their data alone.

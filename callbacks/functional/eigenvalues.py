@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from three_factors.callbacks.functional.lanczos import Lanczos, Operator, run_of
+from three_factors.callbacks.functional.lanczos import Lanczos, run_of
+from three_factors.callbacks.functional.operators import Operator
 from three_factors.callbacks.functional.restarts import fewest_vectors
 
 CONFIRMING = 4  # steps at least

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from three_factors.callbacks.functional.estimates import Estimate, two_stage
-from three_factors.callbacks.functional.lanczos import Lanczos, Operator, run_of
+from three_factors.callbacks.functional.lanczos import Lanczos, run_of
+from three_factors.callbacks.functional.operators import Operator
 
 PILOT = 16  # samples; fewer make the t quantile large and the interval sensitive to skewness
 

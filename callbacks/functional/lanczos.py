@@ -16,25 +16,14 @@ The first m steps of a run are the run of m steps: one serves eigenvalues, trace
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from three_factors.callbacks.functional.operators import Operator
 from three_factors.callbacks.functional.restarts import Cycle, both_ends, fewest_vectors, first_cycle
 
 FIRST = 24  # rows that a bounded basis has on a GPU before it gets all that it may have: most measurements end there
-
-
-class Operator(Protocol):
-    """A symmetric linear operator, such as HessianOperator. Its products are new tensors, free to be written to."""
-
-    num_params: int
-    device: torch.device
-    dtype: torch.dtype
-
-    def matvec(self, vector: Tensor) -> Tensor: ...
-    def matmat(self, vectors: Tensor) -> Tensor: ...
 
 
 class Lanczos:

@@ -20,11 +20,11 @@ from three_factors.callbacks.functional.hessian_operator import HessianOperator
 from three_factors.callbacks.functional.hutchinson import frobenius_norm, trace
 from three_factors.callbacks.functional.lanczos import Lanczos, seeded
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction
-from three_factors.callbacks.functional.stacked import MemberGradients, MemberOperator
+from three_factors.callbacks.functional.operators import LossHessian
+from three_factors.callbacks.functional.stacked import MemberGradients
 from three_factors.callbacks.functional.state import measuring, plain
 
 Rows = Gradients | MemberGradients
-Hessian = HessianOperator | MemberOperator
 FEWEST = 5  # gradients: with one left out, for the intervals, tr C² and the kurtosis still have the 4 they need
 GROUPS = 20  # of the jackknife
 DIRECTIONS = 8  # random ones, for the kurtosis
@@ -163,7 +163,7 @@ def gradient_noise(
 def noise_of(
     rows: Rows,
     *,
-    hessian: Hessian | None = None,
+    hessian: LossHessian | None = None,
     noise_ratio: float | None = None,
     eigenvalues: int = 3,
     max_bytes: int = 1 << 30,
@@ -304,7 +304,7 @@ def _scaled(e: Estimate, factor: float) -> Estimate:
     return Estimate.around(factor * e.value, abs(factor) * e.error, e.products, factor * e.samples)
 
 
-def _align(h: Hessian, pairs: Tensor, size: float, trace_c: Estimate, square_c: Estimate) -> tuple[Alignment, int]:
+def _align(h: LossHessian, pairs: Tensor, size: float, trace_c: Estimate, square_c: Estimate) -> tuple[Alignment, int]:
     before = h.products
     d = pairs.T.to(h.device, h.dtype)
     if len(d) != h.num_params:

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from three_factors.callbacks.functional.estimates import t_quantile
-from three_factors.callbacks.functional.hessian_operator import HessianOperator
 from three_factors.callbacks.functional.inputs import of_all_ranks
-from three_factors.callbacks.functional.stacked import MemberOperator
+from three_factors.callbacks.functional.operators import LossHessian
 
 Scale = Literal["filter", "tensor", "adaptive"]
 
@@ -29,7 +28,7 @@ class RescaledHessian:
             to every node-wise rescaling; or any (q,) tensor.
     """
 
-    def __init__(self, operator: HessianOperator | MemberOperator, scale: Scale | Tensor = "filter") -> None:
+    def __init__(self, operator: LossHessian, scale: Scale | Tensor = "filter") -> None:
         self.operator = operator
         self.scale = scale if isinstance(scale, Tensor) else parameter_scale(operator, scale)
         self.num_params, self.device, self.dtype = operator.num_params, operator.device, operator.dtype
@@ -41,7 +40,7 @@ class RescaledHessian:
         return self.scale[:, None] * self.operator.matmat(self.scale[:, None] * vectors)
 
 
-def parameter_scale(operator: HessianOperator | MemberOperator, kind: Scale) -> Tensor:
+def parameter_scale(operator: LossHessian, kind: Scale) -> Tensor:
     """Returns the scale of every row of H, (q,); see `RescaledHessian`."""
     if kind not in ("filter", "tensor", "adaptive"):
         raise ValueError(f"scale: {kind!r} is none of 'filter', 'tensor', 'adaptive'")
@@ -70,7 +69,7 @@ class Ratio:
     batches: int
 
 
-def batch_sharpness(operator: HessianOperator | MemberOperator) -> Ratio:
+def batch_sharpness(operator: LossHessian) -> Ratio:
     """Returns E[g'H_B g] / E|g|², g = ∇L_B, over the operator's batches (Andreyev, Beneventano 2024); compare with
     2/eta.
 
@@ -107,7 +106,7 @@ class FiniteDifference:
 
 
 def finite_difference_norm(
-    operator: HessianOperator | MemberOperator, r: float | None = None, seed: int = 0, *, vectors: int = 16
+    operator: LossHessian, r: float | None = None, seed: int = 0, *, vectors: int = 16
 ) -> FiniteDifference:
     """Returns |H|_F as the paper measures it (after Wu et al. 2017): from gradients at θ ± δ, without second
     derivatives.

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from three_factors.callbacks.functional.estimates import Estimate, t_quantile
-from three_factors.callbacks.functional.lanczos import Lanczos, Operator, seeded
+from three_factors.callbacks.functional.lanczos import Lanczos, seeded
+from three_factors.callbacks.functional.operators import Operator
 
 
 @dataclass(frozen=True)

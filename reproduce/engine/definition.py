@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from three_factors.reproduce.engine.judge.looks import Look
     from three_factors.reproduce.engine.judge.table import Table
     from three_factors.reproduce.engine.regime import Regime
-    from three_factors.reproduce.theory.simulate import Simulation
+    from three_factors.reproduce.theory.simulation import Simulation
 
 BESIDE = "controls"  # how the name of a figure's second picture ends
 SIMULATION = "simulation"  # what stands for a data set where there is none

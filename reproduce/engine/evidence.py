@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from three_factors.datamodules.schedules import Cyclic, Triangle
-from three_factors.reproduce.engine.contract.archive import four_digits, is_rough
+from three_factors.reproduce.engine.contract.compact import four_digits, is_rough
 from three_factors.reproduce.engine.contract.folder import PathFolder, RunFolder, Say, SimulationFolder
 from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.spec import Item, RunSpec
@@ -26,7 +26,7 @@ from three_factors.reproduce.engine.judge.table import ACCURACIES, NOISE, PARTS,
 if TYPE_CHECKING:
     from three_factors.datamodules.prepared import Prepared
     from three_factors.reproduce.engine.experiment import Experiment
-    from three_factors.reproduce.theory.simulate import Simulation
+    from three_factors.reproduce.theory.simulation import Simulation
 
 
 def table_of(experiment: Experiment, items: Sequence[Item], results: Results, say: Say) -> Table:

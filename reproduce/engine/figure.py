@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from three_factors.reproduce.engine.definition import Context, Definition, Figure
@@ -60,7 +60,8 @@ class _Session:
         arm = definition.arm(options.arm)  # refused before anything is read
         mirror.check(options.wandb)
         trains = isinstance(definition, Figure)
-        self.jobs, self.at_once, self.here, self.hardware = _slots(options, trains=trains)
+        self.slots = slots_of(options, trains=trains)
+        self.hardware = self.slots.hardware
         archive = archived.Archive() if options.archive or options.scale in KEPT else None
         self.server, self.results = Server(), Results(options.out, archive)
         self.source = resolve(definition, options, self.server, say, archive)
@@ -68,7 +69,7 @@ class _Session:
         self.context = Context(
             definition, options, self.source, self.plan.seeds, self.hardware.describe(), arm, self.plan.regime()
         )
-        self.prospects = prospects_of(options, self.server, self.results, self.source, trains=trains)
+        self.prospects = prospects_of(options, self.server, self.results, self.source, self.slots)
         self.packs = self.prospects.packs
 
     def run(self) -> int:
@@ -122,8 +123,9 @@ class _Session:
         options, arm = self.options, self.context.arm
         what = "array task" if options.slurm else "run"
         each = f"{options.devices} device{'s' if options.devices > 1 else ''}"
-        slots = f"{self.jobs} {what}{'s' if self.jobs > 1 else ''} at a time, each on {each}"
-        crowded = f"; only {self.at_once} can go at full speed" if self.at_once < self.jobs else ""
+        jobs, at_once = self.slots.jobs, self.slots.at_once
+        slots = f"{jobs} {what}{'s' if jobs > 1 else ''} at a time, each on {each}"
+        crowded = f"; only {at_once} can go at full speed" if at_once < jobs else ""
         self.say(f"device: {self.hardware.describe()}; {slots}{crowded}")
         if arm.name != EPOCHS:
             self.say(f"arm: {arm.name} ({arm.words})")
@@ -202,7 +204,7 @@ class _Session:
         """Returns what runs get besides their specs; `alone` on one device."""
         from three_factors.reproduce.engine.contract import provenance
 
-        place = place_of(self.options, self.source, self.hardware, self.jobs, alone=alone)
+        place = place_of(self.options, self.source, self.slots, alone=alone)
         return replace(place, made=provenance.bits(self.hardware.name))
 
     def _work(self, work: Sequence[Work], watcher: Watcher, *, alone: bool) -> None:
@@ -214,7 +216,9 @@ class _Session:
         options, gpus = self.options, self.hardware.count if self.hardware.accelerator == "cuda" else 0
         devices, nodes = (1, 1) if alone else (options.devices, options.num_nodes)
         packed = any(isinstance(one, PackTask) for one in work)
-        jobs = min(self.jobs, gpus) if gpus and packed and options.jobs is None else self.jobs
+        jobs = self.slots.jobs
+        if gpus and packed and options.jobs is None:
+            jobs = min(jobs, gpus)
         crowded = gpus > 0 and jobs > gpus and devices == 1
         with sharing.shared(self.say) if crowded else nullcontext(dict[str, str]()) as environment:
             Runner(self.server, jobs, devices, gpus, nodes, environment).run(work, watcher)
@@ -227,7 +231,7 @@ class _Session:
         devices, nodes = (1, 1) if alone else (options.devices, options.num_nodes)
         allocation = Allocation(options.partition, options.time or Allocation.minutes, nodes, devices, options.gpus)
         packs = self.packs is not None
-        return SlurmRunner(options.out, allocation, weights, self.jobs, detach=options.detach, packs=packs)
+        return SlurmRunner(options.out, allocation, weights, self.slots.jobs, detach=options.detach, packs=packs)
 
     def _mirror(self) -> Any:
         from three_factors.reproduce.engine.watch.mirror import Mirror
@@ -239,47 +243,64 @@ class _Session:
         return Mirror(mode, options.out, f"{name}-{context.folder}", tags, place, self.say)
 
 
+@dataclass(frozen=True)
+class Slots:
+    """Describes the room that there is for runs.
+
+    Attributes:
+        jobs: runs at a time.
+        at_once: of them, those that go on without waiting for one another.
+        here: this machine's hardware.
+        hardware: what runs get.
+    """
+
+    jobs: int
+    at_once: int
+    here: Hardware
+    hardware: Hardware
+
+
 def place_of(
-    options: Options, source: Prepared | None, hardware: Hardware, jobs: int, threads: int | None = None, *, alone: bool
+    options: Options, source: Prepared | None, slots: Slots, threads: int | None = None, *, alone: bool
 ) -> Job:
     """Returns what runs get without what the code is: that takes a second to find out, and forecasts do without."""
     from three_factors.reproduce.engine.contract.job import Job
 
-    spare = 1 if hardware.accelerator == "cuda" else max(1, hardware.count // (jobs * options.devices))
+    hardware = slots.hardware
+    spare = 1 if hardware.accelerator == "cuda" else max(1, hardware.count // (slots.jobs * options.devices))
     devices, nodes = (1, 1) if alone else (options.devices, options.num_nodes)
     return Job(source, hardware.accelerator, devices, nodes, threads or spare)
 
 
 def prospects_of(
-    options: Options, server: Server, results: Results, source: Prepared | None, *, trains: bool = True
+    options: Options, server: Server, results: Results, source: Prepared | None, slots: Slots
 ) -> Prospects:
     """Returns what tells how long the work of a call takes here."""
     from three_factors.reproduce.engine.prospects import Prospects
 
-    jobs, at_once, here, hardware = _slots(options, trains=trains)
-    lanes = max(1, at_once // here.count) if here.accelerator == "cuda" else 1
-    alone = 1 if options.slurm else max(1, at_once // lanes)  # packs at a time
+    lanes = max(1, slots.at_once // slots.here.count) if slots.here.accelerator == "cuda" else 1
+    alone = 1 if options.slurm else max(1, slots.at_once // lanes)  # packs at a time
     packs = None if options.no_packs else alone
 
     def job(threads: int | None) -> Job:
-        return place_of(options, source, hardware, jobs, threads, alone=False)
+        return place_of(options, source, slots, threads, alone=False)
 
-    return Prospects(server, results, here, at_once, job, packs, lanes)
+    return Prospects(server, results, slots.here, slots.at_once, job, packs, lanes)
 
 
-def _slots(options: Options, *, trains: bool) -> tuple[int, int, Any, Any]:
-    """Returns how many runs there are at a time, how many go on without waiting, this machine, and what runs get."""
+def slots_of(options: Options, *, trains: bool = True) -> Slots:
+    """Returns the room that a call's work has, here or on a cluster."""
     from three_factors.reproduce.engine.launch import devices, slurm
 
     here = devices.detect() if trains else devices.cpu()
     if options.slurm:
         slurm.check()
         jobs = options.jobs or slurm.TASKS
-        return jobs, jobs, here, devices.of_slurm(options.gpus, options.partition)
+        return Slots(jobs, jobs, here, devices.of_slurm(options.gpus, options.partition))
     devices.check(options.devices, here)
     # One run over several nodes takes all of this one's devices.
     slots = max(1, here.count // options.devices) if options.num_nodes == 1 else 1
     if options.devices == options.num_nodes == 1:
         slots *= here.lanes
     jobs = options.jobs or slots
-    return jobs, min(jobs, slots), here, here
+    return Slots(jobs, min(jobs, slots), here, here)

@@ -58,12 +58,12 @@ def _of_figure(
     definition: Figure, options: Options, server: Any, results: Any, say: Callable[..., None], seen: set[str]
 ) -> tuple[Costs, float]:
     """Returns a figure's costs, and the hours of its runs that are not `seen` in a figure before; adds them there."""
-    from three_factors.reproduce.engine.figure import prospects_of
+    from three_factors.reproduce.engine.figure import prospects_of, slots_of
     from three_factors.reproduce.engine.planning import FigurePlan
 
     # Data are not asked for: a forecast needs their shape alone, which a stand-in has.
     source = server.prepare(definition.substitute, options.data_dir)
-    prospects = prospects_of(options, server, results, source)
+    prospects = prospects_of(options, server, results, source, slots_of(options))
     costs = Costs(definition.name, 0, 0, {})
     new = 0.0
     for arm in (PAPERS, *definition.arms):

@@ -13,7 +13,7 @@ from three_factors.reproduce.engine.definition import Definition, Figure, Theory
 from three_factors.reproduce.engine.experiment import Arm, Setting, Settings
 from three_factors.reproduce.engine.options import InputError, Options, Scale
 from three_factors.reproduce.engine.regime import Regime, regime
-from three_factors.reproduce.theory.simulate import Simulation
+from three_factors.reproduce.theory.simulation import Simulation
 
 if TYPE_CHECKING:
     from three_factors.datamodules.prepared import Prepared

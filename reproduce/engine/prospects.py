@@ -26,7 +26,7 @@ from three_factors.reproduce.engine.launch.server import Server
 from three_factors.reproduce.engine.launch.task import Task
 from three_factors.reproduce.engine.options import EPOCHS, Scale
 from three_factors.reproduce.engine.planning import FigurePlan, Plan, Stage, values_of
-from three_factors.reproduce.theory.simulate import Simulation
+from three_factors.reproduce.theory.simulation import Simulation
 
 if TYPE_CHECKING:
     from three_factors.reproduce.engine.definition import Context

@@ -15,7 +15,7 @@ from three_factors.reproduce.engine import Chains, chainwise, claims
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments.classified import loss_of, losses, spectrum
 from three_factors.reproduce.theory.classifier import Classifier, SoftmaxRegression
-from three_factors.reproduce.theory.simulate import Minibatches, Simulation
+from three_factors.reproduce.theory.simulation import Minibatches, Simulation
 
 Optimizer = Literal["sgd", "adamw"]
 

@@ -129,7 +129,7 @@ def collect(name: str, out: Path, smallest: bool) -> dict[str, float]:
     from tests.reproduce.figures import figure
     from three_factors.reproduce.engine.contract.results import Results
     from three_factors.reproduce.engine.evidence import table_of
-    from three_factors.reproduce.engine.publish import plots
+    from three_factors.reproduce.engine.publish.picture import save
 
     defined, items = figure(name), items_of(name, smallest, EPOCHS[name], SEEDS[name])
     begin = time.perf_counter()
@@ -138,7 +138,7 @@ def collect(name: str, out: Path, smallest: bool) -> dict[str, float]:
     claims = defined.check(table)
     judged = time.perf_counter()
     assert claims
-    plots.save(defined.draw, table, out, name, footer="", watermark=None)
+    save(defined.draw, table, out, name, footer="", watermark=None)
     drawn = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {"collect": collected - begin, "judge": judged - collected, "draw": drawn - judged, "gigabytes": peak}

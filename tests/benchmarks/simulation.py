@@ -23,7 +23,8 @@ from _timing import clocked, command_line, interleaved, parsed
 
 from three_factors.reproduce.theory.classifier import SoftmaxRegression
 from three_factors.reproduce.theory.potentials import SWITCH, DoubleWell, Quadratic, Quartic
-from three_factors.reproduce.theory.simulate import CHUNK, Gaussian, Minibatches, Simulation, simulate
+from three_factors.reproduce.theory.simulate import CHUNK, simulate
+from three_factors.reproduce.theory.simulation import Gaussian, Minibatches, Simulation
 
 SIGMA, BATCH, LR = 2.0, 4, 0.01
 STEPS, CHUNKS = 200, 20  # of SGD; chunks that the loop over all chains at once takes together, for STEPS/CHUNKS steps

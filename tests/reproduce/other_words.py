@@ -19,7 +19,7 @@ import numpy as np
 
 PLACES = re.compile(
     r"three_factors\.reproduce\.(experiments\.\w+|fig\d+|table1|noise_only|theorem\d|time_rescaling|finite_step|"
-    r"momentum|anisotropic|sampling|engine\.judge\.(claims|seedwise|chainwise|power|table))$"
+    r"momentum|anisotropic|sampling|engine\.judge\.(claims|verdicts|stored_claims|seedwise|chainwise|power|table))$"
 )
 KEPT = {"not supported", "not judged"}  # verdicts
 WORDS = re.compile(r"[^\W\d_]")
@@ -83,9 +83,9 @@ class Finder(importlib.abc.MetaPathFinder):
 
 
 def of_figures() -> dict[str, Any]:
-    from three_factors.reproduce.engine.judge.claims import judge
     from three_factors.reproduce.engine.judge.looks import look
     from three_factors.reproduce.engine.judge.table import SyntheticTable
+    from three_factors.reproduce.engine.judge.verdicts import judge
 
     class Lacking(SyntheticTable):
         """Some runs have not trained."""
@@ -114,8 +114,8 @@ def of_figures() -> dict[str, Any]:
 
 def of_theories() -> dict[str, Any]:
     from three_factors.reproduce.engine.judge.chains import Chains
-    from three_factors.reproduce.engine.judge.claims import judge
     from three_factors.reproduce.engine.judge.looks import ONLY
+    from three_factors.reproduce.engine.judge.verdicts import judge
 
     found = {}
     for name in ("theorem1", "theorem2", "time_rescaling", "finite_step", "momentum", "anisotropic", "sampling"):

@@ -13,7 +13,7 @@ from tests.reproduce.figures import SCRIPTS, figure, plan, source
 from tests.reproduce.script import run
 from three_factors.datamodules.prepared import prepare
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, VGG11Network
-from three_factors.reproduce.engine.judge.claims import controls, own
+from three_factors.reproduce.engine.judge.stored_claims import controls, own
 from three_factors.reproduce.engine.launch import packing
 from three_factors.reproduce.engine.options import InputError, Options
 from three_factors.reproduce.engine.planning import FigurePlan

@@ -10,9 +10,9 @@ from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.contract.steps import OF_STEPS
 from three_factors.reproduce.engine.evidence import table_of
-from three_factors.reproduce.engine.judge.claims import judge
 from three_factors.reproduce.engine.judge.looks import look
-from three_factors.reproduce.engine.publish import plots
+from three_factors.reproduce.engine.judge.verdicts import judge
+from three_factors.reproduce.engine.publish.picture import save
 
 METRICS = [
     f"{part}/{what}"
@@ -79,5 +79,5 @@ def test_a_figure_is_judged_with_what_is_there(name, kind, tmp_path):
 def test_a_figure_is_drawn_with_what_is_there(name, kind, tmp_path):
     defined, table = collected(name, kind, tmp_path)
     for draw in filter(None, (defined.draw, defined.beside)):
-        plots.save(draw, table, tmp_path, name, footer="", watermark=None)
+        save(draw, table, tmp_path, name, footer="", watermark=None)
         assert (tmp_path / f"{name}.png").stat().st_size > 1000

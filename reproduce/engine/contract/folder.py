@@ -22,7 +22,7 @@ from three_factors.reproduce.engine.contract.packs import Pack
 from three_factors.reproduce.engine.contract.spec import AnyMeasurement, PathSpec, RunSpec, Spec
 from three_factors.reproduce.engine.contract.steps import DTYPE, KEPT, expanded, light
 from three_factors.reproduce.engine.contract.stored import dumps
-from three_factors.reproduce.theory.simulate import Simulation
+from three_factors.reproduce.theory.simulation import Simulation
 
 PATIENCE = 20.0  # seconds
 SCRATCH = ("metrics.jsonl", KEPT, "progress.json", "result.json")

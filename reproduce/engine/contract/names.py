@@ -52,7 +52,7 @@ HOMES: dict[str, dict[str, tuple[str, ...]]] = {
         "three_factors.reproduce.theory.potentials": ("DoubleWell", "Quadratic", "Quartic")
     },
     "reproduce.theory.simulate": {
-        "three_factors.reproduce.theory.simulate": ("Examples", "Gaussian", "Isotropic", "Minibatches", "Simulation")
+        "three_factors.reproduce.theory.simulation": ("Examples", "Gaussian", "Isotropic", "Minibatches", "Simulation")
     },
 }
 _OURS = {

@@ -21,7 +21,7 @@ from three_factors.reproduce.engine.contract.stored import Typed, short_hash
 
 if TYPE_CHECKING:
     from three_factors.reproduce.engine.contract.packs import Pack
-    from three_factors.reproduce.theory.simulate import Simulation
+    from three_factors.reproduce.theory.simulation import Simulation
 
 PROTOCOL = 1  # of training and measurement; raise it when the same spec would give another result
 PATH_PROTOCOL = 2  # the same of lines

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from three_factors.datamodules.prepared import Prepared
-    from three_factors.reproduce.theory.simulate import Simulation
+    from three_factors.reproduce.theory.simulation import Simulation
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import special
 
 from three_factors.reproduce.engine.judge.claims import Finding, Statement
-from three_factors.reproduce.engine.judge.estimates import OverChains
+from three_factors.reproduce.engine.judge.estimates import Estimate
 from three_factors.reproduce.engine.judge.looks import ONLY
 from three_factors.reproduce.engine.judge.rules import Direction, Range, Rule
 
@@ -19,6 +19,45 @@ __all__ = ["Direction", "Range", "equal", "exponent", "jackknife", "over_chains"
 Z = float(special.ndtri(1 - ONLY.level))  # two-sided 90 %
 GROUPS = 20  # of chains, for the jackknife
 ONE = Range(0.9, 1.1)  # an exponent in it is 1
+
+
+@dataclass(frozen=True)
+class OverChains(Estimate):
+    """A statistic with a known standard error; of thousands of chains it is normal.
+
+    Attributes:
+        found: the statistic.
+        error: its standard error.
+        n: chains.
+        df: degrees of freedom of the error, where it comes from a few groups.
+    """
+
+    found: float
+    error: float
+    n: int
+    df: float = math.inf
+
+    @property
+    def value(self) -> float:
+        return self.found
+
+    @property
+    def _least(self) -> float:
+        return max(self.error, 1e-300)
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        p = 0.5 + confidence / 2
+        half = (special.ndtri(p) if math.isinf(self.df) else special.stdtrit(self.df, p)) * self._least
+        return float(self.found - half), float(self.found + half)
+
+    def p_above(self, edge: float) -> float:
+        return self._tail((self.found - edge) / self._least)
+
+    def p_below(self, edge: float) -> float:
+        return self._tail((edge - self.found) / self._least)
+
+    def _tail(self, score: float) -> float:
+        return float(special.ndtr(-score) if math.isinf(self.df) else special.stdtr(self.df, -score))
 
 
 def equal(about: Statement, values: np.ndarray, reference: float, margin: float) -> Finding:

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from three_factors.reproduce.engine.judge.student import LEAST, fieller, quantile, tail, tail_of_mean
+
 FEWEST = 2  # seeds with a value
 MOST_LOST = 0.2  # of the seeds: with more nothing is decided
-LEAST = 1e-12  # standard error
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,6 @@ class Scale:
 
 PLAIN = Scale(lambda x: x, lambda x: x)
 LOG = Scale(np.log, np.exp, "log")
-
-
-def _special() -> Any:
-    """Returns scipy.special, which takes a fifth of a second: a script says its first line before it needs it."""
-    from scipy import special
-
-    return special
 
 
 class Estimate(ABC):
@@ -143,17 +137,17 @@ class OverSeeds(Estimate):
         return int(np.isinf(self.values).sum())
 
     def interval(self, confidence: float) -> tuple[float, float]:
-        t = float(_special().stdtrit(self.n - 1, 0.5 + confidence / 2))
+        t = quantile(confidence, self.n - 1)
         (low, below), (high, above) = self._mean(upper=False), self._mean(upper=True)
         return float(self.scale.back(low - t * below)), float(self.scale.back(high + t * above))
 
     def p_above(self, edge: float) -> float:
         middle, error = self._mean(upper=False)
-        return _t_above(middle - self._at(edge), error, self.n - 1)
+        return tail(middle - self._at(edge), error, self.n - 1)
 
     def p_below(self, edge: float) -> float:
         middle, error = self._mean(upper=True)
-        return _t_above(self._at(edge) - middle, error, self.n - 1)
+        return tail(self._at(edge) - middle, error, self.n - 1)
 
     def _at(self, edge: float) -> float:
         with np.errstate(divide="ignore"):
@@ -205,7 +199,7 @@ class Ratio(Estimate):
         return float(np.std(valid[:, 0] - self.value * valid[:, 1], ddof=1) / abs(valid[:, 1].mean()))
 
     def interval(self, confidence: float) -> tuple[float, float] | None:
-        found = [_fieller(pairs, confidence) for pairs in self._filled]
+        found = [fieller(pairs, confidence) for pairs in self._filled]
         bounds = [of for of in found if of is not None]
         if len(bounds) < len(found):
             return None
@@ -226,74 +220,10 @@ class Ratio(Estimate):
 
     def _positive(self, edge: float, sign: int) -> float:
         """Returns the p of sign (above - edge below) having a positive mean."""
-        return max(_t_positive(sign * (pairs[:, 0] - edge * pairs[:, 1])) for pairs in self._filled)
+        return max(tail_of_mean(sign * (pairs[:, 0] - edge * pairs[:, 1])) for pairs in self._filled)
 
     def _denominator(self) -> float:
-        return max(_t_positive(pairs[:, 1]) for pairs in self._filled)
-
-
-def _t_positive(values: np.ndarray) -> float:
-    error = max(float(values.std(ddof=1)) / math.sqrt(len(values)), LEAST)
-    return _t_above(float(values.mean()), error, len(values) - 1)
-
-
-def _t_above(distance: float, error: float, df: float) -> float:
-    """Returns P(t > distance/error), by scipy.special: `scipy.stats.t` takes fifty times as long."""
-    if math.isinf(error) or math.isnan(distance):
-        return 1.0
-    return float(_special().stdtr(df, -distance / error))
-
-
-def _fieller(pairs: np.ndarray, confidence: float) -> tuple[float, float] | None:
-    """Returns the ratios that are not rejected; None if they are unbounded."""
-    n, (a, d) = len(pairs), pairs.mean(axis=0)
-    covariance = np.cov(pairs.T) / n
-    t2 = float(_special().stdtrit(n - 1, 0.5 + confidence / 2)) ** 2
-    if d * d <= t2 * covariance[1, 1]:
-        return None
-    middle = a * d - t2 * covariance[0, 1]
-    leading, last = d * d - t2 * covariance[1, 1], a * a - t2 * covariance[0, 0]
-    half = math.sqrt(max(middle * middle - leading * last, 0.0))
-    return float((middle - half) / leading), float((middle + half) / leading)
-
-
-@dataclass(frozen=True)
-class OverChains(Estimate):
-    """A statistic with a known standard error; of thousands of chains it is normal.
-
-    Attributes:
-        found: the statistic.
-        error: its standard error.
-        n: chains.
-        df: degrees of freedom of the error, where it comes from a few groups.
-    """
-
-    found: float
-    error: float
-    n: int
-    df: float = math.inf
-
-    @property
-    def value(self) -> float:
-        return self.found
-
-    @property
-    def _least(self) -> float:
-        return max(self.error, 1e-300)
-
-    def interval(self, confidence: float) -> tuple[float, float]:
-        p = 0.5 + confidence / 2
-        half = (_special().ndtri(p) if math.isinf(self.df) else _special().stdtrit(self.df, p)) * self._least
-        return float(self.found - half), float(self.found + half)
-
-    def p_above(self, edge: float) -> float:
-        return self._tail((self.found - edge) / self._least)
-
-    def p_below(self, edge: float) -> float:
-        return self._tail((edge - self.found) / self._least)
-
-    def _tail(self, score: float) -> float:
-        return float(_special().ndtr(-score) if math.isinf(self.df) else _special().stdtr(self.df, -score))
+        return max(tail_of_mean(pairs[:, 1]) for pairs in self._filled)
 
 
 class Trend(Estimate):

@@ -3,7 +3,7 @@
 A direction is supported if the look's interval excludes the null the claimed way, and not supported if it excludes the
 smallest effect of interest. An equivalence or a location is supported if the interval lies inside the range, not
 supported if wholly outside. Everything else is inconclusive: what was not rejected is not thereby shown. A word needs
-its interval and Holm's p over the figure's primary claims as well (`claims.judge`).
+its interval and Holm's p over the figure's primary claims as well (`verdicts.judge`).
 """
 
 from __future__ import annotations

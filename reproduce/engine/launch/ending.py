@@ -42,7 +42,7 @@ def end_with(work: Callable[[], int]) -> NoReturn:
         status = _say(1, f"error: {where}{error.strerror}; what is finished is kept, and the next call goes on")
     except Exception as error:
         from three_factors.datamodules.sources import DataError
-        from three_factors.reproduce.engine.contract.archive import DamagedArchive
+        from three_factors.reproduce.engine.contract.block import DamagedArchive
 
         if isinstance(error, InputError | DataError | DamagedArchive):
             refuse(error)

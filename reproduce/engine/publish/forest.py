@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from three_factors.reproduce.engine.judge.claims import word
 from three_factors.reproduce.engine.judge.rules import Direction, Range, from_json
+from three_factors.reproduce.engine.judge.stored_claims import word
 from three_factors.reproduce.engine.publish import plots
+from three_factors.reproduce.engine.publish.picture import STYLE
 
 COLOURS = {"supported": "#1a7f37", "not supported": "#c62828", "inconclusive": "#9a6700", "not judged": plots.GREY}
 ROW, WIDTH = 0.24, 11.0  # inches
@@ -119,7 +120,7 @@ def _drawn(panels: Sequence[tuple[Axis, Sequence[Row]]], ending: str) -> bytes:
     from matplotlib.figure import Figure
 
     heights = [len(rows) for _, rows in panels]
-    with mpl.rc_context(plots.STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, ROW * sum(heights) + 1.6), layout="constrained")
         canvas = (FigureCanvasAgg if ending == "png" else FigureCanvasSVG)(figure)
         places = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]

@@ -8,7 +8,7 @@ from typing import Any
 
 from three_factors.reproduce.engine.console import duration
 from three_factors.reproduce.engine.definition import SIMULATION
-from three_factors.reproduce.engine.judge.claims import interval, primaries, survives, tally, word
+from three_factors.reproduce.engine.judge.stored_claims import interval, primaries, survives, tally, word
 from three_factors.reproduce.engine.publish import forest
 from three_factors.reproduce.engine.publish.page import indices
 

@@ -14,12 +14,15 @@ from three_factors.reproduce.engine.contract.files import lock, read_cache, writ
 from three_factors.reproduce.engine.contract.folder import FOLDERS
 from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.definition import BESIDE, Context
-from three_factors.reproduce.engine.judge import claims as judging
+from three_factors.reproduce.engine.judge import verdicts
+from three_factors.reproduce.engine.judge.claims import joined
 from three_factors.reproduce.engine.judge.looks import Ledger, Spent
 from three_factors.reproduce.engine.judge.power import Hope
 from three_factors.reproduce.engine.judge.rules import BELOW, TAG
+from three_factors.reproduce.engine.judge.stored_claims import interval
 from three_factors.reproduce.engine.options import EPOCHS
-from three_factors.reproduce.engine.publish import ledger, plots
+from three_factors.reproduce.engine.publish import ledger
+from three_factors.reproduce.engine.publish.picture import save
 from three_factors.reproduce.engine.source import described
 
 if TYPE_CHECKING:
@@ -82,7 +85,7 @@ def publish(
     with lock(folder, "lock"):  # another call may have other seeds: its table must not stand beside our picture
         for left in folder.glob(".*"):  # by a call that was killed
             left.unlink()
-        drawn = {name: plots.save(draw, evidence, folder, name, **marks) for name, draw in drawings.items()}
+        drawn = {name: save(draw, evidence, folder, name, **marks) for name, draw in drawings.items()}
         write_text(folder / "table.csv", frame.to_csv(index=False))
         write_json(folder / "claims.json", found)
         others = _write_provenance(folder / "provenance.json", context, items, missing, seconds)
@@ -102,7 +105,7 @@ def judge(
     why_not: str | None,
     earlier: Ledger | None = None,
     runs: str = "",
-) -> list[judging.Claim]:
+) -> list[verdicts.Claim]:
     """Returns all claims with their words; where nothing may be judged, the values stay and the verdict says why.
 
     Args:
@@ -115,15 +118,15 @@ def judge(
         name = _name(context, finding.about.id)
         reasons = [why_not or ""]
         if look.counts and spent.other_runs(name, context.place, TAG, look.number, runs):
-            reasons.append(judging.OTHER_RUNS.format(look.number))
+            reasons.append(verdicts.OTHER_RUNS.format(look.number))
         if finding.about.location and not context.near:
             reasons.append("where it lies moves with t_eta: judged within a factor of 3 of the paper's")
-        found.append(finding.without(judging.joined(*reasons)) if any(reasons) else finding)
+        found.append(finding.without(joined(*reasons)) if any(reasons) else finding)
 
     def before(claim: str) -> list[Spent]:
         return spent.of(_name(context, claim), context.place, TAG)
 
-    judged = judging.judge(found, look, context.primary, before)
+    judged = verdicts.judge(found, look, context.primary, before)
     return [_told(claim, context, evidence, hopes.get(claim.id)) for claim in judged]
 
 
@@ -137,7 +140,7 @@ def _name(context: Context, claim: str) -> str:
     return f"{context.definition.name}.{claim}"
 
 
-def _spent(context: Context, judged: Sequence[judging.Claim], runs: str) -> list[Spent]:
+def _spent(context: Context, judged: Sequence[verdicts.Claim], runs: str) -> list[Spent]:
     """Returns the looks that this judgement spends: of primary claims that were given a word at a look that counts."""
     made = provenance.environment()["made"][:10]
     return [
@@ -147,7 +150,7 @@ def _spent(context: Context, judged: Sequence[judging.Claim], runs: str) -> list
     ]
 
 
-def _told(claim: judging.Claim, context: Context, evidence: Any, hope: Hope | None) -> judging.Claim:
+def _told(claim: verdicts.Claim, context: Context, evidence: Any, hope: Hope | None) -> verdicts.Claim:
     """Adds to a claim what it was judged on, and what stands in its way."""
     notes = [claim.note]
     for label in claim.labels:
@@ -157,7 +160,7 @@ def _told(claim: judging.Claim, context: Context, evidence: Any, hope: Hope | No
     if lost and not claim.labels:
         notes.append(f"{lost} run{'s' if lost > 1 else ''} of the figure diverged")
     word = claim.verdict if context.papers_words else BELOW.get(claim.verdict, claim.verdict)
-    claim = replace(claim, word=word, data=context.data, arm=context.arm.name, note=judging.joined(*notes))
+    claim = replace(claim, word=word, data=context.data, arm=context.arm.name, note=joined(*notes))
     return claim if hope is None else replace(claim, power=hope.power, needs_n=hope.needs_n)
 
 
@@ -229,7 +232,7 @@ def _write_provenance(
     return others
 
 
-def _print(judged: list[judging.Claim]) -> None:
+def _print(judged: list[verdicts.Claim]) -> None:
     """Prints two lines a primary claim: the word, and what it rests on, with the paper's own value beside ours.
 
     What is only estimated has a line each, below.
@@ -242,12 +245,12 @@ def _print(judged: list[judging.Claim]) -> None:
     if others:
         console.print("estimated, without a word:", style="bright_black")
     for c in others:
-        console.print(f"  {judging.interval(c.as_json())}  {c.claim}", markup=False, style="bright_black")
+        console.print(f"  {interval(c.as_json())}  {c.claim}", markup=False, style="bright_black")
 
 
-def _facts(claim: judging.Claim) -> list[str]:
+def _facts(claim: verdicts.Claim) -> list[str]:
     level = f" at {100 * (claim.confidence or 0):g} %" if claim.value is not None else ""
-    facts = [judging.interval(claim.as_json()) + level, f"n {claim.n}"]
+    facts = [interval(claim.as_json()) + level, f"n {claim.n}"]
     if claim.look is not None and claim.verdict != "not judged":
         facts.append(f"look {claim.look}")
     if claim.power is not None:

@@ -11,7 +11,8 @@ from typing import Any
 
 from three_factors.reproduce.engine.contract.files import write_text
 from three_factors.reproduce.engine.definition import BESIDE, SIMULATION, Contents, Definition
-from three_factors.reproduce.engine.judge.claims import MIXED, G, interval, primaries, survives, word
+from three_factors.reproduce.engine.judge.claims import MIXED, G
+from three_factors.reproduce.engine.judge.stored_claims import interval, primaries, survives, word
 from three_factors.reproduce.engine.options import EPOCHS, InputError, Options
 from three_factors.reproduce.engine.publish import forest
 from three_factors.reproduce.engine.publish.current import is_current

@@ -27,7 +27,8 @@ from three_factors.reproduce.engine.contract.files import write_json
 from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.spec import RunSpec
-from three_factors.reproduce.engine.contract.steps import DISTANCE, WEIGHT_NORM, of_epoch
+from three_factors.reproduce.engine.contract.steps import of_epoch
+from three_factors.reproduce.engine.worker.lengths import lengths
 from three_factors.reproduce.engine.worker.members import Member
 from three_factors.reproduce.engine.worker.stacked_noise import StackedNoise
 from three_factors.reproduce.engine.worker.stacked_steps import StackedSteps
@@ -193,12 +194,12 @@ class PackModule(pl.LightningModule):
         share = done / steps
         wanted = {i: self.places[i].record.parts(number, share) for i in asking}
         parts = None if None in wanted.values() else next(iter(wanted.values()))
-        found, lengths = self.evaluate(parts), self._lengths()
+        found, norms = self.evaluate(parts), self._lengths()
         rates = self.eta[:, :done].sum(1).tolist()
         for i, own in wanted.items():
             place = {"epoch": number + share, "step": self.steps + done, "t_eta": self.t_eta[i] + rates[i]}
             named = {name: v for name, v in found[i].items() if own is None or name.split("/")[0] in own}
-            self.places[i].record.between(place, named, lengths[i])
+            self.places[i].record.between(place, named, norms[i])
 
     def evaluate(self, parts: Sequence[str] | None = None) -> list[dict[str, float]]:
         """Returns what a validation finds of each member: of these parts, by default of all."""
@@ -223,9 +224,7 @@ class PackModule(pl.LightningModule):
 
     def _lengths(self) -> list[dict[str, float]]:
         """Returns |θ| and |θ - θ0| of each member."""
-        own = flat([p.detach() for p in self.stack.parameters()])
-        norms, away = (of.double().square().sum(1).sqrt().tolist() for of in (own, own - self.start))
-        return [{WEIGHT_NORM: norm, DISTANCE: distance} for norm, distance in zip(norms, away)]
+        return lengths([flat([p.detach() for p in self.stack.parameters()])], [self.start])
 
     def on_train_epoch_end(self) -> None:
         number = self.trainer.current_epoch + 1
@@ -234,7 +233,7 @@ class PackModule(pl.LightningModule):
         sizes = torch.as_tensor(self.sizes, device=self.where)
         means = ((self.work.losses * sizes).sum(1) / sizes.sum()).float().tolist()
         accuracies = (self.work.correct.sum(1).double() / sizes.sum()).float().tolist()
-        losses, lengths, rates = self.work.losses.tolist(), self._lengths(), self.eta.sum(1).tolist()
+        losses, norms, rates = self.work.losses.tolist(), self._lengths(), self.eta.sum(1).tolist()
         for i, place in enumerate(self.places):
             self.t_eta[i] += rates[i]
             if not place.trains:
@@ -246,7 +245,7 @@ class PackModule(pl.LightningModule):
             metrics = {"train/loss": means[i], "train/accuracy": accuracies[i]} | noise | evaluated
             at = {"epoch": number, "step": self.steps + len(losses[i]), "t_eta": self.t_eta[i]}
             last = float(self.eta[i, -1]), int(self.sizes[-1])
-            place.record.close(at, losses[i], last, lengths[i], metrics)
+            place.record.close(at, losses[i], last, norms[i], metrics)
             if place.record.stopped or number == place.spec.epochs:
                 self._end(i, number, evaluated)
         self.steps += self.work.losses.shape[1]

@@ -55,7 +55,8 @@ from three_factors.reproduce.engine.worker import pack as packing
 from three_factors.reproduce.engine.worker import ranks
 from three_factors.reproduce.engine.worker import train as training
 from three_factors.reproduce.theory.classifier import SoftmaxRegression
-from three_factors.reproduce.theory.simulate import Simulation, simulate
+from three_factors.reproduce.theory.simulate import simulate
+from three_factors.reproduce.theory.simulation import Simulation
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 

@@ -12,12 +12,8 @@ from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
 from three_factors.callbacks import HessianMonitor, NoiseScheduler
-from three_factors.reproduce.engine.contract.steps import DISTANCE, WEIGHT_NORM
+from three_factors.reproduce.engine.worker.lengths import lengths
 from three_factors.reproduce.engine.worker.members import Member
-
-
-def _length(parts: Sequence[Tensor]) -> float:
-    return float(torch.stack([part.double().square().sum() for part in parts]).sum().sqrt())
 
 
 class Recorder(Checkpoint):
@@ -63,11 +59,8 @@ class Recorder(Checkpoint):
     def weights(self, module: pl.LightningModule) -> dict[str, float]:
         """Returns |θ| and the distance from the start."""
         own = [p.detach() for p in module.parameters()]
-        found = {WEIGHT_NORM: _length(own)}
-        if self.start:
-            self.start = [begun.to(now.device) for begun, now in zip(self.start, own)]
-            found[DISTANCE] = _length([now - begun for now, begun in zip(own, self.start)])
-        return found
+        self.start = [begun.to(now.device) for begun, now in zip(self.start, own)]
+        return lengths([p[None] for p in own], [p[None] for p in self.start])[0]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         recent = torch.stack(self._losses).double()
@@ -76,9 +69,8 @@ class Recorder(Checkpoint):
             torch.distributed.all_reduce(losses)
             losses /= trainer.world_size
         place = self._place(trainer, trainer.current_epoch + 1)
-        metrics = self._metrics(trainer, place["epoch"])
-        lengths = self.weights(pl_module)
-        self.member.close(place, losses.tolist(), self._last, lengths, metrics, write=trainer.is_global_zero)
+        found = self.weights(pl_module), self._metrics(trainer, place["epoch"])
+        self.member.close(place, losses.tolist(), self._last, *found, write=trainer.is_global_zero)
         trainer.should_stop = trainer.should_stop or self.member.stopped
         self._earlier, self._losses = [], []
 

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from tests.images import image_folder
 from tests.reproduce.script import PATIENCE, ROOT
 from tests.reproduce.specs import MEASURED, SPEC, NoRuns
-from three_factors.reproduce.engine.contract.archive import MEANS, Archive, DamagedArchive, four_digits
+from three_factors.reproduce.engine.contract.archive import Archive
+from three_factors.reproduce.engine.contract.block import DamagedArchive
+from three_factors.reproduce.engine.contract.compact import MEANS, four_digits
 from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.contract.steps import DTYPE, KEPT, OF_STEPS, planned

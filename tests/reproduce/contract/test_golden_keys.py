@@ -23,7 +23,7 @@ from three_factors.reproduce.engine.contract.stored import decode, encode, loads
 from three_factors.reproduce.theory.classifier import SoftmaxRegression
 from three_factors.reproduce.theory.fields import as_text
 from three_factors.reproduce.theory.potentials import DoubleWell, Quadratic
-from three_factors.reproduce.theory.simulate import Gaussian, Minibatches, Simulation
+from three_factors.reproduce.theory.simulation import Gaussian, Minibatches, Simulation
 
 DATA = Data("digits", "0123456789abcdef", train=8_000, validation=1_000, test=2_000, subset=1_000)
 VGG = RunSpec(

@@ -13,9 +13,9 @@ from three_factors.reproduce.engine.contract.spec import Data, RunSpec
 from three_factors.reproduce.engine.contract.steps import planned
 from three_factors.reproduce.engine.definition import Figure
 from three_factors.reproduce.engine.experiment import PAPERS, Setting
-from three_factors.reproduce.engine.judge.claims import judge
 from three_factors.reproduce.engine.judge.looks import look
 from three_factors.reproduce.engine.judge.table import SyntheticTable
+from three_factors.reproduce.engine.judge.verdicts import judge
 from three_factors.reproduce.engine.options import InputError
 from three_factors.reproduce.experiments import arms
 from three_factors.reproduce.experiments.arms import CAP

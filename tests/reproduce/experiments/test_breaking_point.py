@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from three_factors.reproduce import fig6, fig7, fig8
-from three_factors.reproduce.engine.judge.claims import judge
 from three_factors.reproduce.engine.judge.looks import look
 from three_factors.reproduce.engine.judge.table import SyntheticTable
+from three_factors.reproduce.engine.judge.verdicts import judge
 from three_factors.reproduce.experiments.best_ratio import RESNET_RATIOS
 from three_factors.reproduce.experiments.breaking_point import EDGE, MIDDLE_STABILITY, crossing
 from three_factors.reproduce.experiments.metrics import VALID

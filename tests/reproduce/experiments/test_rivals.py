@@ -6,9 +6,9 @@ import pytest
 from tests.reproduce.figures import plan
 from three_factors.reproduce import rivals as script
 from three_factors.reproduce.engine.contract.networks import MLPNetwork
-from three_factors.reproduce.engine.judge.claims import judge
 from three_factors.reproduce.engine.judge.looks import look
 from three_factors.reproduce.engine.judge.table import EIGENVALUE, STABILITY, SyntheticTable
+from three_factors.reproduce.engine.judge.verdicts import judge
 from three_factors.reproduce.engine.regime import t_eta
 from three_factors.reproduce.experiments.metrics import END_NORM, end
 from three_factors.reproduce.experiments.rivals import GHOSTS, GRID, OUTCOMES, PLAIN

@@ -6,8 +6,9 @@ from scipy import stats
 
 from three_factors.reproduce.engine.judge import chainwise
 from three_factors.reproduce.engine.judge.chainwise import Direction, Range
-from three_factors.reproduce.engine.judge.claims import Statement, judge
+from three_factors.reproduce.engine.judge.claims import Statement
 from three_factors.reproduce.engine.judge.looks import ONLY
+from three_factors.reproduce.engine.judge.verdicts import judge
 
 MIXED = 0.05
 REPETITIONS = 400

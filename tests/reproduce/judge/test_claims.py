@@ -5,13 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from three_factors.reproduce.engine.judge import claims
-from three_factors.reproduce.engine.judge.claims import Finding, Statement, holm_adjusted, judge
-from three_factors.reproduce.engine.judge.estimates import LOG, OverChains, OverSeeds
+from three_factors.reproduce.engine.judge import claims, stored_claims, verdicts
+from three_factors.reproduce.engine.judge.chainwise import OverChains
+from three_factors.reproduce.engine.judge.claims import Finding, Statement
+from three_factors.reproduce.engine.judge.estimates import LOG, OverSeeds
 from three_factors.reproduce.engine.judge.looks import ALPHA, ONLY, look
 from three_factors.reproduce.engine.judge.rules import Direction, Range, as_json, from_json, within
 from three_factors.reproduce.engine.judge.seedwise import NoiseContrast, differ, gate, over_seeds, share
 from three_factors.reproduce.engine.judge.table import SyntheticTable
+from three_factors.reproduce.engine.judge.verdicts import holm_adjusted, judge
 
 SPREAD = np.array([-0.1, 0.0, 0.1, 0.05, -0.05])
 ABOUT = Statement("about", "what is claimed", "mean")
@@ -50,7 +52,7 @@ def test_a_word_follows_from_where_the_interval_lies(shift, spread, rule, verdic
 def test_an_effect_that_is_shown_to_be_small_is_supported_and_said_to_be_small():
     (claim,) = judge([found(SPREAD / 100 + 0.02, Direction(1, 0.1))], look(5, 5), ["a"])
     assert (claim.verdict, claim.small) == ("supported", True)
-    assert claims.SMALLER in claim.note
+    assert verdicts.SMALLER in claim.note
     (large,) = judge([found(SPREAD / 100 + 0.2, Direction(1, 0.1))], look(5, 5), ["a"])
     assert not large.small
 
@@ -94,7 +96,7 @@ def test_what_is_alike_where_noise_does_nothing_is_inconclusive():
     nothing = replace(alike, gate=gate(SPREAD))
     (claim,) = judge([nothing], look(5, 5), ["a"])
     assert claim.verdict == "inconclusive"
-    assert claims.GATED in claim.note
+    assert verdicts.GATED in claim.note
     assert word(replace(found(SPREAD + 3, within(0.5)), gate=1.0)) == ["not supported"]  # apart all the same
 
 
@@ -176,7 +178,7 @@ def test_a_direction_from_a_null_that_a_logarithm_does_not_have_is_refused():
 )
 def test_a_control_is_of_the_claim_that_it_names_or_of_those_below_that_name(claim, of, is_one):
     control = {"id": "a control", "control_of": of}
-    assert claims.controls({"id": claim, "control_of": ""}, [control]) == [control] * is_one
+    assert stored_claims.controls({"id": claim, "control_of": ""}, [control]) == [control] * is_one
 
 
 def named(name, control_of=""):
@@ -216,12 +218,12 @@ def test_a_number_in_an_id_has_no_dot():
 def test_a_claim_survives_the_controls_on_its_own_side_in_all_of_them(arms, word):
     rule = as_json(Direction(1, 0.1))
     others = [{"value": value, "verdict": verdict} for value, verdict in arms]
-    assert claims.survives({"rule": rule}, others) == word
+    assert stored_claims.survives({"rule": rule}, others) == word
 
 
 def test_a_stored_claim_tells_bounds_that_there_are_not():
     claim = {"value": 3.0, "low": 1.5, "high": None, "unit": ""}
-    assert claims.interval(claim) == "3 [1.5, ∞]"
-    assert claims.interval(claim | {"low": None}) == "3 [unbounded]"
-    assert claims.interval(claim | {"value": None}) == "no value"
-    assert claims.interval({"value": 0.012, "low": 0.0, "high": 0.02, "unit": "share"}) == "1.20 [0.00, 2.00] pp"
+    assert stored_claims.interval(claim) == "3 [1.5, ∞]"
+    assert stored_claims.interval(claim | {"low": None}) == "3 [unbounded]"
+    assert stored_claims.interval(claim | {"value": None}) == "no value"
+    assert stored_claims.interval({"value": 0.012, "low": 0.0, "high": 0.02, "unit": "share"}) == "1.20 [0.00, 2.00] pp"

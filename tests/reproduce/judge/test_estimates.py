@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from three_factors.reproduce.engine.judge.estimates import LOG, PLAIN, AllOf, Alone, OverChains, OverSeeds, Ratio, Trend
+from three_factors.reproduce.engine.judge.chainwise import OverChains
+from three_factors.reproduce.engine.judge.estimates import LOG, PLAIN, AllOf, Alone, OverSeeds, Ratio, Trend
 
 TRIALS = 3_000
 

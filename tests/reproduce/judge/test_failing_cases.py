@@ -10,11 +10,12 @@ from scipy import stats
 
 from three_factors.reproduce.engine.judge import statistics
 from three_factors.reproduce.engine.judge.chainwise import exponent
-from three_factors.reproduce.engine.judge.claims import Finding, Statement, holm_adjusted, judge
+from three_factors.reproduce.engine.judge.claims import Finding, Statement
 from three_factors.reproduce.engine.judge.estimates import OverSeeds, Ratio
 from three_factors.reproduce.engine.judge.looks import ONLY, look
 from three_factors.reproduce.engine.judge.rules import Direction, Range, within
 from three_factors.reproduce.engine.judge.table import NOISE, SyntheticTable
+from three_factors.reproduce.engine.judge.verdicts import holm_adjusted, judge
 from three_factors.reproduce.experiments import (
     cyclical,
     grid_slopes,

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from three_factors.reproduce.engine.judge.claims import Finding, Statement, judge
+from three_factors.reproduce.engine.judge.claims import Finding, Statement
 from three_factors.reproduce.engine.judge.estimates import OverSeeds
 from three_factors.reproduce.engine.judge.looks import ALPHA, LEVELS, TIMES, Ledger, Spent, look, spent
 from three_factors.reproduce.engine.judge.rules import TAG, Direction, within
+from three_factors.reproduce.engine.judge.verdicts import judge
 from three_factors.reproduce.engine.options import InputError
 from three_factors.reproduce.engine.publish import ledger
 

@@ -14,7 +14,7 @@ from three_factors.reproduce.engine.launch import interrupts
 from three_factors.reproduce.engine.launch.runner import Runner, Watcher
 from three_factors.reproduce.engine.launch.task import Task
 from three_factors.reproduce.theory.potentials import Quadratic
-from three_factors.reproduce.theory.simulate import Gaussian, Simulation
+from three_factors.reproduce.theory.simulation import Gaussian, Simulation
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from tests.reproduce.figures import figure as named
 from tests.reproduce.figures import source
 from three_factors.datamodules.prepared import prepare
 from three_factors.reproduce.engine.experiment import PAPERS
-from three_factors.reproduce.engine.judge.claims import judge
 from three_factors.reproduce.engine.judge.looks import look
 from three_factors.reproduce.engine.judge.table import Table
+from three_factors.reproduce.engine.judge.verdicts import judge
 from three_factors.reproduce.engine.options import Options
 from three_factors.reproduce.engine.planning import FigurePlan
 from three_factors.reproduce.engine.publish.current import is_current

@@ -23,7 +23,8 @@ from three_factors.reproduce.engine.launch.devices import Hardware
 from three_factors.reproduce.engine.options import Options
 from three_factors.reproduce.engine.planning import Stage
 from three_factors.reproduce.engine.prospects import Prospects
-from three_factors.reproduce.engine.publish import outputs, plots
+from three_factors.reproduce.engine.publish import outputs
+from three_factors.reproduce.engine.publish.picture import save
 from three_factors.reproduce.fig4 import FIGURE, panels
 
 CIFAR10 = source("cifar10")
@@ -72,10 +73,10 @@ def test_a_figure_with_missing_arms_is_drawn_with_what_is_there(tmp_path):
     for run in planned:
         write(results, run, "ok", [2.0, 1.5, 1.0])
     table = table_of(FIGURE.experiment, planned, results, print)
-    plots.save(FIGURE.draw, table, tmp_path, "fig4", footer="", watermark=None)
+    save(FIGURE.draw, table, tmp_path, "fig4", footer="", watermark=None)
     assert (tmp_path / "fig4.png").read_bytes()[:4] == b"\x89PNG"
     first = (tmp_path / "fig4.svg").read_bytes()
-    plots.save(FIGURE.draw, table, tmp_path, "fig4", footer="", watermark=None)
+    save(FIGURE.draw, table, tmp_path, "fig4", footer="", watermark=None)
     assert (tmp_path / "fig4.svg").read_bytes() == first  # equal results give equal files
     judged = outputs.judge(CONTEXT, table, {}, None)
     assert {claim.verdict for claim in judged} == {"not judged", "estimated"}

@@ -15,16 +15,8 @@ from three_factors.reproduce.theory import gibbs
 from three_factors.reproduce.theory import simulate as simulator
 from three_factors.reproduce.theory.classifier import Classifier, SoftmaxRegression
 from three_factors.reproduce.theory.potentials import Quadratic
-from three_factors.reproduce.theory.simulate import (
-    CHUNK,
-    Examples,
-    Gaussian,
-    Isotropic,
-    Minibatches,
-    Simulation,
-    _batches,
-    simulate,
-)
+from three_factors.reproduce.theory.simulate import CHUNK, _batches, simulate
+from three_factors.reproduce.theory.simulation import Examples, Gaussian, Isotropic, Minibatches, Simulation
 
 N, D, CLASSES, L2 = 24, 4, 3, 0.1
 POTENTIAL = SoftmaxRegression("0123", (0, 2, 5), N, D - 1, L2)

@@ -17,8 +17,8 @@ from three_factors.reproduce import (
     time_rescaling,
 )
 from three_factors.reproduce.engine.judge.chains import Chains
-from three_factors.reproduce.engine.judge.claims import judge
 from three_factors.reproduce.engine.judge.looks import ONLY
+from three_factors.reproduce.engine.judge.verdicts import judge
 from three_factors.reproduce.theory import gibbs
 from three_factors.reproduce.theory.potentials import Quadratic
 

@@ -14,7 +14,8 @@ from three_factors.reproduce.engine.contract.stored import dumps, loads
 from three_factors.reproduce.theory import gibbs
 from three_factors.reproduce.theory import simulate as simulator
 from three_factors.reproduce.theory.potentials import DoubleWell, Quadratic, Quartic
-from three_factors.reproduce.theory.simulate import CHUNK, DIVERGED, Examples, Gaussian, Simulation, simulate
+from three_factors.reproduce.theory.simulate import CHUNK, DIVERGED, simulate
+from three_factors.reproduce.theory.simulation import Examples, Gaussian, Simulation
 
 H, SIGMA, S = 2.0, 3.0, 4
 LINE = Quadratic(((H,),))
