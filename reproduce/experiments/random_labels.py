@@ -79,8 +79,12 @@ def after_generalisation(table: Evidence, **factors: float) -> claims.Finding:
         return claims.Finding(about, rule, None)
     values = [table.grid(labels, EARLY) for labels in of.values()]
     if table.measured:
-        never = sum(int(np.isnan(found).sum()) for found in values)
-        about = about.noting(f"{never} of {sum(found.size for found in values)} runs never memorise, and are left out")
+        never, count = (sum(int(of(found)) for found in values) for of in (lambda v: np.isnan(v).sum(), np.size))
+        about = about.noting(
+            f"{never} of {count} runs never memorise, and are left out"
+            if never < count
+            else "no run memorised and was evaluated within its first epochs: which came first is not known to an epoch"
+        )
     means = statistics.nanmean([statistics.nanmean(found.T) for found in values])
     return seedwise.over_seeds(about, means, rule)
 
