@@ -1,7 +1,8 @@
 """Lets torch read our schedules out of a checkpoint's hyperparameters: importing this module does it.
 
 `trainer.fit(ckpt_path=…)` and `load_from_checkpoint` read with `weights_only=True`, which refuses every class that is
-not known to do nothing when it is read. Ours are plain values. `datamodules.schedules` itself imports no torch.
+not known to do nothing when it is read. Ours are plain values. `datamodules.schedules` itself imports no torch: this is
+imported with `datamodules` where torch is there before it, and by every part of ours that trains.
 """
 
 from __future__ import annotations

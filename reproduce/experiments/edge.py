@@ -23,8 +23,8 @@ from three_factors.reproduce.experiments.subset import Part, fitting, subset
 EDGE = "edge"  # the factor `network`
 EXAMPLES = 256
 LRS, SIZES = (0.05, 0.1, 0.2), (256, 128, 64)
-# lambda_max is 12 where a run starts, below 2/eta of each eta; on pilots of seeds 1000 and 1001 it rises until
-# eta·lambda_max is within 20 % of 2 (g is 0.07). With weights of Glorot's size it starts at 110, and eta = 0.1 diverges.
+# lambda_max is 12 where a run starts, below 2/eta of each eta, and on pilots of seeds 1000 and 1001 it rises until
+# eta·lambda_max is within 20 % of 2 (g is 0.07). With Glorot's weights it starts at 110, and eta = 0.1 diverges.
 TIME = {"smoke": 4.0, "quick": 40.0, "gpu": 40.0, "paper": 40.0}
 EVALUATIONS = 40  # of a run
 NETWORK = MLPNetwork(hidden=(64, 64), init_std=0.05)

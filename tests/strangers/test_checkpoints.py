@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import three_factors.datamodules.safe_globals  # noqa: F401  # as every part of ours that trains imports it
 from tests.strangers.checkpoints import Own, Wrapping, equal, net
 from three_factors.callbacks.functional.weights import load_weights
 from three_factors.datamodules import Chain, Constant, Cyclic, LabelNoise, NoiseSchedule, Steps, exchange
