@@ -4,15 +4,14 @@
     python tests/gpu_queue.py OUT --block 3 --data-dir D # on the GPU: makes block 3, adds it to the archive there
     python tests/gpu_queue.py OUT --take                 # here: takes blocks that were brought back into the archive
 
-A block is a part of a figure's runs (`--part`). What is done when its time is over is exported, and copied to OUT as
-few small files; a run that was cut off begins again with the next call, on a bare machine. `--toy` makes a block at
-smoke scale on the embedded digits, on a CPU too, and exports to OUT alone.
+A block is a part of a figure's runs (`--part`). What is done when its time is over is exported: OUT is then an archive
+of few small files; a run that was cut off begins again with the next call, on a bare machine. `--toy` makes a block at
+smoke scale on the embedded digits, on a CPU too.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import signal
 import subprocess
 import sys
@@ -95,26 +94,16 @@ def called(script: str, *flags: str, seconds: float | None = None) -> int:
 
 
 def made(block: Part, out: Path, data_dir: Path, *, toy: bool) -> int:
-    """Makes a block, and copies what the archive has then got to OUT; returns the status of the export."""
-    from three_factors.reproduce.engine.contract.archive import HOME, INDEX
-
-    results = ["--out", str(out / "results")]
+    """Makes a block, and an archive of what is done in OUT; returns the status of the export."""
+    where = ["--out", str(out / "results")]
     if toy:
-        digits = "digits" if block.data == "cifar10" else "digits28"
-        block, where = replace(block, scale="smoke", data=digits), []
+        block = replace(block, scale="smoke", data="digits" if block.data == "cifar10" else "digits28")
     else:
-        where = ["--data-dir", str(data_dir)]
-    part = f"{block.place[0]}/{block.place[1]}"
-    flags = [*block.flags(), *where, *results]
-    print(f"status {called(block.figure, *flags, '--part', part, '--wandb', 'disabled', seconds=SECONDS)}", flush=True)
-    before = set(HOME.iterdir())
-    status = called("export", block.figure, *flags)
-    for file in sorted(set(HOME.iterdir()) - before):
-        (shutil.move if toy else shutil.copy)(file, out)
-        print(f"for the archive: {file.name}", flush=True)
-    if toy:  # no result: nothing of it stays in the archive
-        subprocess.run(["git", "checkout", "--", str(HOME / INDEX)], cwd=ROOT, check=True)
-    return status
+        where += ["--data-dir", str(data_dir)]
+    part = ["--part", f"{block.place[0]}/{block.place[1]}", "--wandb", "disabled"]
+    status = called(block.figure, *block.flags(), *where, *part, seconds=SECONDS)
+    print(f"status {status}", flush=True)
+    return called("export", block.figure, *block.flags(), *where, "--to", str(out))
 
 
 def lacking(block: Part) -> tuple[int, int]:
@@ -155,11 +144,8 @@ def main() -> None:
         print(*listed(), sep="\n")
         return
     if options.take:
-        from three_factors.reproduce.engine.contract.archive import Archive
-
-        for file in sorted(options.out.glob("*.json")):
-            if file.with_suffix(".npz").is_file():
-                print(f"{file.stem}: {'taken' if Archive().take(file) else 'is there already'}")
+        for figure in dict.fromkeys(block.figure for block in QUEUE):
+            called("export", figure, "--take", str(options.out))
         return
     if options.block is None or not 1 <= options.block <= len(QUEUE):
         parser.error(f"--block: {options.block} is not one of 1 to {len(QUEUE)}")

@@ -11,7 +11,7 @@ from three_factors.reproduce.engine.console import say
 from three_factors.reproduce.engine.definition import Contents, Definition, Figure
 from three_factors.reproduce.engine.launch import interrupts
 from three_factors.reproduce.engine.launch.ending import end_with
-from three_factors.reproduce.engine.options import EPOCHS, InputError, Options, flag, parse
+from three_factors.reproduce.engine.options import EPOCHS, SCALES, InputError, Options, flag, parse
 
 if TYPE_CHECKING:
     from three_factors.datamodules.prepared import Prepared
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from three_factors.reproduce.engine.contract.spec import Item
     from three_factors.reproduce.engine.planning import Plan
 
-FLAGS = ("figure", "csv", "scale", "arm", "data", "data_dir", "out", "seeds")
+FLAGS = ("figure", "csv", "to", "take", "scale", "arm", "data", "data_dir", "out", "seeds")
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,17 @@ class ExportOptions(Options):
     figure: str = flag("", "whose runs: fig1, table1, ...", "FIGURE")
     csv: Path | None = flag(None, "write this tidy table instead: a row a value", "FILE")
 
+    to: Path | None = flag(None, "the archive to add to (default: the one beside the code)", "DIR")
+    take: Path | None = flag(None, "take the figure's blocks from this archive, made elsewhere with --to", "DIR")
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.take is not None and not self.take.is_dir():
+            raise InputError(f"--take: no folder {str(self.take)!r}")
+        if self.take is not None and self.csv is not None:
+            raise InputError("--take: cannot go with --csv")
+        if self.to is not None and self.to.exists() and not self.to.is_dir():
+            raise InputError(f"--to: {str(self.to)!r} is not a folder")
         if self.csv is not None and (self.csv.is_dir() or not self.csv.absolute().parent.is_dir()):
             raise InputError(f"--csv: {str(self.csv)!r} is a folder, or in none")
 
@@ -58,7 +67,9 @@ def _export(definition: Definition, options: ExportOptions) -> int:
 
     if not isinstance(definition, Figure):
         raise InputError(f"figure: {definition.name!r} is simulated; its chains are made again in minutes, not kept")
-    archive = Archive()
+    archive = Archive(options.to)
+    if options.take is not None:
+        return _take(definition, options.take, archive)
     source = resolve(definition, options, Server(), say, archive)
     assert source is not None
     plan = plan_of(definition, options, source, definition.arm(options.arm))
@@ -75,6 +86,22 @@ def _export(definition: Definition, options: ExportOptions) -> int:
         say(f"written: {options.csv} ({rows} values)")
         return 0
     return _add(definition, options, source, archive, done, results)
+
+
+def _take(definition: Definition, folder: Path, archive: Archive) -> int:
+    """Takes the blocks that were made elsewhere, and the looks that were spent there."""
+    from three_factors.reproduce.engine.contract.archive import Archive as Other
+    from three_factors.reproduce.engine.contract.block import DamagedArchive
+    from three_factors.reproduce.engine.publish import ledger
+
+    try:
+        taken = archive.take(Other(folder), definition.name)
+    except DamagedArchive as error:
+        raise InputError(f"--take: {error}") from error
+    for scale in SCALES:
+        ledger.append(archive.folder, ledger.of_figure(folder, definition.name, scale))
+    say(f"taken: {', '.join(taken)}" if taken else f"nothing of {definition.name} in {folder} that is not here")
+    return 0
 
 
 def _add(
@@ -105,7 +132,7 @@ def _add(
     seeds = sorted({item.seed for item in new})
     parts = [definition.name, options.scale, source.name, *([options.arm] if options.arm != EPOCHS else [])]
     stem = "-".join([*parts, f"seeds-{seeds[0]}-{seeds[-1]}"])
-    name = next(name for i in range(1, 10_000) if (name := stem + f"-{i}" * (i > 1)) not in archive.index["blocks"])
+    name = archive.free(stem)
     told = {
         "figure": definition.name,
         "scale": options.scale,

@@ -27,6 +27,7 @@ from three_factors.reproduce.engine.contract.folder import Folder, RunFolder
 from three_factors.reproduce.engine.contract.spec import Item, RunSpec, Spec
 
 HOME = CHECKOUT / "reproduce" / "gallery" / "archive"
+INDEX = "index.json"
 EDITION = 1
 
 
@@ -40,7 +41,7 @@ class Archive:
     @cached_property
     def index(self) -> dict[str, Any]:
         """Returns blocks (name -> hashes) and keys (key -> names of blocks); both empty where there is no archive."""
-        file = self.folder / "index.json"
+        file = self.folder / INDEX
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
             return {"blocks": dict(found["blocks"]), "keys": dict(found["keys"])}
@@ -89,8 +90,31 @@ class Archive:
         keys = [*of_runs["runs"], *content["lines"]]
         if not keys:
             return None
+        self._write(name, files, keys)
+        return self.folder / f"{name}.json"
+
+    def take(self, other: Archive, figure: str) -> list[str]:
+        """Takes the blocks of a figure that another archive has and this one has not; returns their names here.
+
+        A block of the same name and other runs was made elsewhere, and gets a number. Raises DamagedArchive.
+        """
+        taken = []
+        for name, hashes in other.index["blocks"].items():
+            block = other.block(name)
+            if block.told["figure"] != figure or hashes in self.index["blocks"].values():
+                continue
+            own = self.free(name)
+            self._write(own, block.files(), [*block.told["runs"], *block.told["lines"]])
+            taken.append(own)
+        return taken
+
+    def free(self, stem: str) -> str:
+        """Returns a name that no block has."""
+        return next(name for i in range(1, 10_000) if (name := stem + f"-{i}" * (i > 1)) not in self.index["blocks"])
+
+    def _write(self, name: str, files: Mapping[str, bytes], keys: Sequence[str]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with lock(self.folder / "index.json", "lock"):
+        with lock(self.folder / INDEX, "lock"):
             self.__dict__.pop("index", None)
             index = self.index
             if name in index["blocks"]:
@@ -100,5 +124,4 @@ class Archive:
             index["blocks"][name] = {end: hashlib.sha256(bytes_of).hexdigest() for end, bytes_of in files.items()}
             for key in keys:
                 index["keys"][key] = [*index["keys"].get(key, []), name]
-            write_json(self.folder / "index.json", index)
-        return self.folder / f"{name}.json"
+            write_json(self.folder / INDEX, index)

@@ -50,6 +50,10 @@ class Block:
             raise DamagedArchive(f"{file}: is not what the archive's index says; restore it, or export it again")
         return content
 
+    def files(self) -> dict[str, bytes]:
+        """Returns its files, by their endings. Raises DamagedArchive."""
+        return {ending: self._read(ending) for ending in ("npz", "json")}
+
     @cached_property
     def told(self) -> dict[str, Any]:
         return dict(json.loads(self._read("json")))

@@ -149,6 +149,32 @@ def test_a_block_more_is_a_file_of_its_own_and_none_is_written_again(made):
     assert from_archive(tmp_path).finished(more, print) is not None
 
 
+def test_blocks_made_elsewhere_are_taken_once_and_get_names_of_their_own(made):
+    _, results, tmp_path = made
+    here, there = Archive(tmp_path / "archive"), Archive(tmp_path / "there")
+    more, name = item(5), "fig4-paper-cifar10-seeds-0-4"
+    write(results, more)
+    there.add(name, TOLD, [(more, results.folder(more.spec))])
+    assert here.take(there, "fig1") == []
+    assert here.take(there, TOLD["figure"]) == [f"{name}-2"]
+    assert from_archive(tmp_path).finished(more, print) is not None
+    assert Archive(tmp_path / "archive").take(there, TOLD["figure"]) == []
+    assert from_archive(tmp_path).missing(made[0], print) == []
+
+
+def test_a_block_that_was_damaged_on_its_way_is_not_taken(made):
+    _, results, tmp_path = made
+    more = item(5)
+    write(results, more)
+    there = Archive(tmp_path / "there")
+    there.add("elsewhere", TOLD, [(more, results.folder(more.spec))])
+    (tmp_path / "there" / "elsewhere.npz").write_bytes(b"")
+    before = (tmp_path / "archive" / "index.json").read_bytes()
+    with pytest.raises(DamagedArchive, match=r"elsewhere\.npz: is not what the archive's index says"):
+        Archive(tmp_path / "archive").take(Archive(tmp_path / "there"), TOLD["figure"])
+    assert (tmp_path / "archive" / "index.json").read_bytes() == before
+
+
 @pytest.mark.parametrize("ending", ["npz", "json"])
 @pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: content + b" ", None])
 def test_a_damaged_block_is_refused_by_name(ending, damage, made):
