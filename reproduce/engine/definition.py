@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from three_factors.reproduce.engine.experiment import PAPERS, Arm, Experiment, Reduction
+from three_factors.reproduce.engine.judge.rules import TAG
 from three_factors.reproduce.engine.options import EPOCHS, PRECISION, InputError, Options, Scale
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Definition(ABC):
         beside: panels of a second picture, of what the paper leaves out.
         formulas: what is tested, in LaTeX, for the report.
         arms: those it has besides the paper's own.
+        edition: of its claims, from 1; one more where a claim was changed after verdicts by it were seen. They are then
+            given anew, on the next hundred seeds.
     """
 
     name: str
@@ -57,6 +60,12 @@ class Definition(ABC):
     beside: Callable[[Any, Any], None] | None = None
     formulas: tuple[str, ...] = ()
     arms: tuple[Arm, ...] = ()
+    edition: int = 1
+
+    @property
+    def rules(self) -> str:
+        """The rules by which its claims are given words, as the ledger of looks names them."""
+        return TAG if self.edition == 1 else f"{TAG}.{self.edition}"
 
     def arm(self, name: str) -> Arm:
         """Returns the arm of a name. Raises InputError if there is none."""

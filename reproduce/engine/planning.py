@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from three_factors.reproduce.engine.judge.table import Table
 
 Say = Callable[..., None]
-FIRST_SEED = 100  # of those that claims are judged on; 0 to 99, and 1000 and more, are pilots'
+FIRST_SEED = 100  # of those that claims are judged on, by edition; 0 to 99, and 1000 and more, are pilots'
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class FigurePlan(Plan):
         self.figure, self.options, self.source, self.arm = figure, options, source, arm
         self.experiment, self.told = figure.experiment, ""
         self.scale, self.seeds = options.scale, options.seeds or self.experiment.scales[options.scale].seeds
-        first = 0 if options.scale == "smoke" else FIRST_SEED
+        first = 0 if options.scale == "smoke" else figure.edition * FIRST_SEED
         self.judged = range(first, first + self.seeds)
 
     def foreseen(self) -> list[Stage]:

@@ -194,8 +194,8 @@ def noise_contrast() -> seedwise.NoiseContrast:
 
 
 def exponent(table: Evidence, metric: str, words: str, scale: seedwise.Scale) -> claims.Finding:
-    """Returns g of where the constant pair and its control end, a triplet with k = k' = S 5."""
-    base, scaled, quiet = (scale.to(of) for of in table.grid([SMALL_S, LARGE_S, NOISE_CONTROL], metric).T)
+    """Returns g of where the constant pair and its control end, a triplet with k = k' = 5, in what noise raises."""
+    base, scaled, quiet = (-scale.to(of) for of in table.grid([SMALL_S, LARGE_S, NOISE_CONTROL], metric).T)
     statistic = f"{'log ' if scale is seedwise.LOG else ''}{metric} where runs end"
     about = claims.Statement("constant.g", f"only eta/S decides: g = 1; {words}", statistic)
     return triplets.exponent(about, quiet - base, base - scaled)

@@ -26,6 +26,7 @@ from three_factors.reproduce.experiments.subset import fitting, subset
 HIGH, LOW = "high noise", "low noise"
 SHARES = (15, 85)  # per cent of the steps, after which S is switched
 OUTCOMES = {end(NORMALISED): "scale-normalised sharpness", LOSS: "training loss"}  # of which logarithms are taken
+SIGNS = {end(NORMALISED): -1, LOSS: 1}  # of what more noise does to them
 
 
 def switched(first: str, share: int) -> str:
@@ -155,8 +156,9 @@ def kept(table: Evidence, first: str, share: int, metric: str) -> tuple[np.ndarr
     """Returns numerator and denominator of φ, each (seeds,): how much of the first phase's noise the end remembers.
 
     φ = (y[first, then second] - y[second]) / (y[first] - y[second]), y a logarithm. 0 in an equilibrium, 1 where
-    nothing is forgotten.
+    nothing is forgotten. Both have the sign that makes the denominator positive where noise acts as is expected: orders
+    can then be averaged, and a denominator of the other sign shows nothing.
     """
-    second = LOW if first == HIGH else HIGH
-    y = np.log(table.grid([switched(first, share), first, second], metric))
+    second, sign = (LOW, SIGNS[metric]) if first == HIGH else (HIGH, -SIGNS[metric])
+    y = sign * np.log(table.grid([switched(first, share), first, second], metric))
     return y[:, 0] - y[:, 2], y[:, 1] - y[:, 2]

@@ -18,7 +18,7 @@ from three_factors.reproduce.engine.judge import verdicts
 from three_factors.reproduce.engine.judge.claims import joined
 from three_factors.reproduce.engine.judge.looks import Ledger, Spent
 from three_factors.reproduce.engine.judge.power import Hope
-from three_factors.reproduce.engine.judge.rules import BELOW, TAG
+from three_factors.reproduce.engine.judge.rules import BELOW
 from three_factors.reproduce.engine.judge.stored_claims import interval
 from three_factors.reproduce.engine.options import EPOCHS
 from three_factors.reproduce.engine.publish import ledger
@@ -117,14 +117,14 @@ def judge(
     for finding in context.check(evidence):
         name = _name(context, finding.about.id)
         reasons = [why_not or ""]
-        if look.counts and spent.other_runs(name, context.place, TAG, look.number, runs):
+        if look.counts and spent.other_runs(name, context.place, context.definition.rules, look.number, runs):
             reasons.append(verdicts.OTHER_RUNS.format(look.number))
         if finding.about.location and not context.near:
             reasons.append("where it lies moves with t_eta: judged within a factor of 3 of the paper's")
         found.append(finding.without(joined(*reasons)) if any(reasons) else finding)
 
     def before(claim: str) -> list[Spent]:
-        return spent.of(_name(context, claim), context.place, TAG)
+        return spent.of(_name(context, claim), context.place, context.definition.rules)
 
     judged = verdicts.judge(found, look, context.primary, before)
     return [_told(claim, context, evidence, hopes.get(claim.id)) for claim in judged]
@@ -144,7 +144,7 @@ def _spent(context: Context, judged: Sequence[verdicts.Claim], runs: str) -> lis
     """Returns the looks that this judgement spends: of primary claims that were given a word at a look that counts."""
     made = provenance.environment()["made"][:10]
     return [
-        claim.spent(_name(context, claim.id), context.place, TAG, runs, context.seeds, made)
+        claim.spent(_name(context, claim.id), context.place, context.definition.rules, runs, context.seeds, made)
         for claim in judged
         if claim.primary and claim.look is not None and claim.verdict != "not judged"
     ]
