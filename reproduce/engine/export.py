@@ -118,6 +118,8 @@ def _add(
     from three_factors.reproduce.engine.publish import ledger
     from three_factors.reproduce.engine.source import described
 
+    # Looks are a figure's own; its runs may be in the archive by another figure's name.
+    ledger.append(archive.folder, ledger.of_figure(options.out, definition.name, options.scale))
     new = [item for item in done if not _is_in(archive, item)]
     if not new:
         say("all of it is in the archive")
@@ -143,7 +145,6 @@ def _add(
     }
     written = archive.add(name, told, runs)
     assert written is not None
-    ledger.append(archive.folder, ledger.of_figure(options.out, definition.name, options.scale))
     size = sum(written.with_suffix(ending).stat().st_size for ending in (".json", ".npz")) / 1e6
     say(f"written: {written.with_suffix('')}.{{json,npz}} ({len(runs)} runs, {len(lines)} lines, {size:.2f} MB)")
     return 0

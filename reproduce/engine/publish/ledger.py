@@ -24,6 +24,7 @@ def append(folder: Path, lines: Sequence[Spent]) -> None:
     if not lines:
         return
     file = folder / LOOKS
+    folder.mkdir(parents=True, exist_ok=True)
     with lock(file, "lock"):
         known = {(line.about, line.look, line.runs) for line in _lines(file)}
         new = [line for line in lines if (line.about, line.look, line.runs) not in known]
