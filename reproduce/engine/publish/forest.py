@@ -97,7 +97,7 @@ def row(name: str, scale: str, claim: dict[str, Any]) -> Row:
 
 def index_row(name: str, scale: str, claim: dict[str, Any]) -> Row:
     """Returns a stored claim whose quantity is g, on the axis of all of them."""
-    low, high = (-math.inf if claim["low"] is None else claim["low"]), (claim["high"] or math.inf)
+    low, high = ((edge if claim[end] is None else claim[end]) for end, edge in (("low", -math.inf), ("high", math.inf)))
     told = scale if claim["verdict"] == "estimated" else f"{word(claim)}, {scale}"
     return Row(f"{name}: {claim['claim']}", claim["value"], low, high, claim["verdict"], told, direction=False)
 
