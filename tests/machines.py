@@ -5,7 +5,8 @@
     python tests/machines.py A B fig4
 
 No word may jump between seen and not seen, and two estimates differ by at most two standard errors, all but one in
-twenty. A standard error is the larger of both, from the interval; estimates without one are counted apart.
+twenty. A standard error is the larger of both, from the interval; estimates without one are counted apart. Beside it
+how many are apart by two standard errors of their difference, as if both calls were independent.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("figures", nargs="+")
     parser.add_argument("--scale", default="quick")
     options = parser.parse_args()
-    apart, compared, without, jumps = list[str](), 0, 0, list[str]()
+    apart, compared, without, jumps, differing = list[str](), 0, 0, list[str](), 0
     for name in options.figures:
         files = [folder / name / options.scale / "claims.json" for folder in options.folders]
         first, second = ({claim["id"]: claim for claim in json.loads(file.read_text())} for file in files)
@@ -53,16 +54,18 @@ def main() -> None:
                 print(told)
                 if one["verdict"] != other["verdict"] and {one["verdict"], other["verdict"]} == JUMPS:
                     jumps.append(told)
-            errors = [error(claim) for claim in (one, other)]
-            if None in errors or None in (one["value"], other["value"]):
+            first_error, second_error = error(one), error(other)
+            if first_error is None or second_error is None or None in (one["value"], other["value"]):
                 without += 1
                 continue
             compared += 1
             gap = abs(on_scale(one, one["value"]) - on_scale(other, other["value"]))
-            if gap > 2 * max(of for of in errors if of is not None):
+            differing += gap > 2 * math.hypot(first_error, second_error)
+            if gap > 2 * max(first_error, second_error):
                 apart.append(f"{name}.{key}: {one['value']:.4g} and {other['value']:.4g}")
     print(f"{compared} estimates compared, {without} without an interval")
     print(f"{len(apart)} more than two standard errors apart: {'; '.join(apart) or '-'}")
+    print(f"{differing} more than two standard errors of their difference")
     print(f"{len(jumps)} words jumped: {'; '.join(jumps) or '-'}")
     raise SystemExit(bool(jumps) or 20 * len(apart) > compared)
 
