@@ -105,7 +105,7 @@ class Dial:
         about = self.say(
             f"quiet.{outcome.name}",
             f"a quarter of the noise shows in {outcome.words}",
-            f"{'log ' if outcome.scale is seedwise.LOG else ''}{outcome.metric}, '{SGD}' less '{QUIET}', a seed",
+            f"{outcome.shown}, {' less '.join(repr(way) for way in (SGD, QUIET)[:: outcome.sign])}, a seed",
         )
         share = outcome.scale is seedwise.PLAIN
         rule = seedwise.Direction(1, smallest=0.005 if share else 0.1)
@@ -127,7 +127,7 @@ class Dial:
         about = self.say(
             f"projections.{outcome.name}",
             f"noise along the Hessian's top eigenvectors and off them add up, in {outcome.words}",
-            f"sum of both shares of what noise does, {outcome.metric}",
+            f"sum of both shares of what noise does, {outcome.shown}",
         )
         effect = self.effect(outcome)
         values = [outcome.scale.to(self.table.grid([self.of(way)], outcome.metric)[:, 0]) for way in (TOP, REST, QUIET)]
@@ -161,6 +161,11 @@ class Outcome:
     sign: int
     scale: seedwise.Scale
 
+    @property
+    def shown(self) -> str:
+        """The metric on its scale."""
+        return f"{'log ' if self.scale is seedwise.LOG else ''}{self.metric}"
+
 
 OUTCOMES = (
     Outcome("loss", LOSS, "training loss", 1, seedwise.LOG),
@@ -186,7 +191,8 @@ def equal_exponents(table: Evidence, network: str) -> list[claims.Finding]:
             f"p_{p[above]}/p_{p[below]} of log y = c - p_eta log eta + p_S log S - p_C log C, least squares a seed",
             quantity=claims.G if name == "s_over_eta" else "",
         )
-        found.append(seedwise.ratio(about, fits[:, above], fits[:, below], seedwise.Range(*EQUAL)))
+        rule, labels = seedwise.Range(*EQUAL), table.select(network=network, part=EXPONENTS)
+        found.append(seedwise.ratio(about, fits[:, above], fits[:, below], rule, labels=labels))
     return found
 
 

@@ -220,8 +220,12 @@ class Context:
 
     @property
     def place(self) -> str:
-        """Names what a claim's looks are counted together with, besides its figure: scale, data, arm, precision."""
-        return " ".join((self.options.scale, self.data, self.arm.name, self.options.arithmetic))
+        """Names what a claim's looks are counted together with, besides its figure: scale, data, arm, precision.
+
+        Data by their content: another copy of a set, recompressed say, is another one, and has looks of its own.
+        """
+        data = self.data if self.source is None else f"{self.data}-{self.source.fingerprint[:8]}"
+        return " ".join((self.options.scale, data, self.arm.name, self.options.arithmetic))
 
     @property
     def draw(self) -> Callable[[Any, Any], None]:

@@ -147,7 +147,7 @@ class NoiseGrid(Experiment):
         found = [
             grid.slope(say("norm", SMALLER, quote=FLATTER), norm, FALLS, ranges=True),
             grid.slope(say("accuracy", HIGHER, quote=BETTER), accuracy, RISES, unit="share", ranges=True),
-            self._wider(grid, say, norm, accuracy),
+            *self._wider(grid, say, norm, accuracy),
             grid.slope(say("norm.trained", f"{SMALLER}; {WITHIN}", note=grid.trained_note()), norm * trained, FALLS),
             grid.slope(
                 say("accuracy.trained", f"{HIGHER}; {WITHIN}", note=grid.trained_note()),
@@ -168,18 +168,22 @@ class NoiseGrid(Experiment):
             found.append(grid.slope(say(f"norm.{name}", text, control_of="norm"), grid.log10(end(metric)), FALLS))
         return [*found, self._exponent(grid, say, norm)]
 
-    def _wider(self, grid: Grid, say: Words, norm: np.ndarray, accuracy: np.ndarray) -> claims.Finding:
-        """States what the paper takes from both panels together."""
+    def _wider(self, grid: Grid, say: Words, norm: np.ndarray, accuracy: np.ndarray) -> list[claims.Finding]:
+        """States what the paper takes from both panels together, and estimates what is left of it at fixed eta/S."""
+        statistic = "slope of validation accuracy per decade of the Hessian norm over cells, a seed"
+        text = "wider is better: a smaller norm goes with higher validation accuracy"
         partial = statistics.coefficients(accuracy, norm, np.broadcast_to(grid.log_n, norm.shape))[:, 0]
-        note = f"at fixed eta/S {100 * np.nanmean(partial):.2f} pp" if np.isfinite(partial).any() else ""
-        about = say(
-            "wider",
-            "wider is better: a smaller norm goes with higher validation accuracy",
-            "slope of validation accuracy per decade of the Hessian norm over cells, a seed",
-            quote=CORRELATE,
-            note=note if grid.table.measured else "",
-        )
-        return seedwise.over_seeds(about, statistics.slopes(norm, accuracy), WORSE, unit="share")
+        return [
+            seedwise.over_seeds(
+                say("wider", text, statistic, quote=CORRELATE), statistics.slopes(norm, accuracy), WORSE, unit="share"
+            ),
+            seedwise.over_seeds(
+                say("wider.at_fixed_noise", f"{text}, at fixed eta/S", f"{statistic}, given log eta/S"),
+                partial,
+                WORSE,
+                unit="share",
+            ),
+        ]
 
     def _exponent(self, grid: Grid, say: Words, norm: np.ndarray) -> claims.Finding:
         about = say(

@@ -51,6 +51,7 @@ class Outcome:
     metrics: Mapping[str, str]
 
 
+NORMALISED_WORDS = "scale-normalised sharpness"  # with batch norm in place of the norm
 SHARPEST = Outcome("eigenvalue", "largest eigenvalue", dict.fromkeys((PLAIN, GHOSTS, edge.EDGE), end(EIGENVALUE)))
 OUTCOMES = (
     Outcome("norm", "norm of the Hessian", {PLAIN: END_NORM, GHOSTS: end(NORMALISED)}),
@@ -136,23 +137,24 @@ def _log(table: Evidence, labels: list[str], metric: str) -> np.ndarray:
 
 def judged(table: Evidence, network: str, outcome: Outcome, name: str) -> list[claims.Finding]:
     """States that only eta/S counts, and estimates what noise does; names the rivals whose g are in the interval."""
-    of = found(table, network, outcome)
+    of, labels = found(table, network, outcome), table.select(network=network)
+    words = NORMALISED_WORDS if outcome.metrics[network] == end(NORMALISED) else outcome.words
     about = claims.Statement(
         f"{network}.{outcome.name}",
-        f"only eta/S decides: g = 1; {outcome.words}, {name}",
+        f"only eta/S decides: g = 1; {words}, {name}",
         STATISTIC,
         note=_rivals(of.g, levels(table, network, name)) if table.measured else "",
         quantity=claims.G,
     )
-    whole = seedwise.over_seeds(about, of.g, seedwise.Range(*RIVALS[THEORY]))
+    whole = seedwise.over_seeds(about, of.g, seedwise.Range(*RIVALS[THEORY]), labels=labels)
     slope = claims.Statement(
         f"{network}.{outcome.name}.acts",
-        f"eta/S acts on the {outcome.words} at equal t_eta, {name}",
+        f"time alone: eta/S changes nothing in the {words} at equal t_eta, {name}",
         "slope of log10 y per decade of eta/S over cells, a seed",
     )
     return [
         whole.without(of.acts) if of.acts else whole,
-        seedwise.over_seeds(slope, of.slope, seedwise.within(NOTHING)),
+        seedwise.over_seeds(slope, of.slope, seedwise.within(NOTHING), labels=labels),
     ]
 
 
@@ -165,9 +167,9 @@ def calibrated(table: Evidence) -> list[claims.Finding]:
         paper="0 (known)",
         quantity=claims.G,
     )
-    g = found(table, edge.EDGE, SHARPEST).g
+    g, labels = found(table, edge.EDGE, SHARPEST).g, table.select(network=edge.EDGE)
     return [
-        seedwise.over_seeds(about, g, seedwise.Range(*RIVALS[ALONE])),
+        seedwise.over_seeds(about, g, seedwise.Range(*RIVALS[ALONE]), labels=labels),
         levels(table, edge.EDGE, "the calibration's runs")[ALONE],
     ]
 
@@ -187,7 +189,8 @@ def levels(table: Evidence, network: str, name: str) -> dict[str, claims.Finding
     at_the_edge = claims.Statement(
         f"{network}.level.edge",
         f"edge of stability: eta·lambda_max is about 2, {name}",
-        "geometric mean of eta·lambda_max over cells, a seed",
+        "geometric mean of eta·lambda_max over cells, at the end, in eval mode, a seed",
+        note=_range_of(table, labels) if table.measured else "",
     )
     rule, values = seedwise.within(STABLE), np.full(2, np.nan)
     slopes = np.full((2, 2), np.nan)
@@ -199,9 +202,16 @@ def levels(table: Evidence, network: str, name: str) -> dict[str, claims.Finding
     parts = [of for of in both if of is not None]
     either = estimates.AllOf(parts, _furthest) if len(parts) == len(both) else None
     return {
-        ROOT: claims.Finding(stable, rule, either),
-        ALONE: seedwise.over_seeds(at_the_edge, values, seedwise.Range(*AT_THE_EDGE), seedwise.LOG),
+        ROOT: claims.Finding(stable, rule, either, tuple(labels)),
+        ALONE: seedwise.over_seeds(at_the_edge, values, seedwise.Range(*AT_THE_EDGE), seedwise.LOG, labels=labels),
     }
+
+
+def _range_of(table: Evidence, labels: list[str]) -> str:
+    """Says from what to what eta·lambda_max goes over cells: a mean of 2 alone is no edge."""
+    cells = np.exp(statistics.nanmean(_log(table, labels, end(STABILITY)))) if labels else np.full(1, np.nan)
+    known = cells[np.isfinite(cells)]
+    return f"cells from {known.min():.2g} to {known.max():.2g}" if len(known) else ""
 
 
 def _furthest(parts: Sequence[estimates.Estimate]) -> estimates.Estimate:
@@ -217,10 +227,13 @@ def _rivals(g: np.ndarray, at: Mapping[str, claims.Finding]) -> str:
     low, high = bounds
     inside = [name for name, (a, b) in RIVALS.items() if a <= low and high <= b]
     touched = [name for name, (a, b) in RIVALS.items() if low <= b and a <= high]
-    for name in inside:
-        there = name not in at or at[name].p_support <= 0.025
-        return f"within {name}" if there else f"within the g of {name}, but not at its level"
-    return f"reaches {', '.join(touched)}" if touched else "no rival has it"
+    there = [name for name in touched if name not in at or at[name].p_support <= 0.025]
+    elsewhere = [name for name in touched if name not in there]
+    if inside and there:
+        return f"within {there[0]}"
+    notes = [f"could be {', '.join(there)}"] if there else []
+    notes += [f"has a g of {', '.join(elsewhere)}, but is not at its level"] if elsewhere else []
+    return "; ".join(notes) or "no rival has it"
 
 
 def interval(table: Any, network: str, outcome: Outcome) -> tuple[float, float, float] | None:

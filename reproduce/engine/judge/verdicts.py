@@ -16,7 +16,7 @@ from three_factors.reproduce.engine.judge.looks import ALPHA, DECISIVE, LEVELS, 
 from three_factors.reproduce.engine.judge.rules import Direction, Verdict, as_json
 from three_factors.reproduce.engine.judge.stored_claims import interval
 
-HOLM = "alone it would be {}; not among the figure's primary claims (Holm)"
+HOLM = "alone it would be {}; not with the figure's other primary claims counted (Holm)"
 SMALLER = "smaller than of interest"
 GATED = "no effect of noise on this outcome is shown, so that being alike says nothing"
 BETWEEN_LOOKS = "no word at {} seeds: it has the interval of the next look"

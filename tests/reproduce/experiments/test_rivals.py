@@ -68,7 +68,7 @@ def test_the_calibrations_runs_are_at_the_edge_and_have_no_index():
     assert found["edge.level.edge"].value == pytest.approx(2, rel=0.1)
 
 
-@pytest.mark.parametrize(("at", "told"), [(2.0, "within eta alone"), (20.0, "but not at its level")])
+@pytest.mark.parametrize(("at", "told"), [(2.0, "within eta alone"), (20.0, "but is not at its level")])
 def test_a_rival_is_named_only_at_its_level(at, told):
     base = GRID.imagined("paper", 5, np.random.default_rng(0))
     finals = {}

@@ -106,7 +106,8 @@ def test_a_look_is_spent_by_a_set_of_runs_and_not_by_a_call():
     assert not known.other_runs("fig1.norm", "paper", TAG, 1, "w")
 
 
-def test_the_ledger_on_disk_only_grows_and_has_a_look_once(tmp_path):
+def test_the_ledger_on_disk_only_grows_and_has_a_look_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger, "HOME", tmp_path / "archive")
     ledger.append(tmp_path, [line()])
     before = (tmp_path / ledger.LOOKS).read_bytes()
     ledger.append(tmp_path, [line(), line(look=2)])

@@ -111,6 +111,11 @@ def test_seeds_of_other_calls_are_named(tmp_path, capsys):
     assert told["other_seeds"] == [3, 101]
 
 
+def test_other_copies_of_a_data_set_have_looks_of_their_own():
+    assert CONTEXT.place.startswith("quick cifar10-")
+    assert replace(CONTEXT, source=replace(CIFAR10, fingerprint="0" * 16)).place != CONTEXT.place
+
+
 def test_two_calls_write_a_figure_one_after_the_other(tmp_path):
     folder, drawn, items = tmp_path / "fig4" / "quick", [], [Item("a", 0, SPEC)]
 
