@@ -22,7 +22,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from three_factors.callbacks.functional import HessianOperator, finite_difference_norm, frobenius_norm
-from three_factors.reproduce.engine.publish.plots import BLUE, RED, STYLE
+from three_factors.reproduce.engine.publish.picture import STYLE
+from three_factors.reproduce.engine.publish.plots import BLUE, RED
 
 STEPS = np.logspace(-5, 0, 16)
 GALLERY = ROOT / "reproduce/gallery/finite_difference_step.png"
