@@ -4,8 +4,9 @@
     python tests/replayed.py AGAIN
 
 Each finished run of AGAIN that the archive has is held against it: bit-equal where runs end (and to the archive's four
-digits in between), else how far apart, in standard deviations of the setting's seeds in the archive. Exit status 1 if
-any differs by more than three.
+digits in between), else how far apart its end is, in standard deviations of a difference of two seeds of its setting in
+the archive. Four seeds give a rough standard deviation, so that one run says little: exit status 1 if half of the runs
+are further off than two seeds are (the median of |t| at the setting's degrees of freedom), in any of what is compared.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "reproduce" / "_name"), str(ROOT)]
 COMPARED = ("train/loss", "train_subset/loss", "val/accuracy", "test/accuracy")
-FURTHEST = 3.0  # sds
 
 
 def same(kept: Any, made: Any) -> bool:
@@ -52,8 +53,8 @@ def again(out: Path) -> Iterator[tuple[Any, Any, Any]]:
             yield blocks[0], ArchivedRun(archive.folder / folder.name, blocks=tuple(blocks)), made
 
 
-def spread(block: Any, key: str, name: str) -> float:
-    """Returns the sd over the seeds that the archive has of a run's setting."""
+def spread(block: Any, key: str, name: str) -> tuple[float, int]:
+    """Returns the sd over the seeds that the archive has of a run's setting, and how many they are."""
     from three_factors.reproduce.engine.contract.block import ArchivedRun
 
     told, setting = block.told, block.told["setting"][block.place[key]]
@@ -61,7 +62,7 @@ def spread(block: Any, key: str, name: str) -> float:
     alike = [other for other, of in zip(told["runs"], told["setting"]) if _but_for_the_split(told, of, setting)]
     runs = [ArchivedRun(block.folder / other, blocks=(block,)) for other in alike]
     values = [run.result()["final"].get(name, math.nan) for run in runs]
-    return float(np.nanstd(values, ddof=1)) if len(values) > 1 else math.nan
+    return (float(np.nanstd(values, ddof=1)) if len(values) > 1 else math.nan), len(values)
 
 
 def _but_for_the_split(told: dict[str, Any], one: int, other: int) -> bool:
@@ -76,21 +77,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
-    equal, furthest, count = 0, (0.0, ""), 0
-    for block, kept, made in again(options.out):
-        count += 1
-        if same(kept, made):
-            equal += 1
+    pairs = list(again(options.out))
+    others = [pair for pair in pairs if not same(*pair[1:])]
+    print(f"{len(pairs)} runs of {options.out} are in the archive: {len(pairs) - len(others)} equal to the bit")
+    far = False
+    for name in COMPARED if others else ():
+        gaps = [gap for pair in others if (gap := _gap(*pair, name)) is not None]
+        if not gaps:
             continue
-        first, second = kept.result()["final"], made.result()["final"]
-        for name in COMPARED:
-            if name in first and name in second:
-                gap = abs(first[name] - second[name]) / spread(block, made.path.name, name)
-                furthest = max(furthest, (gap, f"{name} of {made.path.name}"))
-    print(f"{count} runs of {options.out} are in the archive: {equal} equal to the bit")
-    if equal < count:
-        print(f"the furthest of the others: {furthest[1]}, {furthest[0]:.2g} sds of its setting's seeds")
-    raise SystemExit(not count or furthest[0] > FURTHEST)
+        median, usual = np.median(gaps, axis=0)
+        far = far or median > usual
+        print(f"{name}: {len(gaps)} runs off by {median:.2f} of two seeds' sd at the median, {usual:.2f} between seeds")
+    raise SystemExit(int(far or not pairs))
+
+
+def _gap(block: Any, kept: Any, made: Any, name: str) -> tuple[float, float] | None:
+    """Returns how far apart two ends are, in sds of a difference of two seeds, and what is usual; None without both."""
+    first, second = kept.result()["final"], made.result()["final"]
+    sd, seeds = spread(block, made.path.name, name)
+    if name not in first or name not in second or not sd > 0:
+        return None
+    return abs(first[name] - second[name]) / (math.sqrt(2) * sd), float(stats.t.ppf(0.75, seeds - 1))
 
 
 if __name__ == "__main__":
