@@ -96,6 +96,10 @@ class Definition(ABC):
         """Returns at how many seeds claims are first looked at; None if once for all."""
         return None
 
+    def only_at(self, scale: Scale) -> int | None:
+        """Returns at how many seeds claims are looked at once for all; None if there are several looks."""
+        return None
+
     @abstractmethod
     def frame(self, evidence: Any) -> pd.DataFrame:
         """Returns the rows of table.csv."""
@@ -159,6 +163,9 @@ class Theory(Definition):
     @property
     def flags(self) -> tuple[str, ...]:
         return ("data", "data_dir") if self.data else ()
+
+    def only_at(self, scale: Scale) -> int:
+        return self.seeds[scale]
 
     def frame(self, evidence: Chains) -> pd.DataFrame:
         return self.table(evidence)

@@ -217,18 +217,19 @@ def curve_shares(about: claims.Statement, table: Evidence, a: str, b: str) -> cl
         "noise does; the largest; Fieller over seeds",
     )
     rule = seedwise.within(seedwise.THIRD)
-    there = [set(table.seeds(label)) if label in table.labels else set() for label in labels]
-    seeds = sorted(set.intersection(*there))
-    if len(seeds) < 2:
+    if any(label not in table.labels or not table.seeds(label) for label in labels):
         return claims.Finding(about, rule, None, labels)
+    seeds = table.replicates(labels)
     x, y, small, large, control = (_thirds(*table.curves(label, LOSS, seeds)[1:]) for label in labels)
     effect = (small + large) / 2 - control  # noise keeps an iterate above its minimum
-    parts = [estimates.Ratio(x[i] - y[i], effect[i]) for i in range(PARTS)]
-    return claims.Finding(about, rule, estimates.AllOf(parts, _furthest), labels)
+    parts = [estimates.estimated([x[i] - y[i], effect[i]], estimates.Ratio) for i in range(PARTS)]
+    known = [part for part in parts if part is not None]
+    found = estimates.AllOf(known, _furthest) if len(known) == PARTS else None
+    return claims.Finding(about, rule, found, labels)
 
 
 def _thirds(t_eta: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Returns the mean log of values (seeds, P) over each third of t_eta (P,), (3, seeds)."""
+    """Returns the mean log of values (seeds, P) over each third of t_eta (P,), (3, seeds); NaN where values are."""
     part = np.ceil(PARTS * t_eta / t_eta[-1] - 1e-9)
     return np.stack([np.log(values[:, part == i + 1]).mean(axis=1) for i in range(PARTS)])
 
@@ -240,10 +241,10 @@ def _furthest(parts: Sequence[estimates.Estimate]) -> estimates.Estimate:
 def step_variance_ratio(table: Evidence, noisier: str, quieter: str) -> np.ndarray:
     """Returns the variance of single steps' losses in one run over that in another, (seeds,).
 
-    The geometric mean over the epochs in which the noisier run has the smaller S throughout. Of a cyclic pair these are
-    the epochs at low noise: at high noise both have the same S.
+    The geometric mean over the epochs in which the noisier run has the smaller S throughout; NaN for a seed that lacks
+    a run. Of a cyclic pair these are the epochs at low noise: at high noise both have the same S.
     """
-    both = sorted(set(table.seeds(noisier)) & set(table.seeds(quieter)))
+    both = table.replicates([noisier, quieter])
     epochs, _, above = table.curves(noisier, STEP_VARIANCE, both)
     others, _, below = table.curves(quieter, STEP_VARIANCE, both)
     if len(epochs) != len(others) or not len(epochs):

@@ -177,11 +177,11 @@ def at_matched_loss(table: Evidence, cyclical: str, baseline: str) -> np.ndarray
     """Returns the norm of one run over that of another at the same training loss, geometric mean over points; (seeds,).
 
     The baseline's log norm is interpolated in log loss; points whose loss the baseline does not have are left out, and
-    a seed without any is NaN.
+    a seed without any, or without one of the runs, is NaN.
     """
     known = [set(table.seeds(label)) for label in (cyclical, baseline)]
     found = []
-    for seed in sorted(set.union(*known)):
+    for seed in table.replicates([cyclical, baseline]):
         if not all(seed in of for of in known):
             found.append(np.nan)
             continue

@@ -15,6 +15,7 @@ import numpy as np
 from three_factors.datamodules.prepared import Prepared
 from three_factors.reproduce.engine import claims, estimates, seedwise, statistics
 from three_factors.reproduce.engine.experiment import Experiment, Setting
+from three_factors.reproduce.engine.judge.looks import LEVELS
 from three_factors.reproduce.engine.judge.table import EIGENVALUE, NORMALISED, STABILITY, Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments import arms, edge
@@ -24,6 +25,9 @@ from three_factors.reproduce.experiments.mlp_grids import BATCH_NORM_MLP
 PLAIN, GHOSTS = "mlp", "mlp_bn"  # the factor `network`
 SUFFIX = {PLAIN: ", no batch norm", GHOSTS: ", ghost batch norm"}  # of a label
 NOTHING = 0.05  # of log10 y per decade of eta/S: noise does not act
+TIME_ALONE = "time alone: at equal t_eta eta/S changes nothing"
+NOT_SHOWN = "eta/S is not shown to act at equal t_eta, and so g is no number"
+NAMED = 0.95  # confidence at which a rival is named beside g, whatever the look's
 THEORY, ROOT, ALONE = (
     "eta/S (a stochastic differential equation, implicit regularisation)",
     "eta/√S (linear stability)",
@@ -104,14 +108,13 @@ class Found:
     slope: np.ndarray
 
     @property
-    def acts(self) -> str:
-        """Says why g means nothing: noise is not shown to act, or not to; "" where it acts."""
+    def acts(self) -> tuple[float, str]:
+        """Returns the one-sided p of noise acting, and why g means nothing where that is not shown."""
         slopes = estimates.estimated([self.slope], estimates.OverSeeds)
-        if slopes is None or slopes.p_outside(-NOTHING, NOTHING) <= 0.025:
-            return ""
-        if slopes.p_inside(-NOTHING, NOTHING) <= 0.025:
-            return "time alone: at equal t_eta eta/S changes nothing"
-        return "eta/S is not shown to act at equal t_eta, and so g is no number"
+        if slopes is None:
+            return 0.0, ""
+        alone = slopes.p_inside(-NOTHING, NOTHING) <= LEVELS[-1]
+        return slopes.p_outside(-NOTHING, NOTHING), TIME_ALONE if alone else NOT_SHOWN
 
 
 def found(table: Evidence, network: str, outcome: Outcome) -> Found:
@@ -153,7 +156,7 @@ def judged(table: Evidence, network: str, outcome: Outcome, name: str) -> list[c
         "slope of log10 y per decade of eta/S over cells, a seed",
     )
     return [
-        whole.without(of.acts) if of.acts else whole,
+        replace(whole, needs=of.acts),
         seedwise.over_seeds(slope, of.slope, seedwise.within(NOTHING), labels=labels),
     ]
 
@@ -219,15 +222,15 @@ def _furthest(parts: Sequence[estimates.Estimate]) -> estimates.Estimate:
 
 
 def _rivals(g: np.ndarray, at: Mapping[str, claims.Finding]) -> str:
-    """Says whose g the interval has; a rival with a level is named only where runs end at it."""
+    """Says whose g the 95 % interval has; a rival with a level is named only where runs end at it."""
     of = estimates.estimated([g], estimates.OverSeeds)
-    bounds = None if of is None else of.interval(0.95)
+    bounds = None if of is None else of.interval(NAMED)
     if bounds is None:
         return ""
     low, high = bounds
     inside = [name for name, (a, b) in RIVALS.items() if a <= low and high <= b]
     touched = [name for name, (a, b) in RIVALS.items() if low <= b and a <= high]
-    there = [name for name in touched if name not in at or at[name].p_support <= 0.025]
+    there = [name for name in touched if name not in at or at[name].p_support <= (1 - NAMED) / 2]
     elsewhere = [name for name in touched if name not in there]
     if inside and there:
         return f"within {there[0]}"
@@ -241,5 +244,5 @@ def interval(table: Any, network: str, outcome: Outcome) -> tuple[float, float, 
     of = estimates.estimated([found(table, network, outcome).g], estimates.OverSeeds)
     if of is None or of.value is None:
         return None
-    bounds = of.interval(0.95)
+    bounds = of.interval(NAMED)
     return None if bounds is None else (of.value, *bounds)

@@ -127,7 +127,7 @@ def tuned(table: Evidence) -> dict[str, str]:
     schedule whose candidates all diverged is missing.
     """
     there = known(table)
-    scores = {label: of for label in there if len(of := accuracies(table, label))}
+    scores = {label: accuracies(table, label) for label in there if len(table.values(label, VALID))}
     spreads = [of.var(ddof=1) for of in scores.values() if len(of) > 1]
     variance = float(np.mean(spreads)) if spreads else 0.0
     found = dict[str, str]()
@@ -161,8 +161,9 @@ def nearest(scale: Scale) -> dict[str, str]:
 
 
 def accuracies(table: Evidence, label: str) -> np.ndarray:
-    """Returns what a candidate is chosen by, (tuning seeds,)."""
-    return table.values(label, VALID)
+    """Returns what a candidate is chosen by, (tuning seeds,): that of chance for a run that diverged."""
+    found = table.grid([label], VALID)[:, 0]
+    return found[~np.isnan(found)]
 
 
 def choose(scale: Scale, settings: Settings, table: Table | None) -> dict[str, Setting]:

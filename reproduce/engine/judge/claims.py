@@ -64,6 +64,7 @@ class Finding:
             there is no such condition.
         unit: "share" for a share of 1, printed as percentage points.
         unjudged: why it is given no word, whatever was found; "" if it is.
+        needs: the one-sided p of what has to be shown before it is given a word, and why there is none where it is not.
     """
 
     about: Statement
@@ -73,6 +74,7 @@ class Finding:
     gate: float | None = None
     unit: Unit = ""
     unjudged: str = ""
+    needs: tuple[float, str] | None = None
 
     @property
     def p_support(self) -> float:
@@ -87,6 +89,11 @@ class Finding:
         if self.estimate is None or self.estimate.too_many_lost:
             return 1.0
         return self.rule.p_refute(self.estimate)
+
+    def why_not(self, level: float) -> str:
+        """Returns why it is given no word at a level; "" if it is."""
+        needed = "" if self.needs is None or self.needs[0] <= level else self.needs[1]
+        return joined(self.unjudged, needed)
 
     def without(self, why: str) -> Finding:
         """Returns the finding, which is given no word."""

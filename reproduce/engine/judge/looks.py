@@ -88,8 +88,8 @@ class Spent:
 
     @property
     def about(self) -> tuple[str, str, str]:
-        """Names what its looks are counted together with."""
-        return self.claim, self.place, self.rules
+        """Names what its looks are counted together with: runs of another precision are no other experiment."""
+        return self.claim, without_precision(self.place), self.rules
 
     def as_json(self) -> dict[str, Any]:
         """Returns its fields."""
@@ -107,6 +107,11 @@ def spent(line: Mapping[str, Any]) -> Spent:
     return found
 
 
+def without_precision(place: str) -> str:
+    """Returns a place without its last word."""
+    return place.rsplit(" ", 1)[0]
+
+
 class Ledger:
     """The looks that were spent, in their order; the first of a claim and number stands."""
 
@@ -117,12 +122,12 @@ class Ledger:
                 self.lines.append(line)
 
     def of(self, claim: str, place: str, rules: str) -> list[Spent]:
-        """Returns the looks spent on a claim, by number; of several with one number the first."""
+        """Returns the looks spent on a claim, in their order; of several with one number the first."""
         first: dict[int, Spent] = {}
         for line in self.lines:
-            if line.about == (claim, place, rules):
+            if line.about == (claim, without_precision(place), rules):
                 first.setdefault(line.look, line)
-        return [first[number] for number in sorted(first)]
+        return [*first.values()]
 
     def other_runs(self, claim: str, place: str, rules: str, number: int, runs: str) -> bool:
         """Tells whether a look was spent by other runs than these."""

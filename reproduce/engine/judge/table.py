@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,16 +58,21 @@ class Evidence(ABC):
         """
 
     @abstractmethod
+    def replicates(self, labels: Sequence[str]) -> list[int]:
+        """Returns the seeds of settings, those of runs that diverged too: the rows of `grid`."""
+
+    @abstractmethod
     def seeds(self, label: str) -> list[int]:
-        """Returns the seeds whose curves there are."""
+        """Returns the seeds whose curves there are: what is drawn; what is judged has the `replicates`."""
 
     @abstractmethod
     def curves(
         self, label: str, metric: str, seeds: list[int] | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns epochs (P,), t_eta (P,) and values (seeds, P) of a metric where it was measured.
+        """Returns epochs (P,), t_eta (P,) and values (seeds, P) of a metric, where all that have curves measured it.
 
-        All seeds by default. Runs that stopped at a loss have different lengths: up to the first that stopped.
+        All that have curves by default; NaN for a seed that has none. Runs that stopped at a loss have different
+        lengths: up to the first that stopped.
         """
 
     @abstractmethod
@@ -131,15 +136,15 @@ class Table(Evidence):
         return int(((self.frame["label"] == label) & (self.frame["status"] == "diverged")).sum())
 
     def grid(self, labels: Sequence[str], metric: str) -> np.ndarray:
-        seeds = self._seeds_beside(labels)
+        seeds = self.replicates(labels)
         if metric not in self.frame:
             return np.full((len(seeds), len(labels)), np.nan)
         counted = ("ok", "diverged") if metric in ACCURACIES else ("ok",)
         there = self.frame[self.frame["status"].isin(counted)].pivot(index="seed", columns="label", values=metric)
         return there.reindex(index=seeds, columns=list(labels)).to_numpy(dtype=float)
 
-    def _seeds_beside(self, labels: Sequence[str]) -> list[int]:
-        """Returns the seeds of settings, and of those that share one with them: a tuning's own are not among them."""
+    def replicates(self, labels: Sequence[str]) -> list[int]:
+        # Also those of settings that share one with them; a tuning's own seeds are not among them.
         of = self._seeds_of
         own = set().union(*(of.get(label, set()) for label in labels)) or set().union(*of.values())
         return sorted(own.union(*(seeds for seeds in of.values() if seeds & own)))
@@ -149,7 +154,7 @@ class Table(Evidence):
         return {str(label): set(rows["seed"]) for label, rows in self.frame.groupby("label", sort=False)}
 
     def broken(self, labels: Sequence[str]) -> np.ndarray:
-        seeds = self._seeds_beside(labels)
+        seeds = self.replicates(labels)
         status = self.frame.pivot(index="seed", columns="label", values="status")
         return (status.reindex(index=seeds, columns=list(labels)) == "diverged").to_numpy()
 
@@ -160,17 +165,17 @@ class Table(Evidence):
         self, label: str, metric: str, seeds: list[int] | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         chosen = self.seeds(label) if seeds is None else seeds
-        if not chosen:
-            return np.empty(0), np.empty(0), np.empty((0, 0))
-        rows = [self.rows[label, seed] for seed in chosen]
-        if any(metric not in of_seed for of_seed in rows):
-            return np.empty(0), np.empty(0), np.empty((0, 0))
-        shortest = min(map(len, rows))
-        values = [of_seed[metric].to_numpy(dtype=float)[:shortest] for of_seed in rows]
-        measured = [~np.isnan(v) for v in values]
-        first, valid = rows[0].iloc[:shortest], measured[0]
-        epochs, t_eta = first.index.to_numpy(dtype=float)[valid], first["t_eta"].to_numpy(dtype=float)[valid]
-        return epochs, t_eta, np.stack([v[m] for v, m in zip(values, measured)])
+        rows = {seed: self.rows[label, seed] for seed in chosen if (label, seed) in self.rows}
+        if not rows or any(metric not in of_seed for of_seed in rows.values()):
+            return np.empty(0), np.empty(0), np.empty((len(chosen), 0))
+        measured = {seed: of_seed[metric].dropna() for seed, of_seed in rows.items()}
+        epochs = reduce(np.intersect1d, (of_seed.index.to_numpy() for of_seed in measured.values()))
+        values = np.full((len(chosen), len(epochs)), np.nan)
+        for row, seed in enumerate(chosen):
+            if seed in measured:
+                values[row] = measured[seed].loc[epochs]
+        t_eta = next(iter(rows.values())).loc[epochs, "t_eta"].to_numpy(dtype=float)
+        return epochs.astype(float), t_eta, values
 
     def epochs_of_smaller_batches(self, a: str, b: str, epochs: np.ndarray) -> np.ndarray:
         (_, above), (there, below) = (self._batch_sizes(label) for label in (a, b))
@@ -208,8 +213,11 @@ class SyntheticTable(Evidence):
         return self.finals[label][metric]
 
     def grid(self, labels: Sequence[str], metric: str) -> np.ndarray:
-        none = np.full(len(self.seeds(self.labels[0])), np.nan)
+        none = np.full(len(self.replicates(labels)), np.nan)
         return np.stack([self.finals.get(label, {}).get(metric, none) for label in labels], axis=1)
+
+    def replicates(self, labels: Sequence[str]) -> list[int]:
+        return self.seeds(self.labels[0])
 
     def seeds(self, label: str) -> list[int]:
         return list(range(len(next(iter(self.finals[label].values())))))
@@ -218,7 +226,7 @@ class SyntheticTable(Evidence):
         return 0
 
     def broken(self, labels: Sequence[str]) -> np.ndarray:
-        return np.zeros((len(self.seeds(self.labels[0])), len(labels)), dtype=bool)
+        return np.zeros((len(self.replicates(labels)), len(labels)), dtype=bool)
 
     def curves(
         self, label: str, metric: str, seeds: list[int] | None = None

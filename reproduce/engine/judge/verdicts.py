@@ -20,7 +20,7 @@ HOLM = "alone it would be {}; not with the figure's other primary claims counted
 SMALLER = "smaller than of interest"
 GATED = "no effect of noise on this outcome is shown, so that being alike says nothing"
 BETWEEN_LOOKS = "no word at {} seeds: it has the interval of the next look"
-STANDS = "decided at look {}; now {}"
+STANDS = "{} at look {}; now {}"
 OTHER_RUNS = "look {} was spent by other runs"
 
 
@@ -123,7 +123,8 @@ def judge(
         look: at which they are judged.
         primary: the ids of those that are given one, which are a family even where some were not found; None: of all
             (simulations).
-        earlier: the looks spent on a claim before, by its id.
+        earlier: the looks spent on a claim before, by its id, in their order. This look may be one of them: what it was
+            judged to be stands, also where its runs were made anew and differ in their last bits.
 
     Raises:
         ValueError: two claims have one id, or a control is one of a claim that there is not.
@@ -131,7 +132,7 @@ def judge(
     check_ids(findings)
     there = {finding.about.id: finding for finding in findings}
     family = list(there) if primary is None else list(primary)
-    before = {name: [line for line in earlier(name) if line.look < look.number or not look.counts] for name in family}
+    before = {name: list(earlier(name)) for name in family}
     support = {name: _over_looks(there.get(name), before[name], look, "p_support") for name in family}
     refute = {name: _over_looks(there.get(name), before[name], look, "p_refute") for name in family}
     holm = {"supported": holm_adjusted(support), "not supported": holm_adjusted(refute)}
@@ -146,7 +147,8 @@ def judge(
 def _over_looks(finding: Finding | None, before: Sequence[Spent], look: Look, which: str) -> float:
     """Returns the least p over the looks, each on the scale of all."""
     found = [Look(line.look, LEVELS[line.look - 1]).adjusted(getattr(line, which)) for line in before]
-    if look.counts and finding is not None and not finding.unjudged:
+    anew = look.counts and not any(line.look == look.number for line in before)
+    if anew and finding is not None and not finding.why_not(look.level):
         found.append(look.adjusted(getattr(finding, which)))
     return min(found, default=1.0)
 
@@ -206,18 +208,32 @@ def _worded(finding: Finding, look: Look, holm: dict[str, float], before: dict[s
         holm_support=holm["supported"],
         holm_refute=holm["not supported"],
     )
-    stood = next((line for line in before[claim.id] if line.word in DECISIVE), None)
-    if stood is not None:  # the first decision stands, whatever came later
-        now = STANDS.format(stood.look, interval(claim.as_json()))
-        return replace(claim, verdict=stood.word, note=joined(claim.note, now))  # type: ignore[arg-type]
-    if finding.estimate is None or finding.unjudged:
-        return replace(claim, verdict="not judged", note=joined(finding.unjudged, claim.note))
+    spent, why_not = before[claim.id], finding.why_not(look.level)
+    stood = next((line for line in spent if line.word in DECISIVE), None)  # the first decision, whatever came later
+    this = next((line for line in spent if look.counts and line.look == look.number), None)
+    if stood is not None and (stood is not this or why_not or finding.estimate is None):
+        return _kept(claim, stood, why_not)
+    if finding.estimate is None or why_not:
+        return replace(claim, verdict="not judged", note=joined(why_not, claim.note))
     if not look.counts:
         return replace(claim, verdict="not judged", note=joined(BETWEEN_LOOKS.format(claim.n), claim.note))
     verdict, notes = _decided(finding, look, holm)
+    if this is not None and (this.word != verdict or not _same(this.value, claim.value)):
+        return _kept(claim, this)
     short = isinstance(finding.rule, Direction) and finding.p_refute <= look.level
     small = verdict == "supported" and short
     return replace(claim, verdict=verdict, small=small, note=joined(SMALLER if small else "", *notes, claim.note))
+
+
+def _kept(claim: Claim, line: Spent, why_not: str = "") -> Claim:
+    """Returns a claim with the word of a look that was spent, and what is found now beside it."""
+    now = STANDS.format("decided" if line.word in DECISIVE else "judged", line.look, interval(claim.as_json()))
+    return replace(claim, verdict=line.word, note=joined(why_not, now, claim.note))  # type: ignore[arg-type]
+
+
+def _same(first: float | None, second: float | None) -> bool:
+    """Tells whether two estimates are one, to more digits than are printed."""
+    return first == second if first is None or second is None else math.isclose(first, second, rel_tol=1e-6)
 
 
 def _decided(finding: Finding, look: Look, holm: dict[str, float]) -> tuple[Verdict, list[str]]:

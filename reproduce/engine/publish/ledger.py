@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from three_factors.reproduce.engine.contract.archive import HOME
-from three_factors.reproduce.engine.contract.files import lock, read_lines
+from three_factors.reproduce.engine.contract.files import lock, write_text
 from three_factors.reproduce.engine.judge.looks import Ledger, Spent, spent
 from three_factors.reproduce.engine.options import InputError
 
@@ -19,18 +20,33 @@ def read(out: Path) -> Ledger:
     return Ledger([*_lines(HOME / LOOKS), *_lines(out / LOOKS)])
 
 
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps other calls from reading and spending looks between this one's reading and its `add`."""
+    with lock(folder / LOOKS, "lock"):
+        yield
+
+
 def append(folder: Path, lines: Sequence[Spent]) -> None:
     """Adds the looks that a folder's ledger does not have: a look is spent by a set of runs, not by a call."""
-    if not lines:
-        return
+    if lines:
+        with held(folder):
+            add(folder, lines)
+
+
+def add(folder: Path, lines: Sequence[Spent]) -> None:
+    """Does what `append` does, for one who holds the ledger.
+
+    The file is replaced as a whole: a full disk or a kill leaves the old one.
+    """
     file = folder / LOOKS
-    folder.mkdir(parents=True, exist_ok=True)
-    with lock(file, "lock"):
-        known = {(line.about, line.look, line.runs) for line in _lines(file)}
-        new = [line for line in lines if (line.about, line.look, line.runs) not in known]
-        if new:
-            with file.open("a", encoding="utf-8") as stream:
-                stream.write("".join(json.dumps(line.as_json(), allow_nan=False) + "\n" for line in new))
+    there = _lines(file)
+    known = {(line.about, line.look, line.runs) for line in there}
+    new = [line for line in lines if (line.about, line.look, line.runs) not in known]
+    if new:
+        before = file.read_text(encoding="utf-8") if there else ""
+        added = "".join(json.dumps(line.as_json(), allow_nan=False) + "\n" for line in new)
+        write_text(file, (before if before.endswith("\n") or not before else before + "\n") + added)
 
 
 def of_figure(out: Path, name: str, scale: str) -> list[Spent]:
@@ -41,7 +57,10 @@ def of_figure(out: Path, name: str, scale: str) -> list[Spent]:
 
 
 def _lines(file: Path) -> list[Spent]:
+    """Returns a ledger's lines, the last of them also where a hand's edit has left no end of line."""
     try:
-        return [spent(line) for line in read_lines(file)]
+        return [spent(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        return []
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: is damaged ({error}); which looks were spent is not known") from error

@@ -22,13 +22,14 @@ from three_factors.reproduce.engine.judge.rules import BELOW
 from three_factors.reproduce.engine.judge.stored_claims import interval
 from three_factors.reproduce.engine.options import EPOCHS
 from three_factors.reproduce.engine.publish import ledger
-from three_factors.reproduce.engine.publish.picture import save
+from three_factors.reproduce.engine.publish.picture import KINDS, save
 from three_factors.reproduce.engine.source import described
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FILES = ("table.csv", "claims.json", "provenance.json")
+ONLY_AT = "looked at once, at {} seeds"
 COLOURS = {
     "supported": "green",
     "not supported": "red",
@@ -70,8 +71,7 @@ def publish(
     definition, smoke = context.definition, context.options.scale == "smoke"
     why_not = "smoke scale" if smoke else f"on {context.other_data}" if context.other_data else None
     why_not = why_not or ("runs are missing" if missing else None)
-    keys = runs_of(items)
-    judged = judge(context, evidence, hopes, why_not, ledger.read(context.options.out), keys)
+    judged = _looked_at(context, items, evidence, hopes, why_not)
     folder, frame = context.options.out / definition.name / context.folder, definition.frame(evidence)
     drawings = {definition.name: context.draw}
     if definition.beside is not None and context.arm.draw is None:
@@ -83,19 +83,31 @@ def publish(
     folder.mkdir(parents=True, exist_ok=True)
     found = [claim.as_json() for claim in judged]
     with lock(folder, "lock"):  # another call may have other seeds: its table must not stand beside our picture
-        for left in folder.glob(".*"):  # by a call that was killed
-            left.unlink()
+        for name in (*FILES, *(f"{drawing}.{kind}" for drawing in drawings for kind in KINDS)):
+            for left in folder.glob(f".{name}.*"):  # drafts of a call that was killed
+                left.unlink()
         drawn = {name: save(draw, evidence, folder, name, **marks) for name, draw in drawings.items()}
         write_text(folder / "table.csv", frame.to_csv(index=False))
         write_json(folder / "claims.json", found)
         others = _write_provenance(folder / "provenance.json", context, items, missing, seconds)
-    if why_not is None and context.definition.first_look(context.options.scale) is not None:
-        ledger.append(context.options.out, _spent(context, judged, keys))
     _print(judged)
     if others:
         seeds = ", ".join(map(str, others))
         console.print(f"seeds {seeds} are in this folder from other calls, and are neither drawn nor judged here")
     return Published(folder, frame, found, drawn[definition.name])
+
+
+def _looked_at(
+    context: Context, items: Sequence[Item], evidence: Any, hopes: Mapping[str, Hope], why_not: str | None
+) -> list[verdicts.Claim]:
+    """Returns the claims with their words, and spends the look before a word is published: it cannot be lost then."""
+    runs, out = runs_of(items), context.options.out
+    if why_not is not None or context.definition.first_look(context.options.scale) is None:
+        return judge(context, evidence, hopes, why_not, ledger.read(out), runs)
+    with ledger.held(out):
+        judged = judge(context, evidence, hopes, None, ledger.read(out), runs)
+        ledger.add(out, _spent(context, judged, runs))
+    return judged
 
 
 def judge(
@@ -112,19 +124,22 @@ def judge(
         earlier: the looks that were spent.
         runs: by which this one is (`runs_of`).
     """
-    spent, look = earlier or Ledger(), context.look
-    found = []
+    spent, look, rules = earlier or Ledger(), context.look, context.definition.rules
+    found, only = [], context.definition.only_at(context.options.scale)
+    why_not = why_not or (ONLY_AT.format(only) if only not in (None, context.seeds) else "")
     for finding in context.check(evidence):
         name = _name(context, finding.about.id)
-        reasons = [why_not or ""]
-        if look.counts and spent.other_runs(name, context.place, context.definition.rules, look.number, runs):
+        reasons = [why_not]
+        if look.counts and spent.other_runs(name, context.place, rules, look.number, runs):
             reasons.append(verdicts.OTHER_RUNS.format(look.number))
         if finding.about.location and not context.near:
             reasons.append("where it lies moves with t_eta: judged within a factor of 3 of the paper's")
         found.append(finding.without(joined(*reasons)) if any(reasons) else finding)
 
     def before(claim: str) -> list[Spent]:
-        return spent.of(_name(context, claim), context.place, context.definition.rules)
+        looks = spent.of(_name(context, claim), context.place, rules)
+        # What others than these runs were judged to be at this very look is not these runs' word.
+        return [of for of in looks if not look.counts or of.look != look.number or of.runs == runs]
 
     judged = verdicts.judge(found, look, context.primary, before)
     return [_told(claim, context, evidence, hopes.get(claim.id)) for claim in judged]

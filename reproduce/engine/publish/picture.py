@@ -14,6 +14,7 @@ from three_factors.reproduce.engine.contract.files import write_bytes
 from three_factors.reproduce.engine.judge.table import Table
 
 PANEL = (4.5, 4.2)  # inches
+KINDS = ("png", "svg")
 FOOTER, LINE, CHARACTER = 6.5, 0.125, 0.048  # points of the footer's type; inches of a line and of a character
 
 STYLE: dict[Any, Any] = {
@@ -79,7 +80,7 @@ def save(
         figure.set_dpi(mpl.rcParams["savefig.dpi"])
         drawn = {}
         # By the canvases themselves: `savefig` draws everything once more beforehand, to lay it out.
-        for ending, canvas in (("png", FigureCanvasAgg), ("svg", FigureCanvasSVG)):
+        for ending, canvas in zip(KINDS, (FigureCanvasAgg, FigureCanvasSVG)):
             metadata = {"Date": None} if ending == "svg" else None  # equal figures give equal files
             getattr(canvas(figure), f"print_{ending}")(content := io.BytesIO(), metadata=metadata)
             drawn[ending] = content.getvalue()

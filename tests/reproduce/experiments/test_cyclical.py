@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from tests.reproduce.experiments.tables import table, word
-from three_factors.reproduce.engine.judge.table import NOISE, SyntheticTable
+from three_factors.reproduce.engine.judge.table import NOISE, SyntheticTable, Table
 from three_factors.reproduce.experiments import (
     cyclical,
     metrics,
@@ -48,6 +48,36 @@ def test_at_matched_loss_norms_are_compared_where_the_baseline_has_that_loss():
     curves = points("base", losses, 10 * losses) | points("run", [0.5, 0.05, 1e-6], [2.5, 0.25, 99.0])
     found = cyclical.at_matched_loss(table([("base", 0, {"x": 1}), ("run", 0, {"x": 1})], curves), "run", "base")
     assert found == pytest.approx([0.5])  # the point that the baseline never reached is left out
+
+
+def test_a_seed_that_diverged_is_lost_to_what_is_compared_at_matched_loss():
+    """Other seeds may be lost by other schedules: those of all stand in the same rows."""
+    losses, rows, curves = np.array([1.0, 0.1, 0.01]), [], {}
+    for label in (*cyclical.CYCLICAL, cyclical.LOW_ETA, cyclical.HIGH_ETA):
+        for seed in range(4):
+            trained = (label, seed) not in {(cyclical.DISCRETE_S, 0), (cyclical.DISCRETE_ETA, 3)}
+            rows.append((label, seed, {"x": 1} if trained else {}))
+            if trained:
+                norms = (0.5 if label in cyclical.CYCLICAL else 1.0) * (10 + seed) * losses
+                curves |= points(label, losses, norms, seed)
+    whole, *_ = cyclical.smaller_at_matched_loss(table(rows, curves))
+    assert (whole.estimate.n, whole.estimate.lost) == (4, 2)
+    assert whole.estimate.value == pytest.approx(0.5)
+    assert word(whole) == "inconclusive"
+
+
+def test_a_candidate_that_diverged_has_the_accuracy_of_chance():
+    candidates = {c.label: c for c in tuning.candidates("quick") if c.schedule == tuning.BASELINE}
+    steady, fast = sorted(candidates, key=lambda label: candidates[label].lr)[1:3]
+    rows = [
+        (label, tuning.FIRST_SEED + i, "ok" if of > 0.1 else "diverged", of)
+        for label, values in ((steady, (0.87, 0.86, 0.88)), (fast, (0.9, 0.1, 0.1)))
+        for i, of in enumerate(values)
+    ]
+    frame = pd.DataFrame(rows, columns=["label", "seed", "status", metrics.VALID])
+    made = Table(frame, {}, factors={label: of.factors for label, of in candidates.items()})
+    assert tuning.accuracies(made, fast).tolist() == [0.9, 0.1, 0.1]
+    assert tuning.tuned(made)[tuning.BASELINE] == steady
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from three_factors.reproduce.experiments.metrics import END_NORM, end
 from three_factors.reproduce.experiments.rivals import GHOSTS, GRID, OUTCOMES, PLAIN
 
 
-def world(g, bend=0.0, power=-0.5, spread=0.03, undertrained=0.0, seeds=5):
+def world(g, bend=0.0, power=-0.5, spread=0.03, undertrained=0.0, seeds=5, seed=1):
     """Every outcome goes as a power of eta/S^g, with a bend; cells at low eta/S may have trained too little."""
-    base, random = GRID.imagined("paper", seeds, np.random.default_rng(0)), np.random.default_rng(1)
+    base, random = GRID.imagined("paper", seeds, np.random.default_rng(0)), np.random.default_rng(seed)
     factors = {label: of for label, of in base.factors.items() if "calibration" not in of}
     u = {label: np.log(of["eta"]) - g * np.log(of["S"]) for label, of in factors.items()}
     middle, wide = np.mean([*u.values()]), np.ptp([*u.values()])
@@ -58,6 +58,15 @@ def test_where_eta_over_s_changes_nothing_it_was_time_alone():
     vague = words(world(1.0, power=-0.03, spread=1.0))[f"{PLAIN}.norm"]
     assert vague.verdict == "not judged"
     assert "is not shown to act" in vague.note
+
+
+def test_that_noise_acts_is_shown_at_the_looks_level():
+    (finding, *_) = script.check(world(1.0, power=-0.06, spread=0.03, seed=2))
+    assert 0.0125 < finding.needs[0] < 0.025
+    assert finding.why_not(0.025) == ""
+    second = judge([finding], look(5, 2.5), [finding.about.id])[0]
+    assert (second.look, second.verdict) == (2, "not judged")
+    assert "is not shown to act" in second.note
 
 
 def test_the_calibrations_runs_are_at_the_edge_and_have_no_index():

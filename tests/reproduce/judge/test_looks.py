@@ -80,6 +80,38 @@ def test_the_first_decision_stands_whatever_comes_later():
     assert later.note.startswith("decided at look 1; now -")
 
 
+def test_a_look_once_spent_keeps_its_word_where_its_runs_are_made_anew():
+    vague, clear = np.array([1.0, -0.2, 0.9, 0.4]), 3 + np.random.default_rng(3).normal(0, 0.5, 4)
+    first = judged(vague, UP, 4)
+    again = judged(vague, UP, 4, [spending(first)])
+    assert again == first  # to the note
+    anew = judged(clear, UP, 4, [spending(first)])
+    assert (first.verdict, anew.verdict) == ("inconclusive", "inconclusive")
+    assert anew.holm_support == first.holm_support
+    assert anew.note.startswith("judged at look 1; now 2.9")
+    decided = judged(clear, UP, 4)
+    lost = judged(-clear, UP, 4, [spending(decided)])
+    assert (decided.verdict, lost.verdict) == ("supported", "supported")
+    assert lost.note.startswith("decided at look 1; now -")
+
+
+def test_fewer_seeds_after_more_are_no_second_chance():
+    later = judged(np.random.default_rng(3).normal(-5, 0.5, 8), UP, 4)
+    assert (later.verdict, later.look) == ("not supported", 2)
+    earlier = judged(3 + np.random.default_rng(3).normal(0, 0.5, 4), UP, 4, [spending(later)])
+    assert earlier.verdict == "not supported"
+    assert earlier.note.startswith("decided at look 2; now")
+
+
+def test_what_has_to_be_shown_first_is_shown_at_the_looks_level():
+    values = 3 + np.random.default_rng(3).normal(0, 0.1, 8)
+    finding = Finding(Statement("a", "a claim", "mean"), UP, OverSeeds(values), needs=(0.02, "nothing is shown"))
+    first, second = (judge([finding], look(8, n0), ["a"])[0] for n0 in (8, 4))  # at 2.5 and at 1.25 %
+    assert (first.verdict, second.verdict) == ("supported", "not judged")
+    assert second.note == "nothing is shown"
+    assert second.holm_support == 1
+
+
 def test_an_undecided_look_costs_the_later_ones_nothing_but_its_level():
     """p is the least over looks, each on the scale of all of them together."""
     first = judged(np.array([1.0, -0.2, 0.9, 0.4]), UP, 4)
@@ -106,6 +138,38 @@ def test_a_look_is_spent_by_a_set_of_runs_and_not_by_a_call():
     assert not known.other_runs("fig1.norm", "paper", TAG, 1, "w")
 
 
+def test_another_precision_is_no_other_experiment():
+    known = Ledger([line(place="quick cifar10 epochs float32")])
+    assert known.other_runs("fig1.norm", "quick cifar10 epochs bf16", TAG, 1, "w")
+    assert not known.other_runs("fig1.norm", "quick cifar10 time bf16", TAG, 1, "w")
+
+
+def test_a_full_disk_leaves_the_ledger_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger, "HOME", tmp_path / "archive")
+    ledger.append(tmp_path, [line()])
+    before = (tmp_path / ledger.LOOKS).read_bytes()
+
+    def full(path, text):
+        path.with_name(f".{path.name}.1").write_text(text[: len(text) // 2])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger, "write_text", full)
+        with pytest.raises(OSError, match="No space"):
+            ledger.append(tmp_path, [line(look=2)])
+    assert (tmp_path / ledger.LOOKS).read_bytes() == before
+    ledger.append(tmp_path, [line(look=2)])
+    assert [of.look for of in ledger.read(tmp_path).lines] == [1, 2]
+
+
+def test_a_last_line_without_its_end_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger, "HOME", tmp_path / "archive")
+    (tmp_path / ledger.LOOKS).write_text(json.dumps(line().as_json()))
+    assert ledger.read(tmp_path).lines == [line()]
+    ledger.append(tmp_path, [line(), line(look=2)])
+    assert ledger.read(tmp_path).lines == [line(), line(look=2)]
+
+
 def test_the_ledger_on_disk_only_grows_and_has_a_look_once(tmp_path, monkeypatch):
     monkeypatch.setattr(ledger, "HOME", tmp_path / "archive")
     ledger.append(tmp_path, [line()])
@@ -120,7 +184,8 @@ def test_the_ledger_on_disk_only_grows_and_has_a_look_once(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "damage", ['{"claim": "a"}\n', "[1]\n", "not json\n", json.dumps(line().as_json() | {"look": 9}) + "\n"]
+    "damage",
+    ['{"claim": "a"}\n', '{"claim": "a', "[1]\n", "not json\n", json.dumps(line().as_json() | {"look": 9}) + "\n"],
 )
 def test_a_damaged_ledger_is_refused_by_name(tmp_path, damage):
     (tmp_path / ledger.LOOKS).write_text(damage)

@@ -18,12 +18,15 @@ from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.contract.steps import OF_STEPS
 from three_factors.reproduce.engine.definition import Context
 from three_factors.reproduce.engine.evidence import table_of
+from three_factors.reproduce.engine.judge.claims import Finding, Statement
+from three_factors.reproduce.engine.judge.estimates import OverSeeds
+from three_factors.reproduce.engine.judge.rules import TAG, Direction
 from three_factors.reproduce.engine.judge.table import SyntheticTable, Table
 from three_factors.reproduce.engine.launch.devices import Hardware
 from three_factors.reproduce.engine.options import Options
 from three_factors.reproduce.engine.planning import Stage
 from three_factors.reproduce.engine.prospects import Prospects
-from three_factors.reproduce.engine.publish import outputs
+from three_factors.reproduce.engine.publish import ledger, outputs
 from three_factors.reproduce.engine.publish.picture import save
 from three_factors.reproduce.fig4 import FIGURE, panels
 
@@ -127,6 +130,8 @@ def test_two_calls_write_a_figure_one_after_the_other(tmp_path):
 
     folder.mkdir(parents=True)
     (folder / ".fig4.png.123").write_text("of a call that was killed")
+    (folder / ".gitignore").write_text("the user's own")
+    (folder / ".ipynb_checkpoints").mkdir()  # Jupyter's
     threads = [Thread(target=publish, args=(tmp_path, items, 1.0, draw)) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -134,7 +139,33 @@ def test_two_calls_write_a_figure_one_after_the_other(tmp_path):
         thread.join()
     assert len(drawn) == 2
     assert json.loads((folder / "provenance.json").read_text())["seconds"] == 2.0  # neither call's is lost
-    assert {file.name for file in folder.iterdir()} == {"fig4.png", "fig4.svg", *outputs.FILES}
+    own = {".gitignore", ".ipynb_checkpoints"}
+    assert {file.name for file in folder.iterdir()} == {"fig4.png", "fig4.svg", *outputs.FILES, *own}
+
+
+def look_at(tmp_path, value, draw=lambda table, axes: axes(1, 1)):
+    """Publishes a figure whose one claim has four seeds about a value."""
+    about, rule = Statement("cyclic.share", "a claim", "mean"), Direction(1, smallest=0.1)
+    found = Finding(about, rule, OverSeeds(value + np.array([0.0, 0.1, -0.1, 0.05])))
+    definition = replace(FIGURE, check=lambda table: [found], primary=("cyclic.share",), draw=draw)
+    context = replace(CONTEXT, definition=definition, options=Options(out=tmp_path))
+    items = [Item("constant, small S", seed, replace(SPEC, seed=seed)) for seed in range(4)]
+    return outputs.publish(context, items, Table(pd.DataFrame(columns=["label", "seed", "status"]), {}), [], {})
+
+
+def test_a_look_is_spent_before_its_word_is_published(tmp_path):
+    """A kill between the two must not give the same runs another look."""
+
+    def killed(table, axes):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        look_at(tmp_path, 1.0, killed)
+    (spent,) = ledger.read(tmp_path).of("fig4.cyclic.share", replace(CONTEXT, options=Options()).place, TAG)
+    assert (spent.look, spent.word) == (1, "supported")
+    (claim,) = look_at(tmp_path, -1.0).claims
+    assert claim["verdict"] == "supported"
+    assert claim["note"].startswith("decided at look 1; now -0.98")
 
 
 @pytest.mark.parametrize("scale", ["quick", "paper"])

@@ -1,6 +1,7 @@
 """The theory scripts as a user runs them: files, exit codes, kills; and the chains that their claims are about."""
 
 import json
+from dataclasses import replace
 from importlib import import_module
 
 import numpy as np
@@ -8,9 +9,15 @@ import pytest
 
 from tests.reproduce.script import PATIENCE, ROOT, alive, descendants, kill, run, start, until
 from three_factors.reproduce import finite_step
+from three_factors.reproduce.engine.definition import Context
 from three_factors.reproduce.engine.judge.chains import Chains
+from three_factors.reproduce.engine.judge.claims import Finding, Statement
+from three_factors.reproduce.engine.judge.estimates import OverSeeds
 from three_factors.reproduce.engine.judge.looks import ONLY
+from three_factors.reproduce.engine.judge.rules import Range
 from three_factors.reproduce.engine.judge.verdicts import judge
+from three_factors.reproduce.engine.options import Options
+from three_factors.reproduce.engine.publish import outputs
 from three_factors.reproduce.theory.simulate import simulate
 from three_factors.reproduce.theory.simulation import Simulation
 
@@ -144,3 +151,16 @@ def test_chains_beyond_the_edge_of_stability_are_seen_to_diverge_as_they_are_sto
         step = np.array([[1 - edge * finite_step.H, -edge * beta], [finite_step.H, beta]])
         growth = np.log(np.abs(np.linalg.eigvals(step)).max())
         assert claim.value == pytest.approx(growth, rel=0.05)
+
+
+def test_a_theory_is_looked_at_once_at_the_scales_number_of_seeds():
+    """More chains after a look are another look."""
+    found = Finding(Statement("mean", "a claim", ""), Range(0.9, 1.1), OverSeeds(np.array([1, 1.01, 0.99])))
+    theory = replace(finite_step.THEORY, check=lambda chains: [found])
+    seeds = theory.seeds["quick"]
+    chains = Chains({}, {}, None)
+    words = [
+        outputs.judge(Context(theory, Options(scale="quick"), None, n, ""), chains, {}, None)[0].verdict
+        for n in (seeds, seeds + 1)
+    ]
+    assert words == ["supported", "not judged"]
