@@ -22,6 +22,7 @@ from three_factors.reproduce.experiments.subset import fitting, subset
 
 APART = ", other initialisation"
 FURTHEST = 16.0  # |θ|: how far a random direction is followed
+UNCONTROLLED = "the control that shows what noise does is not among these runs"
 
 
 def apart(name: str) -> str:
@@ -175,7 +176,8 @@ class Valleys(Experiment):
             about = claims.Statement(
                 name, f"minima at equal eta/S are {words}", f"{statistic} where runs end", paper=paper, quote=quote
             )
-            found.append(triplets.exponent(about, r, q))
+            exponent = triplets.exponent(about, r, q)
+            found.append(exponent if of.quiet in table.labels else exponent.without(UNCONTROLLED))
         for label in (*of.equal, *of.beside):
             line = self.lines[label]
             for kind, (name, words) in widths.KINDS.items():
