@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from three_factors.reproduce.engine.definition import Context, Definition, Figure
 from three_factors.reproduce.engine.launch import interrupts
 from three_factors.reproduce.engine.launch.ending import end_with
-from three_factors.reproduce.engine.options import EPOCHS, KEPT, OF_ALL, InputError, Options, parse
+from three_factors.reproduce.engine.options import EPOCHS, KEPT, OF_ALL, InputError, Options, check_place, parse
 
 if TYPE_CHECKING:
     from three_factors.datamodules.prepared import Prepared
@@ -58,6 +58,7 @@ class _Session:
 
         self.definition, self.options, self.started, self.say = definition, options, started, say
         arm = definition.arm(options.arm)  # refused before anything is read
+        check_place(options.out / definition.name)
         mirror.check(options.wandb)
         trains = isinstance(definition, Figure)
         self.slots = slots_of(options, trains=trains)
@@ -69,6 +70,7 @@ class _Session:
         self.context = Context(
             definition, options, self.source, self.plan.seeds, self.hardware.describe(), arm, self.plan.regime()
         )
+        check_place(options.out / definition.name / self.context.folder)
         self.prospects = prospects_of(options, self.server, self.results, self.source, self.slots)
         self.packs = self.prospects.packs
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -32,6 +33,9 @@ def flag(default: Any, words: str, metavar: str = "K") -> Any:
     return field(default=default, metadata={"help": words, "metavar": metavar})
 
 
+SEEDS = 100  # at most: an edition of claims has a hundred seeds, 100 to 199 the first, and the next one's follow them
+PARTS = 1_000  # at most: with the paper's seeds no figure has more than 450 runs, and further parts would be empty
+PLACES = ("runs", "paths", "simulations", "packs")  # of OUT: each `contract.folder.Folder.place`
 LEAST = 5  # minutes of an array task: SLURM keeps time by the minute, and a run takes some to begin
 DATA = (
     "cifar10, mnist, fashionmnist, digits, digits28, or a folder NAME/{train,test}/<class>/* in --data-dir; default: "
@@ -64,7 +68,7 @@ class Options:
     data_dir: Path = flag(Path("data"), "where data sets are looked for and downloaded to (default: data)", "DIR")
     out: Path = flag(Path("results"), "results folder (default: results)", "DIR")
     precision: str | None = flag(None, ARITHMETIC, "|".join(CHOICES))
-    seeds: int | None = flag(None, "seeds per setting; more seeds train only the new ones (default: the scale's)")
+    seeds: int | None = flag(None, "seeds per setting, 100 at most; more train only the new (default: the scale's)")
     devices: int = flag(1, "devices a run trains on together, with DDP (default: 1)")
     num_nodes: int = flag(1, "nodes a run trains on together, with --devices on each (default: 1)")
     slurm: bool = flag(False, "submit the runs as array tasks of SLURM and wait for them")
@@ -91,6 +95,8 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name.replace('_', '-')}: {value} is less than 1")
+        if self.seeds is not None and self.seeds > SEEDS:
+            raise InputError(f"--seeds: {self.seeds} is more than {SEEDS}, the seeds of one edition of claims")
         if self.part is not None:
             if self.plot_only:
                 raise InputError("--part: cannot go with --plot-only")
@@ -99,16 +105,19 @@ class Options:
             raise InputError("--dry-run: cannot go with --plot-only")
         _check_folder("data-dir", self.data_dir, _check_readable)
         _check_folder("out", self.out, _check_writable)
+        for place in (*PLACES, "slurm") if self.slurm else PLACES:
+            check_place(self.out / place)
         self._check_slurm()
 
     def place(self) -> tuple[int, int] | None:
         """Returns (K, N) of `part`; None without one. Raises InputError if it is no part."""
         if self.part is None:
             return None
-        first, slash, last = self.part.partition("/")
-        if not (slash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
-            raise InputError(f"--part: {self.part!r} is not K/N with K from 1 to N")
-        return int(first), int(last)
+        match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", self.part)
+        first, last = map(int, match.groups()) if match else (0, 0)
+        if not 1 <= first <= last <= PARTS:
+            raise InputError(f"--part: {self.part!r} is not K/N with K from 1 to N, and N at most {PARTS}")
+        return first, last
 
     @property
     def arithmetic(self) -> str:
@@ -197,6 +206,12 @@ def refuse(error: Exception) -> NoReturn:
     raise SystemExit(2)
 
 
+def check_place(place: Path) -> None:
+    """Raises InputError if `place`, of a folder below OUT, is taken by something else: a file, a link to nothing."""
+    if os.path.lexists(place) and not place.is_dir():
+        raise InputError(f"--out: {str(place)!r} is no folder, and in the way of one")
+
+
 def _check_folder(flag: str, folder: Path, check: Callable[[Path], None]) -> None:
     try:
         check(folder)
@@ -214,8 +229,10 @@ def _check_writable(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out: {str(folder)!r} is not a folder")
     nearest = folder.absolute()
-    while not nearest.exists():
+    while not os.path.lexists(nearest):
         nearest = nearest.parent
+    if not nearest.exists():  # no folder can be made in its place
+        raise InputError(f"--out: {str(nearest)!r} is a link to {os.readlink(nearest)!r}, which is not there")
     try:
         with tempfile.TemporaryFile(dir=nearest):  # permission bits say nothing to root or on a read-only mount
             pass

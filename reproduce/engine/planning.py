@@ -11,7 +11,7 @@ from three_factors.reproduce.engine.contract.spec import Item, PathSpec, RunSpec
 from three_factors.reproduce.engine.contract.steps import cost_of
 from three_factors.reproduce.engine.definition import Definition, Figure, Theory
 from three_factors.reproduce.engine.experiment import Arm, Setting, Settings
-from three_factors.reproduce.engine.options import InputError, Options, Scale
+from three_factors.reproduce.engine.options import SEEDS, InputError, Options, Scale
 from three_factors.reproduce.engine.regime import Regime, regime
 from three_factors.reproduce.theory.simulation import Simulation
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from three_factors.reproduce.engine.judge.table import Table
 
 Say = Callable[..., None]
-FIRST_SEED = 100  # of those that claims are judged on, by edition; 0 to 99, and 1000 and more, are pilots'
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class FigurePlan(Plan):
         self.figure, self.options, self.source, self.arm = figure, options, source, arm
         self.experiment, self.told = figure.experiment, ""
         self.scale, self.seeds = options.scale, options.seeds or self.experiment.scales[options.scale].seeds
-        first = 0 if options.scale == "smoke" else figure.edition * FIRST_SEED
+        first = 0 if options.scale == "smoke" else figure.edition * SEEDS  # 0 to 99, and 1000 and more, are pilots'
         self.judged = range(first, first + self.seeds)
 
     def foreseen(self) -> list[Stage]:

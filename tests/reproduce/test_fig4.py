@@ -12,7 +12,8 @@ import pytest
 
 from tests.images import image_folder
 from tests.reproduce.script import PATIENCE, ROOT, run
-from three_factors.reproduce.engine.options import Options
+from three_factors.reproduce.engine.contract.folder import FOLDERS
+from three_factors.reproduce.engine.options import PLACES, InputError, Options
 
 FILES = {"fig4.png", "fig4.svg", "table.csv", "claims.json", "provenance.json"}
 KEYS = {"id", "claim", "statistic", "value", "low", "high", "n", "look", "paper", "data", "arm", "verdict", "primary"}
@@ -208,7 +209,31 @@ def test_damaged_images_are_named_and_end_in_exit_2(tmp_path):
 def test_an_out_folder_that_cannot_be_written_is_refused(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
-    for out in (file, file / "below", Path("/proc/out"), tmp_path / ("x" * 300)):
+    link, loop = tmp_path / "link", tmp_path / "loop"
+    link.symlink_to(tmp_path / "nothing")
+    loop.symlink_to(loop)
+    for out in (file, file / "below", Path("/proc/out"), tmp_path / ("x" * 300), link, link / "below", loop):
         done = run("fig4", out)
         assert done.returncode == 2
         assert "--out: " in one_line(done)
+
+
+@pytest.mark.parametrize("place", [*PLACES, "fig4", "fig4/smoke-digits"])
+def test_a_file_in_the_place_of_a_folder_of_results_is_refused_before_anything_is_run(place, tmp_path):
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text("of somebody else")
+    done = run("fig4", tmp_path, "--wandb", "disabled")
+    assert done.returncode == 2
+    assert one_line(done) == f"error: --out: '{tmp_path / place}' is no folder, and in the way of one"
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [tmp_path / place]
+
+
+def test_a_file_in_the_place_of_slurms_folder_is_refused_where_that_is_used(tmp_path):
+    (tmp_path / "slurm").write_text("")
+    Options(out=tmp_path)
+    with pytest.raises(InputError, match="slurm' is no folder"):
+        Options(out=tmp_path, slurm=True)
+
+
+def test_every_folder_of_runs_is_looked_at():
+    assert set(PLACES) == {kind.place for kind in FOLDERS.values()}

@@ -47,7 +47,7 @@ def test_parts_take_about_as_long():
     assert max(costs) < 1.5 * min(costs)
 
 
-@pytest.mark.parametrize("part", ["0/2", "3/2", "1", "1/", "a/b", "-1/2", "1/2/3"])
+@pytest.mark.parametrize("part", ["0/2", "3/2", "1", "1/", "a/b", "-1/2", "1/2/3", "1/1001", "1/9999999999"])
 def test_what_is_no_part_is_refused(part):
     with pytest.raises(InputError, match=f"--part: '{part}' is not K/N"):
         Options(part=part)

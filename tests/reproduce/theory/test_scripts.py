@@ -84,11 +84,12 @@ def test_a_script_at_smoke_scale_leaves_its_files_and_a_second_call_simulates_no
     ("flags", "message"),
     [
         (("--seeds", "0"), "error: --seeds: 0 is less than 1"),
+        (("--seeds", "9" * 20), f"error: --seeds: {'9' * 20} is more than 100, the seeds of one edition of claims"),
         (("--scale", "huge"), "error: --scale: 'huge' is not one of smoke, quick, gpu, paper"),
         (("--seeds", "two"), "error: --seeds: invalid int value: 'two'"),
         (("--data", "cifar10"), "error: unrecognized arguments: --data cifar10"),
     ],
-    ids=["no seeds", "no such scale", "no number", "a data set"],
+    ids=["no seeds", "seeds without end", "no such scale", "no number", "a data set"],
 )
 def test_bad_input_is_refused_in_one_line(flags, message, tmp_path):
     refused = run("theorem1", tmp_path, *flags, data="")
