@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from three_factors.reproduce.engine.contract.files import CHECKOUT, write_bytes, write_text
-from three_factors.reproduce.engine.definition import BESIDE, Contents, Definition, Theory
+from three_factors.reproduce.engine.contract.files import CHECKOUT, write_bytes
+from three_factors.reproduce.engine.definition import Contents, Definition, Theory
 from three_factors.reproduce.engine.options import InputError, Scale, flag, parse, refuse
 from three_factors.reproduce.engine.publish import forest
 from three_factors.reproduce.engine.publish.current import is_current
@@ -25,6 +26,7 @@ from three_factors.reproduce.engine.publish.gallery_page import (
     outcome,
     page,
 )
+from three_factors.reproduce.engine.publish.stored import CLAIMS, TABLE, Stored, read
 
 GALLERY, README = CHECKOUT / "reproduce" / "gallery", CHECKOUT / "README.md"
 PAPER_SCALE = GALLERY / "paper_scale.json"
@@ -33,7 +35,7 @@ SCALES: tuple[Scale, ...] = ("paper", "gpu", "quick")  # the highest first
 COLOURS = 64  # of a picture's palette
 WIDTH = 1500  # pixels at most
 LIMIT = 3_000_000  # bytes of all pictures together
-KEPT = ("table.csv", "claims.json")  # of each figure, as they are
+KEPT = (TABLE, CLAIMS)  # of each figure, as they are
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def main(doc: str, contents: Contents, arguments: list[str] | None = None) -> No
 def _read(options: GalleryOptions, definition: Definition) -> list[Shown]:
     """Reads a figure that is complete and on its own data, at every scale; on several data sets, if they are its own.
 
-    Raises InputError for one that is not complete, or of other settings than the code's.
+    Raises InputError for one that is not complete, damaged, or of other settings than the code's.
     """
     found = []
     for data in (None, *definition.data[1:]):
@@ -77,56 +79,52 @@ def _at(options: GalleryOptions, definition: Definition, data: str | None, scale
     """Reads a figure at one scale; None if it is not there."""
     name, suffix = definition.name, "" if data is None else f"-{data}"
     folder = options.out / name / f"{scale}{suffix}"
-    if not (folder / "provenance.json").is_file():
+    found = _complete(options, definition, folder, scale)
+    if found is None:
         return None
-    provenance = _complete(options, definition, folder, scale)
-    files = {ending: folder / f"{name}{ending}.png" for ending in ("", f"-{BESIDE}")}
-    kept, arms = {f"{folder.name}/{file}": (folder / file).read_bytes() for file in KEPT}, {}
-    for arm in definition.arms:
-        changed = folder.with_name(f"{folder.name}-{arm.name}")
-        if (changed / "provenance.json").is_file():
-            _complete(options, definition, changed, scale)
-            arms[arm.name] = _claims(changed)
-            kept |= {f"{changed.name}/{file}": (changed / file).read_bytes() for file in KEPT}
+    changed = {arm.name: folder.with_name(f"{folder.name}-{arm.name}") for arm in definition.arms}
+    made = {arm: _complete(options, definition, of, scale) for arm, of in changed.items()}
+    arms = {arm: of for arm, of in made.items() if of is not None}
     return Shown(
         name=name + suffix,
         script=name,
         title=definition.title + ("" if data is None else f" ({data})"),
         scale=scale,
-        pictures={f"{name}{ending}{suffix}.png": small(file) for ending, file in files.items() if file.is_file()},
-        claims=_claims(folder),
-        arms=arms,
-        provenance=provenance,
+        pictures={f"{drawn}{suffix}.png": small(picture) for drawn, picture in found.pictures.items()},
+        claims=found.claims,
+        arms={arm: of.claims for arm, of in arms.items()},
+        provenance=found.told,
         theory=isinstance(definition, Theory),
-        kept=kept,
+        kept={f"{of.folder.name}/{file}": of.files[file] for of in (found, *arms.values()) for file in KEPT},
     )
 
 
-def _claims(folder: Path) -> list[dict[str, Any]]:
-    return list(json.loads((folder / "claims.json").read_text(encoding="utf-8")))
+def _complete(options: GalleryOptions, definition: Definition, folder: Path, scale: Scale) -> Stored | None:
+    """Returns results that are whole, complete and of today's settings; None if there are none.
 
-
-def _complete(options: GalleryOptions, definition: Definition, folder: Path, scale: Scale) -> dict[str, Any]:
-    """Returns the provenance of results that are complete and of today's settings. Raises InputError for others."""
-    provenance: dict[str, Any] = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    if provenance["missing"]:
-        raise InputError(f"--out: {str(folder)!r} misses {len(provenance['missing'])} runs")
+    Raises InputError for others.
+    """
+    found = read(definition, folder, "png")
+    if found is None:
+        return None
+    if found.told["missing"]:
+        raise InputError(f"--out: {str(folder)!r} misses {len(found.told['missing'])} runs")
     if not is_current(definition, folder, scale, options.data_dir):
         raise InputError(f"--out: {str(folder)!r} is of other settings than these; run {definition.name}.py again")
-    return provenance
+    return found
 
 
-def small(file: Path) -> bytes:
+def small(picture: bytes) -> bytes:
     """Returns a PNG with fewer pixels and a palette."""
     from PIL import Image
 
-    with Image.open(file) as image:
-        picture = image.convert("RGB")
-    if picture.width > WIDTH:
-        size = (WIDTH, round(picture.height * WIDTH / picture.width))
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    with Image.open(io.BytesIO(picture)) as image:
+        pixels = image.convert("RGB")
+    if pixels.width > WIDTH:
+        size = (WIDTH, round(pixels.height * WIDTH / pixels.width))
+        pixels = pixels.resize(size, Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
+    pixels.quantize(COLOURS, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -139,16 +137,24 @@ def write(shown: list[Shown]) -> None:
     _, end, after = rest.partition(MARKERS[1])
     if not (marker and end):
         raise InputError(f"README: lacks the markers {MARKERS[0]!r} and {MARKERS[1]!r}")
+    told = f"{before}{marker}\n{outcome(shown)}\n{end}{after}"
+    files = dict(_files(shown)) | {README: told.encode()}  # all made before any is written
+    for file, content in files.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(file, content)
+
+
+def _files(shown: list[Shown]) -> Iterator[tuple[Path, bytes]]:
+    """Yields the gallery's files and what is in them."""
     for one in shown:
         for name, picture in one.pictures.items():
-            write_bytes(GALLERY / name, picture)
-        for name, content in (item for each in (one, *one.behind) for item in each.kept.items()):
-            file = GALLERY / one.name / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(file, content)
+            yield GALLERY / name, picture
+        for each in (one, *one.behind):
+            for name, content in each.kept.items():
+                yield GALLERY / one.name / name, content
     if rows := claim_rows(shown):
-        write_bytes(GALLERY / FOREST, forest.of_claims(rows, "png"))
+        yield GALLERY / FOREST, forest.of_claims(rows, "png")
     if rows := index_rows(shown):
-        write_bytes(GALLERY / INDICES, forest.of_indices(rows, "png"))
-    write_text(GALLERY / "README.md", page(shown, json.loads(PAPER_SCALE.read_text(encoding="utf-8"))))
-    write_text(README, f"{before}{marker}\n{outcome(shown)}\n{end}{after}")
+        yield GALLERY / INDICES, forest.of_indices(rows, "png")
+    forecast = json.loads(PAPER_SCALE.read_text(encoding="utf-8"))
+    yield GALLERY / "README.md", page(shown, forecast).encode()

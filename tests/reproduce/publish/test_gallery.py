@@ -1,13 +1,16 @@
 """The gallery holds what was measured, small, and the README tells the same verdicts."""
 
+import functools
 import io
 import json
+import re
 import shutil
 
 import pytest
 from PIL import Image
 
-from three_factors.reproduce.contents import CONTENTS
+from three_factors.reproduce.contents import CONTENTS, load
+from three_factors.reproduce.engine.definition import Contents
 from three_factors.reproduce.engine.options import InputError
 from three_factors.reproduce.engine.publish import gallery
 
@@ -21,12 +24,19 @@ CLAIM = {
     "paper": None,
     "verdict": "supported",
     "note": "",
+    "data": "fashionmnist",
     "unit": "share",
     "control_of": "",
     "primary": True,
     "look": 1,
     "rule": {"kind": "direction", "sign": 1, "smallest": 0.005, "null": 0.0},
 }
+
+
+@functools.cache
+def noisy(size):
+    Image.effect_noise(size, 40).convert("RGB").save(buffer := io.BytesIO(), "PNG")
+    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -40,7 +50,8 @@ def places(tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "is_current", lambda *_: True)
     results = tmp_path / "results" / "fig1" / "quick"
     results.mkdir(parents=True)
-    Image.effect_noise((2000, 1000), 40).convert("RGB").save(results / "fig1.png")
+    for name, size in {"fig1": (2000, 1000), "fig1-controls": (20, 10)}.items():
+        (results / f"{name}.png").write_bytes(noisy(size))
     (results / "table.csv").write_text("label,seed\n")
     (results / "claims.json").write_text(
         json.dumps([CLAIM, CLAIM | {"id": "c", "control_of": "ab", "verdict": "estimated", "primary": False}])
@@ -48,7 +59,8 @@ def places(tmp_path, monkeypatch):
     provenance = {
         "missing": [],
         "seconds": 250.0,
-        "data": {"name": "fashionmnist"},
+        "data": {"name": "fashionmnist", "own": True},
+        "reductions": [],
         "hardware": "x",
         "commit": "abc",
         "uncommitted_changes": True,
@@ -104,6 +116,74 @@ def test_an_incomplete_figure_and_a_gallery_too_large_are_refused_and_nothing_is
         make(results)
     assert readme.read_text() == before
     assert not list(folder.iterdir())
+
+
+def halve(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def empty(file):
+    file.write_bytes(b"")
+
+
+HARMS = {
+    "half": (halve, "is damaged ("),
+    "empty": (empty, "is empty"),
+    "absent": (lambda file: file.unlink(), "is missing"),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("name", ["fig1.png", "fig1-controls.png", "table.csv", "claims.json", "provenance.json"])
+def test_a_damaged_figure_is_refused_in_one_line_with_exit_2_and_nothing_is_written(places, name, harm, capsys):
+    readme, folder, results = places
+    before, (do, words) = readme.read_text(), HARMS[harm]
+    do(results / name)
+    with pytest.raises(SystemExit) as ended:
+        gallery.main("", Contents(("fig1",), ("fig1",), load), ["--out", str(results.parents[1])])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --out: '{results / name}' {words}")
+    assert line.endswith(f"; python reproduce/fig1.py --scale quick --out {results.parents[1]} makes it again")
+    assert readme.read_text() == before
+    assert not list(folder.iterdir())
+
+
+def test_nothing_is_written_unless_all_of_it_can_be_made(places, monkeypatch):
+    readme, folder, results = places
+    before = readme.read_text()
+    (broken := results / "paper_scale.json").write_text("{")
+    monkeypatch.setattr(gallery, "PAPER_SCALE", broken)
+    with pytest.raises(ValueError, match="Expecting"):
+        make(results)
+    assert readme.read_text() == before
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("claims", "words"),
+    [
+        ("{}", "it is no list of claims"),
+        ("[7]", "claim 0 has no fields"),
+        (json.dumps([CLAIM, {"id": "c"}]), "claim 1 lacks claim"),
+        (json.dumps([CLAIM | {"value": "1.2"}]), "claim 0 has value '1.2'"),
+    ],
+)
+def test_claims_of_another_shape_are_refused(places, claims, words):
+    *_, results = places
+    (results / "claims.json").write_text(claims)
+    with pytest.raises(InputError, match=re.escape(f"claims.json' is damaged ({words})")):
+        make(results)
+
+
+@pytest.mark.parametrize("place", ["fig1", "fig1/quick"])
+def test_a_file_in_the_place_of_a_figure_is_refused(places, place):
+    *_, results = places
+    taken = results.parents[1] / place
+    shutil.rmtree(taken)
+    taken.write_text("")
+    with pytest.raises(InputError, match=f"--out: '{taken}' is no folder"):
+        make(results)
 
 
 def test_the_highest_scale_is_shown_with_its_arms_and_the_lower_ones_behind_it(places):
