@@ -202,8 +202,13 @@ def _mode() -> str:
 
 def refuse(error: Exception) -> NoReturn:
     """Prints one line on standard error and exits with status 2."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    complain(error)
     raise SystemExit(2)
+
+
+def complain(error: Exception) -> None:
+    """Prints one line on standard error."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
 
 
 def check_place(place: Path) -> None:

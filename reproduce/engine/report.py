@@ -14,10 +14,10 @@ from three_factors.reproduce.engine.contract.files import CHECKOUT
 from three_factors.reproduce.engine.definition import Contents, Definition
 from three_factors.reproduce.engine.launch import interrupts
 from three_factors.reproduce.engine.launch.ending import end_with
-from three_factors.reproduce.engine.options import EPOCHS, OF_ALL, InputError, Options, flag, parse
+from three_factors.reproduce.engine.options import EPOCHS, OF_ALL, InputError, Options, complain, flag, parse
 from three_factors.reproduce.engine.outlook import outlook
 from three_factors.reproduce.engine.publish.current import is_current
-from three_factors.reproduce.engine.publish.page import papers, write
+from three_factors.reproduce.engine.publish.page import folders, papers, write
 
 SCRIPTS = CHECKOUT / "reproduce"
 
@@ -50,11 +50,13 @@ def main(doc: str, contents: Contents, arguments: list[str] | None = None) -> No
         if options.dry_run:
             return outlook(contents, options, say)
         failed = _run_missing(contents, options) if options.run else []
-        page, entries = write(contents, options)
+        page, entries, damaged = write(contents, options)
         print(f"written: {page} ({len({entry.script for entry in entries})} of {len(contents.page)} figures)")
         for name in failed:
             print(f"{name} failed: see what it said above")
-        return 1 if failed else 0
+        for error in damaged:
+            complain(error)
+        return 2 if damaged else 1 if failed else 0
 
     end_with(work)
 
@@ -65,8 +67,9 @@ def _run_missing(contents: Contents, options: ReportOptions) -> list[str]:
     for name in contents.running:
         definition = contents.load(name)
         for data in _wanted(definition, options):
-            made = [(folder, told) for folder, told in papers(definition, options) if _matches(told, data, definition)]
-            if not any(_complete(definition, folder, told, options) for folder, told in made):
+            there, _ = folders(definition, options)  # without those that are damaged: they are made again
+            made = [one for one in papers(there) if _matches(one.told, data, definition)]
+            if not any(_complete(definition, one.folder, one.told, options) for one in made):
                 failed += [name] if _run(_command(definition, data, options)) else []
     return failed
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from three_factors.reproduce.engine.contract.files import write_text
-from three_factors.reproduce.engine.definition import BESIDE, SIMULATION, Contents, Definition
+from three_factors.reproduce.engine.definition import SIMULATION, Contents, Definition
 from three_factors.reproduce.engine.judge.claims import MIXED, G
 from three_factors.reproduce.engine.judge.stored_claims import interval, primaries, survives, word
 from three_factors.reproduce.engine.options import EPOCHS, InputError, Options
 from three_factors.reproduce.engine.publish import forest
 from three_factors.reproduce.engine.publish.current import is_current
+from three_factors.reproduce.engine.publish.stored import Damaged, Stored, of_scale
 
 TIME = "time"  # the arm of equal t_eta
 SHOWN = ("command", "made", "commit", "uncommitted_changes", "python", "versions", "hardware", "data", "missing")
@@ -33,6 +34,7 @@ class Entry:
         pictures: base64 of SVGs, the figure and what stands beside it.
         claims: as they are stored.
         arms: arm -> its claims, if they are of today's settings.
+        damaged: the arms whose claims cannot be read.
         formulas: MathML.
         reductions: (the paper's, here, why).
         regime: how far its runs are from the paper's.
@@ -47,6 +49,7 @@ class Entry:
     pictures: list[str]
     claims: list[dict[str, Any]]
     arms: dict[str, list[dict[str, Any]]]
+    damaged: list[str]
     formulas: list[str]
     reductions: list[list[str]]
     regime: str
@@ -63,7 +66,9 @@ class Entry:
         found = []
         for claim in primaries(self.claims):
             others = {arm: of for arm, claims in self.arms.items() for of in claims if of["id"] == claim["id"]}
-            found.append((claim, others, survives(claim, [*others.values()])))
+            survived = survives(claim, [*others.values()])
+            # An arm that cannot be read may hold the one in which it falls.
+            found.append((claim, others, "open" if self.damaged and survived == "survives" else survived))
         return found
 
     @property
@@ -72,14 +77,21 @@ class Entry:
         return [claim for claim in self.claims if not claim.get("primary")]
 
 
-def write(contents: Contents, options: Options) -> tuple[Path, list[Entry]]:
-    """Writes the page; returns where it is and what is on it. Raises InputError if there is nothing to show."""
+def write(contents: Contents, options: Options) -> tuple[Path, list[Entry], list[InputError]]:
+    """Writes the page; returns where it is, what is on it, and what is damaged and therefore only named on it.
+
+    Raises InputError if there is nothing to show.
+    """
     from jinja2 import Environment, FileSystemLoader
 
-    definitions = [contents.load(name) for name in contents.page]
-    entries = [_entry(one, options, *place) for one in definitions for place in _displayed(one, options)]
+    entries, wrong = list[Entry](), dict[str, list[InputError]]()
+    for definition in map(contents.load, contents.page):
+        found, wrong[definition.name] = folders(definition, options)
+        entries += [_entry(definition, options, one, found, wrong[definition.name]) for one in _displayed(found)]
+    damaged = [error for errors in wrong.values() for error in errors]
     if not entries:
-        raise InputError(f"--out: {str(options.out)!r} holds no figure at scale {options.scale}; --run makes them")
+        nothing = InputError(f"--out: {str(options.out)!r} holds no figure at scale {options.scale}; --run makes them")
+        raise damaged[0] if damaged else nothing
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     environment.filters |= {"interval": interval, "word": word}
     displayed = {entry.script for entry in entries}
@@ -88,34 +100,35 @@ def write(contents: Contents, options: Options) -> tuple[Path, list[Entry]]:
         scale=options.scale,
         made=time.strftime("%Y-%m-%d"),
         figures=entries,
-        absent=[name for name in contents.page if name not in displayed],
+        absent=[name for name in contents.page if name not in displayed and not wrong[name]],
+        damaged=damaged,
         forest=_forest(entries, options.scale),
         rivals=_rivals(entries, options.scale),
     )
     page = options.out / f"report-{options.scale}.html"
     write_text(page, text)
-    return page, entries
+    return page, entries, damaged
 
 
-def _displayed(definition: Definition, options: Options) -> list[tuple[Path, dict[str, Any]]]:
+def _displayed(found: list[Stored]) -> list[Stored]:
     """Returns a script's results on each of its own data sets if there are such, else on one other."""
-    made = papers(definition, options)
-    return [(folder, told) for folder, told in made if told["data"]["own"]] or made[:1]
+    made = papers(found)
+    return [one for one in made if one.told["data"]["own"]] or made[:1]
 
 
-def papers(definition: Definition, options: Options) -> list[tuple[Path, dict[str, Any]]]:
-    """Returns a script's results in the paper's own arm."""
-    return [(folder, told) for folder, told in _folders(definition, options) if told.get("arm", EPOCHS) == EPOCHS]
+def papers(found: list[Stored]) -> list[Stored]:
+    """Returns the results in the paper's own arm."""
+    return [one for one in found if one.arm == EPOCHS]
 
 
-def _folders(definition: Definition, options: Options) -> list[tuple[Path, dict[str, Any]]]:
-    """Returns a script's folders at this scale, on the data asked for, with their provenance; its own data first."""
-    found = []
-    for file in sorted((options.out / definition.name).glob(f"{options.scale}*/provenance.json")):
-        told = json.loads(file.read_text(encoding="utf-8"))
-        if options.data in (None, told["data"]["name"]) or told["data"]["name"] == SIMULATION:
-            found.append((file.parent, told))
-    return sorted(found, key=lambda item: not item[1]["data"]["own"])
+def folders(definition: Definition, options: Options) -> tuple[list[Stored], list[InputError]]:
+    """Returns a script's results at this scale, on the data asked for, its own data first; and which are damaged."""
+    found, wrong = of_scale(definition, options.out, options.scale)
+    asked = (options.data, SIMULATION)
+    if options.data is not None:
+        found = [one for one in found if one.data in asked]
+        wrong = [error for error in wrong if not isinstance(error, Damaged) or error.data in asked]
+    return sorted(found, key=lambda one: not one.told["data"]["own"]), wrong
 
 
 def _mathml(formula: str) -> str:
@@ -125,38 +138,35 @@ def _mathml(formula: str) -> str:
     return convert(formula, display="block")
 
 
-def _entry(definition: Definition, options: Options, folder: Path, provenance: dict[str, Any]) -> Entry:
-    name, data = definition.name, provenance["data"]["name"]
+def _entry(
+    definition: Definition, options: Options, shown: Stored, found: list[Stored], wrong: list[InputError]
+) -> Entry:
+    name, data, provenance = definition.name, shown.data, shown.told
     heading, _, rest = definition.doc.partition("\n\n")
     caption = rest.split("\n\n    python")[0]
-    claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
     several = len(definition.data) > 1
-    pictures = [folder / f"{name}.svg", folder / f"{name}-{BESIDE}.svg"]
     return Entry(
         name=f"{name}-{data}" if several else name,
         script=name,
         heading=heading.rstrip(".") + (f" On {data}" if several else ""),
         caption=" ".join(caption.split()),
-        pictures=[base64.b64encode(file.read_bytes()).decode() for file in pictures if file.is_file()],
-        claims=claims,
-        arms=_arms(definition, options, data),
+        pictures=[base64.b64encode(picture).decode() for picture in shown.pictures.values()],
+        claims=shown.claims,
+        arms=_arms(definition, options, data, found),
+        damaged=[of.arm for of in wrong if isinstance(of, Damaged) and of.data == data and of.arm != EPOCHS],
         formulas=[_mathml(formula) for formula in definition.formulas],
         reductions=provenance["reductions"],
         regime=provenance.get("regime") or "",
         provenance=json.dumps({key: provenance[key] for key in SHOWN if key in provenance}, indent=1),
-        outdated=not is_current(definition, folder, options.scale, options.data_dir),
+        outdated=not is_current(definition, shown.folder, options.scale, options.data_dir),
     )
 
 
-def _arms(definition: Definition, options: Options, data: str) -> dict[str, list[dict[str, Any]]]:
+def _arms(definition: Definition, options: Options, data: str, found: list[Stored]) -> dict[str, list[dict[str, Any]]]:
     """Returns arm -> its claims, of the arms that are there and of today's settings."""
-    found = {}
-    for folder, told in _folders(definition, options):
-        if told["data"]["name"] != data or told.get("arm", EPOCHS) == EPOCHS:
-            continue
-        if is_current(definition, folder, options.scale, options.data_dir):
-            found[str(told["arm"])] = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
-    return found
+    of_data = [one for one in found if one.data == data and one.arm != EPOCHS]
+    current = [one for one in of_data if is_current(definition, one.folder, options.scale, options.data_dir)]
+    return {one.arm: one.claims for one in current}
 
 
 def _forest(entries: list[Entry], scale: str) -> str:

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,17 +44,25 @@ SVG = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
 def results(out, name, *claims, scale="quick"):
     folder = out / name / scale
     folder.mkdir(parents=True)
-    (folder / f"{name}.svg").write_bytes(SVG)
+    beside = CONTENTS.load(name).beside is not None and scale in ("quick", "quick-cifar10")
+    for picture in (name, f"{name}-controls") if beside else (name,):
+        (folder / f"{picture}.svg").write_bytes(SVG)
+    (folder / "table.csv").write_text("label,seed\na,100\n")
     (folder / "claims.json").write_text(json.dumps(claims))
     provenance = {
         "command": f"python {name}.py",
+        "commit": None,
+        "uncommitted_changes": False,
+        "hardware": "x",
         "data": {"name": claims[0]["data"], "own": True},
         "reductions": [["5 seeds", "4 seeds", "time"]],
         "runs": {},
         "missing": [],
+        "seconds": 1.0,
         "seeds": 4,
     }
     (folder / "provenance.json").write_text(json.dumps(provenance))
+    return folder
 
 
 def test_every_g_at_equal_t_eta_is_in_one_picture():
@@ -83,7 +92,7 @@ def page(tmp_path, monkeypatch):
         unbounded,
         CLAIM | {"value": 0.012, "low": 0.0, "high": 0.02, "unit": "share", "verdict": "not supported"},
     )
-    file, entries = write(CONTENTS, ReportOptions(out=tmp_path))
+    file, entries, _ = write(CONTENTS, ReportOptions(out=tmp_path))
     assert [entry.name for entry in entries] == ["fig1", "fig4"]
     return file.read_text()
 
@@ -106,10 +115,10 @@ def test_every_claim_of_every_figure_there_is_on_the_page_with_its_verdict(page)
 
 
 def arm(out, name, *claims):
-    folder = out / "fig1" / f"quick-{name}"
-    results(out, "fig1", *claims, scale=f"quick-{name}")
+    folder = results(out, "fig1", *claims, scale=f"quick-{name}")
     file = folder / "provenance.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"arm": name}))
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -121,7 +130,7 @@ def test_a_claim_survives_the_controls_where_it_holds_in_every_arm(tmp_path, mon
     results(tmp_path, "fig1", CLAIM, CLAIM | {"id": "other", "claim": "another"})
     arm(tmp_path, "time", CLAIM | {"value": value, "verdict": verdict})
     arm(tmp_path, "no-bn", CLAIM)
-    file, (entry,) = write(CONTENTS, ReportOptions(out=tmp_path))
+    file, (entry,), _ = write(CONTENTS, ReportOptions(out=tmp_path))
     assert [(claim["id"], sorted(arms), found) for claim, arms, found in entry.primary] == [
         ("wider", ["no-bn", "time"], word),
         ("other", [], "open"),
@@ -151,21 +160,20 @@ def test_results_of_other_settings_are_marked(page, tmp_path, monkeypatch):
     words = "Made with other settings"
     assert words not in page
     monkeypatch.undo()
-    file, _ = write(CONTENTS, ReportOptions(out=tmp_path))
+    file, _, _ = write(CONTENTS, ReportOptions(out=tmp_path))
     assert file.read_text().count(words) == 2
 
 
 def test_a_theory_scripts_formulas_are_mathml(tmp_path):
     results(tmp_path, "theorem2", CLAIM | {"data": "simulation"})
-    file, _ = write(CONTENTS, ReportOptions(out=tmp_path))
+    file, _, _ = write(CONTENTS, ReportOptions(out=tmp_path))
     page = file.read_text()
     assert page.count("<math") == 2
     assert "<mfrac>" in page
 
 
 def test_figures_that_are_incomplete_outdated_or_have_too_few_seeds_are_made_again(tmp_path, monkeypatch):
-    results(tmp_path, "fig1", CLAIM)
-    folder = tmp_path / "fig1" / "quick"
+    folder = results(tmp_path, "fig1", CLAIM)
     told = json.loads((folder / "provenance.json").read_text())
 
     def complete(told=told, **options):
@@ -187,7 +195,7 @@ def test_a_script_with_several_data_sets_is_run_on_and_shown_for_each(tmp_path, 
     (again,) = [command for command in commands if command[1].endswith("noise_only.py")]
     assert again[again.index("--data") + 1] == "cifar10"
     results(tmp_path, "noise_only", CLAIM | {"data": "cifar10"}, scale="quick-cifar10")
-    page, entries = write(CONTENTS, ReportOptions(out=tmp_path))
+    page, entries, _ = write(CONTENTS, ReportOptions(out=tmp_path))
     assert [entry.name for entry in entries] == ["noise_only-fashionmnist", "noise_only-cifar10"]
     assert page.read_text().count('<section id="noise_only-') == 2
 
@@ -220,9 +228,85 @@ def test_the_report_knows_every_figure_script():
     assert set(CONTENTS.page) == makers == set(CONTENTS.running)
 
 
+def report(out):
+    command = [sys.executable, str(ROOT / "reproduce" / "report.py"), "--out", str(out)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def halve(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        ("provenance.json", halve),
+        ("claims.json", lambda file: file.write_bytes(b"")),
+        ("claims.json", lambda file: file.unlink()),
+        ("fig4.svg", halve),
+        ("fig4.svg", lambda file: file.unlink()),
+    ],
+    ids=["half a provenance", "empty claims", "no claims", "half a picture", "no picture"],
+)
+def test_a_damaged_figure_is_named_with_exit_2_and_the_others_are_on_the_page(tmp_path, name, harm):
+    results(tmp_path, "fig1", CLAIM)
+    file = results(tmp_path, "fig4", CLAIM) / name
+    harm(file)
+    done = report(tmp_path)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: --out: '{file}' is ")
+    assert "; python reproduce/fig4.py --scale quick" in line
+    assert line.endswith(f" --out {tmp_path} makes it again")
+    page = (tmp_path / "report-quick.html").read_text()
+    assert html.escape(line.removeprefix("error: "), quote=False).replace("'", "&#39;") in page
+    assert '<section id="fig1">' in page
+    assert '<section id="fig4">' not in page
+    assert "fig4" not in re.search(r"No results yet: (.*?)\.<", page)[1].split(", ")
+
+
+def test_a_report_of_damaged_figures_alone_is_not_written(tmp_path):
+    (results(tmp_path, "fig4", CLAIM) / "table.csv").unlink()
+    done = report(tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: --out: '{tmp_path}/fig4/quick/table.csv' is missing; ")
+    assert done.stderr.count("\n") == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["fig4"]
+
+
+def test_a_claim_does_not_survive_an_arm_that_cannot_be_read(tmp_path, monkeypatch):
+    current(monkeypatch)
+    own = CLAIM | {"data": "fashionmnist"}
+    results(tmp_path, "fig1", own)
+    arm(tmp_path, "time", own)
+    halve(arm(tmp_path, "no-bn", own) / "claims.json")
+    file, (entry,), (error,) = write(CONTENTS, ReportOptions(out=tmp_path))
+    assert [word for _, _, word in entry.primary] == ["open"]
+    assert "<li>no-bn: damaged" in file.read_text()
+    assert "fig1.py --scale quick --arm no-bn --seeds 4 --out " in str(error)
+
+
+def test_damaged_figures_are_made_again(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr("three_factors.reproduce.engine.report._run", lambda command: commands.append(command) or 0)
+    current(monkeypatch)
+    results(tmp_path, "fig1", CLAIM)
+    halve(results(tmp_path, "fig4", CLAIM) / "provenance.json")
+    _run_missing(CONTENTS, ReportOptions(out=tmp_path))
+    again = [Path(command[1]).stem for command in commands]
+    assert "fig4" in again
+    assert "fig1" not in again
+
+
+def test_a_report_asked_for_one_data_set_leaves_out_what_is_damaged_of_another(tmp_path):
+    results(tmp_path, "noise_only", CLAIM | {"data": "fashionmnist"})
+    halve(results(tmp_path, "noise_only", CLAIM, scale="quick-cifar10") / "claims.json")
+    assert write(CONTENTS, ReportOptions(out=tmp_path, data="fashionmnist"))[2] == []
+    assert len(write(CONTENTS, ReportOptions(out=tmp_path))[2]) == 1
+
+
 def test_an_empty_folder_is_one_line_and_exit_2(tmp_path):
-    command = [sys.executable, str(ROOT / "reproduce" / "report.py"), "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = report(tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: --out: ")
     assert "holds no figure at scale quick" in done.stderr
