@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+import statistics
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import zip_longest
@@ -25,7 +26,8 @@ from three_factors.callbacks.functional.noise import FEWEST, noise_of
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Reduction
 from three_factors.callbacks.functional.stacked import MemberGradients, MemberOperator
 from three_factors.callbacks.functional.state import measuring, plain
-from three_factors.callbacks.measurement import Batches, Monitor, OnError, rates
+from three_factors.callbacks.made_steps import Gathered, MadeStep, measured_groups, rates_of
+from three_factors.callbacks.measurement import Batches, Monitor, OnError
 from three_factors.callbacks.series import Series
 
 CHUNK = 32  # examples that vmap takes at a time
@@ -39,8 +41,9 @@ class GradientNoiseMonitor(Monitor):
         pl.Trainer(callbacks=[GradientNoiseMonitor(every_n_epochs=5)])
 
     Logs, with `…_error`: `gradient_noise/trace` (tr C), `/mean_square` (|∇L|²), `/isotropy`, `/noise_scale` (left out
-    where undefined), `/temperature` (n tr C/2q, n = eta/S as trained, S over all ranks and accumulated batches; left
-    out where the parameters have several learning rates),
+    where undefined), `/temperature` (n tr C/2q, n the mean of eta/S over the steps made with the batches measured on,
+    S over all ranks and accumulated batches, of which a step takes the mean; left out where there were none, or the
+    parameters have several learning rates),
     `/kurtosis`; `/top_eigenvalue` (without an error: see `GradientNoise`); with `alignment=True` also `/alignment` and
     `/alignment_lift`. And for every parameter group i `gradient_noise/stationarity_i` (1 in the stationary state)
     where enough steps at constant eta and S have been made, and `gradient_noise/weight_drift_i`. `measurements` and
@@ -55,9 +58,10 @@ class GradientNoiseMonitor(Monitor):
         batches: how many batches of an epoch are measured on, its first (or the batches themselves, or a function
             of the Trainer that gives them), 5 or more.
         estimator: "auto", "per_example", "loop" or "batch_means"; see `gradient_noise`.
-        stationarity: follow θ·g and |v|² at every step, two dot products a parameter. SGD only. Not where gradients
-            are clipped (`gradient_clip_val`, `configure_gradient_clipping`), which happens after they can be seen:
-            then with a warning the verdict is "clipped" and nothing is logged of it.
+        stationarity: follow θ·g and |v|² at every step, a few dot products a parameter. SGD only. Not where gradients
+            are clipped, or changed otherwise, after they could be seen (`gradient_clip_val`, a module's
+            `configure_gradient_clipping` or `on_before_optimizer_step`, a fused optimizer's gradient scaler): then
+            with a warning the verdict is "clipped" and nothing is logged of it.
         alignment: with the Hessian on the same batches.
         max_bytes: gradients kept at a time; it changes no number.
         loss, batch_loss, reduction, params, name, on_error: see `Monitor`.
@@ -107,15 +111,19 @@ class GradientNoiseMonitor(Monitor):
         self.states: list[list[Stationarity]] = []
         self._groups: list[Series] = []
         self._clipped = 0  # groups that are not followed
-        self._gathered, self._stepped = 0, False  # examples since the last step, on this rank
-        self._trained: list[int] = []  # examples in the epoch's batches, on this rank, where others are measured on
+        self._waits = False  # whether the step is to come that one of them goes into
+
+    def _forget_steps(self) -> None:
+        super()._forget_steps()
+        self._steps: list[MadeStep] = []  # those made with the batches measured on; in the epoch, if they were given
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        if self.batches is not None and batch is not None and self.due(trainer.current_epoch):
-            self._trained = [*(self._trained if batch_idx else []), size_of(batch)]
+        self._counts = self._keeps if self.batches is None else self.due(trainer.current_epoch)
+        self._in_batch: list[tuple[MadeStep, bool]] = []  # the batch's steps, and whether they have seen it
+        self._adds = pl_module.automatic_optimization and batch_idx % trainer.accumulate_grad_batches > 0
 
     # -- the covariance
 
@@ -167,7 +175,7 @@ class GradientNoiseMonitor(Monitor):
             batches = share(batches, ranks, size, whole=self.reduction == "batch")
             with measuring(module, training=True):
                 rows = self._gradients(module, batches, "batch_means")
-        found = self._found(rows, batches, self._noise_ratio(trainer, module, self._sizes(given is not None, fitting)))
+        found = self._found(rows, batches, self._noise_ratio(trainer, module))
         if not math.isfinite(found.value):
             self._tell(trainer, "gradients are not finite; what is undefined is nan")
         elif math.isnan(found.isotropy.value):
@@ -175,23 +183,23 @@ class GradientNoiseMonitor(Monitor):
         self.measurements.append(found)
         return self._summary(found)
 
-    def _sizes(self, given: bool, fitting: list[int]) -> list[int]:
-        """Returns the sizes of the batches that training takes, over all ranks: those measured on, unless these were
-        given.
-        """
-        if not given:
-            return fitting
-        whole = [sum(parts) for parts in zip_longest(*of_all_ranks(self._trained), fillvalue=0)]
-        common = common_size(whole)
-        return [size for size in whole if fits(size, common)] or fitting
-
-    def _noise_ratio(self, trainer: pl.Trainer, module: nn.Module, sizes: list[int]) -> float | None:
+    def _noise_ratio(self, trainer: pl.Trainer, module: nn.Module) -> float | None:
         """Returns n, in the units of C: eta/S, or eta where a step descends the sum over its S examples."""
-        found = rates(trainer, module, self.params)
-        if len(found) != 1:
-            return None
-        over = 1.0 if self.reduction == "sum" else sum(sizes) / len(sizes) * trainer.accumulate_grad_batches
-        return found.pop() / over
+        sizes = over_ranks([step.examples for step in self._steps])
+        common, groups = common_size(sizes), measured_groups(trainer, module, self.params)
+        found: dict[int, list[float]] = defaultdict(list)
+        for step, size in zip(self._steps, sizes):
+            rates = rates_of(groups.get(step.optimizer, ()), step.rates)
+            if len(rates) > 1:
+                return None
+            if rates and fits(size, common):
+                # of a sum Lightning accumulates the mean over batches, and ranks
+                over = trainer.accumulate_grad_batches * trainer.world_size if self.reduction == "sum" else size
+                found[step.optimizer].append(rates.pop() / over)
+        ratios = [statistics.mean(found[number]) for number in groups if number in found]
+        if not ratios or len(ratios) < len(groups) or max(ratios) - min(ratios) > 1e-9 * max(ratios):
+            return None  # there were no steps, or several optimizers have different ones
+        return ratios[0]
 
     def measure(self, module: nn.Module, batches: Any, *, noise_ratio: float | None = None) -> GradientNoise:
         """Returns the noise of any module on any batches."""
@@ -243,7 +251,8 @@ class GradientNoiseMonitor(Monitor):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self._clipped, self._gathered, self._stepped = 0, 0, False
+        self._clipped = 0
+        self._gathered: defaultdict[int, Gathered] = defaultdict(Gathered)
         if not self.follow:
             return
         (optimizer,) = trainer.optimizers if len(trainer.optimizers) == 1 else (None,)
@@ -257,40 +266,60 @@ class GradientNoiseMonitor(Monitor):
             )
         if (trainer.gradient_clip_val or 0) > 0 or is_overridden("configure_gradient_clipping", pl_module):
             rank_zero_warn("GradientNoiseMonitor: gradients are clipped, which the stationarity relation does not know")
-            self._groups, self._clipped = [], len(optimizer.param_groups)
+            self._leave_off(len(optimizer.param_groups))
         elif not self._groups:
             self._groups = [Series() for _ in optimizer.param_groups]
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        self._stepped = True
         for series, group in zip(self._groups, optimizer.param_groups):
             pairs = [(p.detach(), p.grad) for p in group["params"] if p.grad is not None]
             if pairs:
-                series.before(pairs, float(group["lr"]), float(group["momentum"]), float(group["weight_decay"]))
+                series.before(pairs, *setting(group))
+
+    def stepped(self, optimizer: torch.optim.Optimizer, number: int) -> None:
+        before, now = self._gathered[number].step(optimizer, kept=self._adds)
+        self._in_batch.append((MadeStep(number, self._rates[number], before), now))
+        for series, group in zip(self._groups, optimizer.param_groups):
+            series.stepped([p.grad for p in group["params"] if p.grad is not None], *setting(group))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if batch is None:  # Lightning passes over it
+            return
+        here = size_of(batch)
+        for number, optimizer in enumerate(self._optimizers):
+            self._gathered[number].end(optimizer, here, kept=self._adds)
+        steps = [step._replace(examples=step.examples + here * now) for step, now in self._in_batch]
+        if self._counts or self._waits:
+            self._steps += [step for step in steps if step.examples]
+            self._waits = not steps
         if not self._groups:
             return
-        self._gathered += size_of(batch)
-        if not self._stepped:  # gradients are being accumulated
-            return
-        size, last = self._gathered, batch_idx + 1 == trainer.num_training_batches
-        self._gathered, self._stepped = 0, False
-        state = trainer.optimizers[0].state
-        for series, group in zip(self._groups, trainer.optimizers[0].param_groups):
+        last, state = batch_idx + 1 == trainer.num_training_batches, self._optimizers[0].state
+        for series, group in zip(self._groups, self._optimizers[0].param_groups):
             buffers = [state.get(p, {}).get("momentum_buffer") for p in group["params"]]
-            series.after([b for b in buffers if b is not None], size, last)
+            series.after([b for b in buffers if b is not None], steps[-1].examples if steps else 0, last)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._groups:
-            ranks = of_all_ranks([[size for size, _ in series.recent] for series in self._groups])
+            changed = any(bool(series.changed) for series in self._groups)
+            ranks = of_all_ranks((changed, [[size for size, _ in series.recent] for series in self._groups]))
             for i, series in enumerate(self._groups):
-                series.settle([sum(parts) for parts in zip(*(rank[i] for rank in ranks))])
+                series.settle([sum(parts) for parts in zip(*(sizes[i] for _, sizes in ranks))])
+            if any(changed for changed, _ in ranks):
+                self._tell(
+                    trainer,
+                    "gradients are clipped, or changed otherwise, right before the step, which the stationarity "
+                    "relation does not know",
+                )
+                self._leave_off(len(self._groups))
         super().on_train_epoch_end(trainer, pl_module)
+
+    def _leave_off(self, groups: int) -> None:
+        self._groups, self._clipped = [], groups
 
     def _stationarity(self) -> dict[str, float]:
         found = [series.judge(self.seed) for series in self._groups] or [CLIPPED] * self._clipped
@@ -305,6 +334,7 @@ class GradientNoiseMonitor(Monitor):
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {
+            "steps": [tuple(step) for step in self._steps],
             "groups": [series.state() for series in self._groups],
             "measurements": [found.state() for found in self.measurements],
             "states": [[asdict(state) for state in states] for states in self.states],
@@ -312,9 +342,20 @@ class GradientNoiseMonitor(Monitor):
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
+        self._steps = [MadeStep(*step) for step in state.get("steps", [])]
         self._groups = [Series(len(one["table"]), **one) for one in state["groups"]]
         self.measurements = [GradientNoise.of_state(found) for found in state.get("measurements", [])]
         self.states = [[Stationarity(**one) for one in states] for states in state.get("states", [])]
+
+
+def setting(group: dict[str, Any]) -> tuple[float, float, float]:
+    """Returns eta, beta and the weight decay of a parameter group of SGD."""
+    return float(group["lr"]), float(group["momentum"]), float(group["weight_decay"])
+
+
+def over_ranks(sizes: list[int]) -> list[int]:
+    """Returns the sizes over all ranks of what each rank has a part of."""
+    return [sum(parts) for parts in zip_longest(*of_all_ranks(sizes), fillvalue=0)]
 
 
 def fits(size: int, common: int) -> bool:

@@ -27,7 +27,7 @@ from three_factors.callbacks.functional.objective import BatchLoss, Loss, Reduct
 from three_factors.callbacks.functional.operators import LossHessian
 from three_factors.callbacks.functional.restarts import fewest_vectors
 from three_factors.callbacks.functional.state import measuring, plain
-from three_factors.callbacks.measurement import Batches, OnError, SubsetMonitor, rates
+from three_factors.callbacks.measurement import Batches, OnError, SubsetMonitor
 from three_factors.callbacks.measures import Measure, checked
 
 MEASURES: tuple[Measure, ...] = ("top_eigenvalue", "trace", "frobenius")
@@ -46,7 +46,7 @@ class HessianMonitor(SubsetMonitor):
     each weight), `hessian/batch_sharpness`. Always `hessian/weight_norm` (|θ| of the parameters measured),
     `hessian/products` (all that were computed) and `hessian/seconds`; where λ is that of a mean and the parameters
     measured have one learning rate, `hessian/lr_top_eigenvalue` (eta λ, 2 at plain SGD's edge of stability) and
-    `hessian/lr_batch_sharpness`.
+    `hessian/lr_batch_sharpness`, eta being that of the epoch's last step.
     Eigenvalue, trace and norm share one Lanczos run; none depends on what else is measured, nor on `batch_size` (but
     batch sharpness, of which it is a part).
 
@@ -217,8 +217,8 @@ class HessianMonitor(SubsetMonitor):
             )
 
     def _lr(self, trainer: pl.Trainer, module: nn.Module) -> float | None:
-        """Returns the learning rate of the parameters measured; None if they have several."""
-        found = rates(trainer, module, self.params)
+        """Returns the learning rate of the parameters measured at the epoch's last step; None if they have several."""
+        found = self.last_rates(trainer, module, self.params)
         return found.pop() if len(found) == 1 else None
 
     def _name(self, value: str) -> str:

@@ -17,6 +17,7 @@ from three_factors.callbacks.functional.inputs import FailedElsewhere, alone, as
 from three_factors.callbacks.functional.nests import cut, joined, size_of
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction, Weights
 from three_factors.callbacks.functional.state import device_of, measuring, plain
+from three_factors.callbacks.made_steps import FollowsSteps
 from three_factors.callbacks.readers import check_readers
 
 Batches = Iterable[Any] | Callable[[pl.Trainer], Iterable[Any]] | None
@@ -25,7 +26,7 @@ FEW = 4  # examples of the trial
 SHARDING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
 
-class Monitor(pl.Callback, ABC):
+class Monitor(FollowsSteps, ABC):
     """Measures at the end of every `every_n_epochs`-th training epoch, on all ranks, and logs from all ranks alike.
 
     Training goes on as if it had not measured: the same weights to the bit, and nothing is read from its loaders. A
@@ -86,15 +87,18 @@ class Monitor(pl.Callback, ABC):
         self.params = None if params is None else list(params)
         self.prefix = name or self.kind
         self._given, self._evaluates = batches, False
+        super().__init__()
         self._anew()
 
     def _anew(self) -> None:
         """Forgets everything of an earlier fit."""
+        self._forget_steps()
         self.batches = self._given
         self.history: list[dict[str, float]] = []
         self._told: set[str] = set()
         self._tried = False
         self._drawn = DrawnBatches()
+        self._keeps = False  # whether the batch under way is measured on
         self._lost = False  # whether a checkpoint lacks the examples that were measured on before it
 
     @property
@@ -120,6 +124,7 @@ class Monitor(pl.Callback, ABC):
         self.objective(plain(pl_module))  # refused before the training, not after it
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         check_readers(trainer, self)
         if self._lost:
             self._tell(trainer, f"resumed, measures on other examples than before {UNLESS}")
@@ -127,6 +132,7 @@ class Monitor(pl.Callback, ABC):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         if batch is None:
             return
         if not self._tried:
@@ -134,17 +140,20 @@ class Monitor(pl.Callback, ABC):
             self._try(trainer, pl_module, batch)
         if trainer.current_epoch != self._drawn.epoch:  # not at the epoch's start: one that is resumed has none
             self._begin_epoch(trainer, goes_on=batch_idx > 0)
-        if self._drawn.wants(self.wanted(trainer)):
+        self._keeps = self._drawn.wants(self.wanted(trainer))
+        if self._keeps:
             self._drawn.add(batch, self.counted(batch))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self.due(trainer.current_epoch):
+            self._forget_steps()
             return
         if trainer.current_epoch != self._drawn.epoch:  # resumed after its last batch
             self._begin_epoch(trainer, goes_on=True)
         start = time.perf_counter()
         found = self._measured(trainer, pl_module)
         found[f"{self.prefix}/seconds"] = time.perf_counter() - start
+        self._forget_steps()  # no checkpoint needs them any more
         self.history.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step} | found)
         for name, value in found.items():
             pl_module.log(name, value, sync_dist=trainer.world_size > 1)
@@ -166,7 +175,7 @@ class Monitor(pl.Callback, ABC):
     def state_dict(self) -> dict[str, Any]:
         found: dict[str, Any] = {"history": [dict(row) for row in self.history]}
         drawn = self._drawn.state()
-        return found if drawn is None else found | {"drawn": drawn}
+        return found | self.steps_state() | ({} if drawn is None else {"drawn": drawn})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not self._evaluates:
@@ -176,6 +185,7 @@ class Monitor(pl.Callback, ABC):
         """Takes over what a training had when its checkpoint was written."""
         self.history = [dict(row) for row in state.get("history", [])]
         self._drawn.restore(state.get("drawn"))
+        self.restore_steps(state)
 
     # -- what a monitor says of itself
 
@@ -377,11 +387,3 @@ def _as_trained(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> 
     batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
     batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
     return stored(batch, device_of(module), None)
-
-
-def rates(trainer: pl.Trainer, module: nn.Module, params: Iterable[str] | None) -> set[float]:
-    """Returns the learning rates that the measured parameters have, over all optimizers."""
-    named = dict(plain(module).named_parameters())
-    measured = {id(p) for n, p in named.items() if (p.requires_grad if params is None else n in set(params))}
-    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-    return {float(group["lr"]) for group in groups if any(id(p) in measured for p in group["params"])}

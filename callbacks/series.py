@@ -11,6 +11,7 @@ from torch import Tensor
 from three_factors.callbacks.functional import stationarity
 from three_factors.callbacks.functional.fluctuation import Stationarity
 
+SAME = 1e-6  # by so much of itself |g|² may differ between two sums
 SCALE_INVARIANT = 1e-3  # mean |θ·g| / |θ||g| below this: the loss does not depend on the norm of θ (Euler)
 
 
@@ -23,6 +24,7 @@ class Series:
         setting, size: eta, beta and weight decay of the steps, and S of the first of them.
         recent: of the last steps, whose S over all ranks is not known yet: this rank's part of it, and whether the
             step ended an epoch. (A collective at every step would cost more than what is followed.)
+        changed: whether gradients were not those that had been seen before the step; on the device.
     """
 
     count: int = 0
@@ -30,7 +32,10 @@ class Series:
     setting: tuple[float, ...] = ()
     size: int = 0
     recent: list[tuple[int, bool]] = field(default_factory=list)
+    changed: Tensor | bool = False
     pending: Tensor | None = None
+    power: Tensor | None = None  # |g|² of the step that is pending
+    made: bool = False
 
     @property
     def rows(self) -> Tensor:
@@ -39,21 +44,37 @@ class Series:
 
     def state(self) -> dict[str, Any]:
         table = self.rows.clone().cpu()  # a view would be saved with all its room
-        return {"table": table, "setting": self.setting, "size": self.size, "recent": list(self.recent)}
+        return {
+            "table": table,
+            "setting": self.setting,
+            "size": self.size,
+            "recent": list(self.recent),
+            "changed": bool(self.changed),
+        }
 
     def before(self, pairs: list[tuple[Tensor, Tensor]], lr: float, momentum: float, decay: float) -> None:
         if self.setting != (lr, momentum, decay):
             self.count, self.setting, self.size, self.recent = 0, (lr, momentum, decay), 0, []
         inner = torch.stack([(p * g).sum(dtype=torch.float64) for p, g in pairs]).sum()
         square = torch.stack([(p * p).sum(dtype=torch.float64) for p, g in pairs]).sum()
-        power = torch.stack([(g * g).sum(dtype=torch.float64) for p, g in pairs]).sum()
+        power = square_of([g for _, g in pairs])
         cosine = inner.abs() / (square * power).sqrt().clamp(min=1e-300)
         with_decay = power + 2 * decay * inner + decay**2 * square
         self.pending = torch.stack([2 * (inner + decay * square), lr * (1 + momentum) * with_decay, square, cosine])
+        self.power, self.made = power, False
+
+    def stepped(self, gradients: list[Tensor], lr: float, momentum: float, decay: float) -> None:
+        """Takes note that the step was made, with these gradients."""
+        if self.power is None or self.setting != (lr, momentum, decay):  # nobody has told of it, or not as it was
+            self.pending = self.power = None
+            return
+        apart = (square_of(gradients) - self.power).abs()
+        self.changed, self.power, self.made = self.changed | (apart > SAME * self.power), None, True
 
     def after(self, buffers: list[Tensor], size: int, last: bool) -> None:
-        row, self.pending = self.pending, None
-        if row is None:
+        """Takes over the step that a batch has ended with, if one was made: a gradient scaler may have refused it."""
+        row, made, self.pending, self.made = self.pending, self.made, None, False
+        if row is None or not made:
             return
         lr, momentum, _ = self.setting
         if momentum and buffers:
@@ -82,9 +103,18 @@ class Series:
             self.table = self.table[[*range(older), *kept]]
             self.count = len(self.table)
         self.recent = []
+        finite = self.rows.isfinite().all(1)  # what a diverged training has come to is no stationary state
+        if not bool(finite.all()):
+            self.table = self.rows[finite]
+            self.count = len(self.table)
 
     def judge(self, seed: int) -> Stationarity:
         series = self.rows.cpu()
         decay = self.setting[2] if self.setting else 0.0
         invariant = bool(len(series)) and not decay and float(series[:, 3].mean()) < SCALE_INVARIANT
         return stationarity(series[:, 0], series[:, 1], square_norm=series[:, 2], scale_invariant=invariant, seed=seed)
+
+
+def square_of(tensors: list[Tensor]) -> Tensor:
+    """Returns their squared length, float64 and on the device."""
+    return torch.stack([(t * t).sum(dtype=torch.float64) for t in tensors]).sum()

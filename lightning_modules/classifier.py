@@ -57,7 +57,8 @@ class SGDClassifier(pl.LightningModule):
         weight_decay: L2 coefficient.
 
     Attributes:
-        gradient_noise: what changes the noise of the gradient and leaves its mean; none by default.
+        gradient_noise: what changes the noise of the gradient and leaves its mean; none by default. Noise that is
+            made of a difference and added goes with neither accumulated batches nor a gradient scaler: ValueError.
         criterion: "cross_entropy"; or "square", half the squared distance of the outputs from the label's indicator,
             whose Hessian in the outputs is the identity.
     """
@@ -122,8 +123,25 @@ class SGDClassifier(pl.LightningModule):
 
     def on_after_backward(self) -> None:
         if self._difference is not None and isinstance(self.gradient_noise, FromDifference):
+            self._refuse_scaled_gradients(type(self.gradient_noise).__name__)
             self.gradient_noise.add(self._trained, self._difference, self._step)
             self._difference = None
+
+    def _refuse_scaled_gradients(self, noise: str) -> None:
+        """Raises ValueError where Lightning has scaled the gradients that noise of their own size is added to."""
+        if self._trainer is None:
+            return
+        every, scaler = self.trainer.accumulate_grad_batches, getattr(self.trainer.precision_plugin, "scaler", None)
+        if every != 1:
+            raise ValueError(
+                f"gradient_noise: {noise} is added to the gradient of a batch, which accumulate_grad_batches={every} "
+                "divides; take larger batches"
+            )
+        if scaler is not None:
+            raise ValueError(
+                f"gradient_noise: {noise} is added to the gradient of a batch, which a gradient scaler multiplies; "
+                "train in 32-true or bf16-mixed"
+            )
 
     @property
     def _trained(self) -> list[Tensor]:

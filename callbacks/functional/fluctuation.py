@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 WINDOWS = 10  # fewer windows of five relaxation times cannot be judged
-Verdict = Literal["stationary", "not stationary", "too short", "no stationary state", "clipped"]
+Verdict = Literal["stationary", "not stationary", "too short", "no stationary state", "clipped", "undefined"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Stationarity:
         products: 0, it needs none.
         verdict: "stationary" only if the interval lies in [.9, 1.1]; "too short" for less than ten windows;
             "no stationary state" for scale-invariant weights without weight decay, whose norm only grows;
-            "clipped": not followed, since the gradients that could be seen are not those of the step.
+            "clipped": not followed, since the gradients that could be seen are not those of the step;
+            "undefined": values that are not finite, or steps without any gradient.
         relaxation: steps, the longer integrated autocorrelation time of the two series.
         drift: change of |θ|² over the series as a share of its mean. For plain SGD this is all the relation says.
     """
@@ -79,6 +80,8 @@ def stationarity(
     low, high = (float(x) for x in torch.quantile(ratios, torch.tensor([0.025, 0.975], dtype=torch.float64)))
     inside = low >= 0.9 and high <= 1.1
     verdict: Verdict = "stationary" if inside else "not stationary"
+    if not (math.isfinite(low) and math.isfinite(high)):
+        verdict = "undefined"
     return Stationarity(ratio, (high - low) / 2, low, high, 0, verdict, relaxation, drift)
 
 

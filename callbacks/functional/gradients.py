@@ -14,6 +14,7 @@ from torch.func import grad, vmap
 
 from three_factors.callbacks.functional.attributes import attributes_kept
 from three_factors.callbacks.functional.called import Called
+from three_factors.callbacks.functional.draws import other_state, seed_all, torch_state
 from three_factors.callbacks.functional.inputs import (
     as_batches,
     chosen_parameters,
@@ -23,7 +24,16 @@ from three_factors.callbacks.functional.inputs import (
     of_all_ranks,
     stored,
 )
-from three_factors.callbacks.functional.nests import Unjoinable, cut, joined, listed, rebuilt, size_of, tensors_of
+from three_factors.callbacks.functional.nests import (
+    Unjoinable,
+    cut,
+    joined,
+    listed,
+    placed,
+    rebuilt,
+    size_of,
+    tensors_of,
+)
 from three_factors.callbacks.functional.objective import Objective
 from three_factors.callbacks.functional.state import device_of, measuring
 
@@ -64,6 +74,7 @@ class Gradients:
         self.sizes = [size_of(batch) for batch in self.batches]
         self.own: list[str] = []  # the buffers that each example needs a copy of
         self.training = training
+        self._draws_elsewhere = False  # by numpy or Python
         self._asked = estimator
         _check_lengths(self.batches, self.sizes)
         self.draws = training and self._draws()
@@ -138,19 +149,53 @@ class Gradients:
         if self.objective.reduction == "batch":
             return "with reduction='batch' an example has no loss of its own"
         self.own = self._own_buffers()
+        scales = []
         with torch.no_grad(), measuring(self.module, training=self.training and not self.draws):
             for first, batch, size in zip(self._starts(), self.batches, self.sizes):
                 whole = float(self._loss(batch, self.called.tensors()))
                 singles = self._losses(first, size, batch)
                 total = float(singles.sum())
                 expected = total if self.objective.reduction == "sum" else total / size
-                rounding = 300 * torch.finfo(self.dtype).eps * (abs(whole) + float(singles.abs().mean()))
+                scales.append(abs(whole) + float(singles.abs().mean()))
+                rounding = 300 * torch.finfo(self.dtype).eps * scales[-1]
                 if math.isfinite(whole) and not abs(whole - expected) <= rounding:
                     if self.draws and self._draws():
                         return "the loss, or the module, draws random numbers in eval mode too"
                     return (
                         f"the loss of a batch, {whole:.6g}, is not the {self.objective.reduction} of its examples' "
                         f"losses, {expected:.6g} (class weights, ignored targets, a loss over the batch?)"
+                    )
+        # In eval mode examples may be apart that train mode brings together.
+        return self._meeting(scales) if self.draws else None
+
+    def _meeting(self, scales: Sequence[float]) -> str | None:
+        """Says that examples meet in train mode, if they do, where what is drawn does not let losses be compared.
+
+        Under the same random numbers a sum over examples changes by the exchange of some, and by that of the others,
+        and by that of both at once as by the two together. They are exchanged for copies of one another, so that what
+        a layer takes of a batch changes much, however large that is.
+
+        Args:
+            scales: for each batch the size of its loss and of its examples', which rounding goes by.
+        """
+        with torch.no_grad(), measuring(self.module, training=True):
+            for number, (batch, size, scale) in enumerate(zip(self.batches, self.sizes, scales)):
+                seed = self.seed + number
+                order = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
+                ones, others = set(order[: size // 2]), set(order[size // 2 :])
+                if not ones:
+                    continue
+                values = []
+                for exchanged in (set(), ones, others, ones | others):
+                    places = [i if i not in exchanged else order[-1 if i in ones else 0] for i in range(size)]
+                    seed_all(seed)
+                    values.append(float(self._loss(placed(batch, places), self.called.tensors())))
+                apart = values[0] - values[1] - values[2] + values[3]
+                rounding = 100 * torch.finfo(self.dtype).eps * (scale + max(map(abs, values)))
+                if math.isfinite(values[0]) and not abs(apart) <= rounding:
+                    return (
+                        "in train mode the loss of a batch is not made of its examples' own (mixup, a norm over the "
+                        "batch, random numbers of another generator than torch's?)"
                     )
         return None
 
@@ -182,6 +227,8 @@ class Gradients:
         """
         if self.examples is None:
             return "its batches have different shapes"
+        if self._draws_elsewhere:
+            return "it draws random numbers that are not torch's, which vmap draws once for several examples"
         try:
             with attributes_kept(self.module):
                 rows = self._gradients(0, min(2, sum(self.sizes)))
@@ -198,12 +245,13 @@ class Gradients:
         return None
 
     def _draws(self) -> bool:
-        """Tells whether a forward pass draws random numbers."""
+        """Tells whether a forward pass draws random numbers of torch; notes whether of numpy or Python too."""
         device = device_of(self.module)
-        before = _random_state(device)
+        before, elsewhere = torch_state(device), other_state()
         with torch.no_grad():
             self._loss(self._small(), self.called.tensors())
-        return any(not torch.equal(a, b) for a, b in zip(before, _random_state(device)))
+        self._draws_elsewhere |= elsewhere != other_state()
+        return before != torch_state(device)
 
     def _small(self) -> Any:
         """Returns a few examples, two where there are, since batch norm takes no single one.
@@ -230,7 +278,7 @@ class Gradients:
 
     def _gradient(self, batch: Any, seed: int) -> Tensor:
         """Returns (q,), of a batch."""
-        torch.manual_seed(seed)
+        seed_all(seed)
         leaves = {n: p.detach().requires_grad_() for n, p in self.leaves.items()}
         value = self._loss(batch, self.called.tensors() | leaves)
         wanted = list(leaves.values())
@@ -245,7 +293,7 @@ class Gradients:
 
     def _gradients(self, first: int, last: int) -> Tensor:
         """Returns (last - first, q), those of a chunk of examples."""
-        torch.manual_seed(self.seed + first)
+        seed_all(self.seed + first)
         gradients = self._vmapped(grad, first, last, self.called.tensors(), self.leaves)
         return torch.cat([g.flatten(1) for g in gradients.values()], 1)
 
@@ -292,11 +340,6 @@ def _check_lengths(batches: Sequence[Any], sizes: Sequence[int]) -> None:
                 f"batches: tensors of {', '.join(map(str, sorted(lengths)))} entries in a batch; gradient noise needs "
                 "one number of examples, which comes first in every tensor (leave the rest out of batches=)"
             )
-
-
-def _random_state(device: torch.device) -> Sequence[Tensor]:
-    states = [torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
 
 
 def _over_ranks(batches: Iterable[Any]) -> list[Any]:

@@ -9,6 +9,8 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
+Pick = Callable[[Any], Any]  # takes some of the entries of a tensor or of a list
+
 
 class Unjoinable(ValueError):
     """Batches that do not make a longer one, such as those padded to lengths of their own."""
@@ -101,18 +103,30 @@ def _longer_or_shorter(part: Sequence[Any]) -> bool:
 
 def cut(batch: Any, start: int, stop: int) -> Any:
     """Returns examples `start` to `stop` of a batch: of every tensor, and every list, that has one entry an example."""
-    if listed(batch) is None:
-        return _cut(batch, start, stop, size_of(batch))
-    return _cut_lists(batch, start, stop, size_of(batch))
+    return _picked(batch, lambda entries: entries[start:stop])
 
 
-def _cut_lists(batch: Any, start: int, stop: int, size: int) -> Any:
+def placed(batch: Any, examples: Sequence[int]) -> Any:
+    """Returns a batch of these examples of a batch, in this order; one may be there several times."""
+
+    def pick(entries: Any) -> Any:
+        return entries[list(examples)] if isinstance(entries, Tensor) else [entries[i] for i in examples]
+
+    return _picked(batch, pick)
+
+
+def _picked(batch: Any, pick: Pick) -> Any:
+    size = size_of(batch)
+    return _cut(batch, pick, size) if listed(batch) is None else _cut_lists(batch, pick, size)
+
+
+def _cut_lists(batch: Any, pick: Pick, size: int) -> Any:
     """Cuts a batch in which lists hold the examples: a tensor in them is an example's own."""
 
     def part(value: Any) -> Any:
         if isinstance(value, list | tuple) and len(value) == size:
-            return type(value)(value[start:stop])
-        return _cut(value, start, stop, size) if isinstance(value, Tensor) else value
+            return type(value)(pick(value))
+        return _cut(value, pick, size) if isinstance(value, Tensor) else value
 
     if isinstance(batch, Mapping):
         return _like(batch, {key: part(value) for key, value in batch.items()})
@@ -120,18 +134,18 @@ def _cut_lists(batch: Any, start: int, stop: int, size: int) -> Any:
     return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
 
 
-def _cut(part: Any, start: int, stop: int, size: int) -> Any:
+def _cut(part: Any, pick: Pick, size: int) -> Any:
     if isinstance(part, Tensor):
-        return part[start:stop] if part.dim() and len(part) == size else part
+        return pick(part) if part.dim() and len(part) == size else part
     if isinstance(part, Mapping):
-        return _like(part, {key: _cut(value, start, stop, size) for key, value in part.items()})
+        return _like(part, {key: _cut(value, pick, size) for key, value in part.items()})
     if isinstance(part, list | tuple):
         if _entries(part, size):
-            return type(part)(part[start:stop])
-        values = [_cut(value, start, stop, size) for value in part]
+            return type(part)(pick(part))
+        values = [_cut(value, pick, size) for value in part]
         return type(part)(*values) if hasattr(part, "_fields") else type(part)(values)
     if tensors_of(part):  # a dataclass
-        return apply_to_collection(part, Tensor, lambda tensor: _cut(tensor, start, stop, size))
+        return apply_to_collection(part, Tensor, lambda tensor: _cut(tensor, pick, size))
     return part
 
 

@@ -142,7 +142,9 @@ def gradient_noise(
         estimator: "per_example" (torch.func's vmap, `chunk` at a time, or 8 where the network draws random numbers);
             "loop" (one example after another: what vmap cannot go through, at some ten times the time);
             "batch_means" (a gradient a batch). By default the first of them that is right for the module and the loss,
-            which is tried on the batches themselves; a warning says where the loss makes it "batch_means".
+            which is tried on the batches themselves (where train mode draws random numbers: by exchanging examples
+            under the same ones); a warning says where the loss makes it "batch_means". Numbers that all examples of
+            a batch share, and no example for itself, are for "batch_means" to be asked for.
         training: dropout and batch norm in train mode. The module's buffers stay as they are.
         params: as for HessianOperator; bfloat16 and float16 ones are measured in float32.
         hessian: for the alignment, an operator on the same parameters; 16 products, and some 120 at most for each

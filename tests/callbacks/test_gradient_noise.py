@@ -239,7 +239,9 @@ def test_the_optimizers_state_stays_as_it_is():
 def steps(series, sizes, lr=0.1, start=0):
     for i, (size, last) in enumerate(sizes, start):
         weights = torch.full((2,), float(i), dtype=torch.float64)
-        series.before([(weights, torch.ones(2, dtype=torch.float64))], lr, 0.0, 0.0)
+        gradient = torch.ones(2, dtype=torch.float64)
+        series.before([(weights, gradient)], lr, 0.0, 0.0)
+        series.stepped([gradient], lr, 0.0, 0.0)
         series.after([], size, last)
 
 

@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
+from torch.utils.data import DataLoader, TensorDataset
 
+from tests.strangers.projects import trainer
 from three_factors.lightning_modules import MLP, GaussianOfItsShape, HalfBatch, Isotropic, Projected, Renewed
 
 
@@ -212,3 +215,33 @@ def test_noise_is_a_function_of_seed_and_step_alone():
     assert torch.equal(first, again)
     assert not torch.equal(first, next_step)
     assert not torch.equal(first, other)
+
+
+SCALED = {
+    "accumulate_grad_batches=2": lambda: {"accumulate_grad_batches": 2},
+    "a gradient scaler": lambda: {"plugins": [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))]},
+}
+
+
+@pytest.mark.parametrize("by", SCALED)
+@pytest.mark.parametrize("noise", [Isotropic(1.0, seeds(0)), Projected(1.0, "top", Renewed(torch.eye(58)[:, :4]))])
+def test_noise_that_is_added_to_a_scaled_gradient_is_refused_before_the_first_step(noise, by):
+    module, (images, labels) = network().float(), examples(8)
+    module.gradient_noise, before = noise, [p.clone() for p in module.parameters()]
+    with pytest.raises(ValueError, match=f"gradient_noise: {type(noise).__name__} is added .*, which {by}"):
+        trainer(**SCALED[by]()).fit(module, DataLoader(TensorDataset(images.float(), labels), 4))
+    assert all(map(torch.equal, module.parameters(), before))
+
+
+def test_halves_are_told_apart_by_their_losses_however_gradients_are_scaled():
+    def trained(noise, **options):
+        module, (images, labels) = network(), examples(8)
+        module.gradient_noise = noise
+        before = torch.cat([p.detach().flatten() for p in module.parameters()])
+        trainer(precision="64-true", **options).fit(module, DataLoader(TensorDataset(images, labels), 4))
+        return torch.cat([p.detach().flatten() for p in module.parameters()]) - before
+
+    found = trained(HalfBatch(1.0), accumulate_grad_batches=2)
+    module, (images, labels) = network(), examples(8)
+    expected = -0.1 * (gradient(module, images[:2], labels[:2]) + gradient(module, images[4:6], labels[4:6])) / 2
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)

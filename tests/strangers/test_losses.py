@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -238,6 +239,81 @@ def test_a_module_whose_examples_meet_has_no_gradients_of_examples():
     with pytest.warns(UserWarning, match="measured on batch means"):
         found = gradient_noise(module, F.cross_entropy, split)
     assert found.value == pytest.approx(noise_of_batches(module, F.cross_entropy, split), rel=1e-9)
+
+
+class Mixed(nn.Module):
+    """Mixes each example of a batch with another one, in train mode."""
+
+    def __init__(self, drawn):
+        super().__init__()
+        self.layer, self.drawn = nn.Linear(6, 3).double(), drawn
+
+    def loss(self, batch):
+        x, y = batch
+        share, others = self.drawn(len(x)) if self.training else (1.0, torch.arange(len(x)))
+        output = self.layer(share * x + (1 - share) * x[others])
+        return share * F.cross_entropy(output, y) + (1 - share) * F.cross_entropy(output, y[others])
+
+
+class TrainsCentred(nn.Module):
+    """Subtracts the batch's mean in train mode alone, as batch norm does."""
+
+    def forward(self, x):
+        return x - x.mean(0) if self.training else x
+
+
+class Jittered(nn.Module):
+    """Adds to each example what numpy draws."""
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        return x + torch.from_numpy(np.random.standard_normal(x.shape))  # noqa: NPY002
+
+
+def drawn_by_torch(examples):
+    return torch.distributions.Beta(1.0, 1.0).sample().double(), torch.randperm(examples)
+
+
+def drawn_by_both(examples):
+    return np.random.beta(0.2, 0.2), torch.randperm(examples)  # noqa: NPY002
+
+
+@pytest.mark.parametrize("size", [2, 16])
+@pytest.mark.parametrize("drawn", [drawn_by_torch, drawn_by_both])
+def test_examples_that_are_mixed_in_train_mode_have_no_gradients_of_their_own(drawn, size):
+    split, module = batches(*data(6 * size), *[size] * 6), Mixed(drawn).train()
+    loss = {"batch_loss": lambda module, batch: module.loss(batch)}
+    with pytest.warns(UserWarning, match="measured on batch means, since in train mode the loss of a batch"):
+        found = gradient_noise(module, None, split, **loss)
+    assert found.value == gradient_noise(module, None, split, **loss, estimator="batch_means").value
+    with pytest.raises(ValueError, match="estimator: 'loop' is not to be had, since in train mode"):
+        gradient_noise(module, None, split, **loss, estimator="loop")
+
+
+@pytest.mark.parametrize("size", [16, 256])
+def test_a_norm_over_the_batch_is_seen_beside_dropout(size):
+    module = network(lambda: nn.Linear(6, 5), TrainsCentred, lambda: nn.Dropout(0.1), lambda: nn.Linear(5, 3)).train()
+    split = batches(*data(8 * size), *[size] * 8)
+    with pytest.warns(UserWarning, match="measured on batch means, since in train mode the loss of a batch"):
+        found = gradient_noise(module, F.cross_entropy, split)
+    assert found.estimator == "batch_means"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("loss", [F.cross_entropy, lambda o, t: F.cross_entropy(o, t) - 1.09])
+def test_what_is_drawn_for_each_example_leaves_it_its_gradient(loss, dtype):
+    module = network(lambda: nn.Linear(6, 5), nn.Tanh, lambda: nn.Dropout(0.5), lambda: nn.Linear(5, 3)).to(dtype)
+    x, y = data(128)
+    found = gradient_noise(module.train(), loss, batches(x.to(dtype), y, 64, 64))
+    assert found.estimator == "per_example"
+
+
+def test_what_numpy_draws_is_drawn_for_each_example_and_is_the_same_again():
+    module = network(Jittered, lambda: nn.Dropout(0.5), lambda: nn.Linear(6, 3)).train()
+    found = [gradient_noise(module, F.cross_entropy, data(12), **few) for few in ({}, {"max_bytes": 1_000})]
+    assert [one.estimator for one in found] == ["loop", "loop"]
+    assert found[1].value == pytest.approx(found[0].value, rel=1e-12)
 
 
 def test_the_temperature_of_a_sum_is_that_of_the_step():
