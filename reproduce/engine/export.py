@@ -11,7 +11,7 @@ from three_factors.reproduce.engine.console import say
 from three_factors.reproduce.engine.definition import Contents, Definition, Figure
 from three_factors.reproduce.engine.launch import interrupts
 from three_factors.reproduce.engine.launch.ending import end_with
-from three_factors.reproduce.engine.options import EPOCHS, SCALES, InputError, Options, flag, parse
+from three_factors.reproduce.engine.options import EPOCHS, PRECISION, SCALES, InputError, Options, flag, parse
 
 if TYPE_CHECKING:
     from three_factors.datamodules.prepared import Prepared
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from three_factors.reproduce.engine.contract.spec import Item
     from three_factors.reproduce.engine.planning import Plan
 
-FLAGS = ("figure", "csv", "to", "take", "scale", "arm", "data", "data_dir", "out", "seeds")
+FLAGS = ("figure", "csv", "to", "take", "scale", "arm", "data", "data_dir", "precision", "out", "seeds")
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,8 @@ def _export(definition: Definition, options: ExportOptions) -> int:
     items = [item for stage in plan.stages(results, say) for item in stage.items]
     done = [item for item in items if results.finished(item, say) is not None]
     if not done:
-        raise InputError(
-            f"--out: {str(options.out)!r} holds no finished run of {definition.name} --scale {options.scale}"
-        )
+        sought = f"{definition.name} --scale {options.scale} in {options.arithmetic}"
+        raise InputError(f"--out: {str(options.out)!r} holds no finished run of {sought}")
     say(f"{len(done)} of {len(items)} finished in {options.out}")
     if options.csv is not None:
         rows = _tidy(plan, done, results, options.csv)
@@ -138,12 +137,14 @@ def _add(
             ends[item.spec.key] = [run.spec.key for run in _trainings(item)]
     seeds = sorted({item.seed for item in new})
     parts = [definition.name, options.scale, source.name, *([options.arm] if options.arm != EPOCHS else [])]
+    parts += [] if options.arithmetic == PRECISION[options.scale] else [options.arithmetic]
     stem = "-".join([*parts, f"seeds-{seeds[0]}-{seeds[-1]}"])
     name = archive.free(stem)
     told = {
         "figure": definition.name,
         "scale": options.scale,
         "arm": options.arm,
+        "precision": options.arithmetic,
         "data": described(source),
         "made": provenance.environment(),
         "lines": lines,

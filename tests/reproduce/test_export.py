@@ -10,12 +10,14 @@ import pytest
 from tests.reproduce import figures, script
 from tests.reproduce.archived import exported, item, write
 from tests.reproduce.specs import MEASURED, MLP
+from three_factors.datamodules.prepared import prepare
 from three_factors.reproduce.engine.contract.archive import Archive
 from three_factors.reproduce.engine.contract.files import write_json
 from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.spec import Item, Keep, PathSpec
 from three_factors.reproduce.engine.export import _add
 from three_factors.reproduce.engine.options import Options
+from three_factors.reproduce.engine.planning import FigurePlan
 
 BLOCK = "fig1-smoke-digits28-seeds-0-0"
 
@@ -111,6 +113,21 @@ def test_a_line_that_ends_in_another_training_is_left_out(tmp_path, added):
         of for of in map(Archive(archive.folder).block, Archive(archive.folder).index["blocks"]) if of.told["lines"]
     )
     assert block.told["ends"] == {lines[1].spec.key: [runs[1].spec.key, runs[2].spec.key]}
+
+
+def test_runs_in_another_precision_than_the_scales_are_exported_where_they_are_asked_for(tmp_path):
+    source, defined = prepare("digits28"), figures.figure("fig1")
+    where = ("--scale", "smoke", "--data", "digits28", "--out", tmp_path, "--to", tmp_path / "archive")
+    options = Options(scale="smoke", precision="tf32")
+    run = FigurePlan(defined, options, source, defined.arm("epochs")).runs()[0]
+    write(Results(tmp_path), run)
+    assert "holds no finished run of fig1" in export(*where).stderr
+    assert (
+        f"written: {tmp_path}/archive/fig1-smoke-digits28-tf32-seeds-0-0"
+        in export(*where, "--precision", "tf32").stdout
+    )
+    (block,) = (tmp_path / "archive").glob("*.npz")
+    assert Archive(tmp_path / "archive").block(block.stem).spec(run.spec.key).precision == "tf32"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,17 @@ from typing import Any, NoReturn
 
 from three_factors.reproduce.engine.contract.files import CHECKOUT, write_bytes, write_text
 from three_factors.reproduce.engine.definition import BESIDE, Contents, Definition, Theory
-from three_factors.reproduce.engine.options import InputError, Scale, flag, parse, refuse
+from three_factors.reproduce.engine.options import (
+    ARITHMETIC,
+    CHOICES,
+    PRECISION,
+    InputError,
+    Scale,
+    check_precision,
+    flag,
+    parse,
+    refuse,
+)
 from three_factors.reproduce.engine.publish import forest
 from three_factors.reproduce.engine.publish.current import is_current
 from three_factors.reproduce.engine.publish.gallery_page import (
@@ -42,6 +52,10 @@ class GalleryOptions:
 
     out: Path = flag(Path("results"), "results folder (default: results)", "DIR")
     data_dir: Path = flag(Path("data"), "where the data sets are (default: data)", "DIR")
+    precision: str | None = flag(None, ARITHMETIC, "|".join(CHOICES))
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
 
 
 def main(doc: str, contents: Contents, arguments: list[str] | None = None) -> NoReturn:
@@ -76,14 +90,16 @@ def _read(options: GalleryOptions, definition: Definition) -> list[Shown]:
 def _at(options: GalleryOptions, definition: Definition, data: str | None, scale: Scale) -> Shown | None:
     """Reads a figure at one scale; None if it is not there."""
     name, suffix = definition.name, "" if data is None else f"-{data}"
-    folder = options.out / name / f"{scale}{suffix}"
+    asked = options.precision if "precision" in definition.flags else None
+    last = "" if asked in (None, PRECISION[scale]) else f"-{asked}"
+    folder = options.out / name / f"{scale}{suffix}{last}"
     if not (folder / "provenance.json").is_file():
         return None
     provenance = _complete(options, definition, folder, scale)
     files = {ending: folder / f"{name}{ending}.png" for ending in ("", f"-{BESIDE}")}
     kept, arms = {f"{folder.name}/{file}": (folder / file).read_bytes() for file in KEPT}, {}
     for arm in definition.arms:
-        changed = folder.with_name(f"{folder.name}-{arm.name}")
+        changed = folder.with_name(f"{scale}{suffix}-{arm.name}{last}")
         if (changed / "provenance.json").is_file():
             _complete(options, definition, changed, scale)
             arms[arm.name] = _claims(changed)

@@ -15,7 +15,7 @@ from three_factors.reproduce.engine.judge.claims import MIXED, G
 from three_factors.reproduce.engine.judge.stored_claims import interval, primaries, survives, word
 from three_factors.reproduce.engine.options import EPOCHS, InputError, Options
 from three_factors.reproduce.engine.publish import forest
-from three_factors.reproduce.engine.publish.current import is_current
+from three_factors.reproduce.engine.publish.current import is_current, of_precision
 
 TIME = "time"  # the arm of equal t_eta
 SHOWN = ("command", "made", "commit", "uncommitted_changes", "python", "versions", "hardware", "data", "missing")
@@ -79,7 +79,8 @@ def write(contents: Contents, options: Options) -> tuple[Path, list[Entry]]:
     definitions = [contents.load(name) for name in contents.page]
     entries = [_entry(one, options, *place) for one in definitions for place in _displayed(one, options)]
     if not entries:
-        raise InputError(f"--out: {str(options.out)!r} holds no figure at scale {options.scale}; --run makes them")
+        sought = f"at scale {options.scale} in {options.arithmetic}"
+        raise InputError(f"--out: {str(options.out)!r} holds no figure {sought}; --run makes them")
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     environment.filters |= {"interval": interval, "word": word}
     displayed = {entry.script for entry in entries}
@@ -109,10 +110,15 @@ def papers(definition: Definition, options: Options) -> list[tuple[Path, dict[st
 
 
 def _folders(definition: Definition, options: Options) -> list[tuple[Path, dict[str, Any]]]:
-    """Returns a script's folders at this scale, on the data asked for, with their provenance; its own data first."""
+    """Returns a script's folders at this scale and precision, on the data asked for, with their provenance.
+
+    Its own data are first.
+    """
     found = []
     for file in sorted((options.out / definition.name).glob(f"{options.scale}*/provenance.json")):
         told = json.loads(file.read_text(encoding="utf-8"))
+        if not of_precision(definition, told, options):
+            continue
         if options.data in (None, told["data"]["name"]) or told["data"]["name"] == SIMULATION:
             found.append((file.parent, told))
     return sorted(found, key=lambda item: not item[1]["data"]["own"])
