@@ -11,7 +11,7 @@ from three_factors.reproduce.engine.console import say
 from three_factors.reproduce.engine.definition import Contents, Definition, Figure
 from three_factors.reproduce.engine.launch import interrupts
 from three_factors.reproduce.engine.launch.ending import end_with
-from three_factors.reproduce.engine.options import EPOCHS, SCALES, InputError, Options, flag, parse
+from three_factors.reproduce.engine.options import EPOCHS, PRECISION, SCALES, InputError, Options, flag, parse
 
 if TYPE_CHECKING:
     from three_factors.datamodules.prepared import Prepared
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from three_factors.reproduce.engine.contract.spec import Item
     from three_factors.reproduce.engine.planning import Plan
 
-FLAGS = ("figure", "csv", "to", "take", "scale", "arm", "data", "data_dir", "out", "seeds")
+FLAGS = ("figure", "csv", "to", "take", "scale", "arm", "data", "data_dir", "precision", "out", "seeds")
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,8 @@ def _export(definition: Definition, options: ExportOptions) -> int:
     items = [item for stage in plan.stages(results, say) for item in stage.items]
     done = [item for item in items if results.finished(item, say) is not None]
     if not done:
-        raise InputError(
-            f"--out: {str(options.out)!r} holds no finished run of {definition.name} --scale {options.scale}"
-        )
+        sought = f"{definition.name} --scale {options.scale} in {options.arithmetic}"
+        raise InputError(f"--out: {str(options.out)!r} holds no finished run of {sought}")
     say(f"{len(done)} of {len(items)} finished in {options.out}")
     if options.csv is not None:
         rows = _tidy(plan, done, results, options.csv)
@@ -95,12 +94,12 @@ def _take(definition: Definition, folder: Path, archive: Archive) -> int:
     from three_factors.reproduce.engine.publish import ledger
 
     try:
-        taken = archive.take(Other(folder), definition.name)
+        taken = archive.take(Other(folder), definition.name, say)
     except DamagedArchive as error:
         raise InputError(f"--take: {error}") from error
     for scale in SCALES:
         ledger.append(archive.folder, ledger.of_figure(folder, definition.name, scale))
-    say(f"taken: {', '.join(taken)}" if taken else f"nothing of {definition.name} in {folder} that is not here")
+    say(f"taken: {', '.join(taken)}" if taken else f"nothing of {definition.name} is to be taken from {folder}")
     return 0
 
 
@@ -120,28 +119,36 @@ def _add(
 
     # Looks are a figure's own; its runs may be in the archive by another figure's name.
     ledger.append(archive.folder, ledger.of_figure(options.out, definition.name, options.scale))
-    new = [item for item in done if not _is_in(archive, item)]
+    lacking = [item for item in done if not _is_in(archive, item)]
+    others = [item.name for item in lacking if _of_another_training(archive, item, results)]
+    if others:
+        say(f"left out, since the archive has other trainings of these runs: {', '.join(others)}")
+    new = [item for item in lacking if item.name not in others]
     if not new:
-        say("all of it is in the archive")
+        say("nothing else is to be added" if others else "all of it is in the archive")
         return 0
-    runs, lines = list[Any](), dict[str, Any]()
+    runs, lines, ends = list[Any](), dict[str, Any](), dict[str, list[str]]()
     for item in new:
         folder = results.place(item)
         if isinstance(folder, RunFolder):
             runs.append((item, folder))
         else:
             lines[item.spec.key] = results.finished(item, say)
+            ends[item.spec.key] = [run.spec.key for run in _trainings(item)]
     seeds = sorted({item.seed for item in new})
     parts = [definition.name, options.scale, source.name, *([options.arm] if options.arm != EPOCHS else [])]
+    parts += [] if options.arithmetic == PRECISION[options.scale] else [options.arithmetic]
     stem = "-".join([*parts, f"seeds-{seeds[0]}-{seeds[-1]}"])
     name = archive.free(stem)
     told = {
         "figure": definition.name,
         "scale": options.scale,
         "arm": options.arm,
+        "precision": options.arithmetic,
         "data": described(source),
         "made": provenance.environment(),
         "lines": lines,
+        "ends": ends,
     }
     written = archive.add(name, told, runs)
     assert written is not None
@@ -153,6 +160,21 @@ def _add(
 def _is_in(archive: Archive, item: Item) -> bool:
     folder = archive.folder_of(item.spec)
     return folder is not None and folder.complete(item.measurements, every_step=item.every_step) is not None
+
+
+def _of_another_training(archive: Archive, item: Item, results: Results) -> bool:
+    """Tells whether the archive has another training of a run, or of a run at an end of a line."""
+    found = {run.spec.key: results.finished(run, say) for run in _trainings(item)}
+    return any(result is not None and archive.has_another(key, result) for key, result in found.items())
+
+
+def _trainings(item: Item) -> list[Item]:
+    """Returns a run itself, or the runs at the ends of a line."""
+    from three_factors.reproduce.engine.contract.spec import Item, PathSpec
+
+    if not isinstance(item.spec, PathSpec):
+        return [item]
+    return [Item("", item.seed, run) for run in (item.spec.start, item.spec.end)]
 
 
 def _tidy(plan: Plan, done: Sequence[Item], results: Results, file: Path) -> int:

@@ -87,8 +87,7 @@ class Options:
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
             raise InputError(f"--scale: {self.scale!r} is not one of {', '.join(SCALES)}")
-        if self.precision is not None and self.precision not in CHOICES:
-            raise InputError(f"--precision: {self.precision!r} is not one of {', '.join(CHOICES)}")
+        check_precision(self.precision)
         if self.wandb not in WANDB_MODES:
             raise InputError(f"--wandb: {self.wandb!r} is not one of {', '.join(WANDB_MODES)}")
         for name in ("seeds", "devices", "num_nodes", "jobs", "time"):
@@ -198,6 +197,12 @@ def _mode() -> str:
     if asked not in (None, usual):
         print(f"W&B: {asked}, as WANDB_MODE says (--wandb goes before it)", flush=True)
     return asked or usual
+
+
+def check_precision(asked: str | None) -> None:
+    """Raises InputError for a precision that there is none of."""
+    if asked is not None and asked not in CHOICES:
+        raise InputError(f"--precision: {asked!r} is not one of {', '.join(CHOICES)}")
 
 
 def refuse(error: Exception) -> NoReturn:

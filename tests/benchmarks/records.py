@@ -57,6 +57,7 @@ def items_of(name: str, smallest: bool, epochs: int | None = None, seeds: int = 
 
 def write(out: Path, item: Any) -> None:
     """Writes the files of a finished run, with plausible numbers."""
+    from three_factors.reproduce.engine.contract.files import digest
     from three_factors.reproduce.engine.contract.results import Results
     from three_factors.reproduce.engine.contract.steps import BATCH_SIZE, DTYPE, KEPT, OF_STEPS, of_plan
 
@@ -104,6 +105,7 @@ def write(out: Path, item: Any) -> None:
         "first_loss": 2.3,
         "final": {k: v for k, v in rows[-1].items() if k not in (*OF_STEPS, "between")},
         "bytes": (folder / "metrics.jsonl").stat().st_size,
+        "sha256": {file.name: digest(file) for file in (folder / "metrics.jsonl", folder / KEPT) if file.exists()},
         "milestones": reached,
         "provenance": {"seconds": 1.0, "devices": 1, "num_nodes": 1},
     }

@@ -6,8 +6,8 @@ import torch
 
 from three_factors.reproduce.engine.contract.folder import RunFolder
 
-# Of a run's own time, and how many bytes its rows take with that in them.
-NOT_REPEATED = ("hessian/seconds", "training_hessian/seconds", "seconds", "provenance", "bytes")
+# Of a run's own time, and what its rows are with that in them.
+NOT_REPEATED = ("hessian/seconds", "training_hessian/seconds", "seconds", "provenance", "bytes", "sha256")
 
 
 def left(folder):

@@ -1,9 +1,9 @@
 """The archive: finished work in few files that are kept beside the code; read where a results folder has none of it.
 
 A block is what one export has added: NAME.json with specs, names and lines, NAME.npz with the numbers of runs (no
-pickle). A block is never written again; index.json says in which blocks a key is. Numbers at the end of a run and at
-its milestones are exact (but their errors), those of epochs have four digits (`four_digits`), and of single steps there
-are 2 000 means.
+pickle). A block is never written again; index.json says in which blocks a key is, and the first of them which training
+of it counts: a later one adds what it has of the same training. Numbers at the end of a run and at its milestones are
+exact (but their errors), those of epochs have four digits (`four_digits`), and of single steps there are 2 000 means.
 Simulations are not in it: the chains of one have megabytes, and are made again in minutes.
 """
 
@@ -20,10 +20,16 @@ from typing import Any
 import numpy as np
 
 from three_factors.datamodules.prepared import Prepared
-from three_factors.reproduce.engine.contract.block import ArchivedLine, ArchivedRun, Block, DamagedArchive
+from three_factors.reproduce.engine.contract.block import (
+    ArchivedLine,
+    ArchivedRun,
+    Block,
+    DamagedArchive,
+    same_training,
+)
 from three_factors.reproduce.engine.contract.exported import described
 from three_factors.reproduce.engine.contract.files import CHECKOUT, lock, write_bytes, write_json
-from three_factors.reproduce.engine.contract.folder import Folder, RunFolder
+from three_factors.reproduce.engine.contract.folder import Folder, RunFolder, Say
 from three_factors.reproduce.engine.contract.spec import Item, RunSpec, Spec
 
 HOME = CHECKOUT / "reproduce" / "gallery" / "archive"
@@ -62,8 +68,18 @@ class Archive:
             return None
         blocks, place = tuple(map(self.block, names)), self.folder / spec.key
         if isinstance(spec, RunSpec):
-            return ArchivedRun(place, blocks=blocks)
+            return ArchivedRun.of(place, blocks)
         return ArchivedLine(place, block=blocks[0])
+
+    def has_another(self, key: str, result: Mapping[str, Any]) -> bool:
+        """Tells whether a run of this key is here, of another training than a result is. Raises DamagedArchive."""
+        here = self._result(key)
+        return here is not None and not same_training(here, result)
+
+    def _result(self, key: str) -> dict[str, Any] | None:
+        """Returns the result of the run of a key; None if it is not here."""
+        names = self.index["keys"].get(key)
+        return ArchivedRun(self.folder / key, blocks=(self.block(names[0]),)).result() if names else None
 
     def sources(self, names: Iterable[str]) -> list[Prepared]:
         """Returns the data sets of these names whose runs are here: their description alone, without images."""
@@ -75,13 +91,17 @@ class Archive:
         return list(found.values())
 
     def add(self, name: str, told: Mapping[str, Any], runs: Sequence[tuple[Item, RunFolder]]) -> Path | None:
-        """Writes one more block and returns its JSON file; None where all of it is here already.
+        """Writes one more block and returns its JSON file; None where there is nothing to write.
 
         Args:
             name: the block's; refused if it exists.
-            told: figure, scale, data, lines and the like, for its JSON.
-            runs: finished runs with their folders.
+            told: figure, scale, data, lines with the runs at their ends, and the like, for its JSON.
+            runs: finished runs with their folders; refused where another training of one is here.
         """
+        results = {item.name: (item.spec.key, folder.result()) for item, folder in runs}
+        others = [run for run, (key, found) in results.items() if found is not None and self.has_another(key, found)]
+        if others:
+            raise ValueError(f"{name}: the archive has another training of {', '.join(others)}")
         arrays, of_runs = described(runs)
         content = {"edition": EDITION} | dict(told) | of_runs
         buffer = io.BytesIO()
@@ -93,20 +113,42 @@ class Archive:
         self._write(name, files, keys)
         return self.folder / f"{name}.json"
 
-    def take(self, other: Archive, figure: str) -> list[str]:
+    def take(self, other: Archive, figure: str, say: Say = print) -> list[str]:
         """Takes the blocks of a figure that another archive has and this one has not; returns their names here.
 
-        A block of the same name and other runs was made elsewhere, and gets a number. Raises DamagedArchive.
+        A block of the same name and other runs was made elsewhere, and gets a number. Runs of which another training is
+        here are left out of the index, as are lines that end in such runs, and said. Raises DamagedArchive.
         """
-        taken = []
+        taken, left_out = [], list[str]()
         for name, hashes in other.index["blocks"].items():
             block = other.block(name)
             if block.told["figure"] != figure or hashes in self.index["blocks"].values():
                 continue
-            own = self.free(name)
-            self._write(own, block.files(), [*block.told["runs"], *block.told["lines"]])
-            taken.append(own)
+            others = self._others(other, block)
+            left_out += others
+            keys = [key for key in (*block.told["runs"], *block.told["lines"]) if key not in others]
+            if keys:
+                own = self.free(name)
+                self._write(own, block.files(), keys)
+                taken.append(own)
+        if left_out:
+            say(f"left out, since the archive has other trainings of these runs: {', '.join(dict.fromkeys(left_out))}")
         return taken
+
+    def _others(self, other: Archive, block: Block) -> list[str]:
+        """Returns the keys of a block whose runs, or runs at their ends, are here of another training."""
+        place = other.folder
+        runs = [
+            key
+            for key in block.told["runs"]
+            if self.has_another(key, ArchivedRun(place / key, blocks=(block,)).result())
+        ]
+        lines = [
+            key
+            for key, ends in block.told.get("ends", {}).items()  # older blocks do not tell them
+            if any(self.has_another(end, found) for end in ends if (found := other._result(end)) is not None)
+        ]
+        return runs + lines
 
     def free(self, stem: str) -> str:
         """Returns a name that no block has."""

@@ -26,6 +26,19 @@ class DamagedArchive(ValueError):
     """Says that a block is not what its index says."""
 
 
+def same_training(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tells whether two results of one key are of the same training: they end alike to the bit.
+
+    How long it took is not asked, since a training that is repeated to the bit has the same weights.
+    """
+    return _ends(one) == _ends(other)
+
+
+def _ends(result: Mapping[str, Any]) -> tuple[Any, ...]:
+    final = {k: v for k, v in result["final"].items() if v is not None and not k.endswith("/seconds")}
+    return result["status"], result.get("first_loss"), final
+
+
 @dataclass(frozen=True)
 class Block:
     """The files of one block, read when they are first asked for.
@@ -94,10 +107,23 @@ class ArchivedRun(RunFolder):
     """A run of the archive, which reads as the folder of a finished run does.
 
     Attributes:
-        blocks: those that have something of it; the first has the run itself.
+        blocks: those that have something of this training; the first has the run itself.
     """
 
     blocks: tuple[Block, ...] = field(default=(), kw_only=True)
+
+    @classmethod
+    def of(cls, path: Path, blocks: Sequence[Block]) -> ArchivedRun:
+        """Returns the first block's run, with what later blocks have of the same training.
+
+        A block made on another machine may have the same key with other bits: nothing of it belongs to this run.
+        """
+
+        def result(block: Block) -> dict[str, Any]:
+            return cls(path, blocks=(block,)).result()
+
+        alike = [block for block in blocks[1:] if same_training(result(blocks[0]), result(block))]
+        return cls(path, blocks=(blocks[0], *alike))
 
     @property
     def _block(self) -> tuple[Block, int]:
@@ -140,8 +166,15 @@ class ArchivedRun(RunFolder):
         return None
 
     def _has_steps(self, result: dict[str, Any]) -> bool:
-        block, at = self._block
-        return block.told["steps"][at] >= 0
+        return self._step_means is not None
+
+    @property
+    def _step_means(self) -> np.ndarray | None:
+        for block in self.blocks:
+            row = block.told["steps"][block.place[self.path.name]]
+            if row >= 0:
+                return np.asarray(block.arrays["step means"][row])
+        return None
 
     def rows(self) -> list[dict[str, Any]]:
         block, at = self._block
@@ -153,11 +186,9 @@ class ArchivedRun(RunFolder):
 
     def step_losses(self) -> np.ndarray | None:
         """Returns means of the steps' losses, each repeated for the steps that it is of."""
-        block, at = self._block
-        row = block.told["steps"][at]
-        if row < 0:
+        means, count = self._step_means, self.result()["final"]["step"]
+        if means is None:
             return None
-        means, count = block.arrays["step means"][row], self.result()["final"]["step"]
         used = means[: min(MEANS, count)]
         return np.repeat(used, np.diff(bins(count)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -35,6 +36,18 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def digest(path: Path, *, stored: bool = False) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal digits.
+
+    Args:
+        stored: waits until what was appended is on the disk: a power loss leaves zeros where it was not.
+    """
+    with path.open("rb") as file:
+        if stored:
+            os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def lock(path: Path, kind: str, patience: float = -1) -> FileLock:

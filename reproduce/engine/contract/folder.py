@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from filelock import FileLock, Timeout
 
-from three_factors.reproduce.engine.contract.files import lock, read_lines, write_text
+from three_factors.reproduce.engine.contract.files import digest, lock, read_lines, write_text
 from three_factors.reproduce.engine.contract.job import Job, environment_of
 from three_factors.reproduce.engine.contract.packs import Pack
 from three_factors.reproduce.engine.contract.spec import AnyMeasurement, PathSpec, RunSpec, Spec
@@ -186,7 +186,7 @@ class RunFolder(Folder):
         return self.path / "training.ckpt"
 
     def _check(self, result: dict[str, Any]) -> None:
-        """Looks at sizes alone, where the result tells them: what was done is known without reading it."""
+        """Looks at sizes and hashes, where the result tells them: what was done is known without parsing it."""
         rows, epochs = self.path / "metrics.jsonl", result["final"]["epoch"]
         if "bytes" not in result:  # until 0.1
             last = read_lines(rows)[-1:]
@@ -197,6 +197,12 @@ class RunFolder(Folder):
         kept = self.path / KEPT
         if kept.exists() and kept.stat().st_size != DTYPE.itemsize * result["final"]["step"]:
             raise ValueError(f"{KEPT} has not {result['final']['step']} steps")
+        written = result.get("sha256", {})  # not before 0.2
+        for file in (rows, kept):
+            if file.name in written and file.exists() and digest(file) != written[file.name]:
+                raise ValueError(f"{file.name} is not what was written")
+        if "bytes" in result and rows.name not in written:
+            _check_rows(rows, epochs)
 
     def describe(self, result: dict[str, Any]) -> str:
         final, first = result["final"], result.get("first_loss")
@@ -274,6 +280,18 @@ class RunFolder(Folder):
 
     def _forget_progress(self) -> None:
         self.checkpoint.unlink(missing_ok=True)
+
+
+def _check_rows(file: Path, epochs: int) -> None:
+    """Raises ValueError unless the last row can be read, and nothing is left blank as a power loss leaves it."""
+    content = file.read_bytes()
+    last = content[content.rfind(b"\n", 0, -1) + 1 :]
+    try:
+        whole = last.endswith(b"\n") and b"\0" not in content and json.loads(last)["epoch"] == epochs
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{file.name} has lost rows before epoch {epochs}")
 
 
 class PathFolder(Folder):

@@ -16,7 +16,7 @@ from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.definition import Definition, Figure, Theory
 from three_factors.reproduce.engine.judge.rules import as_json
 from three_factors.reproduce.engine.judge.table import Table
-from three_factors.reproduce.engine.options import Options, Scale
+from three_factors.reproduce.engine.options import PRECISION, Options, Scale
 from three_factors.reproduce.engine.planning import FigurePlan, TheoryPlan
 from three_factors.reproduce.engine.publish.outputs import measured
 
@@ -39,6 +39,15 @@ def is_current(definition: Definition, folder: Path, scale: Scale, data_dir: Pat
         return False  # written before this was told, or settings that no longer fit the data
 
 
+def of_precision(definition: Definition, told: dict[str, Any], options: Options) -> bool:
+    """Tells whether results are of runs in the precision that a call asks for; simulations have none.
+
+    Results that do not say theirs are of the scale's own.
+    """
+    found = told.get("precision") or PRECISION[options.scale]
+    return "precision" not in definition.flags or found == options.arithmetic
+
+
 def _claims(folder: Path) -> list[dict[str, Any]]:
     file = folder / "claims.json"
     return list(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else []
@@ -57,7 +66,8 @@ def _simulations(theory: Theory, told: dict[str, Any], scale: Scale, data_dir: P
 def _of_figure(figure: Figure, told: dict[str, Any], folder: Path, scale: Scale) -> bool:
     arm, seeds = figure.arm(told["arm"]), told["seeds"]
     source = Prepared(**told["source"], folder="", origin="")
-    plan = FigurePlan(figure, Options(scale=scale, seeds=seeds, arm=told["arm"]), source, arm)
+    options = Options(scale=scale, seeds=seeds, arm=told["arm"], precision=told.get("precision"))
+    plan = FigurePlan(figure, options, source, arm)
     runs = plan.runs()
     factors = {item.label: item.factors for item in runs}
     runs += plan.final(runs, Table(pd.read_csv(folder / "table.csv"), {}, factors=factors))

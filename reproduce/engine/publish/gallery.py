@@ -14,7 +14,17 @@ from typing import NoReturn
 
 from three_factors.reproduce.engine.contract.files import CHECKOUT, write_bytes
 from three_factors.reproduce.engine.definition import Contents, Definition, Theory
-from three_factors.reproduce.engine.options import InputError, Scale, flag, parse, refuse
+from three_factors.reproduce.engine.options import (
+    ARITHMETIC,
+    CHOICES,
+    PRECISION,
+    InputError,
+    Scale,
+    check_precision,
+    flag,
+    parse,
+    refuse,
+)
 from three_factors.reproduce.engine.publish import forest
 from three_factors.reproduce.engine.publish.current import is_current
 from three_factors.reproduce.engine.publish.gallery_page import (
@@ -44,6 +54,10 @@ class GalleryOptions:
 
     out: Path = flag(Path("results"), "results folder (default: results)", "DIR")
     data_dir: Path = flag(Path("data"), "where the data sets are (default: data)", "DIR")
+    precision: str | None = flag(None, ARITHMETIC, "|".join(CHOICES))
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
 
 
 def main(doc: str, contents: Contents, arguments: list[str] | None = None) -> NoReturn:
@@ -78,11 +92,13 @@ def _read(options: GalleryOptions, definition: Definition) -> list[Shown]:
 def _at(options: GalleryOptions, definition: Definition, data: str | None, scale: Scale) -> Shown | None:
     """Reads a figure at one scale; None if it is not there."""
     name, suffix = definition.name, "" if data is None else f"-{data}"
-    folder = options.out / name / f"{scale}{suffix}"
+    asked = options.precision if "precision" in definition.flags else None
+    last = "" if asked in (None, PRECISION[scale]) else f"-{asked}"
+    folder = options.out / name / f"{scale}{suffix}{last}"
     found = _complete(options, definition, folder, scale)
     if found is None:
         return None
-    changed = {arm.name: folder.with_name(f"{folder.name}-{arm.name}") for arm in definition.arms}
+    changed = {arm.name: folder.with_name(f"{scale}{suffix}-{arm.name}{last}") for arm in definition.arms}
     made = {arm: _complete(options, definition, of, scale) for arm, of in changed.items()}
     arms = {arm: of for arm, of in made.items() if of is not None}
     return Shown(

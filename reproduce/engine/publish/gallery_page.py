@@ -9,6 +9,7 @@ from typing import Any
 from three_factors.reproduce.engine.console import duration
 from three_factors.reproduce.engine.definition import SIMULATION
 from three_factors.reproduce.engine.judge.stored_claims import interval, primaries, survives, tally, word
+from three_factors.reproduce.engine.options import PRECISION, Scale
 from three_factors.reproduce.engine.publish import forest
 from three_factors.reproduce.engine.publish.page import indices
 
@@ -48,7 +49,7 @@ class Shown:
     name: str
     script: str
     title: str
-    scale: str
+    scale: Scale
     pictures: dict[str, bytes]
     claims: list[dict[str, Any]]
     arms: dict[str, list[dict[str, Any]]]
@@ -168,7 +169,9 @@ def _in_arms(one: Shown, claim: dict[str, Any]) -> str:
 
 def _command(one: Shown) -> str:
     data, scale = one.provenance["data"]["name"], "" if one.scale == "quick" else f" --scale {one.scale}"
-    return f"reproduce/{one.script}.py{scale}" + ("" if data == SIMULATION else f" --data {data}")
+    precision = one.provenance.get("precision")
+    last = "" if precision in (None, PRECISION[one.scale]) else f" --precision {precision}"
+    return f"reproduce/{one.script}.py{scale}" + ("" if data == SIMULATION else f" --data {data}") + last
 
 
 def _counted(claims: Sequence[dict[str, Any]]) -> str:

@@ -234,6 +234,7 @@ def _write_provenance(
         "data": {"name": context.data, **content, "own": context.own_data},
         "source": None if source is None else described(source),
         "arm": context.arm.name,
+        "precision": context.options.arithmetic if "precision" in context.definition.flags else None,
         "seeds": context.seeds,
         "reductions": list(context.definition.reductions(context.options.scale)),
         "regime": None if context.regime is None else str(context.regime),

@@ -15,7 +15,7 @@ from three_factors.reproduce.engine.judge.claims import MIXED, G
 from three_factors.reproduce.engine.judge.stored_claims import interval, primaries, survives, word
 from three_factors.reproduce.engine.options import EPOCHS, InputError, Options
 from three_factors.reproduce.engine.publish import forest
-from three_factors.reproduce.engine.publish.current import is_current
+from three_factors.reproduce.engine.publish.current import is_current, of_precision
 from three_factors.reproduce.engine.publish.stored import Damaged, Stored, of_scale
 
 TIME = "time"  # the arm of equal t_eta
@@ -90,7 +90,8 @@ def write(contents: Contents, options: Options) -> tuple[Path, list[Entry], list
         entries += [_entry(definition, options, one, found, wrong[definition.name]) for one in _displayed(found)]
     damaged = [error for errors in wrong.values() for error in errors]
     if not entries:
-        nothing = InputError(f"--out: {str(options.out)!r} holds no figure at scale {options.scale}; --run makes them")
+        sought = f"at scale {options.scale} in {options.arithmetic}"
+        nothing = InputError(f"--out: {str(options.out)!r} holds no figure {sought}; --run makes them")
         raise damaged[0] if damaged else nothing
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     environment.filters |= {"interval": interval, "word": word}
@@ -122,9 +123,12 @@ def papers(found: list[Stored]) -> list[Stored]:
 
 
 def folders(definition: Definition, options: Options) -> tuple[list[Stored], list[InputError]]:
-    """Returns a script's results at this scale, on the data asked for, its own data first; and which are damaged."""
+    """Returns a script's results at this scale and precision, on the data asked for, and which are damaged.
+
+    Its own data are first.
+    """
     found, wrong = of_scale(definition, options.out, options.scale)
-    asked = (options.data, SIMULATION)
+    found, asked = [one for one in found if of_precision(definition, one.told, options)], (options.data, SIMULATION)
     if options.data is not None:
         found = [one for one in found if one.data in asked]
         wrong = [error for error in wrong if not isinstance(error, Damaged) or error.data in asked]

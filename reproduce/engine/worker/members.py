@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from three_factors.callbacks.milestones import Milestones
-from three_factors.reproduce.engine.contract.files import read_lines, write_text
+from three_factors.reproduce.engine.contract.files import digest, read_lines, write_text
 from three_factors.reproduce.engine.contract.spec import Keep, RunSpec
 from three_factors.reproduce.engine.contract.steps import BETWEEN, DTYPE, KEPT, OF_STEPS, evaluated, variance
 
@@ -159,7 +159,8 @@ class Member:
     def result(self, finite_weights: bool) -> dict[str, Any]:
         """Returns status and last values. Diverged: a loss or weight not finite, or a loss above the first step's.
 
-        By more than a hundredth: a network that learns nothing stays at the loss of chance, and has not diverged.
+        By more than a hundredth: a network that learns nothing stays at the loss of chance, and has not diverged. Rows
+        and steps are on the disk before there is a result that counts them done.
         """
         last = self.rows[-1]
         final = last.get("train/loss")
@@ -169,6 +170,7 @@ class Member:
             "first_loss": self.first_loss if math.isfinite(self.first_loss) else None,
             "final": {k: v for k, v in last.items() if k not in (*OF_STEPS, BETWEEN)},
             "bytes": self.path.stat().st_size,
+            "sha256": {file.name: digest(file, stored=True) for file in (self.path, self.kept) if file is not None},
         }
 
     def reached(

@@ -1,6 +1,5 @@
 """What is exported comes back: ends and measurements to the bit, curves to four digits; damage is refused by name."""
 
-import json
 import math
 import shutil
 import subprocess
@@ -14,19 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.images import image_folder
+from tests.reproduce.archived import TOLD, exported, item, write
 from tests.reproduce.script import PATIENCE, ROOT
-from tests.reproduce.specs import MEASURED, SPEC, NoRuns
+from tests.reproduce.specs import MEASURED, NoRuns
 from three_factors.reproduce.engine.contract.archive import Archive
 from three_factors.reproduce.engine.contract.block import DamagedArchive
 from three_factors.reproduce.engine.contract.compact import MEANS, four_digits
 from three_factors.reproduce.engine.contract.results import Results
-from three_factors.reproduce.engine.contract.spec import Item
-from three_factors.reproduce.engine.contract.steps import DTYPE, KEPT, OF_STEPS, planned
 from three_factors.reproduce.engine.evidence import table_of
-
-LONG = replace(SPEC, epochs=12)
-DATA = {"name": "cifar10", "fingerprint": "0123", "train": 50_000, "test": 10_000, "channels": 3, "size": 32}
-TOLD = {"figure": "fig4", "scale": "paper", "arm": "epochs", "data": DATA | {"classes": 10}, "lines": {}}
 
 
 @given(st.one_of(st.floats(-1e300, 1e300), st.just(math.nan)))
@@ -34,44 +28,6 @@ def test_four_digits_are_near_and_rounding_again_changes_nothing(value):
     found = four_digits(np.array([value]))
     assert np.array_equal(four_digits(found), found, equal_nan=True)
     assert np.isnan(value) or abs(found[0] - value) <= 1.3e-4 * abs(value) + 1e-300
-
-
-def item(seed, *, every_step=True, epochs=LONG.epochs):
-    return Item("cyclic S", seed, replace(LONG, seed=seed, epochs=epochs), (MEASURED,), {"S": 32}, every_step)
-
-
-def write(results, one, *, epochs=None, status="ok", measured=True):
-    """Writes a finished run with noisy numbers; it may have stopped early."""
-    folder, random = results.folder(one.spec).path, np.random.default_rng(one.seed)
-    folder.mkdir(parents=True)
-    count = epochs or one.spec.epochs
-    steps = planned(one.spec, count)
-    ends = np.searchsorted(steps.epoch, np.arange(1, count + 1), side="right").tolist()
-    if one.every_step:
-        random.normal(1, 0.1, ends[-1]).astype(DTYPE).tofile(folder / KEPT)
-    rows = []
-    for epoch, end in enumerate(ends, start=1):
-        row = {"epoch": epoch, "step": end, "t_eta": float(np.cumsum(steps.lr)[end - 1])}
-        row |= {"train/step_variance": None if epoch % 7 == 0 else float(random.exponential())}
-        row |= {"noise/lr": float(steps.lr[end - 1]), "noise/batch_size": int(steps.batch_size[end - 1])}
-        row |= {"train/loss": float(random.exponential())}
-        if epoch % 3 == 0:
-            row |= {"test/accuracy": float(random.uniform()), "test/loss": float(random.exponential())}
-        rows.append(row)
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = {
-        "key": one.spec.key,
-        "status": status,
-        "first_loss": 2.302585092994046,
-        "final": {k: v for k, v in rows[-1].items() if k not in OF_STEPS} | {"val/loss": None},
-        "bytes": (folder / "metrics.jsonl").stat().st_size,
-        "milestones": {"best": {"epoch": 3, "val/loss": 0.1 + 0.2}, "end": {}},
-        "provenance": {"seconds": 1.25, "devices": 1, "num_nodes": 1, "accelerator": "cpu"},
-    }
-    (folder / "result.json").write_text(json.dumps(result))
-    if measured:
-        found = {at: {"hessian/trace": float(random.exponential()), "hessian/frobenius": None} for at in MEASURED.at}
-        (folder / f"measured-{MEASURED.key}.json").write_text(json.dumps({"milestones": found}))
 
 
 @pytest.fixture
@@ -173,6 +129,85 @@ def test_a_block_that_was_damaged_on_its_way_is_not_taken(made):
     with pytest.raises(DamagedArchive, match=r"elsewhere\.npz: is not what the archive's index says"):
         Archive(tmp_path / "archive").take(Archive(tmp_path / "there"), TOLD["figure"])
     assert (tmp_path / "archive" / "index.json").read_bytes() == before
+
+
+AT_THE_END = replace(MEASURED, at=("end",))
+
+
+def joined(archive, other):
+    """Writes the blocks of another archive beside those of one, as if no run were looked at; returns the archive."""
+    for name, hashes in other.index["blocks"].items():
+        block = other.block(name)
+        assert hashes
+        archive._write(name, block.files(), [*block.told["runs"], *block.told["lines"]])
+    return Archive(archive.folder)
+
+
+def test_a_row_is_of_one_training_where_a_run_was_made_twice(tmp_path):
+    plain, both = item(0, every_step=False), replace(item(0), measurements=(MEASURED, AT_THE_END))
+    here, archive = exported(tmp_path / "here", plain)
+    _, other = exported(tmp_path / "there", both, elsewhere=True)
+    assert here.folder(plain.spec).result()["final"] != other.folder_of(plain.spec).result()["final"]
+    kept = Results(tmp_path / "nothing", joined(archive, other))
+    assert kept.finished(plain, print)["final"] == archive.folder_of(plain.spec).result()["final"]
+    assert kept.place(plain).measured(AT_THE_END) is None
+    assert kept.place(plain).step_losses() is None
+    assert kept.finished(both, print) is None
+    assert kept.finished(item(0), print) is None  # with its steps
+
+
+def test_what_is_measured_or_kept_later_of_the_same_training_counts(tmp_path):
+    plain, both = item(0, every_step=False), replace(item(0), measurements=(MEASURED, AT_THE_END))
+    _, archive = exported(tmp_path / "here", plain)
+    results = Results(tmp_path / "again")
+    write(results, both, seconds=7.5)  # repeated to the bit, in its own time
+    archive.add("later", TOLD, [(both, results.folder(both.spec))])
+    kept = Results(tmp_path / "nothing", Archive(archive.folder))
+    assert kept.finished(both, print)["provenance"]["seconds"] == 1.25
+    trace = [of.measured(AT_THE_END)["end"]["hessian/trace"] for of in (kept.place(both), results.folder(both.spec))]
+    assert trace[0] == trace[1]
+    assert kept.place(both).step_losses() == pytest.approx(results.folder(both.spec).step_losses(), rel=1e-6)
+
+
+def test_another_training_of_an_archived_run_is_not_added(tmp_path):
+    _, archive = exported(tmp_path / "here", item(0))
+    results = Results(tmp_path / "there")
+    again, new = item(0), item(1)
+    for one in (again, new):
+        write(results, one, elsewhere=True)
+    with pytest.raises(ValueError, match="more: the archive has another training of cyclic S seed 0"):
+        archive.add("more", TOLD, [(one, results.folder(one.spec)) for one in (again, new)])
+    archive.add("more", TOLD, [(new, results.folder(new.spec))])
+
+
+def test_of_a_block_made_elsewhere_other_trainings_are_left_out_and_so_are_lines_between_them(tmp_path):
+    _, archive = exported(tmp_path / "here", item(0))
+    results, other = Results(tmp_path / "there"), Archive(tmp_path / "other")
+    for one in (item(0), item(1)):
+        write(results, one, elsewhere=True)
+    lines = {"to 0": {"key": "to 0"}, "to 1": {"key": "to 1"}}
+    ends = {"to 0": [item(1).spec.key, item(0).spec.key], "to 1": [item(1).spec.key, item(1).spec.key]}
+    runs = [(one, results.folder(one.spec)) for one in (item(0), item(1))]
+    other.add("made elsewhere", TOLD | {"lines": lines, "ends": ends}, runs)
+    said = []
+    assert archive.take(other, TOLD["figure"], said.append) == ["made elsewhere"]
+    (line,) = said
+    assert line.endswith(f"other trainings of these runs: {item(0).spec.key}, to 0")
+    keys = Archive(archive.folder).index["keys"]
+    assert keys == {
+        item(0).spec.key: ["of here"],
+        item(1).spec.key: ["made elsewhere"],
+        "to 1": ["made elsewhere"],
+    }
+
+
+def test_where_nothing_is_left_of_a_block_it_is_not_taken(tmp_path):
+    _, archive = exported(tmp_path / "here", item(0))
+    _, other = exported(tmp_path / "there", item(0), elsewhere=True)
+    before, said = (archive.folder / "index.json").read_bytes(), []
+    assert archive.take(other, TOLD["figure"], said.append) == []
+    assert len(said) == 1
+    assert (archive.folder / "index.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("ending", ["npz", "json"])

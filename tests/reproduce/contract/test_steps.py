@@ -8,8 +8,11 @@ import pytest
 
 from tests.reproduce.specs import SPEC
 from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, Triangle, exchange
+from three_factors.reproduce.engine.contract.files import digest
 from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import Job
+from three_factors.reproduce.engine.contract.results import Results
+from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.contract.steps import DTYPE, KEPT, first_lr, planned, variance
 
 CYCLIC = NoiseSchedule(0.1, Cyclic(high=160, low=32, period=4, phase=0.5))
@@ -73,14 +76,18 @@ def test_rows_of_an_older_edition_are_read_as_the_new_ones(old):
     assert old.complete(every_step=True)["status"] == "ok"
 
 
-def finished(folder, *, every_step):
-    folder.path.mkdir()
-    row = {"epoch": 1, "step": 3, "t_eta": 0.5, "train/step_variance": None, "noise/lr": 0.1, "noise/batch_size": 9}
+def finished(folder, *, every_step, hashed=False):
+    """Writes a run of two epochs and three steps."""
+    folder.path.mkdir(parents=True)
+    row = {"epoch": 1, "step": 1, "t_eta": 0.5, "train/step_variance": None, "noise/lr": 0.1, "noise/batch_size": 9}
+    last = row | {"epoch": 2, "step": 3}
     file = folder.path / "metrics.jsonl"
-    file.write_text(json.dumps(row) + "\n")
+    file.write_text(json.dumps(row) + "\n" + json.dumps(last) + "\n")
     if every_step:
         np.array([3, 2, 1], DTYPE).tofile(folder.path / KEPT)
-    result = {"key": folder.path.name, "status": "ok", "final": row, "bytes": file.stat().st_size}
+    result = {"key": folder.path.name, "status": "ok", "final": last, "bytes": file.stat().st_size}
+    if hashed:
+        result["sha256"] = {name: digest(folder.path / name) for name in ("metrics.jsonl", KEPT)}
     (folder.path / "result.json").write_text(json.dumps(result))
     return folder
 
@@ -97,7 +104,7 @@ def test_a_finished_run_without_its_steps_is_trained_again_where_they_are_asked_
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", KEPT])
-def test_whether_a_run_is_whole_is_known_by_the_sizes_of_its_files(name, tmp_path, monkeypatch):
+def test_whether_a_run_is_whole_is_known_without_parsing_its_files(name, tmp_path, monkeypatch):
     folder = finished(RunFolder(tmp_path / SPEC.key), every_step=True)
     monkeypatch.setattr(folder.__class__, "rows", lambda self: pytest.fail("was parsed"))
     assert folder.complete(every_step=True)["status"] == "ok"
@@ -105,3 +112,40 @@ def test_whether_a_run_is_whole_is_known_by_the_sizes_of_its_files(name, tmp_pat
     (folder.path / name).write_bytes(content[:-1])
     with pytest.raises(ValueError, match=name):
         folder.result()
+
+
+def blank(file, start, stop=None):
+    """Leaves zeros where a power loss came before the disk had what was appended."""
+    content = bytearray(file.read_bytes())
+    content[start:stop] = bytes(len(content[start:stop]))
+    file.write_bytes(content)
+
+
+DAMAGE = {  # file, from, to, whether the result has hashes
+    "the last row": ("metrics.jsonl", -20, None, False),
+    "all rows": ("metrics.jsonl", 0, None, False),
+    "a row before the last": ("metrics.jsonl", 10, 30, False),
+    "the last row, with hashes": ("metrics.jsonl", -20, None, True),
+    "the last steps": (KEPT, -4, None, True),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_what_a_power_loss_has_left_blank_is_set_aside_by_name(what, tmp_path):
+    name, start, stop, hashed = DAMAGE[what]
+    item, results, said = Item("cyclic S", 3, SPEC, every_step=True), Results(tmp_path), []
+    folder = finished(results.folder(SPEC), every_step=True, hashed=hashed)
+    assert Results(tmp_path).finished(item, said.append) is not None
+    blank(folder.path / name, start, stop)
+    assert results.finished(item, said.append) is None
+    (line,) = said
+    assert f"{folder.path}/result.json is damaged ({name}" in line
+    assert "set aside as" in line
+    assert not folder.path.exists()
+
+
+def test_steps_that_are_thrown_away_are_no_damage_where_none_are_asked_for(tmp_path):
+    folder = finished(RunFolder(tmp_path / SPEC.key), every_step=True, hashed=True)
+    (folder.path / KEPT).unlink()
+    assert folder.complete()["status"] == "ok"
+    assert folder.complete(every_step=True) is None

@@ -25,9 +25,9 @@ from three_factors.reproduce.experiments import memorisation
 MNIST, CIFAR = source("mnist"), source("cifar10")
 
 
-def left(folder, figure, source, frame=None):
+def left(folder, figure, source, frame=None, precision=None):
     """What a call of the figure at smoke scale would have left."""
-    plan = FigurePlan(figure, Options(scale="smoke", seeds=2), source, PAPERS)
+    plan = FigurePlan(figure, Options(scale="smoke", seeds=2, precision=precision), source, PAPERS)
     runs = plan.runs()
     frame = pd.DataFrame({"label": ["-"], "seed": [0], "status": ["ok"]}) if frame is None else frame(runs)
     factors = {run.label: run.factors for run in runs}
@@ -80,6 +80,17 @@ def test_results_are_current_until_a_setting_a_measurement_or_the_data_change(tm
     longer = replace(memorisation.SMOKE, epochs=4)
     monkeypatch.setitem(memorisation.MEMORISATION.scales, "smoke", longer)
     assert not is_current(figure, tmp_path, "smoke", tmp_path)
+
+
+def test_results_in_another_precision_than_the_scales_are_current_where_they_say_so(tmp_path):
+    figure = named("fig15")
+    told = left(tmp_path, figure, MNIST, precision="tf32")
+    assert not is_current(figure, tmp_path, "smoke", tmp_path)  # the scale's own, where nothing is said
+    for precision, current in (("tf32", True), ("bf16", False), ("float32", False), ("float16", False)):
+        written(tmp_path, told | {"precision": precision})
+        assert is_current(figure, tmp_path, "smoke", tmp_path) is current, precision
+    written(tmp_path, left(tmp_path, figure, MNIST) | {"precision": "float32"})
+    assert is_current(figure, tmp_path, "smoke", tmp_path)
 
 
 def test_of_a_tuned_figure_the_runs_that_its_table_chooses_count_too(tmp_path):

@@ -70,8 +70,8 @@ def places(tmp_path, monkeypatch):
     return readme, folder, results
 
 
-def make(results):
-    gallery.write(gallery._read(gallery.GalleryOptions(results.parents[1]), CONTENTS.load("fig1")))
+def make(results, **options):
+    gallery.write(gallery._read(gallery.GalleryOptions(results.parents[1], **options), CONTENTS.load("fig1")))
 
 
 def test_pictures_shrink_and_the_table_stands_between_the_markers(places):
@@ -203,3 +203,20 @@ def test_the_highest_scale_is_shown_with_its_arms_and_the_lower_ones_behind_it(p
     assert (folder / gallery.INDICES).read_bytes()[:4] == b"\x89PNG"
     for place in ("paper", "paper-time", "quick"):
         assert (folder / "fig1" / place / "table.csv").is_file()
+
+
+def test_results_in_another_precision_than_the_scales_are_shown_where_they_are_asked_for(places):
+    _, folder, results = places
+    told = json.loads((results / "provenance.json").read_text())
+    for name in ("paper-float32", "paper-time-float32"):
+        shutil.copytree(results, results.parent / name)
+        (results.parent / name / "provenance.json").write_text(json.dumps(told | {"precision": "float32"}))
+    make(results)
+    assert not (folder / "fig1" / "paper-float32").exists()
+    make(results, precision="float32")
+    for place in ("paper-float32", "paper-time-float32", "quick"):
+        assert (folder / "fig1" / place / "table.csv").is_file()
+    command = "`reproduce/fig1.py --scale paper --data fashionmnist --precision float32`"
+    assert command in (folder / "README.md").read_text()
+    with pytest.raises(InputError, match="--precision: 'float16' is not one of float32, tf32, bf16"):
+        make(results, precision="float16")

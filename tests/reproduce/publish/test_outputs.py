@@ -114,6 +114,15 @@ def test_seeds_of_other_calls_are_named(tmp_path, capsys):
     assert told["other_seeds"] == [3, 101]
 
 
+@pytest.mark.parametrize("precision", [None, "bf16"])
+def test_results_say_their_precision(precision, tmp_path):
+    options = Options(out=tmp_path, precision=precision)
+    context = replace(CONTEXT, definition=replace(FIGURE, check=lambda table: []), options=options)
+    empty = Table(pd.DataFrame(columns=["label", "seed", "status"]), {})
+    folder = outputs.publish(context, [Item("constant, small S", 3, SPEC)], empty, [], {}).folder
+    assert json.loads((folder / "provenance.json").read_text())["precision"] == (precision or "float32")
+
+
 def test_other_copies_of_a_data_set_have_looks_of_their_own():
     assert CONTEXT.place.startswith("quick cifar10-")
     assert replace(CONTEXT, source=replace(CIFAR10, fingerprint="0" * 16)).place != CONTEXT.place

@@ -141,6 +141,27 @@ def test_a_claim_survives_the_controls_where_it_holds_in_every_arm(tmp_path, mon
     assert [len(re.findall("<li>", row)) for row in rows] == [2, 0]
 
 
+@pytest.mark.parametrize(("asked", "value"), [(None, 0.5), ("float32", 0.75)])
+def test_the_page_is_of_one_precision(asked, value, tmp_path, monkeypatch):
+    current(monkeypatch)
+    for place, precision, found in (("paper", "tf32", 0.5), ("paper-float32", "float32", 0.75)):
+        for arm, last in (("epochs", ""), ("time", "-time")):
+            folder = place.replace("paper", f"paper{last}")
+            results(tmp_path, "fig1", CLAIM | {"value": found}, scale=folder)
+            file = tmp_path / "fig1" / folder / "provenance.json"
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"arm": arm, "precision": precision}))
+    results(tmp_path, "theorem2", CLAIM | {"data": "simulation"}, scale="paper")  # which has none
+    options = ReportOptions(out=tmp_path, scale="paper", precision=asked)
+    _, entries = write(CONTENTS, options)
+    assert [entry.name for entry in entries] == ["fig1", "theorem2"]
+    shown = [*entries[0].claims, *entries[0].arms["time"]]
+    assert [claim["value"] for claim in shown] == [value, value]
+    commands = []
+    monkeypatch.setattr("three_factors.reproduce.engine.report._run", lambda command: commands.append(command) or 0)
+    _run_missing(CONTENTS, options)
+    assert not any("fig1.py" in word for command in commands for word in command)
+
+
 def test_what_is_only_estimated_has_no_word_on_the_page(page):
     section = page.split('<section id="fig1">')[1].split("</section>")[0]
     assert "Estimated, without a word: 1" in section
