@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, get_args
 
@@ -14,6 +14,7 @@ from torch.func import grad, vmap
 
 from three_factors.callbacks.functional.attributes import attributes_kept
 from three_factors.callbacks.functional.called import Called
+from three_factors.callbacks.functional.differentiable import check_exchanged
 from three_factors.callbacks.functional.inputs import (
     as_batches,
     chosen_parameters,
@@ -66,6 +67,7 @@ class Gradients:
         self.training = training
         self._asked = estimator
         _check_lengths(self.batches, self.sizes)
+        self._check_exchanged(chosen)
         self.draws = training and self._draws()
         self.chunk = DRAWN_TOGETHER if self.draws else chunk
         try:
@@ -204,6 +206,12 @@ class Gradients:
         with torch.no_grad():
             self._loss(self._small(), self.called.tensors())
         return any(not torch.equal(a, b) for a, b in zip(before, _random_state(device)))
+
+    def _check_exchanged(self, chosen: Mapping[str, nn.Parameter]) -> None:
+        """Raises ValueError where the loss reads a parameter past the module, and its gradients would lack a part."""
+        with attributes_kept(self.module):
+            leaves = {name: p.detach().requires_grad_() for name, p in self.leaves.items()}
+            check_exchanged([self._loss(self._small(), self.called.tensors() | leaves)], chosen)
 
     def _small(self) -> Any:
         """Returns a few examples, two where there are, since batch norm takes no single one.
