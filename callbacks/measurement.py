@@ -268,10 +268,11 @@ class Monitor(pl.Callback, ABC):
         """Returns what the user gave, read once and kept on the device; None if nothing was given."""
         if self.batches is None:
             return None
-        if not isinstance(self.batches, list):
+        if self.batches is self._given:
             with measuring(module):
                 given = self.batches(trainer) if callable(self.batches) else self.batches
                 self.batches = list(as_batches(given))
+        assert isinstance(self.batches, list)
         return [stored(batch, device_of(module), None) for batch in self.batches]
 
 

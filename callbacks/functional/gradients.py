@@ -16,7 +16,6 @@ from three_factors.callbacks.functional.attributes import attributes_kept
 from three_factors.callbacks.functional.called import Called
 from three_factors.callbacks.functional.differentiable import check_exchanged
 from three_factors.callbacks.functional.inputs import (
-    as_batches,
     chosen_parameters,
     copied,
     distributed,
@@ -309,7 +308,7 @@ def _random_state(device: torch.device) -> Sequence[Tensor]:
 
 def _over_ranks(batches: Iterable[Any]) -> list[Any]:
     """Returns the i-th batches of all ranks as one, on every rank; in one process the batches as they are."""
-    own = list(as_batches(batches))
+    own = list(batches)
     if not distributed():
         return own
     ranks = of_all_ranks([stored(b, torch.device("cpu"), None) for b in own])
