@@ -29,8 +29,9 @@ def attributes_kept(module: nn.Module, *, whole: bool = False) -> Iterator[None]
 
     Covers what is assigned in a forward pass or a hook (the weight that `weight_norm` computes, caches, counters); the
     entries of lists, dictionaries, sets and deques, however they are nested; modules in these (metrics in a plain
-    dictionary, say); random generators; and tensors that are written to and are no buffers (buffers and parameters are
-    exchanged for copies by whoever measures). Not what other objects hold: a Trainer, a data set.
+    dictionary, say; a teacher in a list) with their tensors; random generators; and tensors that are written to and are
+    no buffers (those, and parameters, are exchanged by whoever measures). Not what other objects hold: a Trainer, a
+    data set.
 
     Args:
         whole: go through containers of more than `FEW` entries too: once a measurement, not at every pass, since a
@@ -85,9 +86,12 @@ class _Kept:
         return [value for value in followed if not isinstance(value, Tensor)]
 
     def _hidden(self, part: nn.Module) -> list[Any]:
-        """Notes a module that is no submodule: nobody exchanges its buffers."""
-        for buffer in self._new([b for b in part._buffers.values() if b is not None]):
-            self._tensor(buffer, INSIDE, by_value=True)  # batch norm raises no version of what it writes to
+        """Notes a module that is no submodule: nobody exchanges its tensors for copies.
+
+        Neither batch norm nor a write through `.data` raises a version.
+        """
+        for tensor in self._new([t for t in (*part._parameters.values(), *part._buffers.values()) if t is not None]):
+            self._tensor(tensor, SMALL, by_value=True)
         return self._part(part)
 
     def _look(self, values: list[Any]) -> None:

@@ -86,6 +86,39 @@ def test_a_network_that_is_hidden_in_a_list_keeps_its_running_statistics():
     assert all(torch.equal(value, before[name]) for name, value in hidden.state_dict().items())
 
 
+class Taught(Project):
+    """Moves a teacher after itself in every step, as one of its parts or hidden in a list."""
+
+    def __init__(self, hidden, write):
+        super().__init__()
+        teacher, self.write = network(seed=2).requires_grad_(False), write
+        self.kept = [teacher] if hidden else teacher
+
+    @torch.no_grad()
+    def moved(self):
+        teacher = self.kept[0] if isinstance(self.kept, list) else self.kept
+        for mine, other in zip(teacher.parameters(), self.net.parameters()):
+            self.write(mine, other)
+        return teacher
+
+    def training_step(self, batch, batch_idx):
+        target = self.moved()(batch[0]).detach()
+        return super().training_step(batch, batch_idx) + F.mse_loss(self(batch[0]), target)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.net.parameters(), lr=0.05)
+
+
+@pytest.mark.parametrize("kind", ["hessian", "line"])
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("write", [lambda p, q: p.lerp_(q, 0.1), lambda p, q: p.data.lerp_(q.data, 0.1)])
+def test_a_teacher_is_moved_by_the_steps_of_training_alone(kind, hidden, write):
+    plain, measured = Taught(hidden, write), Taught(hidden, write)
+    fit(plain, epochs=2)
+    fit(measured, KINDS[kind](batch_loss=the_step), epochs=2)
+    assert all(torch.equal(p, q) for p, q in zip(plain.moved().parameters(), measured.moved().parameters()))
+
+
 def test_a_write_to_one_of_many_tensors_is_refused_by_name():
     project = Keeping([torch.zeros(1) for _ in range(200)], lambda kept, loss: kept[150].add_(1))
     with pytest.raises(ValueError, match=r"writes to 'kept', .* one of many"), measuring(project):
