@@ -20,7 +20,7 @@ from torch import nn
 from three_factors.callbacks.functional import GradientNoise, HessianOperator
 from three_factors.callbacks.functional.fluctuation import Stationarity
 from three_factors.callbacks.functional.gradients import ESTIMATORS, Estimator, Gradients
-from three_factors.callbacks.functional.inputs import distributed, gathered, of_all_ranks
+from three_factors.callbacks.functional.inputs import as_batches, distributed, gathered, of_all_ranks
 from three_factors.callbacks.functional.nests import cut, size_of
 from three_factors.callbacks.functional.noise import FEWEST, noise_of
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Reduction
@@ -203,7 +203,7 @@ class GradientNoiseMonitor(Monitor):
 
     def measure(self, module: nn.Module, batches: Any, *, noise_ratio: float | None = None) -> GradientNoise:
         """Returns the noise of any module on any batches."""
-        held = list(batches)
+        held = list(as_batches(batches))
         with measuring(module, training=True):
             rows = self._gradients(module, held)
         return self._found(rows, held, noise_ratio)
@@ -224,7 +224,7 @@ class GradientNoiseMonitor(Monitor):
     def _found(self, rows: Gradients, batches: Any, noise_ratio: float | None) -> GradientNoise:
         hessian = None
         if self.alignment:
-            hessian = HessianOperator.of(rows.module, rows.objective, batches, params=self.params)
+            hessian = HessianOperator.of(rows.module, rows.objective, iter(batches), params=self.params)
         return noise_of(rows, hessian=hessian, noise_ratio=noise_ratio, max_bytes=self.max_bytes)
 
     def _summary(self, found: GradientNoise) -> dict[str, float]:

@@ -139,7 +139,8 @@ class HessianMonitor(SubsetMonitor):
         super().setup(trainer, pl_module, stage)
 
     def measured(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, float]:
-        return self.measure(module, self.subset(trainer, module), lr=self._lr(trainer, module))
+        batches = iter(self.subset(trainer, module))  # two tensors in a list would be one pair
+        return self.measure(module, batches, lr=self._lr(trainer, module))
 
     def measure(self, module: nn.Module, batches: Iterable[Any], *, lr: float | None = None) -> dict[str, float]:
         """Returns what would be logged, for any module and data."""

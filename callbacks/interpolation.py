@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from three_factors.callbacks.functional import Interpolation, interpolate
-from three_factors.callbacks.functional.inputs import gathered, stored
+from three_factors.callbacks.functional.inputs import as_batches, gathered, stored
 from three_factors.callbacks.functional.line import BatchNormPolicy
 from three_factors.callbacks.functional.nests import Unjoinable, cut, joined, size_of
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Reduction, Weights
@@ -109,7 +109,7 @@ class InterpolationMonitor(SubsetMonitor):
 
     def measure(self, module: nn.Module, batches: Any, reference: Any) -> Interpolation:
         """Returns the path from `reference` to the module's own weights."""
-        return self._path(module, batches, reference, None, self.alphas)
+        return self._path(module, as_batches(batches), reference, None, self.alphas)
 
     def tried(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
         own = plain(module)
@@ -133,7 +133,7 @@ class InterpolationMonitor(SubsetMonitor):
             weights=objective.weights,
             alphas=alphas,
             batch_norm=self.batch_norm,
-            estimation=estimation,
+            estimation=None if estimation is None else iter(estimation),
         )
 
     def _summary(self, profile: Interpolation) -> dict[str, float]:

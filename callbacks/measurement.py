@@ -36,8 +36,8 @@ class Monitor(FollowsSteps, ABC):
     These arguments mean the same in every monitor; callbacks/README.md says what they cost.
 
     Args:
-        every_n_epochs: measured at the ends of epochs whose number (from 1) it divides. What reads a
-            value at other times (a `ModelCheckpoint`, say) is refused.
+        every_n_epochs: measured at the ends of epochs whose number (from 1) it divides; a warning says where a fit
+            has none. What reads a value at other times (a `ModelCheckpoint`, say) is refused.
         loss: loss(output, target), a scalar, with output = module(input) for batches (input, target), or
             module(inputs…) for (inputs…, target); by default the module's own `loss`.
         batch_loss: f(module, batch), in place of `loss`, for any other batch or output; `lambda module, batch:
@@ -128,6 +128,13 @@ class Monitor(FollowsSteps, ABC):
         check_readers(trainer, self)
         if self._lost:
             self._tell(trainer, f"resumed, measures on other examples than before {UNLESS}")
+        last = trainer.max_epochs or -1  # -1: nobody knows
+        left = range(trainer.current_epoch, last)
+        if left and not self.history and not any(map(self.due, left)):
+            rank_zero_warn(
+                f"{type(self).__name__}: every_n_epochs={self.every_n_epochs}, and none of the epochs up to "
+                f"max_epochs={last} is due: nothing will be measured"
+            )
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -278,10 +285,11 @@ class Monitor(FollowsSteps, ABC):
         """Returns what the user gave, read once and kept on the device; None if nothing was given."""
         if self.batches is None:
             return None
-        if not isinstance(self.batches, list):
+        if self.batches is self._given:
             with measuring(module):
                 given = self.batches(trainer) if callable(self.batches) else self.batches
                 self.batches = list(as_batches(given))
+        assert isinstance(self.batches, list)
         return [stored(batch, device_of(module), None) for batch in self.batches]
 
 

@@ -40,12 +40,14 @@ class Called:
         self._tied = any(len(set(map(id, of))) < len(of) for of in (_every(module, True), _every(module, False)))
 
     def tensors(self, *, own: bool = False) -> dict[str, Tensor]:
-        """Returns the module's parameters without their graphs (`own`: copies of them), and copies of its buffers, by
-        name.
+        """Returns the module's parameters without their graphs (`own`: copies of them), and copies of its buffers and
+        of parameters that require no gradient, by name: a step may write to these (a teacher's moving average).
         """
-        of = copied if own else detached
-        found = {name: of(held[last], self.dtype) for name, held, last in self._parameters}
-        return found | self.buffers()  # a forward pass may write to them
+        found = {}
+        for name, held, last in self._parameters:
+            of = copied if own or not held[last].requires_grad else detached
+            found[name] = of(held[last], self.dtype)
+        return found | self.buffers()
 
     def buffers(self) -> dict[str, Tensor]:
         """Copies of the buffers, by name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -74,6 +74,18 @@ def own_functions(loss: Tensor) -> list[str]:
     if that computes everything from its saved inputs: what `forward` has computed and saved counts as a constant."""
     made = {type(n).__name__.removesuffix("Backward") for n in _nodes([loss]) if isinstance(n, BackwardCFunction)}
     return sorted(made)
+
+
+def check_exchanged(results: Iterable[Tensor], parameters: Mapping[str, nn.Parameter]) -> None:
+    """Raises ValueError where a graph ends in one of the module's own parameters, for which others were exchanged.
+
+    What reads them from a list, or a closure, has their values and no derivative in the tensors that stand for them.
+    """
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    for node in _nodes(results):
+        name = names.get(id(getattr(node, "variable", None)))
+        if name is not None:
+            raise ValueError(f"loss: reads {name!r} past the module (a list, a closure); take it from `module`")
 
 
 def check_against_differences(

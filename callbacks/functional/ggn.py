@@ -131,6 +131,7 @@ class GGNOperator(HessianOperator):
         loss = self._called(
             lambda module, batch: self.objective.of_output(given, batch), self._batches[index], self._called.tensors()
         )
+        self._check_exchanged([*tensors_of(output), loss])
         if not loss.requires_grad:
             raise ValueError("loss: does not depend on the output of the module")
         return list(torch.autograd.grad(loss, free, create_graph=True, allow_unused=True))

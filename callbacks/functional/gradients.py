@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, get_args
 
@@ -14,9 +14,9 @@ from torch.func import grad, vmap
 
 from three_factors.callbacks.functional.attributes import attributes_kept
 from three_factors.callbacks.functional.called import Called
+from three_factors.callbacks.functional.differentiable import check_exchanged
 from three_factors.callbacks.functional.draws import other_state, seed_all, torch_state
 from three_factors.callbacks.functional.inputs import (
-    as_batches,
     chosen_parameters,
     copied,
     distributed,
@@ -77,6 +77,7 @@ class Gradients:
         self._draws_elsewhere = False  # by numpy or Python
         self._asked = estimator
         _check_lengths(self.batches, self.sizes)
+        self._check_exchanged(chosen)
         self.draws = training and self._draws()
         self.chunk = DRAWN_TOGETHER if self.draws else chunk
         try:
@@ -253,6 +254,12 @@ class Gradients:
         self._draws_elsewhere |= elsewhere != other_state()
         return before != torch_state(device)
 
+    def _check_exchanged(self, chosen: Mapping[str, nn.Parameter]) -> None:
+        """Raises ValueError where the loss reads a parameter past the module, and its gradients would lack a part."""
+        with attributes_kept(self.module):
+            leaves = {name: p.detach().requires_grad_() for name, p in self.leaves.items()}
+            check_exchanged([self._loss(self._small(), self.called.tensors() | leaves)], chosen)
+
     def _small(self) -> Any:
         """Returns a few examples, two where there are, since batch norm takes no single one.
 
@@ -344,7 +351,7 @@ def _check_lengths(batches: Sequence[Any], sizes: Sequence[int]) -> None:
 
 def _over_ranks(batches: Iterable[Any]) -> list[Any]:
     """Returns the i-th batches of all ranks as one, on every rank; in one process the batches as they are."""
-    own = list(as_batches(batches))
+    own = list(batches)
     if not distributed():
         return own
     ranks = of_all_ranks([stored(b, torch.device("cpu"), None) for b in own])

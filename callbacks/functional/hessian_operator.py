@@ -20,6 +20,7 @@ from three_factors.callbacks.functional.differentiable import (
     NoDerivative,
     check_against_differences,
     check_differentiable,
+    check_exchanged,
     named_layer,
     own_functions,
     ways_out,
@@ -83,7 +84,7 @@ class HessianOperator:
     Raises:
         ValueError: no parameters, parameters that are not finite (or complex, sparse, sharded), no batches, a loss
             that is not a scalar or not what `reduction` says, train mode on several ranks; in a product, a layer
-            without a second derivative.
+            without a second derivative, or a loss that reads a parameter from elsewhere than the module.
     """
 
     def __init__(
@@ -185,6 +186,7 @@ class HessianOperator:
             raise ValueError("batches: there is no example in them")
         self._kept: _Kept | None = None
         self._differentiable = False  # whether that has been seen
+        self._exchanged = False  # whether the loss has been seen to take all parameters from the module
         if sizes is None and not training:
             check_parts(objective, self._batches)
             self._shares = self._weighed(self._batches, self.sizes)
@@ -351,6 +353,12 @@ class HessianOperator:
         # With a single batch the graph outlives this call: it gets weights of its own.
         tensors = self._called.tensors(own=len(self._batches) == 1) | dict(zip(self.parameters, leaves))
         loss = self._called(self.objective, batch, tensors)
+        self._check_exchanged([loss])
         if not loss.requires_grad:
             raise ValueError("loss: does not depend on any of the chosen parameters")
         return loss
+
+    def _check_exchanged(self, results: list[Tensor]) -> None:
+        if not self._exchanged:
+            check_exchanged(results, self.parameters)
+            self._exchanged = True

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -12,13 +14,15 @@ from torch import Tensor, nn
 from three_factors.callbacks.functional.attributes import attributes_kept
 from three_factors.callbacks.functional.batch_statistics import batch_norms, own_statistics, re_estimated
 from three_factors.callbacks.functional.called import Called
+from three_factors.callbacks.functional.differentiable import check_exchanged
 from three_factors.callbacks.functional.inputs import gathered
-from three_factors.callbacks.functional.nests import size_of
+from three_factors.callbacks.functional.nests import cut, size_of
 from three_factors.callbacks.functional.objective import Objective
 from three_factors.callbacks.functional.probes import Probe, probes
 from three_factors.callbacks.functional.shares import check_parts, shares, try_on
 from three_factors.callbacks.functional.weights import Weights, aligned, load_weights
 
+FEW = 4  # examples that a gradient's graph is built for
 BatchNormPolicy = Literal["re-estimate", "interpolate", "batch"]
 
 
@@ -50,19 +54,32 @@ class Line:
     def weigh(self, held: list[Any]) -> None:
         """Finds how much each batch counts."""
         check_parts(self.objective, held)
+        gathered(partial(self._check_exchanged, held[:1]))
         self._shares = shares(self.objective, self._ways(), held, [size_of(batch) for batch in held])
 
     def try_on(self, batch: Any) -> None:
         """Raises, for a trial, what `weigh` would raise of the batch's halves; then it is the only one."""
         try_on(self.objective, self._ways(), batch)
+        self._check_exchanged([batch])
         self._shares = [1.0]
 
     def _ways(self) -> list[Probe]:
-        def leaves() -> dict[str, Tensor]:
-            there = {n: t for n, t in self.at(1.0).items() if n in self.parameters}
-            return {n: t.requires_grad_() for n, t in there.items() if t.is_floating_point() or t.is_complex()}
+        return probes(self._called, self.objective, self._leaves)
 
-        return probes(self._called, self.objective, leaves)
+    def _leaves(self) -> dict[str, Tensor]:
+        there = {n: t for n, t in self.at(1.0).items() if n in self.parameters}
+        return {n: t.requires_grad_() for n, t in there.items() if t.is_floating_point() or t.is_complex()}
+
+    def _check_exchanged(self, batches: list[Any]) -> None:
+        """Raises ValueError where the loss reads a parameter past the module, which would stay as it is all along."""
+        for batch in batches:
+            few = batch
+            if self.objective.reduction != "batch":  # else a part of one need not have a loss
+                with suppress(Exception):  # a batch of any kind
+                    few = cut(batch, 0, FEW)
+            with attributes_kept(self.module):
+                loss = self._called(self.objective, few, self._called.tensors() | self._leaves())
+            check_exchanged([loss], dict(self.module.named_parameters()))
 
     def at(self, a: float) -> dict[str, Tensor]:
         """Returns the state (1 - a) θ1 + a θ2; what is no real or complex number is the first end's."""

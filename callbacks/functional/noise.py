@@ -18,6 +18,7 @@ from three_factors.callbacks.functional.estimates import Estimate, t_quantile
 from three_factors.callbacks.functional.gradients import Estimator, Gradients
 from three_factors.callbacks.functional.hessian_operator import HessianOperator
 from three_factors.callbacks.functional.hutchinson import frobenius_norm, trace
+from three_factors.callbacks.functional.inputs import as_batches
 from three_factors.callbacks.functional.lanczos import Lanczos, seeded
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction
 from three_factors.callbacks.functional.operators import LossHessian
@@ -158,7 +159,7 @@ def gradient_noise(
     """
     module, objective = plain(module), Objective(loss, batch_loss, reduction)
     with measuring(module, training=training):
-        rows = Gradients(module, objective, batches, estimator, params, seed, chunk, training)
+        rows = Gradients(module, objective, as_batches(batches), estimator, params, seed, chunk, training)
     return noise_of(rows, hessian=hessian, noise_ratio=noise_ratio, eigenvalues=eigenvalues, max_bytes=max_bytes)
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from three_factors.callbacks.functional.attributes import attributes_kept, logging_nothing
+from three_factors.callbacks.functional.attributes import attributes_kept
+from three_factors.callbacks.functional.silence import logging_nothing
 
 
 def plain(module: nn.Module) -> nn.Module:
@@ -39,11 +40,10 @@ def measuring(module: nn.Module, *, training: bool = False) -> Iterator[None]:
     """Makes second derivatives right and repeatable within it; afterwards everything is as it was.
 
     The module is in eval mode (`training=True`: in train mode, but for parts that the user keeps in eval mode while it
-    trains), gradients are on, inference mode and autocast are
-    off, float32 is full float32 (no TF32), compiled parts run eagerly and attention by its plain kernel (neither
-    can be differentiated twice), nothing is logged, and random states (torch, numpy, Python) and the module's
-    attributes are put back. Within another one of the same module it sets what may have changed there: modes, and
-    torch's random state.
+    trains), gradients are on, inference mode and autocast are off, float32 is full float32 (no TF32), compiled parts
+    run eagerly and attention by its plain kernel (neither can be differentiated twice), nothing is logged, and random
+    states (torch, numpy, Python, generators of the module's own) and the module's attributes are put back. Within
+    another one of the same module it sets what may have changed there: modes, and torch's random state.
     """
     device = device_of(module)
     with ExitStack() as stack:
@@ -72,7 +72,7 @@ def _settings(module: nn.Module, device: torch.device) -> Iterator[None]:
         if device.type == "cuda" and any(isinstance(part, nn.RNNBase) for part in module.modules()):
             # cuDNN's have no second derivative, and in eval mode not even a first.
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        stack.enter_context(attributes_kept(module))
+        stack.enter_context(attributes_kept(module, whole=True))
         stack.enter_context(logging_nothing(module))
         token = _measured.set(module)
         stack.callback(_measured.reset, token)

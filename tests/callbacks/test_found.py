@@ -101,6 +101,43 @@ def test_a_batch_may_be_one_tensor(kind):
     assert len(watch.history) == 2
 
 
+def of_one_tensor(module, batch):
+    assert isinstance(batch, torch.Tensor)
+    return F.mse_loss(module(batch), batch)
+
+
+def test_two_batches_of_one_tensor_each_are_no_pair():
+    """They look like (input, target), and the second would not be measured on."""
+    found = []
+    for batch_size in (12, 8):
+        watch = HessianMonitor(batch_loss=of_one_tensor, batch_size=batch_size, measures=("top_eigenvalue",), tol=1e-6)
+        trainer(watch, precision="64-true").fit(Autoencoder())
+        found.append(watch.history[0]["hessian/top_eigenvalue"])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_two_batches_that_training_draws_are_no_pair():
+    project, watch = Autoencoder(), GradientNoiseMonitor(batch_loss=of_one_tensor, alignment=True, on_error="raise")
+    project.batch_size = 12
+    trainer(watch, precision="64-true").fit(project)
+    assert watch.measurements[0].gradients == 24
+
+
+def test_one_pair_is_one_batch_for_every_function():
+    module, pair = network(), data()
+    assert gradient_noise(module, F.cross_entropy, pair).gradients == 24
+    assert GradientNoiseMonitor(loss=F.cross_entropy).measure(module, list(pair)).gradients == 24
+    line = InterpolationMonitor(loss=F.cross_entropy, alphas=[0, 1]).measure(module, pair, module.state_dict())
+    assert line.values[0] == pytest.approx(float(F.cross_entropy(module(pair[0]), pair[1])))
+
+
+@pytest.mark.parametrize("given", [list, tuple, lambda pair: lambda trainer: pair])
+def test_one_pair_that_a_monitor_is_given_is_one_batch(given):
+    watch = HessianMonitor(batches=given(data()), measures=("top_eigenvalue",), on_error="raise")
+    trainer(watch, precision="64-true").fit(Project())
+    assert [len(batch) for batch in watch.batches] == [2]
+
+
 class Coded(Project):
     """Has a parameter of whole numbers, frozen, as quantised layers do."""
 

@@ -1,5 +1,7 @@
 """A5, A6, A9, memory: monitors in projects that they were not made for."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -119,3 +121,21 @@ def test_what_training_draws_is_what_is_measured_on():
     fit(project, watch)
     drawn = torch.cat([x for x, _ in project.train_dataloader()])
     torch.testing.assert_close(torch.cat([x for x, _ in watch.batches]), drawn)
+
+
+# -- a fit that ends before the first measurement
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fit_in_which_no_measurement_is_due_says_so_once(kind):
+    with pytest.warns(UserWarning, match="every_n_epochs=5") as told:
+        fit(Project(), KINDS[kind](every_n_epochs=5), epochs=3)
+    assert sum("max_epochs=3 is due: nothing will be measured" in str(one.message) for one in told) == 1
+
+
+@pytest.mark.parametrize(("every", "options"), [(3, {"epochs": 3}), (5, {"epochs": -1, "max_steps": 2})])
+def test_where_one_is_due_or_nobody_knows_nothing_is_said(every, options):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        fit(Project(), hessian(every_n_epochs=every), **options)
+    assert not any("nothing will be measured" in str(one.message) for one in told)
