@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
 import os
 import signal
 import time
@@ -17,8 +17,9 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_warn
 
 import three_factors.datamodules.safe_globals  # noqa: F401  # schedules among a checkpoint's hyperparameters can be read
-from three_factors.callbacks.handed import handed_loader, handed_sampler
-from three_factors.callbacks.noise_schedule import NoiseScheduler
+from three_factors.callbacks.mid_epoch import begins_anywhere, check_goes_on, never_saves, validates_after
+from three_factors.callbacks.scheduled_loaders import accumulating
+from three_factors.callbacks.under_way import Kept, keep, put_back, why_not_kept
 from three_factors.callbacks.written_file import check_file, make_folder_of
 from three_factors.datamodules.resuming import put_right
 
@@ -81,36 +82,11 @@ class _Front(pl.Callback):
     def __init__(self, resume: ExactResume) -> None:
         self.resume = resume
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.resume.put_back(trainer)
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.resume.between_epochs(trainer)
-
-
-def _begins_anywhere(trainer: pl.Trainer) -> bool:
-    """Tells whether a resumed epoch gets the batches that it lacks.
-
-    Another loader would begin with the epoch's first.
-    """
-    loader: Any = trainer.train_dataloader
-    if hasattr(loader, "state_dict"):
-        return True
-    if not any(hasattr(part, "start") for part in (loader, getattr(loader, "batch_sampler", None))):
-        return False
-    if isinstance(handed_loader(trainer), pl.LightningModule | pl.LightningDataModule):  # they make it anew
-        return True
-    leads = any(isinstance(one, NoiseScheduler) for one in trainer.callbacks)  # type: ignore[attr-defined]
-    return leads and handed_sampler(trainer) is not None
-
-
-def _never_saves(trainer: pl.Trainer) -> str:
-    """Says why the training may have no moment between two epochs, as far as it is known before the first step."""
-    batches, steps = trainer.num_training_batches, trainer.max_steps
-    if math.isinf(batches):
-        return "the loader has no length, and perhaps no end"
-    if trainer.max_epochs == 1:
-        return "there is one epoch alone"
-    if 0 < steps * trainer.accumulate_grad_batches <= batches:
-        return f"max_steps={steps} are over within the first"
-    return ""
+        self.resume.between_epochs(trainer, pl_module)
 
 
 class ExactResume(pl.Callback):
@@ -124,9 +100,13 @@ class ExactResume(pl.Callback):
     `start=resumed_at(trainer)`, or handed to `fit` beside a NoiseScheduler; one with `state_dict`) it saves within
     epochs too, with any other between two of them alone; where there may be no such moment it warns at the start.
     A checkpoint is written after a batch that neither an epoch's end nor a validation follows, or between two epochs,
-    after all other callbacks: from there Lightning resumes right also where epochs differ in length. The rest is up to
-    what draws at random: data modules and networks of this project are functions of (seed, step), so nothing else has
-    to be saved. On a GPU arithmetic repeats itself only under `Trainer(deterministic=True)`.
+    after all other callbacks and the module's own hook: from there Lightning resumes right also where epochs differ in
+    length. While gradients wait for a step it is not written: between the batches that a step adds up, and under manual
+    optimisation after a backward pass without a step. It holds what Lightning's own checkpoints lack: what `self.log`
+    has added up over the epoch so far, the states of torchmetrics, the latest logged values, and gradients that a step
+    to come may find. The rest is up to what draws at random: data modules and networks of this project are functions of
+    (seed, step), so nothing else has to be saved; and to what a module keeps in attributes of its own, which belong in
+    its `on_save_checkpoint`. On a GPU arithmetic repeats itself only under `Trainer(deterministic=True)`.
 
     Under `fast_dev_run` nothing is written, as by Lightning's own: a trial leaves a real training's checkpoint alone.
 
@@ -139,6 +119,10 @@ class ExactResume(pl.Callback):
         share: longer, where they would take more than this share of the time.
         leave_on: a signal after which it saves at the next step and raises `Preempted` out of `fit`. With several
             ranks any one's will do, and it takes up to 16 steps.
+
+    Raises:
+        ValueError: a loader goes on at another batch than the training, at its first batch: in `train_dataloader` a
+            `start=resumed_at(trainer)` was forgotten.
 
     Attributes:
         seconds: that the training took so far, over all its parts. spent: seconds of them on checkpoints.
@@ -158,7 +142,15 @@ class ExactResume(pl.Callback):
         self._before = self._cost = 0.0  # seconds of earlier parts; of the last checkpoint
         self._started = self._saved = time.monotonic()
         self._first = -1  # batch before those of this part
+        self._unchecked = False  # where the loader began
         self._between = False  # two epochs: where a checkpoint is being written, or was
+        self._kept: Kept | None = None  # what else of the training a checkpoint has to hold, or has brought
+        self._goes_on = False  # with what a checkpoint has brought, until an epoch's end
+        self._ended = False  # a batch, and it may be saved behind it
+        self._waits = False  # a gradient, for a step
+        self._held_back = 0  # ends of epochs at which one did
+        self._told: set[str] = set()
+        self._hooks: list[Any] = []  # of optimisers
         self._front = _Front(self)
 
     def where(self, *, trusted: bool = False) -> dict[str, Any]:
@@ -186,18 +178,37 @@ class ExactResume(pl.Callback):
             return
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             make_folder_of(self.path)
-        self._leave = self._between = False
+        self._leave = self._between = self._waits = self._ended = self._goes_on = False
+        self._kept, self._held_back, self._told = None, 0, set()
         self.spent = self._before = self._cost = 0.0
         _arrange(trainer, [self._front, *_others(trainer, self, self._front), self])
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         _arrange(trainer, _others(trainer, self._front))
+        self._let_go(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._let_go(trainer)  # there is no teardown then
+
+    def _let_go(self, trainer: pl.Trainer) -> None:
+        vars(trainer._logger_connector).pop("on_batch_end", None)
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def put_back(self, trainer: pl.Trainer) -> None:
+        """Puts back what the checkpoint has held beside weights and counts, before any other callback looks for it."""
+        if self._kept is not None:
+            put_back(trainer, self._kept)
+            self._kept, self._goes_on = None, True
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = self._saved = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._first = trainer.fit_loop.total_batch_idx
+        self._first, self._unchecked = trainer.fit_loop.total_batch_idx, True
+        if (scheduler := accumulating(trainer)) is not None:  # it acts at the start of an epoch, which may be over
+            trainer.accumulate_grad_batches = scheduler.get_accumulate_grad_batches(trainer.current_epoch)
         if self._between:  # which Lightning takes for the middle of an epoch if there is a `max_steps`
             put_right(trainer)
             self._between = False
@@ -206,38 +217,81 @@ class ExactResume(pl.Callback):
             torch.distributed.all_reduce(step, torch.distributed.ReduceOp.MAX)
             if step[0] != -step[1]:
                 raise RuntimeError(f"ranks begin at steps {-int(step[1])} to {int(step[0])}: not all read {self.path}")
-        if _begins_anywhere(trainer):  # which Lightning does not know
+        if begins_anywhere(trainer):  # which Lightning does not know
             warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-        elif not trainer.fast_dev_run and (why := _never_saves(trainer)):  # type: ignore[attr-defined]
+        elif not trainer.fast_dev_run and (why := never_saves(trainer)):  # type: ignore[attr-defined]
             rank_zero_warn(
                 f"ExactResume: with this loader it saves between two epochs alone, and {why}: nothing may be saved at "
                 "all; give the loader a state_dict, or set limit_train_batches to shorter epochs"
             )
         if self.leave_on is not None:  # in place of Lightning's handler, which would end the training without saving
             signal.signal(self.leave_on, self._asked)  # and which puts back what was there before
+        self._watch(trainer)
+
+    def _watch(self, trainer: pl.Trainer) -> None:
+        """Has a batch's end told behind the module's own hook, which comes after all callbacks', and every step."""
+        connector = trainer._logger_connector
+
+        def ends() -> None:
+            type(connector).on_batch_end(connector)
+            if self._ended:
+                self._ended = False
+                self._save_if_due(trainer, agreed=self.every == 0 or trainer.global_step % AGREE == 0)
+
+        connector.on_batch_end = ends  # type: ignore[method-assign]  # of this instance alone, until the fit is over
+        for optimizer in trainer.optimizers:
+            with contextlib.suppress(AttributeError):  # none of torch's: Lightning tells of those that it steps
+                self._hooks.append(optimizer.register_step_post_hook(self._stepped))
 
     def _asked(self, number: int, frame: Any) -> None:
         self._leave = True
 
+    def _stepped(self, *step: Any) -> None:
+        self._waits = False
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+        self._waits = False
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._waits = True
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if not self._unchecked:
+            return
+        self._unchecked = False
+        if trainer.fit_loop.total_batch_idx == self._first + 1:  # else a batch of None was passed over
+            check_goes_on(trainer, batch_idx)
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not _begins_anywhere(trainer):
+        self._ended = False
+        if not begins_anywhere(trainer):
             return
-        if not trainer.is_last_batch and not self._validates(trainer, batch_idx):
-            self._save_if_due(trainer, agreed=self.every == 0 or trainer.global_step % AGREE == 0)
+        if pl_module.automatic_optimization:  # by whose count Lightning zeroes the gradients before the next one
+            self._waits = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
+        self._ended = not trainer.is_last_batch and not validates_after(trainer, batch_idx)
 
-    def _validates(self, trainer: pl.Trainer, batch_idx: int) -> bool:
-        """Tells whether a validation may follow a batch; Lightning resumes behind it, as if it had been made."""
-        if not trainer.enable_validation or trainer.val_check_batch is None:  # None: by the clock
-            return False
-        made = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
-        return bool((made + 1) % trainer.val_check_batch == 0)
+    def _tell(self, what: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            rank_zero_warn(f"ExactResume: {what}")
 
-    def between_epochs(self, trainer: pl.Trainer) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._goes_on:
+            # Lightning's schedulers that go by a metric leave this epoch's end out, for its checkpoints have no
+            # metrics; ours have.
+            trainer.fit_loop._restarting = False
+            self._goes_on = False
+
+    def between_epochs(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves, if it is time to, before anything of a new epoch has happened."""
         if trainer.fit_loop.total_batch_idx == self._first:  # it is where this part has begun
             return
+        if pl_module.automatic_optimization:
+            self._waits = False  # an epoch's last batch makes a step
         progress = trainer.fit_loop.epoch_progress
         counts = (progress.total, progress.current)
         for count in counts:  # Lightning counts the new epoch already: that of the checkpoint is the one that is over
@@ -245,6 +299,9 @@ class ExactResume(pl.Callback):
         self._between = True
         try:
             self._save_if_due(trainer, agreed=True)
+            self._held_back += self._waits
+            if self._held_back > 1 and self._cost == 0:
+                self._tell("gradients wait for a step whenever it might save, so nothing is saved; step more often")
         finally:
             self._between = False
             for count in counts:
@@ -256,14 +313,19 @@ class ExactResume(pl.Callback):
         leave, due = self._leave, time.monotonic() - self._saved >= max(self.every, self._cost / self.share)
         if self.every == 0:
             due = True
+        waits = self._waits
         if trainer.world_size > 1:
             if not agreed:
                 return
-            wishes = torch.tensor([leave, due], dtype=torch.int, device=trainer.strategy.root_device)
+            wishes = torch.tensor([leave, due, waits], dtype=torch.int, device=trainer.strategy.root_device)
             torch.distributed.all_reduce(wishes, torch.distributed.ReduceOp.MAX)
-            leave, due = (bool(wish) for wish in wishes.tolist())
-        if leave or due:
-            self.save(trainer)
+            leave, due, waits = (bool(wish) for wish in wishes.tolist())
+        if waits or not (leave or due):
+            return
+        if not self._between and (why := why_not_kept(trainer)):
+            self._tell(f"{why}, which no checkpoint has: it saves between two epochs alone")
+            return
+        self.save(trainer)
         if leave:
             saved = "nothing is saved under fast_dev_run, left" if trainer.fast_dev_run else "saved"  # type: ignore[attr-defined]
             raise Preempted(f"{saved} after step {trainer.global_step}")
@@ -274,10 +336,11 @@ class ExactResume(pl.Callback):
             return
         start = time.monotonic()
         usual, trainer.strategy.checkpoint_io = trainer.strategy.checkpoint_io, _Replacing()
+        self._kept = keep(trainer)
         try:
             trainer.save_checkpoint(self.path, weights_only=False)
         finally:
-            trainer.strategy.checkpoint_io = usual
+            trainer.strategy.checkpoint_io, self._kept = usual, None
         self._saved = time.monotonic()
         if self._cost == 0 and trainer.is_global_zero and (unknown := _unknown(self.path)):
             rank_zero_warn(f"ExactResume: the checkpoint holds an object of {unknown}, and {TRUST}")
@@ -285,10 +348,11 @@ class ExactResume(pl.Callback):
         self.spent += self._cost
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "spent": self.spent, "between": self._between}
+        state = {"seconds": self.seconds, "spent": self.spent, "between": self._between}
+        return state if self._kept is None else state | {"kept": self._kept}  # None in another callback's checkpoint
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self._evaluates:
             return
         self._before, self.spent = state_dict["seconds"], state_dict["spent"]
-        self._between = state_dict.get("between", False)
+        self._between, self._kept = state_dict.get("between", False), state_dict.get("kept")

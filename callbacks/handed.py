@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from three_factors.datamodules.resuming import put_right
+from three_factors.datamodules.resuming import BUILD, put_right
 
 
 class Sampler(Protocol):
@@ -25,6 +25,13 @@ def holder_of_plan(loader: object) -> Any:
         if hasattr(getattr(holder, "plan", None), "edges"):
             return holder
     return None
+
+
+def check_began(holder: object, batch: int) -> None:
+    """Raises ValueError if a loader says that its pass `began` elsewhere than at the training's batch."""
+    began = getattr(holder, "began", batch)
+    if began != batch:
+        raise ValueError(f"start: the training goes on at batch {batch}, the loader began at {began}; {BUILD}")
 
 
 def handed_loader(trainer: Any) -> Any:

@@ -77,7 +77,8 @@ class KeepWeights(pl.Callback):
         name: tells several in one Trainer apart; each of them wants one of its own.
 
     Attributes:
-        weights: milestone -> state dictionary; milestones that were not reached are missing.
+        weights: milestone -> the tensors of the state dictionary, without what a `get_extra_state` adds that is none;
+            milestones that were not reached are missing.
         reached: milestone -> epoch (a count) and what the validation of these weights has logged, if there was one.
 
     Both begin anew with every fit that does not resume.
@@ -234,7 +235,8 @@ def _never_validates(trainer: pl.Trainer) -> str:
 
 
 def _copied(module: pl.LightningModule) -> dict[str, Tensor]:
-    return {name: value.detach().to("cpu", copy=True) for name, value in module.state_dict().items()}
+    state = module.state_dict().items()  # what `get_extra_state` gives need not be a tensor
+    return {name: value.detach().to("cpu", copy=True) for name, value in state if isinstance(value, Tensor)}
 
 
 def _finite(module: pl.LightningModule) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, IterableDataset
 
-from three_factors.callbacks.handed import holder_of_plan
+from three_factors.callbacks.handed import check_began, holder_of_plan
 from three_factors.callbacks.scheduled_loaders import accumulating, refuse_accumulation
 from three_factors.datamodules.resuming import BUILD
 from three_factors.datamodules.schedules import NoiseSchedule, as_schedule, known_bounds, round_batch_size
@@ -103,9 +103,8 @@ class PlannedBatches:
     def next(self, trainer: pl.Trainer, batch: Any, index: int) -> Batch:
         plan, edges = self._plan, self._edges
         if self._holder is not None:
-            began, self._holder = getattr(self._holder, "began", index), None
-            if began != index:
-                raise ValueError(f"start: the training goes on at batch {index}, the loader began at {began}; {BUILD}")
+            check_began(self._holder, index)
+            self._holder = None
         if index + 1 >= len(edges):
             raise ValueError(f"epoch: {self._epoch} has {len(plan)} batches, and this is number {index + 1}")
         self._came = index + 1

@@ -27,6 +27,7 @@ import numpy as np
 from filelock import FileLock
 
 FORMAT = 2  # of the arrays below; raise it when what a decoder puts into them changes
+FOLDER_FORMAT = 2  # the same of image folders' alone: the drawn digits are not drawn again, by other fonts perhaps
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 DOWNLOAD_TIMEOUT = 20  # seconds without an answer; a firewall may hang instead of refusing
 REACH_TIMEOUT = 3  # seconds to a first connection
@@ -84,7 +85,8 @@ def find(name: str, data_dir: Path) -> Source | None:
     if name not in ("", ".", "..") and not Path(name).is_absolute():
         folder = data_dir / name
         if (folder / "train").is_dir() and (folder / "test").is_dir():
-            return Source(str(folder), _listing(folder), lambda: _decode_image_folder(folder))
+            state = f"{_listing(folder)} v{FOLDER_FORMAT}"
+            return Source(str(folder), state, lambda: _decode_image_folder(folder))
     if name in _TORCHVISION:
         return None
     raise _unknown(name, data_dir)
@@ -214,8 +216,6 @@ def _opened(file: Path) -> IO[bytes]:
 
 def _decode_image_folder(folder: Path) -> Arrays:
     """Images of <folder>/{train,test}/<class>/*; classes in sorted order, files in sorted order within a class."""
-    from PIL import Image
-
     classes = sorted(p.name for p in (folder / "train").iterdir() if p.is_dir())
     if len(classes) < 2:
         raise DamagedData(f"data-dir: {str(folder / 'train')!r} holds {len(classes)} class folders; 2 are needed")
@@ -232,11 +232,7 @@ def _decode_image_folder(folder: Path) -> Arrays:
             raise DamagedData(f"data-dir: {str(folder / part)!r} holds no images")
         decoded = []
         for path, _ in files:
-            try:
-                with Image.open(path) as image:
-                    pixels = np.asarray(image.convert("L" if image.mode in ("1", "L", "I;16") else "RGB"))
-            except Exception as error:
-                raise DamagedData(f"data-dir: {str(path)!r} cannot be read: {one_line(error)}") from error
+            pixels = _pixels(path)
             shape = shape or pixels.shape
             if pixels.shape != shape:
                 raise DamagedData(f"data-dir: {str(path)!r} has shape {pixels.shape}, others have {shape}")
@@ -246,6 +242,22 @@ def _decode_image_folder(folder: Path) -> Arrays:
         arrays[f"{part}_images"] = np.ascontiguousarray(stack)
         arrays[f"{part}_labels"] = np.asarray([label for _, label in files], dtype=np.int64)
     return arrays
+
+
+def _pixels(path: Path) -> np.ndarray:
+    """Returns an image's pixels, uint8 (H, W) or (H, W, 3); of 16 bits of grey the upper 8."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            mode = image.mode
+            if mode.startswith("I;16"):  # which Pillow's own conversion cuts off at 255
+                return (np.asarray(image) >> 8).astype(np.uint8)
+            if mode not in ("I", "F"):
+                return np.asarray(image.convert("L" if mode in ("1", "L") else "RGB"))
+    except Exception as error:
+        raise DamagedData(f"data-dir: {str(path)!r} cannot be read: {one_line(error)}") from error
+    raise DamagedData(f"data-dir: {str(path)!r} has pixels of 32 bits (mode {mode!r}); save it with 8 a channel")
 
 
 def _images(folder: Path) -> list[Path]:

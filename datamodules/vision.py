@@ -286,7 +286,7 @@ class FashionMNISTDataModule(ImageDataModule):
 
 
 class ImageFolderDataModule(ImageDataModule):
-    """Images of DATA_DIR/NAME/{train,test}/<class>/*, all of one size."""
+    """Images of DATA_DIR/NAME/{train,test}/<class>/*, all of one size; of 16 bits of grey the upper 8 are taken."""
 
     def __init__(self, name: str, data_dir: str | Path = "data", **options: Any) -> None:
         super().__init__(name, data_dir, **options)

@@ -60,7 +60,7 @@ class SGDClassifier(pl.LightningModule):
         gradient_noise: what changes the noise of the gradient and leaves its mean; none by default. Noise that is
             made of a difference and added goes with neither accumulated batches nor a gradient scaler: ValueError.
         criterion: "cross_entropy"; or "square", half the squared distance of the outputs from the label's indicator,
-            whose Hessian in the outputs is the identity.
+            whose Hessian in the outputs is the identity. A checkpoint brings its own.
     """
 
     def __init__(self, network: nn.Module, *, lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
@@ -192,9 +192,18 @@ class SGDClassifier(pl.LightningModule):
         sums: list[Any] = [own] * self._ranks
         if self._ranks > 1:
             torch.distributed.all_gather_object(sums, own)
-        checkpoint["epoch_sums"] = sums
+        checkpoint["epoch_sums"], checkpoint["criterion"] = sums, self.criterion
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes over the criterion, and the sums of an epoch that goes on.
+
+        Raises:
+            ValueError: the module was given another criterion than the checkpoint's.
+        """
+        criterion = checkpoint.get("criterion", self.criterion)
+        if criterion != self.criterion and self.criterion != "cross_entropy":
+            raise ValueError(f"criterion: {self.criterion!r} is not the checkpoint's {criterion!r}")
+        self.criterion = criterion
         if self._trainer is None:  # `load_from_checkpoint`: no epoch goes on
             return
         sums = checkpoint.get("epoch_sums", [])

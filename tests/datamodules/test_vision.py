@@ -159,6 +159,35 @@ def test_a_damaged_image_is_named(damage, tmp_path):
         prepare("pets", tmp_path)
 
 
+def test_pixels_of_8_bits_keep_their_fingerprint(tmp_path, monkeypatch):
+    monkeypatch.setenv("THREE_FACTORS_CACHE", str(tmp_path / "cache"))
+    image_folder(tmp_path / "pets", size=8, per_class=1)
+    assert prepare("pets", tmp_path).fingerprint == "c7dd14a60fa495a4"  # run keys have it
+
+
+def grey(folder, pixels, ending="png"):
+    for part in ("train", "test"):
+        for name in ("healthy", "ill"):
+            (folder / part / name).mkdir(parents=True)
+            Image.fromarray(pixels).save(folder / part / name / f"0.{ending}")
+
+
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_of_16_bits_of_grey_the_upper_8_are_taken(order, tmp_path):
+    pixels = np.linspace(0, 65535, 64).reshape(8, 8).astype(order)
+    grey(tmp_path / "rays", pixels, "tif")
+    decoded = sources.find("rays", tmp_path).decode()
+    assert decoded["train_images"].dtype == np.uint8
+    assert (decoded["train_images"] == pixels // 256).all()
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(np.int32, "I"), (np.float32, "F")])
+def test_pixels_of_32_bits_are_refused(kind, mode, tmp_path):
+    grey(tmp_path / "rays", np.ones((8, 8), kind), "tif")
+    with pytest.raises(DamagedData, match=rf"^data-dir: '.*0\.tif' has pixels of 32 bits \(mode '{mode}'\)"):
+        sources.find("rays", tmp_path).decode()
+
+
 def test_a_truncated_mnist_file_is_damaged_data_not_missing_data(tmp_path):
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)

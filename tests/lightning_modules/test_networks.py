@@ -32,6 +32,31 @@ def test_resnet56_has_its_papers_number_of_parameters_and_convolutions(form, cou
     assert sum(isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3) for m in network.modules()) == 55
 
 
+def saved(criterion, path):
+    module = MLP(hidden=(4,), in_features=3, num_classes=3)
+    module.criterion = criterion
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_epochs=0)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(path)
+
+
+def test_a_checkpoint_brings_its_criterion(tmp_path):
+    saved("square", tmp_path / "a.ckpt")
+    assert MLP.load_from_checkpoint(tmp_path / "a.ckpt").criterion == "square"
+
+
+def test_a_checkpoint_of_another_criterion_than_was_asked_for_is_refused(tmp_path):
+    saved("cross_entropy", tmp_path / "a.ckpt")
+    module = MLP(hidden=(4,), in_features=3, num_classes=3)
+    module.criterion = "square"
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    with pytest.raises(ValueError, match=r"^criterion: 'square' is not the checkpoint's 'cross_entropy'$"):
+        module.on_load_checkpoint(checkpoint)
+    del checkpoint["criterion"]  # an older one
+    module.on_load_checkpoint(checkpoint)
+    assert module.criterion == "square"
+
+
 def test_fig1s_mlp_has_four_hidden_layers_of_512_with_batch_norm():
     count = 784 * 512 + 3 * 512 * 512 + 4 * 512 + 4 * 2 * 512 + 512 * 10 + 10
     assert parameters(MLPNet(hidden=(512,) * 4, batch_norm=True)) == count

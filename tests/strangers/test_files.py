@@ -58,7 +58,7 @@ def test_a_trial_that_is_asked_to_leave_says_that_nothing_is_saved(tmp_path):
             os.kill(os.getpid(), signal.SIGUSR1)
 
     data = loader()
-    data.state_dict = dict
+    data.state_dict, data.load_state_dict = dict, dict
     exact = ExactResume(tmp_path / "t.ckpt", leave_on=signal.SIGUSR1)
     with pytest.raises(Preempted, match="nothing is saved under fast_dev_run, left after step 1"):
         fit(Ask(), exact, data=data, fast_dev_run=3)

@@ -248,3 +248,20 @@ def test_a_fit_that_ended_before_its_first_validation_says_so_and_has_kept_its_e
     with pytest.raises(ValueError, match=r"^best=True: the fit ended before its first validation"):
         fit(Classifier(), keep, limit_train_batches=3, val_check_interval=1.0, **options)
     assert set(keep.weights) == {"end"}
+
+
+class WithExtraState(Classifier):
+    def get_extra_state(self):
+        return {"vocabulary": 7}
+
+    def set_extra_state(self, state):
+        pass
+
+
+@pytest.mark.parametrize("options", [{"initial": True}, {"best": True, "best_of": "val/loss", "mode": "min"}])
+def test_extra_state_beside_the_weights_is_left_out(options):
+    keep = KeepWeights(**options)
+    fit(WithExtraState(), keep, max_epochs=1)
+    tensors = Classifier().state_dict().keys()
+    assert keep.weights.keys() == {"end", "initial" if "initial" in options else "best"}
+    assert all(state.keys() == tensors for state in keep.weights.values())

@@ -65,18 +65,21 @@ class Chunks:
 
     Args:
         start: the first chunk, where a training goes on within an epoch.
+
+    Attributes:
+        began: the chunk at which the latest pass has begun, by which ExactResume knows a loader that goes on.
     """
 
     def __init__(self, steps: int, points: Sequence[int], start: int = 0) -> None:
         edges = sorted({0, steps, *points, *range(0, steps, CHUNK)})
-        self.parts, self.start = list(pairwise(edges)), start
+        self.parts, self.start, self.began = list(pairwise(edges)), start, start
 
     def __len__(self) -> int:
         return len(self.parts)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        first, self.start = self.start, 0  # at the first chunk: Lightning asks for an iterator twice
-        yield from self.parts[first:]
+        self.began, self.start = self.start, 0  # at the first chunk: Lightning asks for an iterator twice
+        yield from self.parts[self.began :]
 
 
 class PackModule(pl.LightningModule):
