@@ -152,7 +152,7 @@ def test_the_page_is_of_one_precision(asked, value, tmp_path, monkeypatch):
             file.write_text(json.dumps(json.loads(file.read_text()) | {"arm": arm, "precision": precision}))
     results(tmp_path, "theorem2", CLAIM | {"data": "simulation"}, scale="paper")  # which has none
     options = ReportOptions(out=tmp_path, scale="paper", precision=asked)
-    _, entries = write(CONTENTS, options)
+    _, entries, _ = write(CONTENTS, options)
     assert [entry.name for entry in entries] == ["fig1", "theorem2"]
     shown = [*entries[0].claims, *entries[0].arms["time"]]
     assert [claim["value"] for claim in shown] == [value, value]
