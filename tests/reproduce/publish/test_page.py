@@ -41,10 +41,13 @@ NONE = {"primary": False}
 SVG = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
 
 
+WITH_BESIDE = ("quick", "quick-cifar10", "paper", "paper-float32")  # folders of the paper's own arm
+
+
 def results(out, name, *claims, scale="quick"):
     folder = out / name / scale
     folder.mkdir(parents=True)
-    beside = CONTENTS.load(name).beside is not None and scale in ("quick", "quick-cifar10")
+    beside = CONTENTS.load(name).beside is not None and scale in WITH_BESIDE
     for picture in (name, f"{name}-controls") if beside else (name,):
         (folder / f"{picture}.svg").write_bytes(SVG)
     (folder / "table.csv").write_text("label,seed\na,100\n")
@@ -152,7 +155,8 @@ def test_the_page_is_of_one_precision(asked, value, tmp_path, monkeypatch):
             file.write_text(json.dumps(json.loads(file.read_text()) | {"arm": arm, "precision": precision}))
     results(tmp_path, "theorem2", CLAIM | {"data": "simulation"}, scale="paper")  # which has none
     options = ReportOptions(out=tmp_path, scale="paper", precision=asked)
-    _, entries, _ = write(CONTENTS, options)
+    _, entries, damaged = write(CONTENTS, options)
+    assert damaged == []
     assert [entry.name for entry in entries] == ["fig1", "theorem2"]
     shown = [*entries[0].claims, *entries[0].arms["time"]]
     assert [claim["value"] for claim in shown] == [value, value]
