@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 from three_factors.reproduce.engine.console import say
+from three_factors.reproduce.engine.contract.archive import Archive
 from three_factors.reproduce.engine.contract.files import CHECKOUT
-from three_factors.reproduce.engine.definition import Contents, Definition
+from three_factors.reproduce.engine.definition import Contents, Definition, Figure
 from three_factors.reproduce.engine.launch import interrupts
 from three_factors.reproduce.engine.launch.ending import end_with
-from three_factors.reproduce.engine.options import EPOCHS, OF_ALL, InputError, Options, complain, flag, parse
+from three_factors.reproduce.engine.options import EPOCHS, KEPT, OF_ALL, InputError, Options, complain, flag, parse
 from three_factors.reproduce.engine.outlook import outlook
 from three_factors.reproduce.engine.publish.current import is_current
 from three_factors.reproduce.engine.publish.page import folders, papers, write
@@ -49,7 +53,7 @@ def main(doc: str, contents: Contents, arguments: list[str] | None = None) -> No
         options = parse(doc, arguments, ReportOptions)
         if options.dry_run:
             return outlook(contents, options, say)
-        failed = _run_missing(contents, options) if options.run else []
+        failed = _draw_archived(contents, options) + (_run_missing(contents, options) if options.run else [])
         page, entries, damaged = write(contents, options)
         print(f"written: {page} ({len({entry.script for entry in entries})} of {len(contents.page)} figures)")
         for name in failed:
@@ -61,17 +65,43 @@ def main(doc: str, contents: Contents, arguments: list[str] | None = None) -> No
     end_with(work)
 
 
+def _draw_archived(contents: Contents, options: ReportOptions) -> list[str]:
+    """Draws figures that are not complete in OUT from the archive, as many as there are cores at a time.
+
+    Returns those that failed; one of which the archive has nothing is none.
+    """
+    archive = Archive() if options.archive or options.scale in KEPT else None
+    if archive is None or not any(
+        archive.block(name).told["scale"] == options.scale for name in archive.index["blocks"]
+    ):
+        return []
+    left = [
+        [*_command(definition, data, options), "--plot-only"]
+        for definition, data in _missing(contents, options)
+        if isinstance(definition, Figure)
+    ]
+    say(f"from the archive: what it has of {len(left)} figures")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        ended = pool.map(lambda command: subprocess.run(command, capture_output=True, text=True, check=False), left)
+        failed = [of for of in ended if of.returncode not in (0, 1)]  # 1: nothing there, or not all
+    for of in failed:
+        print(of.stderr.strip() or of.stdout.strip())
+    return [Path(of.args[1]).stem for of in failed]
+
+
 def _run_missing(contents: Contents, options: ReportOptions) -> list[str]:
     """Runs the scripts whose results are not complete, one after another. Returns those that failed."""
-    failed = []
-    for name in contents.running:
-        definition = contents.load(name)
+    return [one.name for one, data in _missing(contents, options) if _run(_command(one, data, options))]
+
+
+def _missing(contents: Contents, options: ReportOptions) -> Iterator[tuple[Definition, str | None]]:
+    """Yields the scripts whose results are not complete, and the data set that they lack; shortest first."""
+    for definition in map(contents.load, contents.running):
         for data in _wanted(definition, options):
             there, _ = folders(definition, options)  # without those that are damaged: they are made again
             made = [one for one in papers(there) if _matches(one.told, data, definition)]
             if not any(_complete(definition, one.folder, one.told, options) for one in made):
-                failed += [name] if _run(_command(definition, data, options)) else []
-    return failed
+                yield definition, data
 
 
 def _command(definition: Definition, data: str | None, options: ReportOptions) -> list[str]:

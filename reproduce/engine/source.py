@@ -43,13 +43,17 @@ def resolve(
         with waiting(f"preparing {name}: once, then it is kept"):
             return server.prepare(name, data_dir)
 
+    kept = [] if archive is None else archive.sources([options.data or own[0]])
+    if kept and options.plot_only and find(options.data or own[0], data_dir) is None:  # no download for a picture
+        say(f"data: {kept[0].name} as in the archive, without images")
+        return kept[0]
     why = "as asked for"
     try:
         source = ready(options.data or own[0])
     except DamagedData:
         raise  # data that are there but broken are not a case for a substitute
     except DataError as error:
-        if archive is not None and (kept := archive.sources([options.data or own[0]])):
+        if kept:
             say(f"data: {kept[0].name} as in the archive, without images ({error})")
             return kept[0]
         if options.data is not None:

@@ -153,14 +153,15 @@ class ArchivedRun(RunFolder):
         }
 
     def measured(self, measurement: AnyMeasurement) -> dict[str, dict[str, Any]] | None:
+        key = measurement.key
         for block in self.blocks:
             at = block.place[self.path.name]
             _, measured = block.told["kinds"][block.told["milestones"][at]]
-            if measurement.key not in measured:
+            if key not in measured:
                 continue
-            found: dict[str, dict[str, Any]] = {name: {} for name in measured[measurement.key]}
+            found: dict[str, dict[str, Any]] = {name: {} for name in measured[key]}
             for (source, milestone, name), value in zip(block.told["reached"], block.reached[at].tolist()):
-                if source == measurement.key and milestone in found and not np.isnan(value):
+                if source == key and milestone in found and not np.isnan(value):
                     found[milestone][name] = value
             return found
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from three_factors.callbacks.measures import checked
@@ -108,7 +109,7 @@ class Measurement(Typed):
     at: tuple[str, ...] = ("end",)
     protocol: int = PROTOCOL
 
-    @property
+    @cached_property  # asked for again and again
     def key(self) -> str:
         return short_hash(self)
 
@@ -139,7 +140,7 @@ class NoiseMeasurement(Typed):
             if getattr(self, name) < FEWEST_GRADIENTS:
                 raise ValueError(f"{name}: {getattr(self, name)} are too few for a covariance")
 
-    @property
+    @cached_property  # asked for again and again
     def key(self) -> str:
         return short_hash(self)
 
@@ -280,7 +281,7 @@ class RunSpec(Typed):
                 raise ValueError(f"noise: needs a constant batch size, not {self.schedule.batch_size!r}")
             self.noise.check(smallest)
 
-    @property
+    @cached_property  # asked for again and again
     def key(self) -> str:
         """Returns 16 hexadecimal digits of a hash over all fields; the name of the run's folder."""
         return short_hash(self)
@@ -334,7 +335,7 @@ class PathSpec(Typed):
             if run.keep is None or not run.keep.end:
                 raise ValueError("keep: a path needs runs that keep their weights at the end")
 
-    @property
+    @cached_property  # asked for again and again
     def key(self) -> str:
         return short_hash(self)
 
