@@ -21,6 +21,9 @@ from three_factors.reproduce.engine.contract.block import DamagedArchive
 from three_factors.reproduce.engine.contract.compact import MEANS, four_digits
 from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.evidence import table_of
+from three_factors.reproduce.engine.options import Options
+from three_factors.reproduce.engine.source import resolve
+from three_factors.reproduce.fig4 import FIGURE
 
 
 @given(st.one_of(st.floats(-1e300, 1e300), st.just(math.nan)))
@@ -228,6 +231,15 @@ def test_the_data_set_is_described_without_its_images(made):
     (source,) = Archive(tmp_path / "archive").sources(["cifar10"])
     assert (source.fingerprint, source.train, source.classes, source.folder) == ("0123", 50_000, 10, "")
     assert Archive(tmp_path / "archive").sources(["mnist"]) == []
+
+
+def test_for_a_picture_of_what_is_archived_nothing_is_downloaded(made):
+    *_, tmp_path = made
+    archive, said = Archive(tmp_path / "archive"), []
+    options = Options(plot_only=True, archive=True, data="cifar10", data_dir=tmp_path)
+    source = resolve(FIGURE, options, None, lambda *words, **_: said.append(words[0]), archive)  # no server to ask
+    assert (source.name, source.folder) == ("cifar10", "")
+    assert said == ["data: cifar10 as in the archive, without images"]
 
 
 def call(clone, *words):

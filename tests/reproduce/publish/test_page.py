@@ -7,11 +7,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.reproduce.script import ROOT
 from three_factors.reproduce.contents import CONTENTS
+from three_factors.reproduce.engine import report as command_line
 from three_factors.reproduce.engine.options import parse
 from three_factors.reproduce.engine.publish.forest import index_row, of_indices
 from three_factors.reproduce.engine.publish.page import indices, write
@@ -336,3 +338,27 @@ def test_an_empty_folder_is_one_line_and_exit_2(tmp_path):
     assert done.stderr.startswith("error: --out: ")
     assert "holds no figure at scale quick" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_archive_has_is_drawn_first(tmp_path, monkeypatch, capsys):
+    current(monkeypatch)
+    results(tmp_path, "fig1", CLAIM)
+    block = SimpleNamespace(told={"scale": "quick"})
+    archive = SimpleNamespace(index={"blocks": {"one": {}}}, block=lambda name: block)
+    monkeypatch.setattr(command_line, "Archive", lambda: archive)
+    ran = {}
+
+    def run(command, **_):
+        name = Path(command[1]).stem
+        ran[name] = command
+        return subprocess.CompletedProcess(command, {"fig2": 1, "fig3": 2}.get(name, 0), "", "error: why")
+
+    monkeypatch.setattr(command_line.subprocess, "run", run)
+    assert command_line._draw_archived(CONTENTS, ReportOptions(out=tmp_path)) == []
+    assert command_line._draw_archived(CONTENTS, ReportOptions(out=tmp_path, archive=True, scale="smoke")) == []
+    assert not ran
+    assert command_line._draw_archived(CONTENTS, ReportOptions(out=tmp_path, archive=True)) == ["fig3"]
+    assert "error: why" in capsys.readouterr().out
+    assert {"fig2", "fig3", "noise_only"} < ran.keys()
+    assert not ran.keys() & {"fig1", "theorem1"}  # which is there; which has no archive
+    assert all({"--plot-only", "--archive"} < set(command) and "--run" not in command for command in ran.values())
