@@ -153,9 +153,11 @@ class GradientNoiseMonitor(Monitor):
         given = self.given_batches(trainer, module)
         drawn = self._drawn.take()
         batches = drawn if given is None else given
-        # Decided from the sizes on all ranks: all of them measure, or none.
-        ranks = gathered(lambda: [size_of(b) for b in batches])
-        sizes = [sum(parts) for parts in zip_longest(*ranks, fillvalue=0)]
+        # Decided from the sizes on all ranks: all of them measure, or none. Told here, where all come: nobody is to
+        # wait for one that fails in what follows.
+        told = gathered(lambda: ([size_of(b) for b in batches], [step.examples for step in self._steps]))
+        ranks, examples = [of for of, _ in told], _over_ranks([of for _, of in told])
+        sizes = _over_ranks(ranks)
         size = common_size(sizes)
         fitting = [s for s in sizes if fits(s, size)]
         alone, gradients = True, 0
@@ -175,7 +177,7 @@ class GradientNoiseMonitor(Monitor):
             batches = share(batches, ranks, size, whole=self.reduction == "batch")
             with measuring(module, training=True):
                 rows = self._gradients(module, batches, "batch_means")
-        found = self._found(rows, batches, self._noise_ratio(trainer, module))
+        found = self._found(rows, batches, self._noise_ratio(trainer, module, examples))
         if not math.isfinite(found.value):
             self._tell(trainer, "gradients are not finite; what is undefined is nan")
         elif math.isnan(found.isotropy.value):
@@ -183,9 +185,12 @@ class GradientNoiseMonitor(Monitor):
         self.measurements.append(found)
         return self._summary(found)
 
-    def _noise_ratio(self, trainer: pl.Trainer, module: nn.Module) -> float | None:
-        """Returns n, in the units of C: eta/S, or eta where a step descends the sum over its S examples."""
-        sizes = over_ranks([step.examples for step in self._steps])
+    def _noise_ratio(self, trainer: pl.Trainer, module: nn.Module, sizes: list[int]) -> float | None:
+        """Returns n, in the units of C: eta/S, or eta where a step descends the sum over its S examples.
+
+        Args:
+            sizes: of the steps, the examples of all ranks.
+        """
         common, groups = common_size(sizes), measured_groups(trainer, module, self.params)
         found: dict[int, list[float]] = defaultdict(list)
         for step, size in zip(self._steps, sizes):
@@ -353,9 +358,9 @@ def setting(group: dict[str, Any]) -> tuple[float, float, float]:
     return float(group["lr"]), float(group["momentum"]), float(group["weight_decay"])
 
 
-def over_ranks(sizes: list[int]) -> list[int]:
+def _over_ranks(sizes: list[list[int]]) -> list[int]:
     """Returns the sizes over all ranks of what each rank has a part of."""
-    return [sum(parts) for parts in zip_longest(*of_all_ranks(sizes), fillvalue=0)]
+    return [sum(parts) for parts in zip_longest(*sizes, fillvalue=0)]
 
 
 def fits(size: int, common: int) -> bool:
