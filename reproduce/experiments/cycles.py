@@ -229,9 +229,13 @@ def curve_shares(about: claims.Statement, table: Evidence, a: str, b: str) -> cl
 
 
 def _thirds(t_eta: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Returns the mean log of values (seeds, P) over each third of t_eta (P,), (3, seeds); NaN where values are."""
-    part = np.ceil(PARTS * t_eta / t_eta[-1] - 1e-9)
-    return np.stack([np.log(values[:, part == i + 1]).mean(axis=1) for i in range(PARTS)])
+    """Returns the mean log of values (seeds, P) over each third of t_eta (P,), (3, seeds).
+
+    NaN where values are, and for a third in which nothing was evaluated.
+    """
+    part, none = np.ceil(PARTS * t_eta / t_eta[-1] - 1e-9), np.full(len(values), np.nan)
+    inside = [part == i + 1 for i in range(PARTS)]
+    return np.stack([np.log(values[:, of]).mean(axis=1) if of.any() else none for of in inside])
 
 
 def _furthest(parts: Sequence[estimates.Estimate]) -> estimates.Estimate:
