@@ -39,13 +39,12 @@ def is_current(definition: Definition, folder: Path, scale: Scale, data_dir: Pat
         return False  # written before this was told, or settings that no longer fit the data
 
 
-def of_precision(definition: Definition, told: dict[str, Any], options: Options) -> bool:
+def of_precision(definition: Definition, told: str | None, options: Options) -> bool:
     """Tells whether results are of runs in the precision that a call asks for; simulations have none.
 
-    Results that do not say theirs are of the scale's own.
+    told: theirs; results that do not say it are of the scale's own.
     """
-    found = told.get("precision") or PRECISION[options.scale]
-    return "precision" not in definition.flags or found == options.arithmetic
+    return "precision" not in definition.flags or (told or PRECISION[options.scale]) == options.arithmetic
 
 
 def _claims(folder: Path) -> list[dict[str, Any]]:

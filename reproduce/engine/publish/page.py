@@ -127,11 +127,14 @@ def folders(definition: Definition, options: Options) -> tuple[list[Stored], lis
 
     Its own data are first.
     """
-    found, wrong = of_scale(definition, options.out, options.scale)
-    found, asked = [one for one in found if of_precision(definition, one.told, options)], (options.data, SIMULATION)
-    if options.data is not None:
-        found = [one for one in found if one.data in asked]
-        wrong = [error for error in wrong if not isinstance(error, Damaged) or error.data in asked]
+    there, errors = of_scale(definition, options.out, options.scale)
+
+    def asked(data: str, precision: str | None) -> bool:
+        of_data = options.data is None or data in (options.data, SIMULATION)
+        return of_data and of_precision(definition, precision, options)
+
+    found = [one for one in there if asked(one.data, one.told.get("precision"))]
+    wrong = [of for of in errors if not isinstance(of, Damaged) or asked(of.data, of.precision)]
     return sorted(found, key=lambda one: not one.told["data"]["own"]), wrong
 
 

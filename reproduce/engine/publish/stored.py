@@ -54,11 +54,12 @@ class Damaged(InputError):
     Attributes:
         data: the data set that the folder is of.
         arm: its arm.
+        precision: of its runs; "" for the scale's own.
     """
 
-    def __init__(self, words: str, data: str, arm: str) -> None:
+    def __init__(self, words: str, data: str, arm: str, precision: str) -> None:
         super().__init__(words)
-        self.data, self.arm = data, arm
+        self.data, self.arm, self.precision = data, arm, precision
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ def read(definition: Definition, folder: Path, kind: Kind) -> Stored | None:
         except ValueError as error:
             again = f"{place.command(definition, folder)} makes it again"
             words = f"--out: {str(folder / file)!r} {error}; {again}"
-            raise Damaged(words, place.data or (definition.data or (SIMULATION,))[0], place.arm or EPOCHS) from error
+            data = place.data or (definition.data or (SIMULATION,))[0]
+            raise Damaged(words, data, place.arm or EPOCHS, place.precision) from error
 
     provenance, told = sound(PROVENANCE, _provenance)
     claims, stated = sound(CLAIMS, _claims)

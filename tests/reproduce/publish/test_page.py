@@ -166,6 +166,8 @@ def test_the_page_is_of_one_precision(asked, value, tmp_path, monkeypatch):
     monkeypatch.setattr("three_factors.reproduce.engine.report._run", lambda command: commands.append(command) or 0)
     _run_missing(CONTENTS, options)
     assert not any("fig1.py" in word for command in commands for word in command)
+    (tmp_path / "fig1" / "paper-time-float32" / "claims.json").unlink()
+    assert len(write(CONTENTS, options)[2]) == (asked == "float32")
 
 
 def test_what_is_only_estimated_has_no_word_on_the_page(page):
