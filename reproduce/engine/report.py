@@ -83,7 +83,11 @@ def _draw_archived(contents: Contents, options: ReportOptions) -> list[str]:
     say(f"from the archive: what it has of {len(left)} figures")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         ended = pool.map(lambda command: subprocess.run(command, capture_output=True, text=True, check=False), left)
-        failed = [of for of in ended if of.returncode not in (0, 1)]  # 1: nothing there, or not all
+        try:
+            failed = [of for of in ended if of.returncode not in (0, 1)]  # 1: nothing there, or not all
+        except BaseException:  # Ctrl-C, say: what has not begun is not begun
+            pool.shutdown(cancel_futures=True)
+            raise
     for of in failed:
         print(of.stderr.strip() or of.stdout.strip())
     return [Path(of.args[1]).stem for of in failed]

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -364,3 +365,22 @@ def test_what_the_archive_has_is_drawn_first(tmp_path, monkeypatch, capsys):
     assert {"fig2", "fig3", "noise_only"} < ran.keys()
     assert not ran.keys() & {"fig1", "theorem1"}  # which is there; which has no archive
     assert all({"--plot-only", "--archive"} < set(command) and "--run" not in command for command in ran.values())
+
+
+def test_an_interrupted_report_begins_no_further_figure(tmp_path, monkeypatch):
+    block, ran = SimpleNamespace(told={"scale": "quick"}), []
+    archive = SimpleNamespace(index={"blocks": {"one": {}}}, block=lambda name: block)
+    monkeypatch.setattr(command_line, "Archive", lambda: archive)
+    monkeypatch.setattr(command_line.os, "cpu_count", lambda: 2)
+
+    def run(command, **_):
+        ran.append(command)
+        if len(ran) == 1:
+            raise KeyboardInterrupt
+        time.sleep(0.1)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(command_line.subprocess, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        command_line._draw_archived(CONTENTS, ReportOptions(out=tmp_path, archive=True))
+    assert len(ran) < 6  # of more than twenty
