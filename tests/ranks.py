@@ -34,6 +34,18 @@ def _rank(rank: int, world_size: int, port: int, function: Callable[..., Any], a
     dist.destroy_process_group()
 
 
+def as_torchrun(rank: int, ranks: int) -> None:
+    """Tells Lightning, in this process, that torchrun has started it as one of so many ranks of a machine."""
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "GROUP_RANK": "0",
+        "TORCHELASTIC_RUN_ID": "tests",
+    }
+
+
 def on_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """`function(rank, world_size, *arguments)` on every rank; it and its results must be picklable."""
     with socket.socket() as free:

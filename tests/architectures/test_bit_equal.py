@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from tests.architectures.cells import Cell
 from tests.architectures.networks import ARCHITECTURES
-from tests.ranks import on_ranks
+from tests.ranks import as_torchrun, on_ranks
 from three_factors.callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -67,14 +66,7 @@ def test_training_is_bit_equal_with_and_without_the_monitors(name: str) -> None:
 
 
 def _on_rank(rank: int, world_size: int, name: str, watched: bool) -> tuple[dict[str, Tensor], list[int]]:
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(world_size),
-        "LOCAL_WORLD_SIZE": str(world_size),
-        "GROUP_RANK": "0",
-        "TORCHELASTIC_RUN_ID": "tests",
-    }
+    as_torchrun(rank, world_size)
     return trained(name, watched, world_size)
 
 

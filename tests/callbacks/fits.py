@@ -1,6 +1,5 @@
 """Small trainings with and without monitors, on one rank or as one of several."""
 
-import os
 from typing import get_args
 
 import pytorch_lightning as pl
@@ -8,6 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from tests.ranks import as_torchrun
 from three_factors.callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
 from three_factors.callbacks.measures import Measure
 from three_factors.datamodules import DigitsDataModule
@@ -99,14 +99,7 @@ def fit(project, callbacks, ranks=1, precision="32-true", epochs=2):
 
 def fit_on_rank(rank, world_size, project, kind, precision):
     """The same as one of several ranks, each with a seed of its own for torch's global generator."""
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(world_size),
-        "LOCAL_WORLD_SIZE": str(world_size),
-        "GROUP_RANK": "0",
-        "TORCHELASTIC_RUN_ID": "tests",
-    }
+    as_torchrun(rank, world_size)
     callbacks = [monitor(kind)] if kind else []
     weights, _ = fit(project, callbacks, world_size, precision)
     return weights, callbacks[0].history if callbacks else []

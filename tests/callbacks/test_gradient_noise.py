@@ -2,7 +2,6 @@
 
 import io
 import math
-import os
 import warnings
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.callbacks.fits import Own, trainer
-from tests.ranks import on_ranks
+from tests.ranks import as_torchrun, on_ranks
 from three_factors.callbacks import GradientNoiseMonitor
 from three_factors.callbacks.functional.noise import FEWEST
 from three_factors.callbacks.gradient_noise import common_size, share
@@ -300,14 +299,7 @@ def test_a_resumed_training_goes_on_with_its_series(tmp_path):
 
 def fit_unevenly(rank, world_size, train):
     """S = 20 with a ragged end, whose parts are within a tenth of S on one rank and not on the other."""
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(world_size),
-        "LOCAL_WORLD_SIZE": str(world_size),
-        "GROUP_RANK": "0",
-        "TORCHELASTIC_RUN_ID": "tests",
-    }
+    as_torchrun(rank, world_size)
     watch = GradientNoiseMonitor(alignment=True)
     torch.manual_seed(3)
     data = DigitsDataModule(gray=True, train=train, batch_size=20, drop_last=False)

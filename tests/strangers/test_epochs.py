@@ -1,12 +1,10 @@
 """A loader with an epoch plan follows the epochs wherever it comes from, or says in one line that it cannot."""
 
-import os
-
 import pytest
 import pytorch_lightning as pl
 import torch
 
-from tests.ranks import on_ranks
+from tests.ranks import as_torchrun, on_ranks
 from tests.strangers.tiny import Net, dataset, images, loader, planned, really, trainer
 from three_factors.callbacks import NoiseScheduler
 from three_factors.datamodules import (
@@ -299,14 +297,7 @@ class Labels(Net):
 
 
 def on_rank(rank, ranks, kind):
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_WORLD_SIZE": str(ranks),
-        "GROUP_RANK": "0",
-        "TORCHELASTIC_RUN_ID": "tests",
-    }
+    as_torchrun(rank, ranks)
     noise, module = NoiseScheduler(NoiseSchedule(0.1, VARYING if kind == "handed" else 16)), Net()
     given = planned(VARYING) if kind == "handed" else loader(8, examples=48 if kind == "plain" else 37)
     run = trainer(

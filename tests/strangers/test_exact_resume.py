@@ -1,7 +1,6 @@
 """A stranger's training that was killed and goes on from ExactResume's checkpoint ends as it would have."""
 
 import math
-import os
 import warnings
 
 import pytest
@@ -12,7 +11,7 @@ from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassPrecision
 
-from tests.ranks import on_ranks
+from tests.ranks import as_torchrun, on_ranks
 from tests.strangers.tiny import Net, dataset, planned, trainer
 from three_factors.callbacks import ExactResume
 from three_factors.datamodules import resumed_at
@@ -298,14 +297,7 @@ class OnRanks(OwnZero):
 
 
 def rank_goes_on(rank, ranks, folder, at):
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_WORLD_SIZE": str(ranks),
-        "GROUP_RANK": "0",
-        "TORCHELASTIC_RUN_ID": "tests",
-    }
+    as_torchrun(rank, ranks)
     options = {"strategy": "ddp", "devices": ranks, "use_distributed_sampler": False}
     whole = fit(OnRanks, folder / "whole.ckpt", **options)
     with pytest.raises(Killed):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from tests.ranks import on_ranks
+from tests.ranks import as_torchrun, on_ranks
 from tests.strangers.monitors import KINDS, Named, fit
 from tests.strangers.projects import Project, data, network
 
@@ -121,16 +121,7 @@ def failing_on_one(rank, world_size, kind, epoch):
                 raise RuntimeError("only here")
             return F.cross_entropy(output, target)
 
-    import os
-
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(world_size),
-        "LOCAL_WORLD_SIZE": str(world_size),
-        "GROUP_RANK": "0",
-        "TORCHELASTIC_RUN_ID": "tests",
-    }
+    as_torchrun(rank, world_size)
     project, watch = OnOne(examples=32), KINDS[kind]()
     run = pl.Trainer(
         accelerator="cpu",

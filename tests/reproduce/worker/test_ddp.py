@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.ranks import on_ranks
+from tests.ranks import as_torchrun, on_ranks
 from tests.reproduce.leavings import left
 from tests.reproduce.script import PATIENCE, ROOT
 from three_factors.datamodules.prepared import prepare
@@ -73,14 +73,7 @@ SPECS = {
 
 def on_rank(rank, world_size, specs):
     """name -> rows and end weights, of one of several ranks that train all specs one after another."""
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(world_size),
-        "LOCAL_WORLD_SIZE": str(world_size),
-        "GROUP_RANK": "0",
-        "TORCHELASTIC_RUN_ID": "tests",
-    }
+    as_torchrun(rank, world_size)
     found = {}
     for name, spec in specs.items():
         with tempfile.TemporaryDirectory() as folder:
