@@ -38,7 +38,12 @@ class Prepared:
     origin: str
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Returns uint8 images (N, C, H, W) and int64 labels (N,), memory-mapped, read-only."""
+        """Returns uint8 images (N, C, H, W) and int64 labels (N,), memory-mapped, read-only.
+
+        Raises DataError where it is a description without images.
+        """
+        if not self.folder:
+            raise DataError(f"data: the images of {self.name!r} are not here, only what an archive tells of them")
         return {name: np.load(Path(self.folder) / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
 
 

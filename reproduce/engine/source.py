@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from three_factors.reproduce.engine.console import waiting
+from three_factors.reproduce.engine.definition import Figure
 from three_factors.reproduce.engine.options import Options
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ def resolve(
 ) -> Prepared | None:
     """Returns the prepared data set, None for a definition without data; says which it is.
 
-    Where it is not to be had, but runs on it are in the archive, it is a description without images.
+    Where it is not to be had, but runs on it are in the archive, it is a description without images; not for theory,
+    which takes its potential from the images and has nothing in the archive.
 
     Raises DataError if a data set that was named is not to be had, or the one that is there is damaged.
     """
@@ -43,7 +45,9 @@ def resolve(
         with waiting(f"preparing {name}: once, then it is kept"):
             return server.prepare(name, data_dir)
 
-    kept = [] if archive is None else archive.sources([options.data or own[0]])
+    kept = []
+    if archive is not None and isinstance(definition, Figure):
+        kept = archive.sources([options.data or own[0]])
     if kept and options.plot_only and find(options.data or own[0], data_dir) is None:  # no download for a picture
         say(f"data: {kept[0].name} as in the archive, without images")
         return kept[0]

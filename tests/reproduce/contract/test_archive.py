@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,9 @@ from tests.images import image_folder
 from tests.reproduce.archived import TOLD, exported, item, write
 from tests.reproduce.script import PATIENCE, ROOT
 from tests.reproduce.specs import MEASURED, NoRuns
+from three_factors.datamodules.prepared import prepare
+from three_factors.datamodules.sources import DataError
+from three_factors.reproduce.bridge import THEORY
 from three_factors.reproduce.engine.contract.archive import Archive
 from three_factors.reproduce.engine.contract.block import DamagedArchive
 from three_factors.reproduce.engine.contract.compact import MEANS, four_digits
@@ -240,6 +244,18 @@ def test_for_a_picture_of_what_is_archived_nothing_is_downloaded(made):
     source = resolve(FIGURE, options, None, lambda *words, **_: said.append(words[0]), archive)  # no server to ask
     assert (source.name, source.folder) == ("cifar10", "")
     assert said == ["data: cifar10 as in the archive, without images"]
+
+
+def test_theory_takes_images_or_a_substitute_since_nothing_of_it_is_archived(made):
+    *_, tmp_path = made
+    archive, said, digits = Archive(tmp_path / "archive"), [], prepare("digits28")
+    server = SimpleNamespace(prepare=lambda name, _: digits if name == "digits28" else prepare(name, tmp_path))
+    of_cifar = replace(THEORY, data=("cifar10",))
+    source = resolve(of_cifar, Options(data_dir=tmp_path), server, lambda *words, **_: said.append(words[0]), archive)
+    assert (source, "NOT CIFAR10" in " ".join(said)) == (digits, True)
+    (described,) = archive.sources(["cifar10"])
+    with pytest.raises(DataError, match="data: the images of 'cifar10' are not here"):
+        described.arrays()
 
 
 def call(clone, *words):
