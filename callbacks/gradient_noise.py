@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict
-from itertools import zip_longest
 from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
 import torch
 import torch.distributed
-from pytorch_lightning.utilities import rank_zero_warn
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 
+from three_factors.callbacks.common_size import common_size, fits, over_ranks, share
+from three_factors.callbacks.followed import Followed
 from three_factors.callbacks.functional import GradientNoise, HessianOperator
 from three_factors.callbacks.functional.fluctuation import Stationarity
 from three_factors.callbacks.functional.gradients import ESTIMATORS, Estimator, Gradients
-from three_factors.callbacks.functional.inputs import as_batches, distributed, gathered, of_all_ranks
-from three_factors.callbacks.functional.nests import cut, size_of
+from three_factors.callbacks.functional.inputs import as_batches, gathered
+from three_factors.callbacks.functional.nests import size_of
 from three_factors.callbacks.functional.noise import FEWEST, noise_of
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Reduction
 from three_factors.callbacks.functional.stacked import MemberGradients, MemberOperator
 from three_factors.callbacks.functional.state import measuring, plain
 from three_factors.callbacks.made_steps import Gathered, MadeStep, measured_groups, rates_of
 from three_factors.callbacks.measurement import Batches, Monitor, OnError
-from three_factors.callbacks.series import Series
 
 CHUNK = 32  # examples that vmap takes at a time
 ALWAYS = ("trace", "mean_square", "isotropy", "temperature", "kurtosis")  # logged at every measurement
-CLIPPED = Stationarity(math.nan, math.inf, -math.inf, math.inf, 0, "clipped", math.nan, math.nan)
 
 
 class GradientNoiseMonitor(Monitor):
@@ -109,8 +106,7 @@ class GradientNoiseMonitor(Monitor):
         super()._anew()
         self.measurements: list[GradientNoise] = []
         self.states: list[list[Stationarity]] = []
-        self._groups: list[Series] = []
-        self._clipped = 0  # groups that are not followed
+        self._followed = Followed()
         self._waits = False  # whether the step is to come that one of them goes into
 
     def _forget_steps(self) -> None:
@@ -156,8 +152,8 @@ class GradientNoiseMonitor(Monitor):
         # Decided from the sizes on all ranks: all of them measure, or none. Told here, where all come: nobody is to
         # wait for one that fails in what follows.
         told = gathered(lambda: ([size_of(b) for b in batches], [step.examples for step in self._steps]))
-        ranks, examples = [of for of, _ in told], _over_ranks([of for _, of in told])
-        sizes = _over_ranks(ranks)
+        ranks, examples = [of for of, _ in told], over_ranks([of for _, of in told])
+        sizes = over_ranks(ranks)
         size = common_size(sizes)
         fitting = [s for s in sizes if fits(s, size)]
         alone, gradients = True, 0
@@ -256,38 +252,20 @@ class GradientNoiseMonitor(Monitor):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self._clipped = 0
+        self._followed.clipped = 0
         self._gathered: defaultdict[int, Gathered] = defaultdict(Gathered)
-        if not self.follow:
-            return
-        (optimizer,) = trainer.optimizers if len(trainer.optimizers) == 1 else (None,)
-        plain_sgd = isinstance(optimizer, torch.optim.SGD) and not any(
-            g["nesterov"] or g["dampening"] or g["maximize"] for g in optimizer.param_groups
-        )
-        if optimizer is None or not plain_sgd:
-            raise ValueError(
-                "stationarity: the relation is of one SGD optimizer without Nesterov's or dampened momentum; "
-                "pass stationarity=False to GradientNoiseMonitor"
-            )
-        if (trainer.gradient_clip_val or 0) > 0 or is_overridden("configure_gradient_clipping", pl_module):
-            rank_zero_warn("GradientNoiseMonitor: gradients are clipped, which the stationarity relation does not know")
-            self._leave_off(len(optimizer.param_groups))
-        elif not self._groups:
-            self._groups = [Series() for _ in optimizer.param_groups]
+        if self.follow:
+            self._followed.start(trainer, pl_module)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        for series, group in zip(self._groups, optimizer.param_groups):
-            pairs = [(p.detach(), p.grad) for p in group["params"] if p.grad is not None]
-            if pairs:
-                series.before(pairs, *setting(group))
+        self._followed.before_step(optimizer)
 
     def stepped(self, optimizer: torch.optim.Optimizer, number: int) -> None:
         before, now = self._gathered[number].step(optimizer, kept=self._adds)
         self._in_batch.append((MadeStep(number, self._rates[number], before), now))
-        for series, group in zip(self._groups, optimizer.param_groups):
-            series.stepped([p.grad for p in group["params"] if p.grad is not None], *setting(group))
+        self._followed.stepped(optimizer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -301,33 +279,21 @@ class GradientNoiseMonitor(Monitor):
         if self._counts or self._waits:
             self._steps += [step for step in steps if step.examples]
             self._waits = not steps
-        if not self._groups:
-            return
-        last, state = batch_idx + 1 == trainer.num_training_batches, self._optimizers[0].state
-        for series, group in zip(self._groups, self._optimizers[0].param_groups):
-            buffers = [state.get(p, {}).get("momentum_buffer") for p in group["params"]]
-            series.after([b for b in buffers if b is not None], steps[-1].examples if steps else 0, last)
+        if self._followed.groups:
+            last = batch_idx + 1 == trainer.num_training_batches
+            self._followed.after_batch(self._optimizers[0], steps[-1].examples if steps else 0, last=last)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._groups:
-            changed = any(bool(series.changed) for series in self._groups)
-            ranks = of_all_ranks((changed, [[size for size, _ in series.recent] for series in self._groups]))
-            for i, series in enumerate(self._groups):
-                series.settle([sum(parts) for parts in zip(*(sizes[i] for _, sizes in ranks))])
-            if any(changed for changed, _ in ranks):
-                self._tell(
-                    trainer,
-                    "gradients are clipped, or changed otherwise, right before the step, which the stationarity "
-                    "relation does not know",
-                )
-                self._leave_off(len(self._groups))
+        if self._followed.groups and self._followed.settle():
+            self._tell(
+                trainer,
+                "gradients are clipped, or changed otherwise, right before the step, which the stationarity "
+                "relation does not know",
+            )
         super().on_train_epoch_end(trainer, pl_module)
 
-    def _leave_off(self, groups: int) -> None:
-        self._groups, self._clipped = [], groups
-
     def _stationarity(self) -> dict[str, float]:
-        found = [series.judge(self.seed) for series in self._groups] or [CLIPPED] * self._clipped
+        found = self._followed.judged(self.seed)
         self.states.append(found)
         values = {}
         for i, state in enumerate(found):
@@ -340,7 +306,7 @@ class GradientNoiseMonitor(Monitor):
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {
             "steps": [tuple(step) for step in self._steps],
-            "groups": [series.state() for series in self._groups],
+            "groups": self._followed.state(),
             "measurements": [found.state() for found in self.measurements],
             "states": [[asdict(state) for state in states] for states in self.states],
         }
@@ -348,53 +314,6 @@ class GradientNoiseMonitor(Monitor):
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         self._steps = [MadeStep(*step) for step in state.get("steps", [])]
-        self._groups = [Series(len(one["table"]), **one) for one in state["groups"]]
+        self._followed.restore(state["groups"])
         self.measurements = [GradientNoise.of_state(found) for found in state.get("measurements", [])]
         self.states = [[Stationarity(**one) for one in states] for states in state.get("states", [])]
-
-
-def setting(group: dict[str, Any]) -> tuple[float, float, float]:
-    """Returns eta, beta and the weight decay of a parameter group of SGD."""
-    return float(group["lr"]), float(group["momentum"]), float(group["weight_decay"])
-
-
-def _over_ranks(sizes: list[list[int]]) -> list[int]:
-    """Returns the sizes over all ranks of what each rank has a part of."""
-    return [sum(parts) for parts in zip_longest(*sizes, fillvalue=0)]
-
-
-def fits(size: int, common: int) -> bool:
-    """Tells whether a batch of `size` can be cut to `common` by at most a tenth."""
-    return 0 < 9 * size <= 10 * common <= 10 * size
-
-
-def common_size(sizes: list[int]) -> int:
-    """Returns the size to measure batches of `sizes` at: the most frequent.
-
-    If they vary, that which the most can be cut to.
-    """
-    if not sizes:
-        return 0
-    counts = Counter(sizes)
-    most = max(counts, key=lambda s: (counts[s], s))
-    if counts[most] >= max(FEWEST, len(sizes) / 2):
-        return most
-    return max(counts, key=lambda s: (sum(fits(other, s) for other in sizes), s))
-
-
-def share(batches: list[Any], ranks: list[list[int]], common: int, *, whole: bool = False) -> list[Any]:
-    """Returns this rank's parts of the batches of about the `common` size, cut so that over all ranks they have that
-    size.
-
-    `ranks`: the sizes of each rank's parts. The examples of a batch are in random order: a part is a smaller batch.
-    With `whole` batches stay as they are.
-    """
-    rank = torch.distributed.get_rank() if distributed() else 0
-    found = []
-    for batch, *parts in zip(batches, *(sizes + [0] * len(batches) for sizes in ranks)):
-        total, before = sum(parts), sum(parts[:rank])
-        if fits(total, common):
-            upto = before + parts[rank]
-            own = upto * common // total - before * common // total
-            found.append(batch if whole else cut(batch, 0, own))
-    return found

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from tests.callbacks.fits import Own, trainer
 from tests.ranks import as_torchrun, on_ranks
 from three_factors.callbacks import GradientNoiseMonitor
+from three_factors.callbacks.common_size import common_size, share
 from three_factors.callbacks.functional.noise import FEWEST
-from three_factors.callbacks.gradient_noise import common_size, share
 from three_factors.callbacks.series import Series
 from three_factors.datamodules import DigitsDataModule, Triangle
 from three_factors.lightning_modules import MLP
@@ -103,7 +103,7 @@ def test_the_common_size_is_the_most_frequent_or_what_most_can_be_cut_to(sizes, 
 def test_the_parts_of_a_batch_are_cut_to_the_common_size_over_all_ranks(monkeypatch):
     ranks = [[10, 9, 10, 8], [9, 9, 10]]
     found = []
-    monkeypatch.setattr("three_factors.callbacks.gradient_noise.distributed", lambda: True)
+    monkeypatch.setattr("three_factors.callbacks.common_size.distributed", lambda: True)
     for rank, sizes in enumerate(ranks):
         monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
         found.append([len(b[0]) for b in share([(torch.zeros(s), torch.zeros(s)) for s in sizes], ranks, 18)])
@@ -203,7 +203,7 @@ def test_accumulated_batches_count_in_the_temperature_and_as_one_step(kind):
     fitted(kind(), watch, epochs=2, accumulate_grad_batches=2)
     found = watch.measurements[-1]
     assert found.temperature.value == pytest.approx(0.05 / 32 * found.trace.value / (2 * found.num_params))
-    (series,) = watch._groups
+    (series,) = watch._followed.groups
     assert (len(series.rows), series.size) == (10, 32)
 
 
@@ -227,7 +227,7 @@ def test_where_they_are_not_it_is_followed(options):
     watch = GradientNoiseMonitor(batches=5)
     fitted(Rows(), watch, epochs=1, **options)
     assert watch.states[0][0].verdict != "clipped"
-    assert len(watch._groups[0].rows) == 10
+    assert len(watch._followed.groups[0].rows) == 10
 
 
 def test_the_optimizers_state_stays_as_it_is():
@@ -273,17 +273,17 @@ def test_a_long_series_makes_a_small_checkpoint_that_can_be_resumed():
     series, watch, again = Series(), GradientNoiseMonitor(), GradientNoiseMonitor()
     steps(series, [(16, False)] * 20_000)
     series.settle([16] * 20_000)
-    watch._groups = [series]
+    watch._followed.groups = [series]
     buffer = io.BytesIO()
     torch.save(watch.state_dict(), buffer)
     assert buffer.tell() < 20_000 * 4 * 8 + 10_000
     buffer.seek(0)
     again.load_state_dict(torch.load(buffer, weights_only=True))
-    for one in (series, again._groups[0]):
+    for one in (series, again._followed.groups[0]):
         steps(one, [(16, False)] * 3, start=20_000)
         one.settle([16] * 3)
-    assert torch.equal(series.rows, again._groups[0].rows)
-    assert (series.setting, series.size) == (again._groups[0].setting, again._groups[0].size)
+    assert torch.equal(series.rows, again._followed.groups[0].rows)
+    assert (series.setting, series.size) == (again._followed.groups[0].setting, again._followed.groups[0].size)
 
 
 def test_a_resumed_training_goes_on_with_its_series(tmp_path):
@@ -293,8 +293,8 @@ def test_a_resumed_training_goes_on_with_its_series(tmp_path):
     half = fitted(Rows(momentum=0.9), first, epochs=1)
     half.save_checkpoint(tmp_path / "half.ckpt")
     trainer([second], epochs=2).fit(Rows(momentum=0.9), ckpt_path=tmp_path / "half.ckpt")
-    assert len(second._groups[0].rows) == len(whole._groups[0].rows) == 20
-    assert torch.equal(second._groups[0].rows[:10], first._groups[0].rows)
+    assert len(second._followed.groups[0].rows) == len(whole._followed.groups[0].rows) == 20
+    assert torch.equal(second._followed.groups[0].rows[:10], first._followed.groups[0].rows)
 
 
 def fit_unevenly(rank, world_size, train):
@@ -305,7 +305,7 @@ def fit_unevenly(rank, world_size, train):
     data = DigitsDataModule(gray=True, train=train, batch_size=20, drop_last=False)
     fit = trainer([watch], world_size, 2, use_distributed_sampler=False)
     fit.fit(MLP(hidden=(8,), batch_norm=True, lr=0.05), data)
-    return watch.history, len(watch._groups[0].rows), [m.batch_size for m in watch.measurements]
+    return watch.history, len(watch._followed.groups[0].rows), [m.batch_size for m in watch.measurements]
 
 
 @pytest.mark.ddp

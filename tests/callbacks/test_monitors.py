@@ -188,7 +188,7 @@ def test_the_interpolation_runs_from_the_first_weights_to_the_last_and_survives_
 def test_stationarity_is_followed_per_parameter_group_and_restarts_when_the_rate_changes():
     watch = GradientNoiseMonitor(batches=6)
     fit("own", [watch], epochs=3)
-    (series,) = watch._groups
+    (series,) = watch._followed.groups
     assert len(series.rows) == 30  # three epochs of ten steps at one rate and one batch size
     assert watch.states[-1][0].verdict in ("too short", "not stationary", "stationary")
     series.before([(torch.ones(2), torch.ones(2))], 0.01, 0.9, 0.0)

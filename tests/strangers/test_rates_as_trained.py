@@ -179,8 +179,8 @@ def test_gradients_that_are_looked_at_are_followed_as_ever():
     watches = [noise(stationarity=True), noise(stationarity=True)]
     for watch, does in zip(watches, (looks, lambda parameters: None)):
         trainer(watch, epochs=2, precision="64-true").fit(Before(does))
-    assert torch.equal(*(watch._groups[0].rows for watch in watches))
-    assert len(watches[0]._groups[0].rows) == 2 * BATCHES
+    assert torch.equal(*(watch._followed.groups[0].rows for watch in watches))
+    assert len(watches[0]._followed.groups[0].rows) == 2 * BATCHES
 
 
 def test_a_step_that_a_gradient_scaler_refuses_is_none():
@@ -191,7 +191,7 @@ def test_a_step_that_a_gradient_scaler_refuses_is_none():
     watch, module = noise(stationarity=True), Steep()
     module.pairs = TensorDataset(*(tensor.float() if tensor.is_floating_point() else tensor for tensor in data(48)))
     trainer(watch, epochs=3, plugins=[Scaled(2.0**127)]).fit(module.float())
-    rows = watch._groups[0].rows
+    rows = watch._followed.groups[0].rows
     assert 0 < len(rows) < 3 * BATCHES
     assert bool(rows.isfinite().all())
     assert math.isfinite(watch.states[-1][0].value)
@@ -211,5 +211,5 @@ def test_a_batch_that_the_loader_leaves_out_is_passed_over():
     watch, module = noise(stationarity=True), Skips()
     run = trainer(watch, precision="64-true")
     run.fit(module)
-    assert (run.global_step, module.steps, len(watch._groups[0].rows)) == (5, 5, 5)
+    assert (run.global_step, module.steps, len(watch._followed.groups[0].rows)) == (5, 5, 5)
     assert ratios(watch) == [LR / SIZE]
