@@ -11,7 +11,7 @@ if __package__ in (None, ""):
     import _checkout  # noqa: F401
 
 from three_factors.reproduce.contents import CONTENTS
-from three_factors.reproduce.engine.publish.gallery import main
+from three_factors.reproduce.engine.gallery import main
 
 if __name__ == "__main__":
     main(__doc__, CONTENTS)

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
 
 from three_factors.reproduce.engine.contract.files import CHECKOUT, write_bytes
 from three_factors.reproduce.engine.definition import Contents, Definition, Theory
@@ -22,8 +21,6 @@ from three_factors.reproduce.engine.options import (
     Scale,
     check_precision,
     flag,
-    parse,
-    refuse,
 )
 from three_factors.reproduce.engine.publish import forest
 from three_factors.reproduce.engine.publish.current import is_current
@@ -60,19 +57,12 @@ class GalleryOptions:
         check_precision(self.precision)
 
 
-def main(doc: str, contents: Contents, arguments: list[str] | None = None) -> NoReturn:
-    """Writes the gallery and the README's outcome; ends the process: 0 done, 2 bad input."""
-    options = parse(doc, arguments, GalleryOptions)
-    try:
-        shown = [one for name in contents.page for one in _read(options, contents.load(name))]
-        if not shown:
-            raise InputError(f"--out: {str(options.out)!r} holds no complete figure on the paper's data")
-        write(shown)
-    except InputError as error:
-        refuse(error)
-    count, where = len({one.script for one in shown}), GALLERY.relative_to(CHECKOUT)
-    print(f"written: {count} of {len(contents.page)} figures to {where} and {README.name}")
-    raise SystemExit(0)
+def shown_of(contents: Contents, options: GalleryOptions) -> list[Shown]:
+    """Reads all figures that are there. Raises InputError if there is none, or one is not fit to be shown."""
+    shown = [one for name in contents.page for one in _read(options, contents.load(name))]
+    if not shown:
+        raise InputError(f"--out: {str(options.out)!r} holds no complete figure on the paper's data")
+    return shown
 
 
 def _read(options: GalleryOptions, definition: Definition) -> list[Shown]:

@@ -1,5 +1,6 @@
 """The gallery holds what was measured, small, and the README tells the same verdicts."""
 
+import errno
 import functools
 import io
 import json
@@ -11,6 +12,7 @@ from PIL import Image
 
 from three_factors.reproduce.contents import CONTENTS, load
 from three_factors.reproduce.engine.definition import Contents
+from three_factors.reproduce.engine.gallery import main
 from three_factors.reproduce.engine.options import InputError
 from three_factors.reproduce.engine.publish import gallery
 
@@ -140,13 +142,26 @@ def test_a_damaged_figure_is_refused_in_one_line_with_exit_2_and_nothing_is_writ
     before, (do, words) = readme.read_text(), HARMS[harm]
     do(results / name)
     with pytest.raises(SystemExit) as ended:
-        gallery.main("", Contents(("fig1",), ("fig1",), load), ["--out", str(results.parents[1])])
+        main("", Contents(("fig1",), ("fig1",), load), ["--out", str(results.parents[1])])
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: --out: '{results / name}' {words}")
     assert line.endswith(f"; python reproduce/fig1.py --scale quick --out {results.parents[1]} makes it again")
     assert readme.read_text() == before
     assert not list(folder.iterdir())
+
+
+def test_a_full_disk_is_told_in_one_line_with_exit_1(places, monkeypatch, capsys):
+    *_, results = places
+
+    def full(file, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(file))
+
+    monkeypatch.setattr(gallery, "write_bytes", full)
+    with pytest.raises(SystemExit) as ended:
+        main("", Contents(("fig1",), ("fig1",), load), ["--out", str(results.parents[1])])
+    assert ended.value.code == 1
+    assert re.fullmatch(r"error: .*/fig1.png: No space left on device; .*\n", capsys.readouterr().err)
 
 
 def test_nothing_is_written_unless_all_of_it_can_be_made(places, monkeypatch):
