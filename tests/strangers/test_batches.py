@@ -228,3 +228,23 @@ def test_a_loss_that_is_another_one_each_time_is_called_that():
         HessianOperator(Noisy(), F.cross_entropy, [(x[:8], y[:8]), (x[8:], y[8:])])
     with pytest.warns(UserWarning, match="draws random numbers in eval mode too"):
         gradient_noise(Noisy(), F.cross_entropy, [(x[i : i + 4], y[i : i + 4]) for i in range(0, 24, 4)])
+
+
+class OwnGenerator(Noisy):
+    def __init__(self):
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(0)
+
+    def forward(self, x):
+        found = self.net(x)
+        return found * torch.empty_like(found).bernoulli_(0.5, generator=self.generator)
+
+
+def test_numbers_from_a_generator_of_the_modules_own_are_called_that():
+    x, y = data()
+    pairs = [(x[i : i + 4], y[i : i + 4]) for i in range(0, 24, 4)]
+    module = OwnGenerator()
+    before = module.generator.get_state()
+    with pytest.warns(UserWarning, match="batch means, since .* draws random numbers from a generator of its own"):
+        assert gradient_noise(module, F.cross_entropy, pairs).estimator == "batch_means"
+    assert torch.equal(module.generator.get_state(), before)
