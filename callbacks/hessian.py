@@ -27,8 +27,9 @@ from three_factors.callbacks.functional.objective import BatchLoss, Loss, Reduct
 from three_factors.callbacks.functional.operators import LossHessian
 from three_factors.callbacks.functional.restarts import fewest_vectors
 from three_factors.callbacks.functional.state import measuring, plain
-from three_factors.callbacks.measurement import Batches, OnError, SubsetMonitor
+from three_factors.callbacks.measurement import Batches, OnError
 from three_factors.callbacks.measures import Measure, checked
+from three_factors.callbacks.subset_monitor import SubsetMonitor
 
 MEASURES: tuple[Measure, ...] = ("top_eigenvalue", "trace", "frobenius")
 WITHOUT_PRODUCTS: tuple[Measure, ...] = ("finite_difference",)

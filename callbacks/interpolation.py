@@ -18,7 +18,8 @@ from three_factors.callbacks.functional.nests import Unjoinable, cut, joined, si
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Reduction, Weights
 from three_factors.callbacks.functional.paths import try_path
 from three_factors.callbacks.functional.state import plain
-from three_factors.callbacks.measurement import Batches, OnError, SubsetMonitor
+from three_factors.callbacks.measurement import Batches, OnError
+from three_factors.callbacks.subset_monitor import SubsetMonitor
 
 
 class InterpolationMonitor(SubsetMonitor):

@@ -12,9 +12,9 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
-from three_factors.callbacks.drawn import UNLESS, DrawnBatches, stored_in_checkpoint
+from three_factors.callbacks.drawn import UNLESS, DrawnBatches
 from three_factors.callbacks.functional.inputs import FailedElsewhere, alone, as_batches, finite, of_all_ranks, stored
-from three_factors.callbacks.functional.nests import cut, joined, size_of
+from three_factors.callbacks.functional.nests import cut
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction, Weights
 from three_factors.callbacks.functional.state import device_of, measuring, plain
 from three_factors.callbacks.made_steps import FollowsSteps
@@ -293,67 +293,6 @@ class Monitor(FollowsSteps, ABC):
         return [stored(batch, device_of(module), None) for batch in self.batches]
 
 
-class SubsetMonitor(Monitor):
-    """A monitor that measures on a fixed subset of the training set.
-
-    Args:
-        examples, batch_size: of the subset that is taken where no `batches` are given, over all ranks: from a data
-            module with `measurement_batches(examples, batch_size)`, ours among them, without augmentation; else the
-            first examples that training draws, as it draws them; they are in the checkpoints, so that a fit that is
-            resumed goes on with them (up to 64 MiB, on one device; else it says that it takes others). Fewer at a time
-            need less memory.
-    """
-
-    def __init__(self, *, examples: int, batch_size: int, **options: Any) -> None:
-        super().__init__(**options)
-        for name, value in (("examples", examples), ("batch_size", batch_size)):
-            if value < 1:
-                raise ValueError(f"{name}: {value!r} is not positive")
-        self.examples, self.batch_size = examples, batch_size
-
-    def _anew(self) -> None:
-        super()._anew()
-        self._taken = False  # whether `batches` are those that training drew
-
-    def keeps(self, trainer: pl.Trainer) -> bool:
-        return not hasattr(getattr(trainer, "datamodule", None), "measurement_batches")
-
-    def wanted(self, trainer: pl.Trainer) -> int:
-        return -(-self.examples // trainer.world_size)
-
-    def counted(self, batch: Any) -> int:
-        return size_of(batch)
-
-    def state_dict(self) -> dict[str, Any]:
-        found = super().state_dict()
-        if self._taken:
-            assert isinstance(self.batches, list)
-            found["subset"] = stored_in_checkpoint(self.batches)
-        return found
-
-    def restore(self, state: dict[str, Any]) -> None:
-        super().restore(state)
-        if self._given is None and "subset" in state:
-            self.batches = state["subset"]
-            self._taken, self._lost = self.batches is not None, self.batches is None
-
-    def subset(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[Any]:
-        """Returns this rank's batches, the same at every measurement of a fit."""
-        if self.batches is None and self._drawn.batches is None:
-            data: Any = getattr(trainer, "datamodule", None)
-            with measuring(module):
-                found = data.measurement_batches(self.examples, self.batch_size)
-                self.batches = [_as_trained(trainer, module, batch) for batch in found]
-        elif self.batches is None:
-            drawn = self._drawn.take()
-            if not drawn:
-                raise ValueError("batches: there is none left of this epoch")
-            whole = self.reduction == "batch"
-            self.batches = drawn if whole else _resized(drawn, self.wanted(trainer), self.batch_size)
-            self._taken = True
-        return self.given_batches(trainer, module) or []
-
-
 def _unknown(output: Any, target: Any) -> Any:
     """Stands for the module's own loss while the module is not known."""
     raise NotImplementedError
@@ -372,26 +311,3 @@ def _line(error: Exception) -> str:
     text = str(error).strip().splitlines()
     kind = type(error).__name__
     return f"{kind}: {text[0][:300]}" if text else kind
-
-
-def _resized(batches: list[Any], examples: int, batch_size: int) -> list[Any]:
-    """Returns the first `examples` of these batches in batches of `batch_size`.
-
-    As they are where they cannot be joined.
-    """
-    try:
-        together = joined(batches)
-        total = min(examples, size_of(together))
-        return [cut(together, i, min(i + batch_size, total)) for i in range(0, total, batch_size)]
-    except ValueError:
-        return batches
-
-
-def _as_trained(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Any:
-    """Returns a loader's batch after what Lightning does before `training_step`: precision, transfer, and the hooks
-    there.
-    """
-    batch = trainer.precision_plugin.convert_input(batch)
-    batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
-    batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
-    return stored(batch, device_of(module), None)
