@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import time
 import warnings
@@ -13,10 +12,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_warn
 
 import three_factors.datamodules.safe_globals  # noqa: F401  # schedules among a checkpoint's hyperparameters can be read
+from three_factors.callbacks.checkpoint_file import TRUST, Replacing, unknown_class
 from three_factors.callbacks.mid_epoch import begins_anywhere, check_goes_on, never_saves, validates_after
 from three_factors.callbacks.scheduled_loaders import accumulating
 from three_factors.callbacks.under_way import Kept, keep, put_back, why_not_kept
@@ -27,41 +26,8 @@ SHARE = 0.02  # of the training's time that checkpoints may take
 AGREE = 16  # steps between the moments at which several ranks agree whether to save
 
 
-TRUST = (
-    "reading that runs its code: where(trusted=True) does, for a file of your own; or name the class in "
-    "torch.serialization.add_safe_globals"
-)
-
-
 class Preempted(Exception):
     """Is raised out of `trainer.fit` once a training that was asked to leave has saved itself."""
-
-
-class _Replacing(TorchCheckpointIO):
-    """Writes beside the file and renames. Lightning's own leaves files in the system's temporary folder when killed."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        path = Path(path)
-        draft = path.with_name(f".{path.name}.draft")
-        try:
-            with draft.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)  # of a full disk it is the largest part
-
-
-def _unknown(path: Path) -> str:
-    """Returns a class in a checkpoint that `weights_only=True` refuses, found without reading it.
-
-    "" if there is none.
-    """
-    try:
-        return next(iter(sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))), "")
-    except Exception:  # a damaged file: reading it says so
-        return ""
 
 
 def _others(trainer: Any, *these: pl.Callback) -> list[pl.Callback]:
@@ -164,7 +130,7 @@ class ExactResume(pl.Callback):
         """
         if not self.path.is_file():
             return {}
-        if not trusted and (unknown := _unknown(self.path)):
+        if not trusted and (unknown := unknown_class(self.path)):
             raise ValueError(f"resume: {str(self.path)!r} holds an object of {unknown}, and {TRUST}")
         return {"ckpt_path": self.path, "weights_only": not trusted}
 
@@ -335,14 +301,14 @@ class ExactResume(pl.Callback):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         start = time.monotonic()
-        usual, trainer.strategy.checkpoint_io = trainer.strategy.checkpoint_io, _Replacing()
+        usual, trainer.strategy.checkpoint_io = trainer.strategy.checkpoint_io, Replacing()
         self._kept = keep(trainer)
         try:
             trainer.save_checkpoint(self.path, weights_only=False)
         finally:
             trainer.strategy.checkpoint_io, self._kept = usual, None
         self._saved = time.monotonic()
-        if self._cost == 0 and trainer.is_global_zero and (unknown := _unknown(self.path)):
+        if self._cost == 0 and trainer.is_global_zero and (unknown := unknown_class(self.path)):
             rank_zero_warn(f"ExactResume: the checkpoint holds an object of {unknown}, and {TRUST}")
         self._cost = self._saved - start
         self.spent += self._cost
