@@ -93,7 +93,7 @@ def _in_both(table: Evidence, fraction: float) -> list[str]:
 def exponent(table: Evidence) -> claims.Finding:
     about = claims.Statement(
         "exponent",
-        "only the ratio counts: g = 1 (mixed at equal epochs, where t_eta follows eta/S)",
+        f"only the ratio counts: g = 1{claims.AT_EQUAL_EPOCHS}",
         "g of log norm = s(log eta - g log S), s cubic, least squares a seed, mean over label noise, momentum 0",
         quantity=claims.MIXED,
     )

@@ -188,7 +188,7 @@ class NoiseGrid(Experiment):
     def _exponent(self, grid: Grid, say: Words, norm: np.ndarray) -> claims.Finding:
         about = say(
             "exponent",
-            "only the ratio counts: g = 1 (mixed at equal epochs, where t_eta follows eta/S)",
+            f"only the ratio counts: g = 1{claims.AT_EQUAL_EPOCHS}",
             "g of log norm = s(log eta - g log S), s cubic, least squares a seed",
             quantity=claims.MIXED,
         )

@@ -17,6 +17,7 @@ Quantity = Literal["", "g", "g at equal epochs"]
 # The power g of S in eta/S^g; mixed at equal epochs, where whatever follows training time alone has g = 1.
 G: Quantity = "g"
 MIXED: Quantity = "g at equal epochs"
+AT_EQUAL_EPOCHS = " (mixed at equal epochs, where t_eta follows eta/S)"  # in the words of claims about it
 
 
 @dataclass(frozen=True)

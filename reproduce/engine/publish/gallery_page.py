@@ -21,10 +21,10 @@ scale that was run is shown; lower ones are folded behind it.
 A figure names at most four primary claims, which are given a word: by the interval of their look (95 % at the first,
 wider ones later) and by Holm's p over the family. *Undecided*: so few seeds cannot tell; they are not added until they
 can. Everything else is estimated, with no word. *Control*: the same statement with a confound taken away. A claim
-*survives* the arms, the same runs with a confound taken away, if in each the estimate lies on its side and none is not
-supported; it *falls* if one is; else it is *open*. *Not judged*: no value, because too few runs trained or crossed a
-level, or chains from different starts did not agree. *Checks* are of the simulators. *Shares runs*: with the figure
-above it that has a time. The hours of the paper scale are a forecast; `--dry-run` makes it for your machine.
+that is seen *survives* the arms, the same runs with a confound taken away, if it is seen in each of them; it *falls* if
+in one it is not supported (not seen); else it is *open*. *Not judged*: no value, because too few runs trained or
+crossed a level, or chains from different starts did not agree. *Checks* are of the simulators. *Shares runs*: with the
+figure above it that has a time. The hours of the paper scale are a forecast; `--dry-run` makes it for your machine.
 """
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from three_factors.reproduce.engine.contract.files import write_text
 from three_factors.reproduce.engine.definition import SIMULATION, Contents, Definition
-from three_factors.reproduce.engine.judge.claims import MIXED, G
+from three_factors.reproduce.engine.judge.claims import AT_EQUAL_EPOCHS, MIXED, G
 from three_factors.reproduce.engine.judge.stored_claims import interval, primaries, survives, word
 from three_factors.reproduce.engine.options import EPOCHS, InputError, Options
 from three_factors.reproduce.engine.publish import forest
@@ -202,5 +202,10 @@ def _rivals(entries: list[Entry], scale: str) -> str:
 def indices(claims: list[dict[str, Any]], arms: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Returns the stored claims about g, which are of equal t_eta: what is mixed at equal epochs is so in an arm."""
     found = [claim for claim in claims if claim.get("quantity") == G]
-    found += [claim for claim in arms.get(TIME, []) if claim.get("quantity") == MIXED]
+    for arm, of in arms.items():
+        wanted = (G, MIXED) if arm == TIME else (G,)
+        for claim in of:
+            if claim.get("quantity") in wanted:
+                text = claim["claim"].removesuffix(AT_EQUAL_EPOCHS)
+                found.append(claim | {"claim": f"{text}, arm {arm}"})
     return [claim for claim in found if claim["value"] is not None]

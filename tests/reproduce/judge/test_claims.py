@@ -206,19 +206,18 @@ def test_a_number_in_an_id_has_no_dot():
 
 
 @pytest.mark.parametrize(
-    ("arms", "word"),
+    ("own", "arms", "word"),
     [
-        ([], "open"),
-        ([(0.2, "inconclusive"), (0.3, "supported")], "survives"),
-        ([(0.2, "inconclusive"), (-0.1, "inconclusive")], "open"),
-        ([(0.2, "supported"), (0.01, "not supported")], "falls"),
-        ([(None, "not judged")], "open"),
+        ("supported", [], "open"),
+        ("supported", ["supported", "supported"], "survives"),
+        ("supported", ["supported", "inconclusive"], "open"),
+        ("inconclusive", ["supported"], "open"),
+        ("inconclusive", ["inconclusive", "not supported"], "falls"),
+        ("supported", ["not judged"], "open"),
     ],
 )
-def test_a_claim_survives_the_controls_on_its_own_side_in_all_of_them(arms, word):
-    rule = as_json(Direction(1, 0.1))
-    others = [{"value": value, "verdict": verdict} for value, verdict in arms]
-    assert stored_claims.survives({"rule": rule}, others) == word
+def test_a_claim_survives_the_controls_that_is_supported_in_all_of_them(own, arms, word):
+    assert stored_claims.survives({"verdict": own}, [{"verdict": verdict} for verdict in arms]) == word
 
 
 def test_a_stored_claim_tells_bounds_that_there_are_not():

@@ -15,6 +15,7 @@ import pytest
 from tests.reproduce.script import ROOT
 from three_factors.reproduce.contents import CONTENTS
 from three_factors.reproduce.engine import report as command_line
+from three_factors.reproduce.engine.judge.claims import AT_EQUAL_EPOCHS
 from three_factors.reproduce.engine.options import parse
 from three_factors.reproduce.engine.publish.forest import index_row, of_indices
 from three_factors.reproduce.engine.publish.page import indices, write
@@ -74,7 +75,13 @@ def results(out, name, *claims, scale="quick"):
 def test_every_g_at_equal_t_eta_is_in_one_picture():
     own, mixed = CLAIM | {"quantity": "g"}, CLAIM | {"quantity": "g at equal epochs"}
     assert indices([own, mixed, CLAIM], {}) == [own]
-    assert indices([mixed], {"loss": [mixed], "time": [mixed, CLAIM]}) == [mixed]
+    mixed |= {"claim": f"g = 1{AT_EQUAL_EPOCHS}"}
+    (found,) = indices([mixed], {"loss": [mixed], "time": [mixed, CLAIM]})
+    assert found == mixed | {"claim": "g = 1, arm time"}
+    assert [of["claim"] for of in indices([own], {"quench": [own]})] == [
+        CLAIM["claim"],
+        f"{CLAIM['claim']}, arm quench",
+    ]
     assert indices([own | {"value": None}], {}) == []
     picture = of_indices([index_row("fig4", "quick", own | {"low": None})], "svg").decode()
     assert "eta/S^g decides" in html.unescape(picture)
@@ -129,7 +136,7 @@ def arm(out, name, *claims):
 
 @pytest.mark.parametrize(
     ("value", "verdict", "word"),
-    [(0.3, "inconclusive", "survives"), (-0.3, "inconclusive", "open"), (0.05, "not supported", "falls")],
+    [(0.3, "supported", "survives"), (0.3, "inconclusive", "open"), (0.05, "not supported", "falls")],
 )
 def test_a_claim_survives_the_controls_where_it_holds_in_every_arm(tmp_path, monkeypatch, value, verdict, word):
     current(monkeypatch)
