@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from three_factors.reproduce.engine.console import say
-from three_factors.reproduce.engine.contract.archive import Archive
+from three_factors.reproduce.engine.contract.archive import HOME, Archive
 from three_factors.reproduce.engine.contract.files import CHECKOUT
 from three_factors.reproduce.engine.definition import Contents, Definition, Figure
 from three_factors.reproduce.engine.launch import interrupts
 from three_factors.reproduce.engine.launch.ending import end_with
 from three_factors.reproduce.engine.options import EPOCHS, KEPT, OF_ALL, InputError, Options, complain, flag, parse
 from three_factors.reproduce.engine.outlook import outlook
+from three_factors.reproduce.engine.publish import ledger
 from three_factors.reproduce.engine.publish.current import is_current
 from three_factors.reproduce.engine.publish.page import folders, papers, write
 
@@ -75,12 +76,10 @@ def _draw_archived(contents: Contents, options: ReportOptions) -> list[str]:
         archive.block(name).told["scale"] == options.scale for name in archive.index["blocks"]
     ):
         return []
-    left = [
-        [*_command(definition, data, options), "--plot-only"]
-        for definition, data in _missing(contents, options)
-        if isinstance(definition, Figure)
-    ]
-    say(f"from the archive: what it has of {len(left)} figures")
+    figures = [(of, data, EPOCHS) for of, data in _missing(contents, options) if isinstance(of, Figure)]
+    arms = [one for name in contents.page for one in _missing_arms(contents.load(name), options)]
+    left = [[*_command(*one, options), "--plot-only"] for one in (*figures, *arms)]
+    say(f"from the archive: what it has of {len(figures)} figures and {len(arms)} of their arms")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         ended = pool.map(lambda command: subprocess.run(command, capture_output=True, text=True, check=False), left)
         try:
@@ -95,7 +94,7 @@ def _draw_archived(contents: Contents, options: ReportOptions) -> list[str]:
 
 def _run_missing(contents: Contents, options: ReportOptions) -> list[str]:
     """Runs the scripts whose results are not complete, one after another. Returns those that failed."""
-    return [one.name for one, data in _missing(contents, options) if _run(_command(one, data, options))]
+    return [one.name for one, data in _missing(contents, options) if _run(_command(one, data, EPOCHS, options))]
 
 
 def _missing(contents: Contents, options: ReportOptions) -> Iterator[tuple[Definition, str | None]]:
@@ -108,10 +107,23 @@ def _missing(contents: Contents, options: ReportOptions) -> Iterator[tuple[Defin
                 yield definition, data
 
 
-def _command(definition: Definition, data: str | None, options: ReportOptions) -> list[str]:
+def _missing_arms(definition: Definition, options: ReportOptions) -> Iterator[tuple[Definition, str | None, str]]:
+    """Yields the arms of a figure that were looked at for the archive, and whose results are not complete."""
+    there, _ = folders(definition, options)
+    done = {(one.data, one.arm) for one in there if _complete(definition, one.folder, one.told, options)}
+    looked = {tuple(line.place.split()[1:3]) for line in ledger.of_figure(HOME, definition.name, options.scale)}
+    for source, arm in sorted(looked):
+        data = source.rpartition("-")[0]
+        ours = arm in {one.name for one in definition.arms} and data in definition.data
+        if ours and arm != EPOCHS and options.data in (None, data) and (data, arm) not in done:
+            yield definition, None if data == definition.data[0] else data, arm
+
+
+def _command(definition: Definition, data: str | None, arm: str, options: ReportOptions) -> list[str]:
     """Returns the command of a figure with all that the report was asked for, as far as that script knows it."""
     known = (*OF_ALL, *definition.flags)
-    given = {of.name: getattr(options, of.name) for of in fields(Options) if of.name in known} | {"data": data}
+    given = {of.name: getattr(options, of.name) for of in fields(Options) if of.name in known}
+    given |= {"data": data} | ({"arm": arm} if "arm" in known else {})
     words = []
     for name, value in given.items():
         flag = f"--{name.replace('_', '-')}"

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from tests.reproduce.script import ROOT
 from three_factors.reproduce.contents import CONTENTS
 from three_factors.reproduce.engine import report as command_line
 from three_factors.reproduce.engine.judge.claims import AT_EQUAL_EPOCHS
-from three_factors.reproduce.engine.options import parse
+from three_factors.reproduce.engine.options import EPOCHS, parse
 from three_factors.reproduce.engine.publish.forest import index_row, of_indices
 from three_factors.reproduce.engine.publish.page import indices, write
 from three_factors.reproduce.engine.report import ReportOptions, _command, _complete, _run_missing
@@ -239,12 +240,12 @@ def test_a_script_with_several_data_sets_is_run_on_and_shown_for_each(tmp_path, 
 
 def test_what_is_asked_for_is_passed_on_to_the_scripts_that_know_it(tmp_path):
     options = ReportOptions(out=tmp_path, slurm=True, partition="long", no_packs=True, archive=True, seeds=7)
-    command = _command(CONTENTS.load("fig1"), "digits", options)[2:]
+    command = _command(CONTENTS.load("fig1"), "digits", EPOCHS, options)[2:]
     assert {"--slurm", "--no-packs", "--archive"} <= set(command)
     assert not {"--gpus", "--detach", "--time", "--run"} & set(command)
     pairs = {flag: command[command.index(flag) + 1] for flag in ("--partition", "--seeds", "--data")}
     assert pairs == {"--partition": "long", "--seeds": "7", "--data": "digits"}
-    assert not {"--slurm", "--partition", "--data"} & set(_command(CONTENTS.load("theorem1"), None, options))
+    assert not {"--slurm", "--partition", "--data"} & set(_command(CONTENTS.load("theorem1"), None, EPOCHS, options))
 
 
 def test_flags_of_a_single_figure_are_refused(tmp_path):
@@ -356,6 +357,7 @@ def test_what_the_archive_has_is_drawn_first(tmp_path, monkeypatch, capsys):
     block = SimpleNamespace(told={"scale": "quick"})
     archive = SimpleNamespace(index={"blocks": {"one": {}}}, block=lambda name: block)
     monkeypatch.setattr(command_line, "Archive", lambda: archive)
+    monkeypatch.setattr(command_line, "HOME", tmp_path / "nowhere")  # no arm
     ran = {}
 
     def run(command, **_):
@@ -372,6 +374,36 @@ def test_what_the_archive_has_is_drawn_first(tmp_path, monkeypatch, capsys):
     assert {"fig2", "fig3", "noise_only"} < ran.keys()
     assert not ran.keys() & {"fig1", "theorem1"}  # which is there; which has no archive
     assert all({"--plot-only", "--archive"} < set(command) and "--run" not in command for command in ran.values())
+
+
+def test_the_arms_that_the_archive_has_words_of_are_drawn_too(tmp_path, monkeypatch):
+    current(monkeypatch)
+    arm(tmp_path / "out", "time", CLAIM | {"data": "fashionmnist"})  # of fig1, which is there
+    of = {"rules": "r", "look": 1, "runs": "k", "seeds": 4, "p_support": 0.1, "p_refute": 0.9, "word": "inconclusive"}
+    of |= {"value": 0.0, "low": None, "high": None}
+    looked = [
+        ("fig1.norm", "quick fashionmnist-3918145f time float32"),
+        ("fig1.norm", "quick fashionmnist-3918145f epochs float32"),
+        ("fig1.norm", "quick fashionmnist-3918145f gone float32"),
+        ("fig1.norm", "quick pets-1234 loss float32"),
+        ("fig1.norm", "paper fashionmnist-3918145f loss tf32"),
+        ("noise_only.norm", "quick cifar10-0741df60 quench float32"),
+        ("noise_only.norm", "quick fashionmnist-3918145f quench float32"),
+        ("noise_only.loss", "quick fashionmnist-3918145f quench float32"),
+    ]
+    (tmp_path / "looks.jsonl").write_text("".join(json.dumps({"claim": c, "place": p} | of) + "\n" for c, p in looked))
+    monkeypatch.setattr(command_line, "HOME", tmp_path)
+
+    def arms(name, **options):
+        there = command_line._missing_arms(CONTENTS.load(name), ReportOptions(out=tmp_path / "out", **options))
+        return [(data, arm) for _, data, arm in there]
+
+    assert arms("fig1") == []
+    assert arms("fig1", scale="paper") == [(None, "loss")]
+    assert arms("noise_only") == [("cifar10", "quench"), (None, "quench")]
+    assert arms("noise_only", data="cifar10") == [("cifar10", "quench")]
+    command = _command(CONTENTS.load("noise_only"), "cifar10", "quench", ReportOptions(out=tmp_path))
+    assert {("--arm", "quench"), ("--data", "cifar10")} <= set(pairwise(command))
 
 
 def test_an_interrupted_report_begins_no_further_figure(tmp_path, monkeypatch):
