@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,15 +78,22 @@ def index_rows(shown: Sequence[Shown]) -> list[forest.Row]:
 
 def outcome(shown: Sequence[Shown]) -> str:
     """Returns lines for the README: how many primary claims, and how many checks of simulators, have which word."""
-    networks, checks = dict[str, list[dict[str, Any]]](), list[dict[str, Any]]()
+    networks, checks, became = dict[str, list[dict[str, Any]]](), list[dict[str, Any]](), Counter[str]()
     for one in shown:
         if one.theory:
             checks += primaries(one.claims)
-        else:
-            networks.setdefault(one.scale, []).extend(primaries(one.claims))
+            continue
+        networks.setdefault(one.scale, []).extend(primaries(one.claims))
+        for claim in primaries(one.claims):
+            if others := _others(one, claim):
+                became[survives(claim, [*others.values()])] += 1
     lines = {f"primary claims about trained networks, at {scale} scale": of for scale, of in networks.items()}
     lines["checks of the theory's simulators"] = checks
-    return "\n".join(f"- {len(claims)} {words}: {_counted(claims)}." for words, claims in lines.items() if claims)
+    told = [f"- {len(claims)} {words}: {_counted(claims)}." for words, claims in lines.items() if claims]
+    if became:
+        fates = f"{became['survives']} survive it, {became['falls']} fall, {became['open']} are open"
+        told.insert(len(networks), f"- {became.total()} of them with a confound taken away (arms): {fates}.")
+    return "\n".join(told)
 
 
 def page(shown: Sequence[Shown], forecast: dict[str, Any]) -> str:
@@ -160,11 +168,16 @@ def _told(one: Shown) -> list[str]:
 
 def _in_arms(one: Shown, claim: dict[str, Any]) -> str:
     """Says what became of a primary claim in every arm that was run, and whether it survives them."""
-    others = {arm: of for arm, claims in one.arms.items() for of in claims if of["id"] == claim["id"]}
+    others = _others(one, claim)
     if not others:
         return ""
     each = ", ".join(f"{arm} {interval(of)} {word(of)}" for arm, of in others.items())
     return f"{survives(claim, [*others.values()])}: {each}"
+
+
+def _others(one: Shown, claim: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns the same claim in every arm that was run."""
+    return {arm: of for arm, claims in one.arms.items() for of in claims if of["id"] == claim["id"]}
 
 
 def _command(one: Shown) -> str:
