@@ -22,6 +22,7 @@ from three_factors.reproduce.experiments.subset import fitting, subset
 
 APART = ", other initialisation"
 FURTHEST = 16.0  # |θ|: how far a random direction is followed
+TRAINED = 0.5  # a loss in eval mode above which an end is no minimum, as when the quick sizes were frozen
 UNCONTROLLED = "the control that shows what noise does is not among these runs"
 
 
@@ -141,7 +142,7 @@ class Valleys(Experiment):
             "the minimum at higher eta/S is wider",
             f"{widths.statistic(widths.RANDOM)}; mean over {len(there)} line{'s' if len(there) > 1 else ''}",
             quote=quote,
-            note=claims.joined(*(ratio.note for ratio in ratios)),
+            note=claims.joined(*(ratio.note for ratio in ratios), self._untrained(table, there)),
         )
         found = [widths.finding(about, widths.mean(ratios), widths.WIDER)]
         for label in labels:
@@ -159,6 +160,16 @@ class Valleys(Experiment):
                 )
                 found.append(widths.finding(one, ratio, widths.WIDER))
         return found
+
+    def _untrained(self, table: Evidence, labels: Sequence[str]) -> str:
+        """Says which ends of lines are no minima, and in how many seeds."""
+        found = []
+        for label in labels:
+            for end, run in (("θ1", self.lines[label].start), ("θ2", self.lines[label].end)):
+                loss = table.grid([label], f"loss {end}")
+                if many := int((loss > TRAINED).sum()):
+                    found.append(f"'{run}' ends above a loss of {TRAINED:g} in {many} of {len(loss)} seeds")
+        return claims.joined(*dict.fromkeys(found))
 
     def alike(self, table: Evidence, of: Triplet, *, quote: str = "", paper: str | None = None) -> list[claims.Finding]:
         """States that minima at equal noise are as wide and as deep as one another, measured by what noise does.

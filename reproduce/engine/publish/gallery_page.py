@@ -171,7 +171,9 @@ def _in_arms(one: Shown, claim: dict[str, Any]) -> str:
     others = _others(one, claim)
     if not others:
         return ""
-    each = ", ".join(f"{arm} {interval(of)} {word(of)}" for arm, of in others.items())
+    each = ", ".join(
+        f"{arm} {interval(of)} {word(of)}" + (f" ({of['note']})" if of["note"] else "") for arm, of in others.items()
+    )
     return f"{survives(claim, [*others.values()])}: {each}"
 
 

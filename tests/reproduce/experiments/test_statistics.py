@@ -85,6 +85,17 @@ def test_a_width_that_is_not_reached_bounds_the_ratio():
     assert beyond.estimate.interval(0.95)[1] == math.inf
 
 
+def test_an_end_that_is_no_minimum_is_noted():
+    line, widths = resnet_valleys.LARGE_TO_BASE, np.ones(4)
+
+    def note(losses):
+        of = ends(widths, 2 * widths) | {"loss θ2": np.array(losses)}
+        return resnet_valleys.CONSTANT.wider(SyntheticTable({line: of}), [line])[0].about.note
+
+    assert note([0.5, 0.4, 0.1, 0.01]) == ""
+    assert note([0.6, 0.4, 0.7, math.nan]) == "'baseline' ends above a loss of 0.5 in 2 of 4 seeds"
+
+
 def triplet(lines, r, q, of):
     """Lines of a triplet in which S alone acts by r and eta and S together by q, both in log width and log loss."""
     random, finals = np.random.default_rng(0), {}
