@@ -16,6 +16,23 @@ os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:1], *filter(None, [os.env
 # The networks of the tests are too small for two threads, which wait for each other where other work runs beside them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 LAST = ("slow", "ddp", "slurm")
+LONG = (  # of all files, as measured, the longest first: a quarter of an hour to two minutes each
+    "reproduce/test_figures.py",
+    "reproduce/launch/test_slurm.py",
+    "reproduce/launch/test_kills.py",
+    "reproduce/worker/test_pack.py",
+    "reproduce/launch/test_runner.py",
+    "callbacks/functional/test_estimators.py",
+    "reproduce/launch/test_kills_of_ranks.py",
+    "reproduce/worker/test_ddp.py",
+    "reproduce/test_fig4.py",
+    "callbacks/test_monitors.py",
+    "reproduce/contract/test_archive.py",
+    "reproduce/theory/test_scripts.py",
+    "callbacks/functional/test_restarts.py",
+    "reproduce/worker/test_exact_resume.py",
+    "test_names.py",
+)
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")
 
@@ -27,12 +44,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def place(item: pytest.Item) -> int:
-        if "PYTEST_XDIST_WORKER" in os.environ and item.get_closest_marker("slurm"):
-            return -1  # it is waiting for the most part, and nobody should wait for it alone
-        return int(any(item.get_closest_marker(name) for name in LAST))
+    """Puts fast tests first; on several processes, which take a file at a time, the files that take minutes.
 
-    items.sort(key=place)
+    Nobody should wait for the last one's kills and queues.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        long = [ROOT / "tests" / name for name in LONG]
+        gone = [str(path) for path in long if not path.is_file()]
+        if gone:
+            raise pytest.UsageError(f"conftest.LONG: {gone} are no files")
+        items.sort(key=lambda item: long.index(item.path) if item.path in long else len(long))
+        return
+    items.sort(key=lambda item: any(item.get_closest_marker(name) for name in LAST))
 
 
 @pytest.fixture(scope="session", autouse=True)
