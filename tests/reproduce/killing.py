@@ -44,18 +44,11 @@ def die_at(folder, name, number, when):
 
 def serve_rank(folder, rank, ranks, port):
     """`worker.serve_run` as one of several ranks, as torchrun starts them; in a forked process."""
+    from tests.ranks import as_torchrun
     from three_factors.reproduce.engine.worker import process as worker
 
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_WORLD_SIZE": str(ranks),
-        "GROUP_RANK": "0",
-        "TORCHELASTIC_RUN_ID": "tests",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+    as_torchrun(rank, ranks)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     worker.serve_run(folder, None)
 
 

@@ -40,6 +40,11 @@ def controls(claim: dict[str, Any], claims: list[dict[str, Any]]) -> list[dict[s
     return [c for c in claims if c["control_of"] and refers(c["control_of"], claim["id"])]
 
 
+def elsewhere(claim: dict[str, Any], arms: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Returns arm -> the same claim there, of arm -> all of its stored claims."""
+    return {arm: of for arm, claims in arms.items() for of in claims if of["id"] == claim["id"]}
+
+
 def survives(claim: dict[str, Any], arms: list[dict[str, Any]]) -> str:
     """Says whether a stored claim survives the controls: the same claim in other arms.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from three_factors.reproduce.engine.console import duration
 from three_factors.reproduce.engine.definition import SIMULATION
-from three_factors.reproduce.engine.judge.stored_claims import interval, primaries, survives, tally, word
+from three_factors.reproduce.engine.judge.stored_claims import elsewhere, interval, primaries, survives, tally, word
 from three_factors.reproduce.engine.options import PRECISION, Scale
 from three_factors.reproduce.engine.publish import forest
 from three_factors.reproduce.engine.publish.page import indices
@@ -85,7 +85,7 @@ def outcome(shown: Sequence[Shown]) -> str:
             continue
         networks.setdefault(one.scale, []).extend(primaries(one.claims))
         for claim in primaries(one.claims):
-            if others := _others(one, claim):
+            if others := elsewhere(claim, one.arms):
                 became[survives(claim, [*others.values()])] += 1
     lines = {f"primary claims about trained networks, at {scale} scale": of for scale, of in networks.items()}
     lines["checks of the theory's simulators"] = checks
@@ -168,18 +168,13 @@ def _told(one: Shown) -> list[str]:
 
 def _in_arms(one: Shown, claim: dict[str, Any]) -> str:
     """Says what became of a primary claim in every arm that was run, and whether it survives them."""
-    others = _others(one, claim)
+    others = elsewhere(claim, one.arms)
     if not others:
         return ""
     each = ", ".join(
         f"{arm} {interval(of)} {word(of)}" + (f" ({of['note']})" if of["note"] else "") for arm, of in others.items()
     )
     return f"{survives(claim, [*others.values()])}: {each}"
-
-
-def _others(one: Shown, claim: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Returns the same claim in every arm that was run."""
-    return {arm: of for arm, claims in one.arms.items() for of in claims if of["id"] == claim["id"]}
 
 
 def _command(one: Shown) -> str:

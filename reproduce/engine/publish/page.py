@@ -12,7 +12,7 @@ from typing import Any
 from three_factors.reproduce.engine.contract.files import write_text
 from three_factors.reproduce.engine.definition import SIMULATION, Contents, Definition
 from three_factors.reproduce.engine.judge.claims import AT_EQUAL_EPOCHS, MIXED, G
-from three_factors.reproduce.engine.judge.stored_claims import interval, primaries, survives, word
+from three_factors.reproduce.engine.judge.stored_claims import elsewhere, interval, primaries, survives, word
 from three_factors.reproduce.engine.options import EPOCHS, InputError, Options
 from three_factors.reproduce.engine.publish import forest
 from three_factors.reproduce.engine.publish.current import is_current, of_precision
@@ -65,7 +65,7 @@ class Entry:
         """Returns each claim that is given a word, what became of it in other arms, and whether it survives them."""
         found = []
         for claim in primaries(self.claims):
-            others = {arm: of for arm, claims in self.arms.items() for of in claims if of["id"] == claim["id"]}
+            others = elsewhere(claim, self.arms)
             survived = survives(claim, [*others.values()])
             # An arm that cannot be read may hold the one in which it falls.
             found.append((claim, others, "open" if self.damaged and survived == "survives" else survived))
