@@ -193,9 +193,14 @@ SEVERAL = [
 ]  # of 10 steps an epoch
 
 
-@pytest.mark.parametrize("precision", ["float64", "float32"])
-@pytest.mark.parametrize("moments", [(3,), (10,), (19, 3), (20,), (24, 1, 9), (33, 5), (39,)])
-def test_a_pack_that_is_broken_off_ends_as_one_that_is_not(moments, precision, job, tmp_path, monkeypatch):
+MOMENTS = [(3,), (10,), (19, 3), (20,), (24, 1, 9), (33, 5), (39,)]
+
+
+# In float32, whose steps are those of float64, the two that are broken off more than once and at an epoch's end.
+@pytest.mark.parametrize(
+    ("precision", "moments"), [*(("float64", of) for of in MOMENTS), ("float32", (20,)), ("float32", (24, 1, 9))]
+)
+def test_a_pack_that_is_broken_off_ends_as_one_that_is_not(precision, moments, job, tmp_path, monkeypatch):
     specs, step = [replace(spec, precision=precision) for spec in SEVERAL], StackedSteps._step
     often = replace(job, checkpoint_every=0, every_step=True)
     for moment in moments:
