@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +17,7 @@ from three_factors.reproduce.engine.contract.files import CHECKOUT
 from three_factors.reproduce.engine.definition import Contents, Definition, Figure
 from three_factors.reproduce.engine.launch import interrupts
 from three_factors.reproduce.engine.launch.ending import end_with
+from three_factors.reproduce.engine.launch.scripts import run_scripts
 from three_factors.reproduce.engine.options import EPOCHS, KEPT, OF_ALL, InputError, Options, complain, flag, parse
 from three_factors.reproduce.engine.outlook import outlook
 from three_factors.reproduce.engine.publish import ledger
@@ -80,16 +80,11 @@ def _draw_archived(contents: Contents, options: ReportOptions) -> list[str]:
     arms = [one for name in contents.page for one in _missing_arms(contents.load(name), options)]
     left = [[*_command(*one, options), "--plot-only"] for one in (*figures, *arms)]
     say(f"from the archive: what it has of {len(figures)} figures and {len(arms)} of their arms")
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        ended = pool.map(lambda command: subprocess.run(command, capture_output=True, text=True, check=False), left)
-        try:
-            failed = [of for of in ended if of.returncode not in (0, 1)]  # 1: nothing there, or not all
-        except BaseException:  # Ctrl-C, say: what has not begun is not begun
-            pool.shutdown(cancel_futures=True)
-            raise
+    ended = run_scripts(left, at_once=os.cpu_count() or 1)
+    failed = [of for of in ended if of.status not in (0, 1)]  # 1: nothing there, or not all
     for of in failed:
-        print(of.stderr.strip() or of.stdout.strip())
-    return [Path(of.args[1]).stem for of in failed]
+        print(of.complaints.strip() or of.printed.strip())
+    return [Path(of.command[0]).stem for of in failed]
 
 
 def _run_missing(contents: Contents, options: ReportOptions) -> list[str]:
@@ -120,7 +115,7 @@ def _missing_arms(definition: Definition, options: ReportOptions) -> Iterator[tu
 
 
 def _command(definition: Definition, data: str | None, arm: str, options: ReportOptions) -> list[str]:
-    """Returns the command of a figure with all that the report was asked for, as far as that script knows it."""
+    """Returns a figure's script, and of all that the report was asked for what it knows."""
     known = (*OF_ALL, *definition.flags)
     given = {of.name: getattr(options, of.name) for of in fields(Options) if of.name in known}
     given |= {"data": data} | ({"arm": arm} if "arm" in known else {})
@@ -131,12 +126,12 @@ def _command(definition: Definition, data: str | None, arm: str, options: Report
             words += [flag] if value else []
         elif value is not None:
             words += [flag, str(value)]
-    return [sys.executable, str(SCRIPTS / f"{definition.name}.py"), *words]
+    return [str(SCRIPTS / f"{definition.name}.py"), *words]
 
 
 def _run(command: list[str]) -> int:
     """Runs a script and returns its exit status. What ends us ends it in the same way, and is waited for."""
-    with subprocess.Popen(command) as script:
+    with subprocess.Popen([sys.executable, *command]) as script:
         try:
             return script.wait()
         except KeyboardInterrupt as ended:

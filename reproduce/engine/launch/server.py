@@ -1,4 +1,7 @@
-"""The fork server: it has torch and Lightning loaded, which the figure's process never imports."""
+"""The fork server: it has torch and Lightning loaded, which the figure's process never imports.
+
+A process has one, which loads what the first `Server` asks for.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from multiprocessing import forkserver
@@ -27,11 +30,14 @@ class Server:
 
     It is started with these signals ignored, which its children inherit: what a terminal or a scheduler sends to all
     processes reaches the figure's alone, which ends them, or asks them to exit by SIGTERM.
+
+    Args:
+        loaded: the modules that it loads; by default what runs need.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, loaded: Sequence[str] = ("three_factors.reproduce.engine.worker.process",)) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["three_factors.reproduce.engine.worker.process"])
+        self._context.set_forkserver_preload(list(loaded))
 
     @contextmanager
     def _importable(self) -> Iterator[None]:

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ from tests.reproduce.script import ROOT
 from three_factors.reproduce.contents import CONTENTS
 from three_factors.reproduce.engine import report as command_line
 from three_factors.reproduce.engine.judge.claims import AT_EQUAL_EPOCHS
+from three_factors.reproduce.engine.launch.scripts import Ended
 from three_factors.reproduce.engine.options import EPOCHS, parse
 from three_factors.reproduce.engine.publish.forest import index_row, of_indices
 from three_factors.reproduce.engine.publish.page import indices, write
@@ -230,7 +230,7 @@ def test_a_script_with_several_data_sets_is_run_on_and_shown_for_each(tmp_path, 
     current(monkeypatch)
     results(tmp_path, "noise_only", CLAIM | {"data": "fashionmnist"})
     _run_missing(CONTENTS, ReportOptions(out=tmp_path))
-    (again,) = [command for command in commands if command[1].endswith("noise_only.py")]
+    (again,) = [command for command in commands if command[0].endswith("noise_only.py")]
     assert again[again.index("--data") + 1] == "cifar10"
     results(tmp_path, "noise_only", CLAIM | {"data": "cifar10"}, scale="quick-cifar10")
     page, entries, _ = write(CONTENTS, ReportOptions(out=tmp_path))
@@ -240,7 +240,7 @@ def test_a_script_with_several_data_sets_is_run_on_and_shown_for_each(tmp_path, 
 
 def test_what_is_asked_for_is_passed_on_to_the_scripts_that_know_it(tmp_path):
     options = ReportOptions(out=tmp_path, slurm=True, partition="long", no_packs=True, archive=True, seeds=7)
-    command = _command(CONTENTS.load("fig1"), "digits", EPOCHS, options)[2:]
+    command = _command(CONTENTS.load("fig1"), "digits", EPOCHS, options)[1:]
     assert {"--slurm", "--no-packs", "--archive"} <= set(command)
     assert not {"--gpus", "--detach", "--time", "--run"} & set(command)
     pairs = {flag: command[command.index(flag) + 1] for flag in ("--partition", "--seeds", "--data")}
@@ -331,7 +331,7 @@ def test_damaged_figures_are_made_again(tmp_path, monkeypatch):
     results(tmp_path, "fig1", CLAIM)
     halve(results(tmp_path, "fig4", CLAIM) / "provenance.json")
     _run_missing(CONTENTS, ReportOptions(out=tmp_path))
-    again = [Path(command[1]).stem for command in commands]
+    again = [Path(command[0]).stem for command in commands]
     assert "fig4" in again
     assert "fig1" not in again
 
@@ -360,12 +360,11 @@ def test_what_the_archive_has_is_drawn_first(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command_line, "HOME", tmp_path / "nowhere")  # no arm
     ran = {}
 
-    def run(command, **_):
-        name = Path(command[1]).stem
-        ran[name] = command
-        return subprocess.CompletedProcess(command, {"fig2": 1, "fig3": 2}.get(name, 0), "", "error: why")
+    def run(commands, at_once):
+        ran.update((Path(command[0]).stem, command) for command in commands)
+        return [Ended(of, {"fig2": 1, "fig3": 2}.get(name, 0), "", "error: why") for name, of in ran.items()]
 
-    monkeypatch.setattr(command_line.subprocess, "run", run)
+    monkeypatch.setattr(command_line, "run_scripts", run)
     assert command_line._draw_archived(CONTENTS, ReportOptions(out=tmp_path)) == []
     assert command_line._draw_archived(CONTENTS, ReportOptions(out=tmp_path, archive=True, scale="smoke")) == []
     assert not ran
@@ -404,22 +403,3 @@ def test_the_arms_that_the_archive_has_words_of_are_drawn_too(tmp_path, monkeypa
     assert arms("noise_only", data="cifar10") == [("cifar10", "quench")]
     command = _command(CONTENTS.load("noise_only"), "cifar10", "quench", ReportOptions(out=tmp_path))
     assert {("--arm", "quench"), ("--data", "cifar10")} <= set(pairwise(command))
-
-
-def test_an_interrupted_report_begins_no_further_figure(tmp_path, monkeypatch):
-    block, ran = SimpleNamespace(told={"scale": "quick"}), []
-    archive = SimpleNamespace(index={"blocks": {"one": {}}}, block=lambda name: block)
-    monkeypatch.setattr(command_line, "Archive", lambda: archive)
-    monkeypatch.setattr(command_line.os, "cpu_count", lambda: 2)
-
-    def run(command, **_):
-        ran.append(command)
-        if len(ran) == 1:
-            raise KeyboardInterrupt
-        time.sleep(0.1)
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-    monkeypatch.setattr(command_line.subprocess, "run", run)
-    with pytest.raises(KeyboardInterrupt):
-        command_line._draw_archived(CONTENTS, ReportOptions(out=tmp_path, archive=True))
-    assert len(ran) < 6  # of more than twenty
