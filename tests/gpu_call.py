@@ -14,9 +14,10 @@ import torch
 
 from three_factors.datamodules.prepared import prepare
 from three_factors.reproduce.engine.contract.files import write_json
-from three_factors.reproduce.engine.contract.folder import PackFolder, RunFolder
+from three_factors.reproduce.engine.contract.folders import PackFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.packs import Pack
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import RunSpec
 from three_factors.reproduce.engine.worker.pack import train_pack
 from three_factors.reproduce.engine.worker.train import train

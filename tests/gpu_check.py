@@ -29,8 +29,8 @@ from torch import Tensor
 from tests.gpu_call import Check
 from tests.gpu_rates import rates
 from three_factors.datamodules.schedules import NoiseSchedule
-from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, ResNet56Network, VGG11Network
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import Data, Keep, RunSpec
 from three_factors.reproduce.engine.launch.server import Server
 from three_factors.reproduce.engine.worker.graphed import GraphedSteps

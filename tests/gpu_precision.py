@@ -25,9 +25,9 @@ import numpy as np
 
 from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.schedules import NoiseSchedule
-from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.networks import VGG11Network
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import Data, Item, RunSpec
 from three_factors.reproduce.engine.launch import devices, sharing
 from three_factors.reproduce.engine.launch.runner import Runner, Watcher

@@ -16,9 +16,10 @@ import torch
 from tests.gpu_call import Check, clocked
 from tests.gpu_loops import by_hand, by_lightning
 from three_factors.datamodules.schedules import NoiseSchedule
-from three_factors.reproduce.engine.contract.folder import RunFolder
+from three_factors.reproduce.engine.contract.measurements import Curvature, Measurement
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, Network, ResNet56Network, VGG11Network
-from three_factors.reproduce.engine.contract.spec import Curvature, Data, Item, Keep, Measurement, RunSpec
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
+from three_factors.reproduce.engine.contract.spec import Data, Item, Keep, RunSpec
 from three_factors.reproduce.engine.launch import sharing
 from three_factors.reproduce.engine.launch.runner import Runner, Watcher
 from three_factors.reproduce.engine.launch.server import Server

@@ -43,7 +43,7 @@ def again(out: Path) -> Iterator[tuple[Any, Any, Any]]:
     """Yields (block, kept, made) of every run that both have."""
     from three_factors.reproduce.engine.contract.archive import Archive
     from three_factors.reproduce.engine.contract.block import ArchivedRun
-    from three_factors.reproduce.engine.contract.folder import RunFolder
+    from three_factors.reproduce.engine.contract.run_folder import RunFolder
 
     archive = Archive()
     for folder in sorted((out / "runs").iterdir()):

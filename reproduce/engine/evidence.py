@@ -16,8 +16,10 @@ import pandas as pd
 
 from three_factors.datamodules.schedules import Cyclic, Triangle
 from three_factors.reproduce.engine.contract.compact import four_digits, is_rough
-from three_factors.reproduce.engine.contract.folder import PathFolder, RunFolder, Say, SimulationFolder
+from three_factors.reproduce.engine.contract.folder import Say
+from three_factors.reproduce.engine.contract.folders import PathFolder, SimulationFolder
 from three_factors.reproduce.engine.contract.results import Results
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import Item, RunSpec
 from three_factors.reproduce.engine.contract.steps import BATCH_SIZE, LR, OF_PLAN, first_lr, planned, whole
 from three_factors.reproduce.engine.judge.chains import Chains

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from three_factors.datamodules.prepared import Prepared
-    from three_factors.reproduce.engine.contract.spec import AnyMeasurement, Evaluations, Factors, PathSpec, RunSpec
+    from three_factors.reproduce.engine.contract.measurements import AnyMeasurement
+    from three_factors.reproduce.engine.contract.spec import Evaluations, Factors, PathSpec, RunSpec
     from three_factors.reproduce.engine.judge.claims import Finding
     from three_factors.reproduce.engine.judge.table import Evidence, Table
 

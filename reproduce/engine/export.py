@@ -113,7 +113,7 @@ def _add(
 ) -> int:
     """Adds what the archive lacks."""
     from three_factors.reproduce.engine.contract import provenance
-    from three_factors.reproduce.engine.contract.folder import RunFolder
+    from three_factors.reproduce.engine.contract.run_folder import RunFolder
     from three_factors.reproduce.engine.publish import ledger
     from three_factors.reproduce.engine.source import described
 

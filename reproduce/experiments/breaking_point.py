@@ -11,8 +11,9 @@ import numpy as np
 from three_factors.datamodules.prepared import Prepared
 from three_factors.datamodules.schedules import NoiseSchedule
 from three_factors.reproduce.engine import statistics
+from three_factors.reproduce.engine.contract.measurements import Curvature, Watch
 from three_factors.reproduce.engine.contract.networks import Network
-from three_factors.reproduce.engine.contract.spec import Curvature, RunSpec, Watch
+from three_factors.reproduce.engine.contract.spec import RunSpec
 from three_factors.reproduce.engine.experiment import Experiment, Reduction, Setting
 from three_factors.reproduce.engine.judge.table import BATCH_STABILITY, Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale

@@ -12,8 +12,9 @@ import numpy as np
 
 from three_factors.datamodules.prepared import Prepared
 from three_factors.datamodules.schedules import NoiseSchedule
+from three_factors.reproduce.engine.contract.measurements import Curvature, Measurement
 from three_factors.reproduce.engine.contract.networks import MLPNetwork
-from three_factors.reproduce.engine.contract.spec import Curvature, Keep, Measurement, RunSpec
+from three_factors.reproduce.engine.contract.spec import Keep, RunSpec
 from three_factors.reproduce.engine.experiment import Setting
 from three_factors.reproduce.engine.judge.table import EIGENVALUE, STABILITY
 from three_factors.reproduce.engine.options import Scale

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 from three_factors.callbacks.measures import Measure
 from three_factors.datamodules.schedules import as_schedule
-from three_factors.reproduce.engine.contract.spec import (
+from three_factors.reproduce.engine.contract.measurements import (
     AnyMeasurement,
     Curvature,
     Measurement,
     NoiseMeasurement,
-    RunSpec,
 )
+from three_factors.reproduce.engine.contract.spec import RunSpec
 from three_factors.reproduce.engine.options import Scale
 
 # In eval mode on a fixed training subset: the paper's norm, and beside it what does not hang on the weights' scale.

@@ -36,8 +36,8 @@ def specs_of(name: str, smallest: bool) -> list[Any]:
 
 def ours(specs: list[Any]) -> None:
     from three_factors.datamodules.prepared import prepare
-    from three_factors.reproduce.engine.contract.folder import RunFolder
     from three_factors.reproduce.engine.contract.job import Job
+    from three_factors.reproduce.engine.contract.run_folder import RunFolder
     from three_factors.reproduce.engine.contract.spec import Item
     from three_factors.reproduce.engine.launch import devices, packing
     from three_factors.reproduce.engine.launch.runner import Runner, Watcher

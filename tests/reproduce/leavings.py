@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from three_factors.reproduce.engine.contract.folder import RunFolder
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 
 # Of a run's own time, and what its rows are with that in them.
 NOT_REPEATED = ("hessian/seconds", "training_hessian/seconds", "seconds", "provenance", "bytes", "sha256")

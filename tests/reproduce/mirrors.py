@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from tests.reproduce.specs import SPEC
-from three_factors.reproduce.engine.contract.folder import RunFolder
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.contract.steps import DTYPE, KEPT
 from three_factors.reproduce.engine.watch.mirror import Mirror

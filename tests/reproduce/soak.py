@@ -6,7 +6,7 @@ import time
 
 from tests.reproduce.killing import begin, end
 from tests.reproduce.leavings import assert_same
-from three_factors.reproduce.engine.contract.folder import RunFolder
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 
 
 class Soak:

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from three_factors.datamodules.label_noise import LabelNoise
 from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, Triangle, exchange
+from three_factors.reproduce.engine.contract.measurements import Curvature, Measurement, Watch
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, VGG11Network
-from three_factors.reproduce.engine.contract.spec import Curvature, Data, Evaluations, Keep, Measurement, RunSpec, Watch
+from three_factors.reproduce.engine.contract.spec import Data, Evaluations, Keep, RunSpec
 from three_factors.reproduce.engine.experiment import Experiment
 
 # Like a figure's, for what trains nothing.

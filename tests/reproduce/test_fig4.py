@@ -12,7 +12,7 @@ import pytest
 
 from tests.images import image_folder
 from tests.reproduce.script import PATIENCE, ROOT, run
-from three_factors.reproduce.engine.contract.folder import FOLDERS
+from three_factors.reproduce.engine.contract.folders import FOLDERS
 from three_factors.reproduce.engine.options import PLACES, InputError, Options
 
 FILES = {"fig4.png", "fig4.svg", "table.csv", "claims.json", "provenance.json"}

@@ -18,11 +18,12 @@ from tests.reproduce.script import ROOT
 from three_factors.datamodules.label_noise import LabelNoise
 from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.schedules import Cosine, Cyclic, NoiseSchedule, Steps, Triangle, exchange
-from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import Job
+from three_factors.reproduce.engine.contract.measurements import Curvature, Watch
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, ResNet56Network, VGG11Network
 from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise
-from three_factors.reproduce.engine.contract.spec import Curvature, Data, Keep, RunSpec, Watch
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
+from three_factors.reproduce.engine.contract.spec import Data, Keep, RunSpec
 from three_factors.reproduce.engine.contract.stored import dumps, loads
 from three_factors.reproduce.engine.options import OF_ALL, Options, parse
 from three_factors.reproduce.engine.report import ReportOptions

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from tests.strangers.tiny import Net, Stream, loader, planned, really, trainer
 from three_factors.callbacks import NoiseScheduler, ProgressFile
 from three_factors.datamodules import Cosine, NoiseSchedule
-from three_factors.reproduce.engine.contract.folder import RunFolder
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 
 FALLING = Cosine(0.1, 0.01, epochs=4)
 

@@ -29,7 +29,8 @@ from three_factors.reproduce.engine.contract.block import (
 )
 from three_factors.reproduce.engine.contract.exported import described
 from three_factors.reproduce.engine.contract.files import CHECKOUT, lock, write_bytes, write_json
-from three_factors.reproduce.engine.contract.folder import Folder, RunFolder, Say
+from three_factors.reproduce.engine.contract.folder import Folder, Say
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import Item, RunSpec, Spec
 
 HOME = CHECKOUT / "reproduce" / "gallery" / "archive"

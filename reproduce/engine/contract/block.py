@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from three_factors.reproduce.engine.contract.compact import MEANS, bins, unpacked
-from three_factors.reproduce.engine.contract.folder import PathFolder, RunFolder
-from three_factors.reproduce.engine.contract.spec import AnyMeasurement, RunSpec
+from three_factors.reproduce.engine.contract.folders import PathFolder
+from three_factors.reproduce.engine.contract.measurements import AnyMeasurement
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
+from three_factors.reproduce.engine.contract.spec import RunSpec
 from three_factors.reproduce.engine.contract.steps import of_plan
 from three_factors.reproduce.engine.contract.stored import decode
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from three_factors.reproduce.engine.contract.compact import MEANS, is_rough, packed, step_means
-from three_factors.reproduce.engine.contract.folder import RunFolder
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import Item, RunSpec
 from three_factors.reproduce.engine.contract.steps import DTYPE, OF_PLAN, whole
 from three_factors.reproduce.engine.contract.stored import encode

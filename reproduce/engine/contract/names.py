@@ -35,17 +35,13 @@ HOMES: dict[str, dict[str, tuple[str, ...]]] = {
     "reproduce.engine.spec": {
         "three_factors.reproduce.engine.contract.networks": ("MLPNetwork", "ResNet56Network", "VGG11Network"),
         "three_factors.reproduce.engine.contract.noise": ("GaussianNoise", "HalfBatchNoise", "Renewal"),
-        "three_factors.reproduce.engine.contract.spec": (
+        "three_factors.reproduce.engine.contract.measurements": (
             "Curvature",
-            "Data",
-            "Evaluations",
-            "Keep",
             "Measurement",
             "NoiseMeasurement",
-            "PathSpec",
-            "RunSpec",
             "Watch",
         ),
+        "three_factors.reproduce.engine.contract.spec": ("Data", "Evaluations", "Keep", "PathSpec", "RunSpec"),
     },
     "reproduce.theory.classifier": {"three_factors.reproduce.theory.classifier": ("SoftmaxRegression",)},
     "reproduce.theory.potentials": {

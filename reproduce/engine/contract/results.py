@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from three_factors.reproduce.engine.contract.files import read_cache
-from three_factors.reproduce.engine.contract.folder import FOLDERS, Folder, Say
+from three_factors.reproduce.engine.contract.folder import Folder, Say
+from three_factors.reproduce.engine.contract.folders import FOLDERS
 from three_factors.reproduce.engine.contract.spec import Item, Spec
 
 

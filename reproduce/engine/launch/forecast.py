@@ -9,14 +9,9 @@ from pathlib import Path
 
 from three_factors.callbacks.measures import COSTS
 from three_factors.reproduce.engine.contract.files import read_cache, write_json
+from three_factors.reproduce.engine.contract.measurements import AnyMeasurement, Curvature, NoiseMeasurement
 from three_factors.reproduce.engine.contract.networks import Network
-from three_factors.reproduce.engine.contract.spec import (
-    AnyMeasurement,
-    Curvature,
-    NoiseMeasurement,
-    PathSpec,
-    RunSpec,
-)
+from three_factors.reproduce.engine.contract.spec import PathSpec, RunSpec
 from three_factors.reproduce.engine.contract.steps import evaluated, lengths
 from three_factors.reproduce.engine.contract.stored import dumps
 from three_factors.reproduce.engine.launch.devices import Hardware

@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from three_factors.reproduce.engine.contract.folder import PackFolder
+from three_factors.reproduce.engine.contract.folders import PackFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.networks import MLPNetwork
 from three_factors.reproduce.engine.contract.packs import Pack, shared, stackable

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from three_factors.reproduce.engine.console import console
 from three_factors.reproduce.engine.contract import provenance
 from three_factors.reproduce.engine.contract.files import lock, read_cache, write_json, write_text
-from three_factors.reproduce.engine.contract.folder import FOLDERS
+from three_factors.reproduce.engine.contract.folders import FOLDERS
 from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.definition import BESIDE, Context
 from three_factors.reproduce.engine.judge import verdicts

@@ -24,8 +24,9 @@ from filelock import FileLock, Timeout
 from three_factors.callbacks.measures import COSTS
 from three_factors.reproduce.engine import surroundings
 from three_factors.reproduce.engine.contract.files import lock, read_cache, write_json
-from three_factors.reproduce.engine.contract.folder import MIRRORED, RunFolder
+from three_factors.reproduce.engine.contract.folder import MIRRORED
 from three_factors.reproduce.engine.contract.job import environment_of
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.contract.steps import BATCH_SIZE, LR, expanded, light
 from three_factors.reproduce.engine.contract.stored import encode

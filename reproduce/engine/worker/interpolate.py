@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from three_factors.callbacks.functional import Interpolation, interpolate
 from three_factors.callbacks.functional.resumed import NotResumed
 from three_factors.reproduce.engine.contract.files import write_json
-from three_factors.reproduce.engine.contract.folder import PathFolder, RunFolder
+from three_factors.reproduce.engine.contract.folders import PathFolder
 from three_factors.reproduce.engine.contract.job import Job
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import RISES, PathSpec
 from three_factors.reproduce.engine.worker.train import (
     LostWeights,

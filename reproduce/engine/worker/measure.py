@@ -7,9 +7,10 @@ from collections.abc import Callable
 from three_factors.callbacks import GradientNoiseMonitor
 from three_factors.datamodules.vision import ImageDataModule
 from three_factors.lightning_modules.classifier import SGDClassifier
-from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import Job
-from three_factors.reproduce.engine.contract.spec import AnyMeasurement, Measurement, NoiseMeasurement, RunSpec
+from three_factors.reproduce.engine.contract.measurements import AnyMeasurement, Measurement, NoiseMeasurement
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
+from three_factors.reproduce.engine.contract.spec import RunSpec
 from three_factors.reproduce.engine.worker.members import finite_only
 from three_factors.reproduce.engine.worker.train import (
     build_data,

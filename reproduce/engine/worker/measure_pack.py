@@ -12,9 +12,10 @@ from three_factors.callbacks.functional.stacked import MemberGradients, MemberOp
 from three_factors.datamodules.stacked import StackedData
 from three_factors.lightning_modules.classifier import example_losses
 from three_factors.lightning_modules.stack import StackedMLP
-from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import Job
-from three_factors.reproduce.engine.contract.spec import AnyMeasurement, Measurement, NoiseMeasurement, RunSpec
+from three_factors.reproduce.engine.contract.measurements import AnyMeasurement, Measurement, NoiseMeasurement
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
+from three_factors.reproduce.engine.contract.spec import RunSpec
 from three_factors.reproduce.engine.worker.members import finite_only
 from three_factors.reproduce.engine.worker.stacking import stacked_data
 from three_factors.reproduce.engine.worker.train import (

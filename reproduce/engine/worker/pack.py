@@ -9,8 +9,9 @@ import torch
 
 from three_factors.callbacks import ExactResume, ProgressFile
 from three_factors.reproduce.engine.contract.files import read_lines
-from three_factors.reproduce.engine.contract.folder import PackFolder, RunFolder
+from three_factors.reproduce.engine.contract.folders import PackFolder
 from three_factors.reproduce.engine.contract.job import Job
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import RunSpec
 from three_factors.reproduce.engine.worker.pack_module import PackModule, Place
 from three_factors.reproduce.engine.worker.train import build_trainer, configure_device, read_weights

@@ -24,8 +24,8 @@ from three_factors.datamodules.vision import MARKED, WATCHED
 from three_factors.lightning_modules.classifier import example_losses
 from three_factors.lightning_modules.stack import StackedMLP, StackedSGD, flat
 from three_factors.reproduce.engine.contract.files import write_json
-from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import Job
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import RunSpec
 from three_factors.reproduce.engine.contract.steps import of_epoch
 from three_factors.reproduce.engine.worker.lengths import lengths

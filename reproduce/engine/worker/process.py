@@ -34,18 +34,14 @@ from three_factors.callbacks.exact_resume import Preempted
 from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.sources import DataError
 from three_factors.reproduce.engine.contract.files import write_bytes, write_json
-from three_factors.reproduce.engine.contract.folder import (
-    FOLDERS,
-    PackFolder,
-    PathFolder,
-    RunFolder,
-    SimulationFolder,
-    writing,
-)
+from three_factors.reproduce.engine.contract.folder import writing
+from three_factors.reproduce.engine.contract.folders import FOLDERS, PackFolder, PathFolder, SimulationFolder
 from three_factors.reproduce.engine.contract.job import PREEMPTED, SCHEDULERS, WATCH_STDIN, Job
+from three_factors.reproduce.engine.contract.measurements import AnyMeasurement
 from three_factors.reproduce.engine.contract.networks import Network
 from three_factors.reproduce.engine.contract.packs import Pack
-from three_factors.reproduce.engine.contract.spec import AnyMeasurement, PathSpec, RunSpec, Spec
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
+from three_factors.reproduce.engine.contract.spec import PathSpec, RunSpec, Spec
 from three_factors.reproduce.engine.contract.steps import whole
 from three_factors.reproduce.engine.contract.stored import loads
 from three_factors.reproduce.engine.worker import interpolate as interpolating

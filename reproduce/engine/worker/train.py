@@ -37,11 +37,12 @@ from three_factors.lightning_modules.noise_injection import (
 )
 from three_factors.lightning_modules.stack import StackedMLP, StackedSGD
 from three_factors.reproduce.engine.contract.files import write_bytes
-from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import ROUNDED, Job
+from three_factors.reproduce.engine.contract.measurements import Curvature
 from three_factors.reproduce.engine.contract.networks import Network
 from three_factors.reproduce.engine.contract.noise import HalfBatchNoise
-from three_factors.reproduce.engine.contract.spec import PRECISIONS, Curvature, Keep, RunSpec
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
+from three_factors.reproduce.engine.contract.spec import PRECISIONS, Keep, RunSpec
 from three_factors.reproduce.engine.worker.graphed import GraphedSteps, why_not
 from three_factors.reproduce.engine.worker.graphs import Repeated
 from three_factors.reproduce.engine.worker.members import Member

@@ -15,10 +15,11 @@ import pytest
 
 from three_factors.datamodules.label_noise import LabelNoise
 from three_factors.datamodules.schedules import Constant, Cyclic, NoiseSchedule, Triangle
+from three_factors.reproduce.engine.contract.measurements import Curvature, Measurement, Watch
 from three_factors.reproduce.engine.contract.names import class_of, name_of, register
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, ResNet56Network, VGG11Network
 from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise
-from three_factors.reproduce.engine.contract.spec import Curvature, Data, Keep, Measurement, PathSpec, RunSpec, Watch
+from three_factors.reproduce.engine.contract.spec import Data, Keep, PathSpec, RunSpec
 from three_factors.reproduce.engine.contract.stored import decode, encode, loads
 from three_factors.reproduce.theory.classifier import SoftmaxRegression
 from three_factors.reproduce.theory.fields import as_text

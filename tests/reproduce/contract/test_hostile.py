@@ -18,8 +18,8 @@ from tests.reproduce.script import PATIENCE, ROOT
 from tests.reproduce.specs import MEASURED, MLP, SPEC
 from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.schedules import NoiseSchedule
-from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import Job
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.stored import decode, dumps, encode
 from three_factors.reproduce.engine.worker.process import run_folder
 from three_factors.reproduce.engine.worker.train import LostWeights

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tests.reproduce.specs import SPEC
 from three_factors.datamodules.label_noise import LabelNoise
 from three_factors.datamodules.schedules import Cosine, NoiseSchedule, Triangle, exchange
+from three_factors.reproduce.engine.contract.measurements import Curvature, Measurement, Watch
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, ResNet56Network, VGG11Network
-from three_factors.reproduce.engine.contract.spec import Curvature, Data, Keep, Measurement, RunSpec, Watch
+from three_factors.reproduce.engine.contract.spec import Data, Keep, RunSpec
 from three_factors.reproduce.engine.contract.stored import dumps, encode, loads
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -9,9 +9,9 @@ import pytest
 from tests.reproduce.specs import SPEC
 from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, Triangle, exchange
 from three_factors.reproduce.engine.contract.files import digest
-from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.results import Results
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.contract.steps import DTYPE, KEPT, first_lr, planned, variance
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.reproduce.figures import SCRIPTS, figure, pair, plan, source, specs
 from three_factors.datamodules.schedules import as_schedule
-from three_factors.reproduce.engine.contract.spec import NoiseMeasurement
+from three_factors.reproduce.engine.contract.measurements import NoiseMeasurement
 from three_factors.reproduce.engine.contract.steps import evaluated, lengths
 from three_factors.reproduce.engine.options import Options
 from three_factors.reproduce.engine.planning import FigurePlan

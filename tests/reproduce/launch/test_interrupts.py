@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from three_factors.reproduce.engine.contract.folder import SimulationFolder
+from three_factors.reproduce.engine.contract.folders import SimulationFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.launch import interrupts

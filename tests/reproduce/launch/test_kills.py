@@ -12,8 +12,9 @@ from tests.reproduce.leavings import assert_same, left, repeated
 from tests.reproduce.script import until
 from tests.reproduce.soak import Soak
 from tests.reproduce.specs import EVERYTHING, MEASURED, MLP, SOAK
-from three_factors.reproduce.engine.contract.folder import PathFolder, RunFolder
+from three_factors.reproduce.engine.contract.folders import PathFolder
 from three_factors.reproduce.engine.contract.job import PREEMPTED
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import Keep, PathSpec
 from three_factors.reproduce.engine.launch.runner import Server
 

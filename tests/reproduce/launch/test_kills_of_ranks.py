@@ -14,8 +14,8 @@ from tests.reproduce.killing import job, on_ranks
 from tests.reproduce.leavings import assert_same
 from tests.reproduce.script import PATIENCE, ROOT, descendants, until
 from tests.reproduce.specs import MEASURED, SOAK
-from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import PREEMPTED
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.launch.runner import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.ddp]

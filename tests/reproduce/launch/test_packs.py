@@ -13,10 +13,12 @@ from tests.reproduce.killing import end, job
 from tests.reproduce.leavings import assert_same
 from three_factors.datamodules.label_noise import LabelNoise
 from three_factors.datamodules.schedules import NoiseSchedule
-from three_factors.reproduce.engine.contract.folder import PackFolder, RunFolder
+from three_factors.reproduce.engine.contract.folders import PackFolder
+from three_factors.reproduce.engine.contract.measurements import Curvature, Measurement
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, VGG11Network
 from three_factors.reproduce.engine.contract.results import Results
-from three_factors.reproduce.engine.contract.spec import Curvature, Data, Item, Keep, Measurement, RunSpec
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
+from three_factors.reproduce.engine.contract.spec import Data, Item, Keep, RunSpec
 from three_factors.reproduce.engine.launch.devices import Hardware
 from three_factors.reproduce.engine.launch.packing import ALWAYS, PackTask, formed, pack_of
 from three_factors.reproduce.engine.launch.runner import Runner, Watcher

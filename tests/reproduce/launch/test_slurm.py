@@ -16,7 +16,7 @@ from tests.slurm_cluster import Cluster, why_not
 from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.schedules import NoiseSchedule, Triangle
 from three_factors.reproduce.engine.contract import provenance
-from three_factors.reproduce.engine.contract.folder import PackFolder
+from three_factors.reproduce.engine.contract.folders import PackFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.networks import MLPNetwork
 from three_factors.reproduce.engine.contract.packs import Pack

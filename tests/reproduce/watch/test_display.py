@@ -9,7 +9,7 @@ from rich.console import Console
 from tests.images import image_folder
 from three_factors.datamodules.sources import DataError
 from three_factors.reproduce.engine import console, source
-from three_factors.reproduce.engine.contract.folder import RunFolder
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.options import Options
 from three_factors.reproduce.fig4 import FIGURE
 

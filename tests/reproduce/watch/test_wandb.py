@@ -21,8 +21,8 @@ from three_factors.callbacks.hessian import HessianMonitor
 from three_factors.callbacks.measures import COSTS, Measure
 from three_factors.datamodules.vision import WITH_LABEL_NOISE
 from three_factors.reproduce.engine.contract.files import write_json, write_text
-from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import environment_of
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.contract.steps import DTYPE, KEPT
 from three_factors.reproduce.engine.options import InputError

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tests.reproduce.specs import MLP
 from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.schedules import Cyclic, NoiseSchedule
-from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import Job
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import Evaluations, Keep
 from three_factors.reproduce.engine.contract.steps import evaluated, lengths, of_plan, planned, whole
 from three_factors.reproduce.engine.experiment import AT_THE_END, Setting

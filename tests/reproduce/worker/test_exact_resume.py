@@ -13,10 +13,12 @@ from tests.reproduce.specs import EVERYTHING, MLP, SMALL
 from three_factors.callbacks import ExactResume
 from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.schedules import NoiseSchedule
-from three_factors.reproduce.engine.contract.folder import PathFolder, RunFolder
+from three_factors.reproduce.engine.contract.folders import PathFolder
 from three_factors.reproduce.engine.contract.job import Job
+from three_factors.reproduce.engine.contract.measurements import Curvature, Watch
 from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise, Renewal
-from three_factors.reproduce.engine.contract.spec import Curvature, Evaluations, Keep, PathSpec, Watch
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
+from three_factors.reproduce.engine.contract.spec import Evaluations, Keep, PathSpec
 from three_factors.reproduce.engine.worker import train as training
 
 SPECS = {

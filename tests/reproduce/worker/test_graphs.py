@@ -10,10 +10,10 @@ from tests.reproduce.worker.test_pack import HARD, NORMED, PACKS, alone, togethe
 from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, Steps, Triangle
 from three_factors.reproduce.engine.contract.files import write_json
-from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.networks import VGG11Network
 from three_factors.reproduce.engine.contract.noise import HalfBatchNoise
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import Data, Evaluations, Keep, RunSpec
 from three_factors.reproduce.engine.worker import graphs
 from three_factors.reproduce.engine.worker import train as training

@@ -9,8 +9,9 @@ import torch
 
 from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.schedules import NoiseSchedule
-from three_factors.reproduce.engine.contract.folder import PathFolder, RunFolder
+from three_factors.reproduce.engine.contract.folders import PathFolder
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, ResNet56Network, VGG11Network
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import Data, Keep, PathSpec, RunSpec
 from three_factors.reproduce.engine.worker.interpolate import (
     _direction,

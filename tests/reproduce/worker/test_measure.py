@@ -10,9 +10,10 @@ from three_factors.callbacks.functional import HessianOperator, batch_sharpness,
 from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.schedules import NoiseSchedule
 from three_factors.reproduce.engine.contract.files import write_json
-from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import Job
-from three_factors.reproduce.engine.contract.spec import Curvature, Keep, Measurement, NoiseMeasurement
+from three_factors.reproduce.engine.contract.measurements import Curvature, Measurement, NoiseMeasurement
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
+from three_factors.reproduce.engine.contract.spec import Keep
 from three_factors.reproduce.engine.worker.measure import measure
 from three_factors.reproduce.engine.worker.train import build_data, build_module, read_weights, train
 

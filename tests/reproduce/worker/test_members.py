@@ -9,9 +9,10 @@ import pytest
 from tests.reproduce.specs import MLP
 from three_factors.datamodules.prepared import prepare
 from three_factors.reproduce.engine.contract.files import digest
-from three_factors.reproduce.engine.contract.folder import PackFolder, RunFolder
+from three_factors.reproduce.engine.contract.folders import PackFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.packs import Pack
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.steps import KEPT
 from three_factors.reproduce.engine.worker.process import run_folder
 

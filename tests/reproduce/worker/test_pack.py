@@ -10,20 +10,14 @@ from three_factors.datamodules.label_noise import LabelNoise
 from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, Steps, Triangle, as_schedule
 from three_factors.reproduce.engine.contract.files import write_json
-from three_factors.reproduce.engine.contract.folder import PackFolder, RunFolder
+from three_factors.reproduce.engine.contract.folders import PackFolder
 from three_factors.reproduce.engine.contract.job import Job
+from three_factors.reproduce.engine.contract.measurements import Curvature, Measurement, NoiseMeasurement
 from three_factors.reproduce.engine.contract.networks import MLPNetwork
 from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise, Renewal
 from three_factors.reproduce.engine.contract.packs import Pack, shared, stackable
-from three_factors.reproduce.engine.contract.spec import (
-    Curvature,
-    Data,
-    Evaluations,
-    Keep,
-    Measurement,
-    NoiseMeasurement,
-    RunSpec,
-)
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
+from three_factors.reproduce.engine.contract.spec import Data, Evaluations, Keep, RunSpec
 from three_factors.reproduce.engine.worker.measure import measure
 from three_factors.reproduce.engine.worker.measure_pack import measure_pack
 from three_factors.reproduce.engine.worker.pack import train_pack

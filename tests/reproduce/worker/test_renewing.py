@@ -14,9 +14,9 @@ from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.schedules import NoiseSchedule
 from three_factors.lightning_modules import MLP as Network
 from three_factors.lightning_modules import Renewed
-from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise, Renewal
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.worker import renewing
 from three_factors.reproduce.engine.worker.renewing import Renewing
 from three_factors.reproduce.engine.worker.train import train

@@ -15,9 +15,9 @@ from three_factors.datamodules.schedules import NoiseSchedule
 from three_factors.lightning_modules import MLP as Network
 from three_factors.lightning_modules import HalfBatch
 from three_factors.reproduce.engine.contract.files import write_json
-from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import Job
-from three_factors.reproduce.engine.contract.spec import Curvature, Measurement
+from three_factors.reproduce.engine.contract.measurements import Curvature, Measurement
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.worker.measure import measure
 from three_factors.reproduce.engine.worker.train import build_data, read_weights, train
 

@@ -11,10 +11,11 @@ from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, Triangle
 from three_factors.reproduce.engine.contract import provenance
 from three_factors.reproduce.engine.contract.files import write_json
-from three_factors.reproduce.engine.contract.folder import RunFolder
 from three_factors.reproduce.engine.contract.job import ROUNDED
+from three_factors.reproduce.engine.contract.measurements import Curvature, Measurement, Watch
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, VGG11Network
-from three_factors.reproduce.engine.contract.spec import Curvature, Data, Keep, Measurement, RunSpec, Watch
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
+from three_factors.reproduce.engine.contract.spec import Data, Keep, RunSpec
 from three_factors.reproduce.engine.contract.steps import planned
 from three_factors.reproduce.engine.worker.measure import measure
 from three_factors.reproduce.engine.worker.stacking import initial_network
