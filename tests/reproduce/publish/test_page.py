@@ -4,73 +4,15 @@ import base64
 import html
 import json
 import re
-import subprocess
-import sys
-from itertools import pairwise
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from tests.reproduce.script import ROOT
+from tests.reproduce.publish.pages import CLAIM, NONE, SVG, arm, current, halve, report, results
 from three_factors.reproduce.contents import CONTENTS
-from three_factors.reproduce.engine import report as command_line
 from three_factors.reproduce.engine.judge.claims import AT_EQUAL_EPOCHS
-from three_factors.reproduce.engine.launch.scripts import Ended
-from three_factors.reproduce.engine.options import EPOCHS, parse
 from three_factors.reproduce.engine.publish.forest import index_row, of_indices
 from three_factors.reproduce.engine.publish.page import indices, write
-from three_factors.reproduce.engine.report import ReportOptions, _command, _complete, _run_missing
-
-CLAIM = {
-    "id": "wider",
-    "claim": "higher is <wider>",
-    "statistic": "rho",
-    "value": 0.5,
-    "low": 0.2,
-    "high": 0.8,
-    "n": 4,
-    "primary": True,
-    "look": 1,
-    "confidence": 0.95,
-    "rule": {"kind": "direction", "sign": 1, "smallest": 0.1, "null": 0.0},
-    "paper": "by eye",
-    "data": "cifar10",
-    "arm": "epochs",
-    "verdict": "supported",
-    "note": "",
-    "unit": "",
-    "control_of": "",
-}
-NONE = {"primary": False}
-SVG = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
-
-
-WITH_BESIDE = ("quick", "quick-cifar10", "paper", "paper-float32")  # folders of the paper's own arm
-
-
-def results(out, name, *claims, scale="quick"):
-    folder = out / name / scale
-    folder.mkdir(parents=True)
-    beside = CONTENTS.load(name).beside is not None and scale in WITH_BESIDE
-    for picture in (name, f"{name}-controls") if beside else (name,):
-        (folder / f"{picture}.svg").write_bytes(SVG)
-    (folder / "table.csv").write_text("label,seed\na,100\n")
-    (folder / "claims.json").write_text(json.dumps(claims))
-    provenance = {
-        "command": f"python {name}.py",
-        "commit": None,
-        "uncommitted_changes": False,
-        "hardware": "x",
-        "data": {"name": claims[0]["data"], "own": True},
-        "reductions": [["5 seeds", "4 seeds", "time"]],
-        "runs": {},
-        "missing": [],
-        "seconds": 1.0,
-        "seeds": 4,
-    }
-    (folder / "provenance.json").write_text(json.dumps(provenance))
-    return folder
+from three_factors.reproduce.engine.report import ReportOptions, _run_missing
 
 
 def test_every_g_at_equal_t_eta_is_in_one_picture():
@@ -86,12 +28,6 @@ def test_every_g_at_equal_t_eta_is_in_one_picture():
     assert indices([own | {"value": None}], {}) == []
     picture = of_indices([index_row("fig4", "quick", own | {"low": None})], "svg").decode()
     assert "eta/S^g decides" in html.unescape(picture)
-
-
-def current(monkeypatch):
-    """Results as if of the settings that the code has."""
-    for place in ("publish.page", "report"):
-        monkeypatch.setattr(f"three_factors.reproduce.engine.{place}.is_current", lambda *_: True)
 
 
 @pytest.fixture
@@ -128,13 +64,6 @@ def test_every_claim_of_every_figure_there_is_on_the_page_with_its_verdict(page)
     assert "A 4-layer batch-norm MLP on FashionMNIST" in page  # the caption is the script's own
 
 
-def arm(out, name, *claims):
-    folder = results(out, "fig1", *claims, scale=f"quick-{name}")
-    file = folder / "provenance.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"arm": name}))
-    return folder
-
-
 @pytest.mark.parametrize(
     ("value", "verdict", "word"),
     [(0.3, "supported", "survives"), (0.3, "inconclusive", "open"), (0.05, "not supported", "falls")],
@@ -159,11 +88,11 @@ def test_a_claim_survives_the_controls_where_it_holds_in_every_arm(tmp_path, mon
 def test_the_page_is_of_one_precision(asked, value, tmp_path, monkeypatch):
     current(monkeypatch)
     for place, precision, found in (("paper", "tf32", 0.5), ("paper-float32", "float32", 0.75)):
-        for arm, last in (("epochs", ""), ("time", "-time")):
+        for of, last in (("epochs", ""), ("time", "-time")):
             folder = place.replace("paper", f"paper{last}")
             results(tmp_path, "fig1", CLAIM | {"value": found}, scale=folder)
             file = tmp_path / "fig1" / folder / "provenance.json"
-            file.write_text(json.dumps(json.loads(file.read_text()) | {"arm": arm, "precision": precision}))
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"arm": of, "precision": precision}))
     results(tmp_path, "theorem2", CLAIM | {"data": "simulation"}, scale="paper")  # which has none
     options = ReportOptions(out=tmp_path, scale="paper", precision=asked)
     _, entries, damaged = write(CONTENTS, options)
@@ -210,69 +139,10 @@ def test_a_theory_scripts_formulas_are_mathml(tmp_path):
     assert "<mfrac>" in page
 
 
-def test_figures_that_are_incomplete_outdated_or_have_too_few_seeds_are_made_again(tmp_path, monkeypatch):
-    folder = results(tmp_path, "fig1", CLAIM)
-    told = json.loads((folder / "provenance.json").read_text())
-
-    def complete(told=told, **options):
-        return _complete(CONTENTS.load("fig1"), folder, told, ReportOptions(out=tmp_path, **options))
-
-    assert not complete()  # of other settings
-    current(monkeypatch)
-    assert complete()
-    assert not complete(seeds=8)
-    assert not complete(told | {"missing": ["a run"]})
-
-
-def test_a_script_with_several_data_sets_is_run_on_and_shown_for_each(tmp_path, monkeypatch):
-    commands = []
-    monkeypatch.setattr("three_factors.reproduce.engine.report._run", lambda command: commands.append(command) or 0)
-    current(monkeypatch)
-    results(tmp_path, "noise_only", CLAIM | {"data": "fashionmnist"})
-    _run_missing(CONTENTS, ReportOptions(out=tmp_path))
-    (again,) = [command for command in commands if command[0].endswith("noise_only.py")]
-    assert again[again.index("--data") + 1] == "cifar10"
-    results(tmp_path, "noise_only", CLAIM | {"data": "cifar10"}, scale="quick-cifar10")
-    page, entries, _ = write(CONTENTS, ReportOptions(out=tmp_path))
-    assert [entry.name for entry in entries] == ["noise_only-fashionmnist", "noise_only-cifar10"]
-    assert page.read_text().count('<section id="noise_only-') == 2
-
-
-def test_what_is_asked_for_is_passed_on_to_the_scripts_that_know_it(tmp_path):
-    options = ReportOptions(out=tmp_path, slurm=True, partition="long", no_packs=True, archive=True, seeds=7)
-    command = _command(CONTENTS.load("fig1"), "digits", EPOCHS, options)[1:]
-    assert {"--slurm", "--no-packs", "--archive"} <= set(command)
-    assert not {"--gpus", "--detach", "--time", "--run"} & set(command)
-    pairs = {flag: command[command.index(flag) + 1] for flag in ("--partition", "--seeds", "--data")}
-    assert pairs == {"--partition": "long", "--seeds": "7", "--data": "digits"}
-    assert not {"--slurm", "--partition", "--data"} & set(_command(CONTENTS.load("theorem1"), None, EPOCHS, options))
-
-
-def test_flags_of_a_single_figure_are_refused(tmp_path):
-    with pytest.raises(SystemExit) as ended:
-        parse("", ["--plot-only", "--out", str(tmp_path)], ReportOptions)
-    assert ended.value.code == 2
-
-
 def test_nothing_comes_from_the_network_and_what_is_absent_is_named(page):
     assert not re.findall(r"(?:src|href)=.?https?://", page)
     absent = re.search(r"No results yet: (.*?)\.<", page)[1].split(", ")
     assert set(absent) == set(CONTENTS.page) - {"fig1", "fig4"}
-
-
-def test_the_report_knows_every_figure_script():
-    texts = {path.stem: path.read_text() for path in (ROOT / "reproduce").glob("*.py")}
-    makers = {name for name, text in texts.items() if re.search("^(FIGURE|THEORY) = (Figure|Theory)", text, re.M)}
-    assert set(CONTENTS.page) == makers == set(CONTENTS.running)
-
-
-def report(out):
-    command = [sys.executable, str(ROOT / "reproduce" / "report.py"), "--out", str(out)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def halve(file):
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
 @pytest.mark.parametrize(
@@ -324,82 +194,8 @@ def test_a_claim_does_not_survive_an_arm_that_cannot_be_read(tmp_path, monkeypat
     assert "fig1.py --scale quick --arm no-bn --seeds 4 --out " in str(error)
 
 
-def test_damaged_figures_are_made_again(tmp_path, monkeypatch):
-    commands = []
-    monkeypatch.setattr("three_factors.reproduce.engine.report._run", lambda command: commands.append(command) or 0)
-    current(monkeypatch)
-    results(tmp_path, "fig1", CLAIM)
-    halve(results(tmp_path, "fig4", CLAIM) / "provenance.json")
-    _run_missing(CONTENTS, ReportOptions(out=tmp_path))
-    again = [Path(command[0]).stem for command in commands]
-    assert "fig4" in again
-    assert "fig1" not in again
-
-
 def test_a_report_asked_for_one_data_set_leaves_out_what_is_damaged_of_another(tmp_path):
     results(tmp_path, "noise_only", CLAIM | {"data": "fashionmnist"})
     halve(results(tmp_path, "noise_only", CLAIM, scale="quick-cifar10") / "claims.json")
     assert write(CONTENTS, ReportOptions(out=tmp_path, data="fashionmnist"))[2] == []
     assert len(write(CONTENTS, ReportOptions(out=tmp_path))[2]) == 1
-
-
-def test_an_empty_folder_is_one_line_and_exit_2(tmp_path):
-    done = report(tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: --out: ")
-    assert "holds no figure at scale quick" in done.stderr
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_the_archive_has_is_drawn_first(tmp_path, monkeypatch, capsys):
-    current(monkeypatch)
-    results(tmp_path, "fig1", CLAIM)
-    block = SimpleNamespace(told={"scale": "quick"})
-    archive = SimpleNamespace(index={"blocks": {"one": {}}}, block=lambda name: block)
-    monkeypatch.setattr(command_line, "Archive", lambda: archive)
-    monkeypatch.setattr(command_line, "HOME", tmp_path / "nowhere")  # no arm
-    ran = {}
-
-    def run(commands, at_once):
-        ran.update((Path(command[0]).stem, command) for command in commands)
-        return [Ended(of, {"fig2": 1, "fig3": 2}.get(name, 0), "", "error: why") for name, of in ran.items()]
-
-    monkeypatch.setattr(command_line, "run_scripts", run)
-    assert command_line._draw_archived(CONTENTS, ReportOptions(out=tmp_path)) == []
-    assert command_line._draw_archived(CONTENTS, ReportOptions(out=tmp_path, archive=True, scale="smoke")) == []
-    assert not ran
-    assert command_line._draw_archived(CONTENTS, ReportOptions(out=tmp_path, archive=True)) == ["fig3"]
-    assert "error: why" in capsys.readouterr().out
-    assert {"fig2", "fig3", "noise_only"} < ran.keys()
-    assert not ran.keys() & {"fig1", "theorem1"}  # which is there; which has no archive
-    assert all({"--plot-only", "--archive"} < set(command) and "--run" not in command for command in ran.values())
-
-
-def test_the_arms_that_the_archive_has_words_of_are_drawn_too(tmp_path, monkeypatch):
-    current(monkeypatch)
-    arm(tmp_path / "out", "time", CLAIM | {"data": "fashionmnist"})  # of fig1, which is there
-    of = {"rules": "r", "look": 1, "runs": "k", "seeds": 4, "p_support": 0.1, "p_refute": 0.9, "word": "inconclusive"}
-    of |= {"value": 0.0, "low": None, "high": None}
-    looked = [
-        ("fig1.norm", "quick fashionmnist-3918145f time float32"),
-        ("fig1.norm", "quick fashionmnist-3918145f epochs float32"),
-        ("fig1.norm", "quick fashionmnist-3918145f gone float32"),
-        ("fig1.norm", "quick pets-1234 loss float32"),
-        ("fig1.norm", "paper fashionmnist-3918145f loss tf32"),
-        ("noise_only.norm", "quick cifar10-0741df60 quench float32"),
-        ("noise_only.norm", "quick fashionmnist-3918145f quench float32"),
-        ("noise_only.loss", "quick fashionmnist-3918145f quench float32"),
-    ]
-    (tmp_path / "looks.jsonl").write_text("".join(json.dumps({"claim": c, "place": p} | of) + "\n" for c, p in looked))
-    monkeypatch.setattr(command_line, "HOME", tmp_path)
-
-    def arms(name, **options):
-        there = command_line._missing_arms(CONTENTS.load(name), ReportOptions(out=tmp_path / "out", **options))
-        return [(data, arm) for _, data, arm in there]
-
-    assert arms("fig1") == []
-    assert arms("fig1", scale="paper") == [(None, "loss")]
-    assert arms("noise_only") == [("cifar10", "quench"), (None, "quench")]
-    assert arms("noise_only", data="cifar10") == [("cifar10", "quench")]
-    command = _command(CONTENTS.load("noise_only"), "cifar10", "quench", ReportOptions(out=tmp_path))
-    assert {("--arm", "quench"), ("--data", "cifar10")} <= set(pairwise(command))
