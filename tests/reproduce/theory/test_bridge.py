@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.reproduce import script
-from three_factors.reproduce import bridge
 from three_factors.reproduce.engine.contract.stored import dumps, loads
+from three_factors.reproduce.experiments import bridging
 from three_factors.reproduce.theory import gibbs
 from three_factors.reproduce.theory import simulate as simulator
 from three_factors.reproduce.theory.classifier import Classifier, SoftmaxRegression
@@ -220,12 +220,12 @@ def test_records_spread_evenly_over_an_epoch():
             labels = np.tile([0, 1, 2], 100)
             return {"train_images": random.integers(0, 255, (300, 1, 6, 6)), "train_labels": labels}
 
-    for label, spec in bridge.simulations("quick", Source).items():
+    for label, spec in bridging.simulations("quick", Source).items():
         if label.endswith(("eta x 1", "eta x 2")):
             continue  # the ruler's: drawn with replacement, an epoch means nothing
-        batches = bridge.EXAMPLES // spec.batch_size
-        places = sorted((step - spec.record[-1]) % batches for step in spec.record[-bridge.RECORDS :])
-        assert places == list(range(0, batches, batches // bridge.RECORDS))
+        batches = bridging.EXAMPLES // spec.batch_size
+        places = sorted((step - spec.record[-1]) % batches for step in spec.record[-bridging.RECORDS :])
+        assert places == list(range(0, batches, batches // bridging.RECORDS))
 
 
 @pytest.fixture(scope="module")
