@@ -1,6 +1,6 @@
 """Figure 8. Validation accuracy peaks at an optimal ratio of learning rate to batch size.
 
-ResNet56 on CIFAR-10 at 12 values of eta/S, each by two pairs. Claim: accuracy has a peak inside the range, at about
+ResNet56 on CIFAR-10 at 8 values of eta/S, each by two pairs. Claim: accuracy has a peak inside the range, at about
 2e-3.
 
     python reproduce/fig8.py
@@ -54,8 +54,11 @@ def check(table: Evidence) -> list[claims.Finding]:
     slope = claims.Statement(
         "slope", "the ratio decides: the best eta/S is the same at every S", "slope of log n* on log S, a seed"
     )
+    found = claims.Finding(interior, rule, both, unit="share")
+    if best in (tried[0], tried[-1]):  # as of an arm that leaves the best one's neighbours out
+        found = found.without(f"the eta/S that was best in pilots, {best:g}, is at the edge of those that are here")
     return [
-        claims.Finding(interior, rule, both, unit="share"),
+        found,
         seedwise.over_seeds(location, RESNET_RATIOS.locations(table), seedwise.Range(45, 180), seedwise.LOG),
         seedwise.over_seeds(slope, logs @ centred / (centred @ centred), seedwise.within(0.25)),
     ]
@@ -83,6 +86,7 @@ FIGURE = Figure(
     primary=("interior", "location", "slope"),
     draw=draw,
     arms=(*arms.CONSTANT, *arms.BATCH_NORM, *arms.EVERY, arms.SVAG),
+    later={arms.TIME.name: 2},  # t_eta differed by up to 2.7
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ class Definition(ABC):
         beside: panels of a second picture, of what the paper leaves out.
         formulas: what is tested, in LaTeX, for the report.
         arms: those it has besides the paper's own.
+        later: arm -> its edition, where that is not the figure's: its own runs or claims were changed.
         edition: of its claims, from 1; one more where a claim was changed after verdicts by it were seen. They are then
             given anew, on the next hundred seeds.
     """
@@ -61,11 +62,16 @@ class Definition(ABC):
     formulas: tuple[str, ...] = ()
     arms: tuple[Arm, ...] = ()
     edition: int = 1
+    later: Mapping[str, int] = field(default_factory=dict)
 
-    @property
-    def rules(self) -> str:
-        """The rules by which its claims are given words, as the ledger of looks names them."""
-        return TAG if self.edition == 1 else f"{TAG}.{self.edition}"
+    def edition_of(self, arm: str) -> int:
+        """Returns the edition of the claims in an arm."""
+        return self.later.get(arm, self.edition)
+
+    def rules(self, arm: str) -> str:
+        """Returns the rules by which its claims are given words in an arm, as the ledger of looks names them."""
+        edition = self.edition_of(arm)
+        return TAG if edition == 1 else f"{TAG}.{edition}"
 
     def arm(self, name: str) -> Arm:
         """Returns the arm of a name. Raises InputError if there is none."""

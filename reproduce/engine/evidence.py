@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from three_factors.datamodules.schedules import Cyclic, Triangle
+from three_factors.datamodules.schedules import Cyclic, Inverse, Ratio, Triangle, as_schedule
 from three_factors.reproduce.engine.contract.compact import four_digits, is_rough
 from three_factors.reproduce.engine.contract.folder import Say
 from three_factors.reproduce.engine.contract.folders import PathFolder, SimulationFolder
@@ -85,7 +85,7 @@ def endpoint(rows: pd.DataFrame, spec: RunSpec) -> dict[str, float]:
     else:
         steps = rows["step"]
         chosen = measured[steps[measured.index] > (1 - TAIL) * steps.iloc[-1]]
-        if any(isinstance(of, Cyclic | Triangle) for of in (spec.schedule.lr, spec.schedule.batch_size)):
+        if any(_cycles(as_schedule(of)) for of in (spec.schedule.lr, spec.schedule.batch_size)):
             noise = np.array([spec.schedule.noise_ratio(max(0.0, epoch - 1e-6)) for epoch in chosen.index])
             high = np.flatnonzero(noise > NEAR * noise.min())
             low = noise <= NEAR * noise.min()
@@ -93,6 +93,15 @@ def endpoint(rows: pd.DataFrame, spec: RunSpec) -> dict[str, float]:
                 low[: high[-1]] = False
             chosen = chosen[low]
     return {str(name): float(value) for name, value in chosen.mean().items() if not math.isnan(value)}
+
+
+def _cycles(schedule: Any) -> bool:
+    """Tells whether a schedule, or what it is the exchange of, goes up and down to the end."""
+    if isinstance(schedule, Inverse):
+        return _cycles(schedule.of)
+    if isinstance(schedule, Ratio):
+        return _cycles(schedule.over) or _cycles(schedule.under)
+    return isinstance(schedule, Cyclic | Triangle)
 
 
 def chains_of(specs: dict[str, Simulation], items: Sequence[Item], results: Results, source: Prepared | None) -> Chains:

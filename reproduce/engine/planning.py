@@ -88,7 +88,8 @@ class FigurePlan(Plan):
         self.figure, self.options, self.source, self.arm = figure, options, source, arm
         self.experiment, self.told = figure.experiment, ""
         self.scale, self.seeds = options.scale, options.seeds or self.experiment.scales[options.scale].seeds
-        first = 0 if options.scale == "smoke" else figure.edition * SEEDS  # 0 to 99, and 1000 and more, are pilots'
+        # 0 to 99, and 1000 and more, are pilots'.
+        first = 0 if options.scale == "smoke" else figure.edition_of(arm.name) * SEEDS
         self.judged = range(first, first + self.seeds)
 
     def foreseen(self) -> list[Stage]:

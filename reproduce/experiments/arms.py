@@ -22,6 +22,8 @@ from three_factors.reproduce.engine.options import InputError
 from three_factors.reproduce.engine.regime import t_eta
 from three_factors.reproduce.experiments.metrics import END_NORM, VALID
 
+EQUAL = 1.05  # of t_eta, the largest over the smallest
+FURTHER = 1.5  # the factor by which a common t_eta may lie beside the grid's middle
 CAP = 5.0  # a run gets at most this many times its figure's epochs, and at least one CAP-th
 STOP = 0.1  # training loss at which the arm `loss` ends a run
 WEIGHT_DECAY = 5e-4
@@ -46,15 +48,51 @@ def noise(spec: RunSpec) -> float:
 
 
 def at_equal_time(settings: Settings) -> Settings:
-    """Gives runs the epochs to end at the t_eta of the grid's geometric middle; leaves out cells beyond the cap."""
-    ratios = [noise(setting.spec) for setting in settings.values()]
-    middle = math.sqrt(min(ratios) * max(ratios))
-    found = {}
+    """Gives runs the epochs to end at one t_eta, that of the grid's geometric middle; leaves out cells beyond the cap.
+
+    One t_eta is within 5 %, over settings of one network and data; where whole evaluations are too coarse for that they
+    come more often, and t_eta is the nearest for which whole epochs do. Controls that are stretched do not set it.
+    """
+    panels: dict[Any, list[str]] = {}
     for label, setting in settings.items():
-        spec, factor = setting.spec, middle / noise(setting.spec)
-        if 1 / CAP <= factor <= CAP:
-            found[label] = setting.changed(epochs=whole_evaluations(spec.epochs * factor, spec.evaluate_every))
-    return found
+        panels.setdefault((setting.spec.network, setting.spec.data), []).append(label)
+    shortest = {label: min(settings[of].spec.epochs for of in labels) for labels in panels.values() for label in labels}
+    ratios = [noise(setting.spec) for label, setting in settings.items() if setting.spec.epochs == shortest[label]]
+    middle = math.sqrt(min(ratios) * max(ratios))
+    wanted = {label: shortest[label] * middle / noise(setting.spec) for label, setting in settings.items()}
+    kept = [label for label, epochs in wanted.items() if 1 / CAP <= epochs / settings[label].spec.epochs <= CAP]
+    lengths: dict[str, dict[str, int]] = {}
+    for labels in panels.values():
+        there = [label for label in labels if label in kept]
+        lengths |= _lengths({label: wanted[label] for label in there}, {of: settings[of].spec for of in there})
+    return {label: settings[label].changed(**lengths[label]) for label in kept}
+
+
+def _lengths(wanted: dict[str, float], specs: dict[str, RunSpec]) -> dict[str, dict[str, int]]:
+    """Returns label -> epochs, and the epochs between evaluations, near multiples of what is wanted by one factor."""
+    whole = {label: whole_evaluations(epochs, specs[label].evaluate_every) for label, epochs in wanted.items()}
+    if _spread(whole, wanted) <= EQUAL:
+        return {label: {"epochs": epochs} for label, epochs in whole.items()}
+    factors = np.exp(np.linspace(-1, 1, 401) * math.log(FURTHER))
+    tried = [{label: max(1, round(factor * epochs)) for label, epochs in wanted.items()} for factor in factors]
+    spreads = np.array([_spread(of, wanted) for of in tried])
+    nearest = np.abs(np.log(factors)) if spreads.min() <= EQUAL else spreads
+    found = tried[int(np.where(spreads <= max(EQUAL, spreads.min()), nearest, np.inf).argmin())]
+    return {
+        label: {"epochs": epochs, "evaluate_every": _divisor(epochs, specs[label].evaluate_every)}
+        for label, epochs in found.items()
+    }
+
+
+def _spread(lengths: dict[str, int], wanted: dict[str, float]) -> float:
+    """Returns the largest t_eta over the smallest."""
+    ratios = [lengths[label] / wanted[label] for label in wanted]
+    return max(ratios) / min(ratios)
+
+
+def _divisor(epochs: int, most: int) -> int:
+    """Returns the largest divisor up to `most`."""
+    return next(every for every in range(min(most, epochs), 0, -1) if epochs % every == 0)
 
 
 def at_equal_loss(settings: Settings) -> Settings:
@@ -68,7 +106,7 @@ def at_memorisation(settings: Settings) -> Settings:
 
 
 def quenched(settings: Settings) -> Settings:
-    """Goes on for 15 % more t_eta, with eta that falls linearly to 0 and S and momentum as they stand.
+    """Goes on for 15 % more t_eta, in whole epochs, with eta that falls linearly to 0 and S and momentum as they stand.
 
     What is said of minima is said of the quenched weights too: at constant eta the iterate sits n tr(C)/4 above its
     minimum. Of a schedule both stand as in its last low-noise phase, where a cycle ends.
@@ -216,7 +254,7 @@ def _column_means(values: np.ndarray) -> np.ndarray:
 TIME = Arm("time", "equal t_eta", at_equal_time)
 LOSS = Arm("loss", f"stopped at a training loss of {STOP:g}", at_equal_loss)
 MEMORISED_ALL = Arm("memorised", f"stopped at {100 * MEMORISED:g} % of the noisy training labels", at_memorisation)
-QUENCHED = Arm("quench", "quenched: 15 % more t_eta at eta that falls to 0", quenched, tell=_slowest)
+QUENCHED = Arm("quench", "quenched: about 15 % more t_eta at eta that falls to 0", quenched, tell=_slowest)
 GHOST = Arm("ghost", "batch norm over groups of a fixed size", with_ghosts)
 NO_BN = Arm("no-bn", "without batch norm", without_batch_norm)
 L2 = Arm("l2", f"weight decay {WEIGHT_DECAY:g}", with_weight_decay)

@@ -123,12 +123,13 @@ def tuned(table: Evidence) -> dict[str, str]:
     """Returns schedule -> the label of its candidate, chosen by validation accuracy.
 
     Of those whose mean over the tuning seeds is within a standard error of the best one's that of the smallest eta,
-    then of the shortest cycle. The standard error is pooled over all candidates; with one seed there is none. A
-    schedule whose candidates all diverged is missing.
+    then of the shortest cycle. The standard error is pooled over the candidates none of whose runs diverged; without
+    two seeds of one there is none. A schedule whose candidates all diverged is missing.
     """
     there = known(table)
     scores = {label: accuracies(table, label) for label in there if len(table.values(label, VALID))}
-    spreads = [of.var(ddof=1) for of in scores.values() if len(of) > 1]
+    # One run that diverged, at the accuracy of chance, would make every schedule's standard error several points.
+    spreads = [of.var(ddof=1) for label, of in scores.items() if len(of) > 1 and not table.diverged(label)]
     variance = float(np.mean(spreads)) if spreads else 0.0
     found = dict[str, str]()
     for schedule in dict.fromkeys(candidate.schedule for candidate in there.values()):

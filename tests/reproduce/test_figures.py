@@ -120,6 +120,15 @@ def test_verdicts_are_of_seeds_that_no_pilot_has(name, scale):
     assert {line.seed for line in lines} <= seeds
 
 
+def test_an_arm_whose_runs_were_changed_has_seeds_and_rules_of_its_own():
+    defined = figure("fig8")
+    assert defined.later == {"time": 2}
+    options = Options(scale="quick")
+    judged = [list(FigurePlan(defined, options, source("cifar10"), defined.arm(of)).judged) for of in ("time", "no-bn")]
+    assert [seeds[0] for seeds in judged] == [200, 100]
+    assert defined.rules("time") == f"{defined.rules('no-bn')}.2"
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.parametrize("scale", ["smoke", "quick", "gpu", "paper"])
 def test_what_is_imagined_has_the_factors_of_what_is_run(name, scale):

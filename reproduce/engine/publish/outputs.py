@@ -124,7 +124,7 @@ def judge(
         earlier: the looks that were spent.
         runs: by which this one is (`runs_of`).
     """
-    spent, look, rules = earlier or Ledger(), context.look, context.definition.rules
+    spent, look, rules = earlier or Ledger(), context.look, context.definition.rules(context.arm.name)
     found, only = [], context.definition.only_at(context.options.scale)
     why_not = why_not or (ONLY_AT.format(only) if only not in (None, context.seeds) else "")
     for finding in context.check(evidence):
@@ -157,9 +157,9 @@ def _name(context: Context, claim: str) -> str:
 
 def _spent(context: Context, judged: Sequence[verdicts.Claim], runs: str) -> list[Spent]:
     """Returns the looks that this judgement spends: of primary claims that were given a word at a look that counts."""
-    made = provenance.environment()["made"][:10]
+    made, rules = provenance.environment()["made"][:10], context.definition.rules(context.arm.name)
     return [
-        claim.spent(_name(context, claim.id), context.place, context.definition.rules, runs, context.seeds, made)
+        claim.spent(_name(context, claim.id), context.place, rules, runs, context.seeds, made)
         for claim in judged
         if claim.primary and claim.look is not None and claim.verdict != "not judged"
     ]

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.reproduce.figures import SCRIPTS, figure, source
 from tests.reproduce.script import run
 from tests.reproduce.specs import NoRuns
 from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, exchange
@@ -59,14 +60,16 @@ def t_eta(spec):
     return spec.epochs * spec.data.train / size * lr / (1 - spec.momentum)
 
 
-def test_at_equal_time_all_runs_end_at_the_middle_t_eta_within_half_an_epoch():
+def test_at_equal_time_all_runs_end_at_one_t_eta_near_the_grids_middle():
     found, grid = specs_of(arms.TIME.change(GRID)), specs_of(GRID)
     middle = np.sqrt(min(map(t_eta, grid.values())) * max(map(t_eta, grid.values())))
     assert 0 < len(found) < len(GRID)
+    ends = [t_eta(spec) for spec in found.values()]
+    assert max(ends) / min(ends) <= 1.05
+    assert middle / 1.55 <= min(ends) <= max(ends) <= 1.55 * middle
     for label, spec in found.items():
-        an_epoch = t_eta(replace(spec, epochs=1))
-        assert abs(t_eta(spec) - middle) <= an_epoch / 2 + 1e-9
-        assert replace(spec, epochs=12) == grid[label]
+        assert replace(spec, epochs=12, evaluate_every=grid[label].evaluate_every) == grid[label]
+        assert spec.epochs % spec.evaluate_every == 0
     left_out = {label: t_eta(spec) / middle for label, spec in grid.items() if label not in found}
     assert all(not 1 / CAP <= factor <= CAP for factor in left_out.values())
 
@@ -75,8 +78,38 @@ def test_equal_time_counts_momentum_and_keeps_whole_evaluations():
     plain, heavy = SPEC, replace(SPEC, momentum=0.9, schedule=NoiseSchedule(0.01, 24))
     found = changed(arms.TIME, plain=plain, heavy=heavy)
     assert [spec.epochs for spec in found.values()] == [12, 12]
-    found = specs_of(arms.TIME.change({k: v.changed(evaluate_every=4) for k, v in GRID.items()}))
-    assert all(spec.epochs % 4 == 0 for spec in found.values())
+    found = changed(arms.TIME, low=replace(plain, evaluate_every=4), high=replace(plain, evaluate_every=4))
+    assert [(spec.epochs, spec.evaluate_every) for spec in found.values()] == [(12, 4), (12, 4)]
+
+
+@pytest.mark.parametrize("every", [1, 3, 4, 6, 12])
+def test_evaluations_that_are_too_rare_for_one_t_eta_come_more_often(every):
+    found = specs_of(arms.TIME.change({k: v.changed(evaluate_every=every) for k, v in GRID.items()}))
+    ends = [t_eta(spec) for spec in found.values()]
+    assert max(ends) / min(ends) <= 1.05
+    assert all(spec.epochs % spec.evaluate_every == 0 and spec.evaluate_every <= every for spec in found.values())
+
+
+def test_a_stretched_control_ends_with_the_others_and_does_not_set_where():
+    high, low = SPEC, replace(SPEC, schedule=NoiseSchedule(0.025, 24))
+    control = replace(SPEC, schedule=NoiseSchedule(0.00625, 24), epochs=4 * SPEC.epochs, evaluate_every=4)
+    alone = changed(arms.TIME, high=high, low=low)
+    found = changed(arms.TIME, high=high, low=low, control=control)
+    assert [found[label] for label in alone] == [*alone.values()]
+    ends = [t_eta(spec) for spec in found.values()]
+    assert len(ends) == 3
+    assert max(ends) / min(ends) <= 1.05
+
+
+@pytest.mark.parametrize("scale", ["quick", "gpu", "paper"])
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if "time" in {arm.name for arm in figure(name).arms}])
+def test_figures_have_one_t_eta_in_the_arm_of_equal_t_eta(name, scale):
+    settings = figure(name).experiment.runs(scale, source(figure(name).data[0]))
+    panels = {}
+    for setting in arms.TIME.change(settings).values():
+        panels.setdefault((setting.spec.network, setting.spec.data), []).append(t_eta(setting.spec))
+    assert panels
+    assert all(max(ends) / min(ends) <= 1.051 for ends in panels.values())
 
 
 def test_a_schedule_that_varies_has_no_equal_time():
