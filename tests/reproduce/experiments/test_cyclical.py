@@ -130,6 +130,28 @@ def test_tuning_takes_the_smallest_eta_within_a_standard_error_of_the_best(score
     assert tuning.BASELINE not in tuning.tuned(of(dict.fromkeys(scores)))
 
 
+def test_a_run_that_diverged_does_not_move_the_tuning_of_other_schedules():
+    tried = {c.label: c for c in tuning.candidates("gpu")}
+
+    def of(lost):
+        rows = [
+            (
+                label,
+                tuning.FIRST_SEED + i,
+                "diverged" if (label, i) == lost else "ok",
+                0.1 if (label, i) == lost else of,
+            )
+            for label, candidate in tried.items()
+            for i, of in enumerate(0.9 - 0.02 * abs(np.log(candidate.lr / 0.02)) + np.array([-0.001, 0.0, 0.001]))
+        ]
+        frame = pd.DataFrame(rows, columns=["label", "seed", "status", metrics.VALID])
+        return tuning.tuned(Table(frame, {}, factors={label: of.factors for label, of in tried.items()}))
+
+    fast = next(label for label, c in tried.items() if (c.schedule, c.lr) == (tuning.BASELINE, 0.05))
+    assert {tried[label].lr for label in of(None).values()} == {0.02}
+    assert of((fast, 0)) == of(None)
+
+
 def test_of_cycles_that_are_alike_the_shortest_is_taken():
     tried = {c.label: c for c in tuning.candidates("gpu") if c.schedule == "discrete S" and c.lr == 0.005}
     rows = [(label, tuning.FIRST_SEED, {metrics.VALID: 0.5}) for label in reversed(tried)]
