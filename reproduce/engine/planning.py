@@ -201,7 +201,7 @@ class TheoryPlan(Plan):
 
     def __init__(self, theory: Theory, options: Options, source: Prepared | None) -> None:
         self.theory, self.options, self.source = theory, options, source
-        self.scale = "quick" if options.scale == "gpu" else options.scale  # a GPU has no part in simulations
+        self.scale = theory.simulated_at(options.scale)
         self.seeds = options.seeds or theory.seeds[self.scale]
         self.specs = self._specs()
 
