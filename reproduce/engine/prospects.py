@@ -163,7 +163,7 @@ def announce(
 
 def _counted(items: Sequence[Item]) -> str:
     labels, seeds = {item.label for item in items}, {item.seed for item in items}
-    return f"{len(labels)} settings x {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+    return f"{len(labels)} settings x {len(seeds)} seed{'s' if len(seeds) != 1 else ''}"
 
 
 def _list(items: Sequence[Item], prospects: Prospects, say: Callable[..., None]) -> None:
@@ -186,7 +186,7 @@ def _expect(
     lacking = prospects.results.missing(lines.items, say)
     if plot_only or not (todo or lacking):
         return
-    if isinstance(first.items[0].spec, Simulation):
+    if todo and isinstance(todo[0].spec, Simulation):
         say(f"to compute: {sum(map(prospects.seconds, todo)):.3g} values")
         return
     seconds = prospects.wall_seconds(first, todo)
