@@ -247,14 +247,13 @@ def hopes(context: Context, say: Callable[..., None]) -> dict[str, Hope]:
     try:
         before = json.loads(file.read_text(encoding="utf-8"))
         found = power.hopes(before, context.seeds, first)
-    except (OSError, ValueError, KeyError, TypeError):  # none yet, or of an earlier edition
+        told = [(claim["claim"], found[claim["id"]]) for claim in before if claim["id"] in found]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, of an earlier edition, or damaged
         return {}
     if found:
         say(f"power at {context.seeds} seeds, by the spread between seeds that the last call found, and its range:")
-    for claim in before:
-        hope = found.get(claim["id"])
-        if hope is not None:
-            middle, least, most = (100 * of for of in hope.power)
-            needs = f" (needs n {hope.needs_n})" if hope.needs_n is not None else ""
-            say(f"  {middle:>3.0f} % ({least:.0f} to {most:.0f} %)  {claim['claim']}{needs}")
+    for claim, hope in told:
+        middle, least, most = (100 * of for of in hope.power)
+        needs = f" (needs n {hope.needs_n})" if hope.needs_n is not None else ""
+        say(f"  {middle:>3.0f} % ({least:.0f} to {most:.0f} %)  {claim}{needs}")
     return found
