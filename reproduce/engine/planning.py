@@ -111,12 +111,17 @@ class FigurePlan(Plan):
         return table_of(self.experiment, items, results, say)
 
     def runs(self) -> list[Item]:
-        """Returns all that is known before anything has run: of a tuned figure, the tuning."""
+        """Returns all that is known before anything has run: of a tuned figure, the tuning.
+
+        Raises InputError where the data or the devices do not do, or where the arm leaves no run.
+        """
         try:
             settings: Settings = self.experiment.runs(self.options.scale, self.source)
             self.told = "" if self.arm.tell is None else self.arm.tell(settings)
             if self.arm.change is not None:
                 settings = self.arm.change(settings)
+                if not settings:
+                    raise InputError(f"--arm: {self.arm.name!r} leaves no run at scale {self.scale}")
             precision = self.options.arithmetic
             settings = {label: setting.changed(precision=precision) for label, setting in settings.items()}
             for setting in settings.values():
