@@ -81,8 +81,8 @@ def calibration(chains: Chains, optimizer: Optimizer) -> claims.Finding:
         quantity=claims.G,
     )
     each = chains.samples[label(optimizer, SIZES[0], 1)].shape[1]
-    value, spread = chainwise.jackknife(partial(exponent, chains, optimizer), each)
-    return chainwise.over_chains(about, value, spread, chainwise.Range(*RANGES[optimizer]), each)
+    found = chainwise.jackknife(partial(exponent, chains, optimizer), each)
+    return claims.Finding(about, chainwise.Range(*RANGES[optimizer]), found)
 
 
 def exponent(chains: Chains, optimizer: Optimizer, used: np.ndarray) -> float:
