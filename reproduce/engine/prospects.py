@@ -23,7 +23,7 @@ from three_factors.reproduce.engine.launch.devices import Hardware
 from three_factors.reproduce.engine.launch.forecast import Forecast, steps_of, wall_time
 from three_factors.reproduce.engine.launch.packing import PackTask, Work, formed
 from three_factors.reproduce.engine.launch.server import Server
-from three_factors.reproduce.engine.launch.task import Task
+from three_factors.reproduce.engine.launch.task import Task, once
 from three_factors.reproduce.engine.options import EPOCHS, Scale
 from three_factors.reproduce.engine.planning import FigurePlan, Plan, Stage, values_of
 from three_factors.reproduce.theory.simulation import Simulation
@@ -89,7 +89,7 @@ class Prospects:
             if item.label not in known:
                 known[item.label] = self.seconds(item)
         job = self.job(None)
-        tasks = [Task(item, self.results.folder(item.spec), job) for item in items]
+        tasks = [Task(item, self.results.folder(item.spec), job) for item in once(items)]
         pack = self.packs is not None and not stage.alone
         work = formed(tasks, self.results.out, self.packs or 1) if pack else tasks
         packed = [self._of_pack(one) for one in work if isinstance(one, PackTask)]
