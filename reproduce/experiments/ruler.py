@@ -14,6 +14,7 @@ import numpy as np
 from three_factors.reproduce.engine import Chains, chainwise, claims
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments.classified import loss_of, losses, spectrum
+from three_factors.reproduce.experiments.rivals import RIVALS, ROOT, THEORY
 from three_factors.reproduce.theory.classifier import Classifier, SoftmaxRegression
 from three_factors.reproduce.theory.simulation import Minibatches, Simulation
 
@@ -24,7 +25,7 @@ BURN_IN, APART, RECORDS = 6.0, 0.5, 8  # the former in relaxation times
 SIZES, TIMES = (8, 32), (1, 2)
 CHAINS = {"smoke": 40, "quick": 1_000, "paper": 5_000}
 NAMES: dict[Optimizer, str] = {"sgd": "SGD", "adamw": "AdamW"}
-RANGES = {"sgd": (0.71, 1.41), "adamw": (0.35, 0.71)}  # of g in eta/S^g
+RANGES = {"sgd": RIVALS[THEORY], "adamw": RIVALS[ROOT]}  # of g in eta/S^g
 IN_WORDS = {"sgd": ("eta/S", "1 (known)"), "adamw": ("eta/√S", "1/2 (known)")}
 
 
