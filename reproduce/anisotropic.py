@@ -71,9 +71,8 @@ def check(chains: Chains) -> list[claims.Finding]:
         def error(used: np.ndarray) -> float:
             return float(np.linalg.norm(covariance_of(samples[:, used]) - reference) / np.linalg.norm(reference))
 
-        value, spread = chainwise.jackknife(error, samples.shape[1])
         about = claims.Statement(key, text, "relative error of the covariance")
-        found.append(chainwise.over_chains(about, value, spread, rule, samples.shape[1]))
+        found.append(claims.Finding(about, rule, chainwise.jackknife(error, samples.shape[1])))
 
     for covariance, matrix in COVARIANCES.items():
         c, key = np.array(matrix), IDS[covariance]

@@ -82,10 +82,10 @@ def check(chains: Chains) -> list[claims.Finding]:
         ("stationary", "at stationarity, over n", slope_at_stationarity),
         ("on_the_way", "from zero weights to the minimum", slope_on_the_way),
     ):
-        value, spread = chainwise.jackknife(partial(exponent, chains), each)
         text = f"sigma² does not change with the loss; {words}"
         about = claims.Statement(f"constant.{key}", text, "d log tr C/d log L", paper="0 (assumed)")
-        found.append(chainwise.over_chains(about, value, spread, chainwise.Range(-CONSTANT, CONSTANT), each))
+        within = chainwise.Range(-CONSTANT, CONSTANT)
+        found.append(claims.Finding(about, within, chainwise.jackknife(partial(exponent, chains), each)))
     return [*found, *ruler.check(chains)]
 
 

@@ -20,6 +20,7 @@ from three_factors.reproduce.engine import Evidence, Figure, Table, claims, main
 from three_factors.reproduce.experiments import arms, loss_levels
 from three_factors.reproduce.experiments.memorisation import MEMORISATION, MOMENTA
 from three_factors.reproduce.experiments.metrics import BEST_NORM
+from three_factors.reproduce.experiments.noise_grid import RATIO
 from three_factors.reproduce.experiments.random_labels import FALLS, fractions_of, log_n, strata
 
 
@@ -103,8 +104,7 @@ def exponent(table: Evidence) -> claims.Finding:
             eta, size = (np.log(table.column(labels, factor).astype(float)) for factor in ("eta", "S"))
             with np.errstate(divide="ignore"):
                 found.append(statistics.index(eta, size, np.log(table.grid(labels, BEST_NORM))))
-    rule = seedwise.Range(0.71, 1.41)
-    return seedwise.over_seeds(about, statistics.nanmean(found), rule) if found else claims.Finding(about, rule, None)
+    return seedwise.over_seeds(about, statistics.nanmean(found), RATIO) if found else claims.Finding(about, RATIO, None)
 
 
 def check(table: Evidence) -> list[claims.Finding]:

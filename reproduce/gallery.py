@@ -1,4 +1,4 @@
-"""The gallery: the quick figures as they were measured, small enough to keep, and their verdicts in the README.
+"""The gallery: each figure as it was measured at its highest scale, small enough to keep; verdicts in the README.
 
 Takes what is in the results folder, on the paper's own data and complete; writes reproduce/gallery/ (pictures, and a
 page with every claim) and the outcome between the README's markers. Run the figures first, with report.py --run.

@@ -96,7 +96,7 @@ def check(chains: Chains) -> list[claims.Finding]:
             x = np.concatenate([chains.samples[name(dim, size, start)][:, :, 0] for start in STARTS], axis=1)
             t = chains.specs[name(dim, size, "Gibbs")].temperature
             expected = gibbs.share_in_a(WELLS[dim], t)
-            gap, error = chainwise.jackknife(partial(law_gap, x, WELLS[dim], t), len(pooled))
+            gap = chainwise.jackknife(partial(law_gap, x, WELLS[dim], t), len(pooled))
             of_share = claims.Statement(
                 f"share.q{dim}.s{size}",
                 f"p_A is Gibbs' at {where}",
@@ -110,7 +110,7 @@ def check(chains: Chains) -> list[claims.Finding]:
             share, spread = float(pooled.mean()) - expected, float(pooled.std(ddof=1)) / len(pooled) ** 0.5
             judged = [
                 chainwise.over_chains(of_share, share, spread, chainwise.Range(-MARGIN, MARGIN), len(pooled)),
-                chainwise.over_chains(of_law, gap, error, chainwise.Range(-1.0, MARGIN), len(pooled)),
+                claims.Finding(of_law, chainwise.Range(-1.0, MARGIN), gap),
             ]
             found += chainwise.unless_mixed(judged, of_start, MARGIN)
     sizes = sizes_of(chains, 2)
@@ -125,7 +125,7 @@ def check(chains: Chains) -> list[claims.Finding]:
             all_starts[start].append(values)
     n = [LR / size for size in sizes]
     count = len(pooled_shares[0])
-    whole, error = chainwise.jackknife(lambda used: crossover(n, [s[used].mean() for s in pooled_shares]), count)
+    whole = chainwise.jackknife(lambda used: crossover(n, [s[used].mean() for s in pooled_shares]), count)
     corrected, printed = gibbs.crossover(WELLS[2], SIGMA)
     for key, words, at, paper in (
         ("corrected", "as corrected", corrected, None),
@@ -133,8 +133,7 @@ def check(chains: Chains) -> list[claims.Finding]:
     ):
         statistic = f"n at equal shares over n* = {at:.3g}"
         about = claims.Statement(f"crossover.{key}", f"the crossover is n* {words}", statistic, paper=paper)
-        rule = chainwise.Range(1 / 1.5, 1.5)
-        judged = [chainwise.over_chains(about, whole / at, error / at, rule, count)]
+        judged = [claims.Finding(about, chainwise.Range(1 / 1.5, 1.5), whole.over(at))]
         for values in zip(*all_starts.values()):
             judged = chainwise.unless_mixed(judged, dict(zip(STARTS, values)), MARGIN)
         found += judged

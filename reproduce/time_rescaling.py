@@ -84,8 +84,8 @@ def check(chains: Chains) -> list[claims.Finding]:
     labels = chains.labels
     count = chains.samples[labels[0]].shape[1]
 
-    def estimate(a: int, b: int, against: int) -> tuple[float, float]:
-        """Returns the sup distance and its jackknife standard error."""
+    def estimate(a: int, b: int, against: int) -> chainwise.OverChains:
+        """Returns the sup distance with its jackknife standard error."""
 
         def distance(used: np.ndarray) -> float:
             return sup_distance(halves(chains, used), labels[a], labels[b], against=against)
@@ -96,8 +96,6 @@ def check(chains: Chains) -> list[claims.Finding]:
         both = halves(chains, used)
         return np.array([sup_distance(both, *pair, against=TIME) for pair in pairwise(labels)])
 
-    together, error = estimate(0, 1, TIME)
-    apart, error_apart = estimate(0, -1, STEP)
     etas = [chains.specs[label].lr for label in labels[:-1]]
     coincide = claims.Statement(
         "together",
@@ -110,8 +108,8 @@ def check(chains: Chains) -> list[claims.Finding]:
     vanishes = claims.Statement("slope", "the gap at equal t_eta, of eta and 2 eta, vanishes as eta", "the gap on eta")
     far = chainwise.Direction(1, smallest=SMALLEST, null=APART)
     found = [
-        chainwise.over_chains(coincide, together, error, chainwise.Range(-1.0, TOGETHER), count),
-        chainwise.over_chains(differ, apart, error_apart, far, count),
+        claims.Finding(coincide, chainwise.Range(-1.0, TOGETHER), estimate(0, 1, TIME)),
+        claims.Finding(differ, far, estimate(0, -1, STEP)),
     ]
     if len(etas) > 1:
         found.append(chainwise.exponent(vanishes, etas, pairs, count))

@@ -156,7 +156,7 @@ class Theory(Definition):
     Attributes:
         simulations: label -> the simulation of seed 0, at a scale; called with the data set too where there is one, and
             raises ValueError if that does not do.
-        seeds: how many of each there are at a scale, all independent.
+        seeds: how many of each there are at a scale, all independent; at gpu there are quick's.
         primary: None: each of its claims, checks of the simulator, is given a word.
         table: the rows of table.csv, where they are not those of `Chains.frame`.
     """
@@ -170,8 +170,13 @@ class Theory(Definition):
     def flags(self) -> tuple[str, ...]:
         return ("data", "data_dir") if self.data else ()
 
+    @staticmethod
+    def simulated_at(scale: Scale) -> Scale:
+        """Returns the scale of the simulations of a call: those at gpu are quick's, a GPU has no part in them."""
+        return "quick" if scale == "gpu" else scale
+
     def only_at(self, scale: Scale) -> int:
-        return self.seeds[scale]
+        return self.seeds[self.simulated_at(scale)]
 
     def frame(self, evidence: Chains) -> pd.DataFrame:
         return self.table(evidence)

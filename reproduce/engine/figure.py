@@ -148,10 +148,10 @@ class _Session:
         from three_factors.reproduce.engine.contract.spec import RunSpec
         from three_factors.reproduce.engine.launch import packing
         from three_factors.reproduce.engine.launch.runner import Watchers
-        from three_factors.reproduce.engine.launch.task import Task
+        from three_factors.reproduce.engine.launch.task import Task, once
         from three_factors.reproduce.engine.watch.display import Display
 
-        todo = [] if self.options.plot_only else self.results.missing(stage.items, self.say)
+        todo = [] if self.options.plot_only else once(self.results.missing(stage.items, self.say))
         if todo and self.source is not None and not self.source.folder:
             raise InputError(
                 f"--data-dir: {len(todo)} {self.plan.noun} are not in the archive, and need the images of "

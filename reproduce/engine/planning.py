@@ -112,12 +112,17 @@ class FigurePlan(Plan):
         return table_of(self.experiment, items, results, say)
 
     def runs(self) -> list[Item]:
-        """Returns all that is known before anything has run: of a tuned figure, the tuning."""
+        """Returns all that is known before anything has run: of a tuned figure, the tuning.
+
+        Raises InputError where the data or the devices do not do, or where the arm leaves no run.
+        """
         try:
             settings: Settings = self.experiment.runs(self.options.scale, self.source)
             self.told = "" if self.arm.tell is None else self.arm.tell(settings)
             if self.arm.change is not None:
                 settings = self.arm.change(settings)
+                if not settings:
+                    raise InputError(f"--arm: {self.arm.name!r} leaves no run at scale {self.scale}")
             precision = self.options.arithmetic
             settings = {label: setting.changed(precision=precision) for label, setting in settings.items()}
             for setting in settings.values():
@@ -202,7 +207,7 @@ class TheoryPlan(Plan):
 
     def __init__(self, theory: Theory, options: Options, source: Prepared | None) -> None:
         self.theory, self.options, self.source = theory, options, source
-        self.scale = "quick" if options.scale == "gpu" else options.scale  # a GPU has no part in simulations
+        self.scale = theory.simulated_at(options.scale)
         self.seeds = options.seeds or theory.seeds[self.scale]
         self.specs = self._specs()
 

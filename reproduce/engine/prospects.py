@@ -23,7 +23,7 @@ from three_factors.reproduce.engine.launch.devices import Hardware
 from three_factors.reproduce.engine.launch.forecast import Forecast, steps_of, wall_time
 from three_factors.reproduce.engine.launch.packing import PackTask, Work, formed
 from three_factors.reproduce.engine.launch.server import Server
-from three_factors.reproduce.engine.launch.task import Task
+from three_factors.reproduce.engine.launch.task import Task, once
 from three_factors.reproduce.engine.options import EPOCHS, Scale
 from three_factors.reproduce.engine.planning import FigurePlan, Plan, Stage, values_of
 from three_factors.reproduce.theory.simulation import Simulation
@@ -89,7 +89,7 @@ class Prospects:
             if item.label not in known:
                 known[item.label] = self.seconds(item)
         job = self.job(None)
-        tasks = [Task(item, self.results.folder(item.spec), job) for item in items]
+        tasks = [Task(item, self.results.folder(item.spec), job) for item in once(items)]
         pack = self.packs is not None and not stage.alone
         work = formed(tasks, self.results.out, self.packs or 1) if pack else tasks
         packed = [self._of_pack(one) for one in work if isinstance(one, PackTask)]
@@ -163,7 +163,7 @@ def announce(
 
 def _counted(items: Sequence[Item]) -> str:
     labels, seeds = {item.label for item in items}, {item.seed for item in items}
-    return f"{len(labels)} settings x {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+    return f"{len(labels)} settings x {len(seeds)} seed{'s' if len(seeds) != 1 else ''}"
 
 
 def _list(items: Sequence[Item], prospects: Prospects, say: Callable[..., None]) -> None:
@@ -186,7 +186,7 @@ def _expect(
     lacking = prospects.results.missing(lines.items, say)
     if plot_only or not (todo or lacking):
         return
-    if isinstance(first.items[0].spec, Simulation):
+    if todo and isinstance(todo[0].spec, Simulation):
         say(f"to compute: {sum(map(prospects.seconds, todo)):.3g} values")
         return
     seconds = prospects.wall_seconds(first, todo)
@@ -247,14 +247,13 @@ def hopes(context: Context, say: Callable[..., None]) -> dict[str, Hope]:
     try:
         before = json.loads(file.read_text(encoding="utf-8"))
         found = power.hopes(before, context.seeds, first)
-    except (OSError, ValueError, KeyError, TypeError):  # none yet, or of an earlier edition
+        told = [(claim["claim"], found[claim["id"]]) for claim in before if claim["id"] in found]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, of an earlier edition, or damaged
         return {}
     if found:
         say(f"power at {context.seeds} seeds, by the spread between seeds that the last call found, and its range:")
-    for claim in before:
-        hope = found.get(claim["id"])
-        if hope is not None:
-            middle, least, most = (100 * of for of in hope.power)
-            needs = f" (needs n {hope.needs_n})" if hope.needs_n is not None else ""
-            say(f"  {middle:>3.0f} % ({least:.0f} to {most:.0f} %)  {claim['claim']}{needs}")
+    for claim, hope in told:
+        middle, least, most = (100 * of for of in hope.power)
+        needs = f" (needs n {hope.needs_n})" if hope.needs_n is not None else ""
+        say(f"  {middle:>3.0f} % ({least:.0f} to {most:.0f} %)  {claim}{needs}")
     return found

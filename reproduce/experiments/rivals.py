@@ -21,6 +21,7 @@ from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments import arms, edge
 from three_factors.reproduce.experiments.metrics import END_NORM, LOSS, end
 from three_factors.reproduce.experiments.mlp_grids import BATCH_NORM_MLP
+from three_factors.reproduce.experiments.noise_grid import RATIO
 
 PLAIN, GHOSTS = "mlp", "mlp_bn"  # the factor `network`
 SUFFIX = {PLAIN: ", no batch norm", GHOSTS: ", ghost batch norm"}  # of a label
@@ -33,7 +34,7 @@ THEORY, ROOT, ALONE = (
     "eta/√S (linear stability)",
     "eta alone (edge of stability)",
 )
-RIVALS = {THEORY: (0.71, 1.41), ROOT: (0.35, 0.71), ALONE: (-0.35, 0.35)}  # who has which g
+RIVALS = {THEORY: (RATIO.low, RATIO.high), ROOT: (0.35, 0.71), ALONE: (-0.35, 0.35)}  # who has which g
 STABLE = 0.1  # of a slope of log(eta |H|/√S), which linear stability keeps constant
 AT_THE_EDGE = (1.5, 2.5)  # of eta·lambda_max, which the edge of stability keeps at 2
 STATISTIC = "g of log y = s(log eta - g log S), s cubic, at equal t_eta, least squares a seed"

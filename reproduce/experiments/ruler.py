@@ -14,6 +14,7 @@ import numpy as np
 from three_factors.reproduce.engine import Chains, chainwise, claims
 from three_factors.reproduce.engine.options import Scale
 from three_factors.reproduce.experiments.classified import loss_of, losses, spectrum
+from three_factors.reproduce.experiments.rivals import RIVALS, ROOT, THEORY
 from three_factors.reproduce.theory.classifier import Classifier, SoftmaxRegression
 from three_factors.reproduce.theory.simulation import Minibatches, Simulation
 
@@ -24,7 +25,7 @@ BURN_IN, APART, RECORDS = 6.0, 0.5, 8  # the former in relaxation times
 SIZES, TIMES = (8, 32), (1, 2)
 CHAINS = {"smoke": 40, "quick": 1_000, "paper": 5_000}
 NAMES: dict[Optimizer, str] = {"sgd": "SGD", "adamw": "AdamW"}
-RANGES = {"sgd": (0.71, 1.41), "adamw": (0.35, 0.71)}  # of g in eta/S^g
+RANGES = {"sgd": RIVALS[THEORY], "adamw": RIVALS[ROOT]}  # of g in eta/S^g
 IN_WORDS = {"sgd": ("eta/S", "1 (known)"), "adamw": ("eta/√S", "1/2 (known)")}
 
 
@@ -81,8 +82,8 @@ def calibration(chains: Chains, optimizer: Optimizer) -> claims.Finding:
         quantity=claims.G,
     )
     each = chains.samples[label(optimizer, SIZES[0], 1)].shape[1]
-    value, spread = chainwise.jackknife(partial(exponent, chains, optimizer), each)
-    return chainwise.over_chains(about, value, spread, chainwise.Range(*RANGES[optimizer]), each)
+    found = chainwise.jackknife(partial(exponent, chains, optimizer), each)
+    return claims.Finding(about, chainwise.Range(*RANGES[optimizer]), found)
 
 
 def exponent(chains: Chains, optimizer: Optimizer, used: np.ndarray) -> float:

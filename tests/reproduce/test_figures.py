@@ -156,6 +156,13 @@ def test_a_data_set_that_is_too_small_is_named(part, there):
         figure("fig4").experiment.runs("quick", small)
 
 
+def test_an_arm_that_leaves_no_run_is_refused_before_anything_is_counted():
+    """At quick noise_only has no network with batch norm."""
+    defined, options = figure("noise_only"), Options(arm="no-bn")
+    with pytest.raises(InputError, match="--arm: 'no-bn' leaves no run at scale quick"):
+        FigurePlan(defined, options, source("fashionmnist"), defined.arm("no-bn")).regime()
+
+
 def of(name):
     settings = figure(name).experiment.runs("paper", source(figure(name).data[0]))
     return {label: setting.spec for label, setting in settings.items()}

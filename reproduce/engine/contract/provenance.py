@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from three_factors.reproduce.engine.contract.files import CHECKOUT
@@ -38,7 +37,6 @@ RUN = (
     "reproduce/engine/contract",
     "reproduce/engine/worker",
 )
-JUDGING = ("reproduce/engine/judge", "reproduce/experiments")
 
 
 def environment() -> dict[str, Any]:
@@ -65,11 +63,6 @@ def bits(hardware: str) -> dict[str, str]:
         "code": _hash(*RUN),
         "libraries": ", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in BITS)]),
     }
-
-
-def judging(script: Path) -> str:
-    """Returns a hash of all that decides what a script's claims are worth before anything has run."""
-    return _hash(*JUDGING, str(script))
 
 
 def _hash(*places: str) -> str:

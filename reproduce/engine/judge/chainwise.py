@@ -1,4 +1,8 @@
-"""Findings over independent chains of a simulation: thousands of them, so intervals are normal. Rules as in `rules`."""
+"""Findings over independent chains of a simulation. Rules as in `rules`.
+
+There are thousands of chains, so intervals are normal; but where an error is a jackknife's, over a few groups of them,
+they are Student's.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +45,10 @@ class OverChains(Estimate):
     def value(self) -> float:
         return self.found
 
+    def over(self, reference: float) -> OverChains:
+        """Returns the same statistic over a positive reference."""
+        return replace(self, found=self.found / reference, error=self.error / reference)
+
     @property
     def _least(self) -> float:
         return max(self.error, 1e-300)
@@ -72,15 +80,15 @@ def over_chains(about: Statement, value: float, error: float, rule: Rule, n: int
     return Finding(about, rule, OverChains(value, error, n))
 
 
-def jackknife(statistic: Callable[[np.ndarray], float], chains: int) -> tuple[float, float]:
-    """Returns a statistic and its standard error, by leaving out groups of chains.
+def jackknife(statistic: Callable[[np.ndarray], float], chains: int) -> OverChains:
+    """Returns a statistic with its standard error, by leaving out groups of chains, and that error's 19 freedoms.
 
     The statistic takes which chains are used, bool (chains,).
     """
     group = np.arange(chains) % GROUPS
     left_out = np.array([statistic(group != g) for g in range(GROUPS)])
     error = math.sqrt((GROUPS - 1) / GROUPS * float(((left_out - left_out.mean()) ** 2).sum()))
-    return statistic(np.ones(chains, dtype=bool)), error
+    return OverChains(statistic(np.ones(chains, dtype=bool)), error, chains, GROUPS - 1)
 
 
 def exponent(
@@ -100,9 +108,8 @@ def exponent(
         y = np.log(np.maximum(distances(used), 1e-300))
         return float(np.polyfit(log_x, y, 1)[0])
 
-    whole, error = jackknife(slope, chains)
     about = replace(about, statistic=f"log-log slope of {about.statistic}")
-    return Finding(about, rule, OverChains(whole, error, chains, GROUPS - 1))
+    return Finding(about, rule, jackknife(slope, chains))
 
 
 def unless_mixed(found: list[Finding], starts: dict[str, np.ndarray], margin: float) -> list[Finding]:

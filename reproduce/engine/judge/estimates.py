@@ -181,22 +181,22 @@ class Ratio(Estimate):
         self.n, self.lost = len(pairs), int((~known).sum())
         if known.sum() < FEWEST:
             raise ValueError(f"values: {int(known.sum())} seeds have one, fewer than {FEWEST}")
-        self.pairs = pairs
+        self._known = pairs[known]
         # A seed without a value takes, one after the other, that of every seed.
-        fillings = pairs[known] if self.lost else pairs[known][:1]
+        fillings = self._known if self.lost else self._known[:1]
         self._filled = [np.where(known[:, None], pairs, filling) for filling in fillings]
 
     @property
     def value(self) -> float | None:
-        a, d = np.nanmean(self.pairs, axis=0)
+        a, d = self._known.mean(axis=0)
         return float(a / d) if d else None
 
     @property
     def spread(self) -> float | None:
-        valid = self.pairs[~np.isnan(self.pairs).any(axis=1)]
         if self.value is None:
             return None
-        return float(np.std(valid[:, 0] - self.value * valid[:, 1], ddof=1) / abs(valid[:, 1].mean()))
+        above, below = self._known.T
+        return float(np.std(above - self.value * below, ddof=1) / abs(below.mean()))
 
     def interval(self, confidence: float) -> tuple[float, float] | None:
         found = [fieller(pairs, confidence) for pairs in self._filled]

@@ -9,6 +9,7 @@ import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from three_factors.reproduce.engine.launch import sharing
 from three_factors.reproduce.engine.options import InputError
@@ -27,6 +28,7 @@ class Hardware:
         count: the number of GPUs, or of CPU cores.
         note: says what is unused.
         memory: of a GPU, in bytes; 0 where it is not known.
+        free: the least that nobody uses of any GPU, in bytes; None where it is not asked for: then all of `memory`.
     """
 
     accelerator: str
@@ -34,6 +36,7 @@ class Hardware:
     name: str
     note: str = ""
     memory: int = 0
+    free: int | None = None
 
     @property
     def large(self) -> bool:
@@ -42,10 +45,11 @@ class Hardware:
 
     @property
     def lanes(self) -> int:
-        """Returns how many runs compute at the same time on a GPU, as far as its memory goes; 1 without MPS."""
+        """Returns how many runs compute at the same time on a GPU, as far as its free memory goes; 1 without MPS."""
         if self.accelerator != "cuda" or not sharing.possible():
             return 1
-        return max(1, min(MOST_LANES, self.memory // OF_A_RUN))
+        free = self.memory if self.free is None else self.free
+        return max(1, min(MOST_LANES, free // OF_A_RUN))
 
     def describe(self) -> str:
         if self.name.startswith("SLURM"):
@@ -58,10 +62,10 @@ class Hardware:
 def detect() -> Hardware:
     gpus, note = _gpus(), ""
     if gpus and _torch_has_cuda():
-        name, memory = gpus[0]
-        return Hardware("cuda", len(gpus), name, memory=memory)
+        first, free = gpus[0], min(gpu.free for gpu in gpus)
+        return Hardware("cuda", len(gpus), first.name, memory=first.memory, free=free)
     if gpus:
-        note = f"; {len(gpus)} x {gpus[0][0]} unused, because this torch was built without CUDA"
+        note = f"; {len(gpus)} x {gpus[0].name} unused, because this torch was built without CUDA"
     return cpu(note)
 
 
@@ -92,12 +96,20 @@ def check(devices: int, hardware: Hardware) -> None:
         raise InputError(f"--devices: {devices} asked for, here is {hardware.describe()}")
 
 
+class Gpu(NamedTuple):
+    """A visible GPU: its memory and what nobody uses of it, in bytes; 0 where they are not known, as of a MIG slice."""
+
+    name: str
+    memory: int = 0
+    free: int = 0
+
+
 class _Memory(ctypes.Structure):
     _fields_ = [(name, ctypes.c_ulonglong) for name in ("total", "free", "used")]
 
 
-def _gpus() -> list[tuple[str, int]]:
-    """Names and bytes of the visible GPUs by NVML, which starts no CUDA context."""
+def _gpus() -> list[Gpu]:
+    """The visible GPUs by NVML, which starts no CUDA context."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1"):
         return []
@@ -110,22 +122,36 @@ def _gpus() -> list[tuple[str, int]]:
     try:
         count = ctypes.c_uint()
         nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
-        names = list[tuple[str, int]]()
+        there = list[Gpu]()
         for index in range(count.value):
-            handle, text = ctypes.c_void_p(), ctypes.create_string_buffer(96)
+            handle = ctypes.c_void_p()
             if nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) == 0:
-                nvml.nvmlDeviceGetName(handle, text, 96)
-                memory = _Memory()
-                known = nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) == 0
-                names.append((text.value.decode(), memory.total if known else 0))
+                there.append(_gpu(nvml, handle))
     finally:
         nvml.nvmlShutdown()
     if visible is None:
-        return names
+        return there
     asked = [part.strip() for part in visible.split(",")]
     if all(part.isdigit() for part in asked):
-        return [names[int(part)] for part in asked if int(part) < len(names)]
-    return names[: len(asked)]  # by UUID: on one machine they are of one kind, as a rule
+        return [there[int(part)] for part in asked if int(part) < len(there)]
+    # By UUID: on one machine they are of one kind, as a rule, and any of them may be in use.
+    free = min((gpu.free for gpu in there), default=0)
+    return [
+        Gpu(gpu.name) if part.startswith(sharing.SLICE) else gpu._replace(free=free) for part, gpu in zip(asked, there)
+    ]
+
+
+def _gpu(nvml: Any, handle: ctypes.c_void_p) -> Gpu:
+    """Returns a GPU as NVML knows it. Where it is sliced its memory is not that of what a run gets."""
+    text, memory = ctypes.create_string_buffer(96), _Memory()
+    nvml.nvmlDeviceGetName(handle, text, 96)
+    name, sliced, pending = text.value.decode(), ctypes.c_uint(), ctypes.c_uint()
+    mode = getattr(nvml, "nvmlDeviceGetMigMode", None)  # older drivers have none
+    if mode is not None and mode(handle, ctypes.byref(sliced), ctypes.byref(pending)) == 0 and sliced.value:
+        return Gpu(name)
+    if nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) != 0:
+        return Gpu(name)
+    return Gpu(name, memory.total, memory.free)
 
 
 def _cpu_name() -> str:

@@ -23,13 +23,20 @@ status=$?
 kill $reader 2>/dev/null
 exit $status
 """
-# It would number the devices anew, and whoever it serves goes by the old numbers.
+# It would number the devices anew, and whoever it serves goes by the old numbers. Of a GPU in slices it serves the one
+# that this names, which has a name and no number.
 NOT_ITS_OWN = "CUDA_VISIBLE_DEVICES"
+SLICE = "MIG-"  # how the name of one begins
 
 
 def possible() -> bool:
     """Tells whether there is a daemon to start."""
     return shutil.which(CONTROL) is not None
+
+
+def _environment() -> dict[str, str]:
+    """Returns the daemon's environment: ours, but for the numbers of devices."""
+    return {name: of for name, of in os.environ.items() if name != NOT_ITS_OWN or of.startswith(SLICE)}
 
 
 @contextmanager
@@ -48,7 +55,7 @@ def shared(say: Callable[[str], None]) -> Iterator[Mapping[str, str]]:
             Path(path).mkdir()
         daemon = subprocess.Popen(
             ["sh", "-c", f"exec 3<&0; {SCRIPT}"],
-            env={name: value for name, value in os.environ.items() if name != NOT_ITS_OWN} | own,
+            env=_environment() | own,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

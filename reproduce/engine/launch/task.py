@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,3 +31,18 @@ class Task:
         """Makes the folder ready for a worker. Raises filelock.Timeout while one is at it."""
         job = replace(self.job, every_step=self.item.every_step)
         self.folder.prepare(self.item.spec, job, self.item.measurements, say)
+
+
+def once(items: Iterable[Item]) -> list[Item]:
+    """Returns an item a spec, with all that any of its labels measures or keeps of the run.
+
+    Two labels may name one run: it is made once, and both read it. As two tasks each would wait for the other's lock.
+    """
+    found: dict[str, Item] = {}
+    for item in items:
+        first = found.setdefault(item.spec.key, item)
+        if first is not item:
+            measured = {one.key: one for one in (*first.measurements, *item.measurements)}
+            every_step = first.every_step or item.every_step
+            found[item.spec.key] = replace(first, measurements=tuple(measured.values()), every_step=every_step)
+    return list(found.values())

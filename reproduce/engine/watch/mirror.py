@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import netrc
 import os
 import secrets
@@ -58,6 +59,11 @@ METRICS = (*ACCURACIES, *LOSSES, *(name for names in CURVATURE for name in names
 STEP_LOSS = "step/loss"
 LOGIN = "needs a login (`wandb login`, or WANDB_API_KEY)"
 PICTURE, TABLES = "figure", ("claims", "table")  # of a figure's own run
+
+
+def points(count: int) -> range:
+    """Returns which of an epoch's losses are logged, `LOSS_POINTS` at most, evenly."""
+    return range(0, count, max(1, math.ceil(count / LOSS_POINTS)))
 
 
 @dataclass
@@ -296,7 +302,7 @@ class Mirror(Watcher):
                 continue
             mirrored.epoch = row["epoch"]
             losses = [] if kept is None else kept[before : row["step"]].astype(float).tolist()
-            for i in range(0, len(losses), max(1, len(losses) // LOSS_POINTS)):
+            for i in points(len(losses)):
                 mirrored.run.log({"step": before + i + 1, STEP_LOSS: losses[i]})
             *between, last = expanded(row)
             for evaluation in between:

@@ -89,12 +89,15 @@ class Repeated:
         self._pool = None
 
     def plan(self, sizes: Sequence[int]) -> None:
-        """Looks at the batch sizes of an epoch: too many of them, as where S changes at every step, are the host's."""
-        known = len(set(sizes))
+        """Looks at the batch sizes of an epoch: too many of them, as where S changes at every step, are the host's.
+
+        Those that are held from earlier epochs count: where S changes with every epoch, graphs would gather.
+        """
+        known = len(set(sizes) | {size for size, _ in self._held})
         if self.graphs and known > MOST_SIZES:
             self.graphs = False
             self.forget()
-            self.say(f"no CUDA graphs: {known} batch sizes in an epoch, more than {MOST_SIZES}; slower, and the same")
+            self.say(f"no CUDA graphs: {known} batch sizes by now, more than {MOST_SIZES}; slower, and the same")
 
     def run(self, sizes: Sequence[int]) -> None:
         """Makes the next steps, of these batch sizes."""

@@ -70,6 +70,23 @@ def test_the_jackknifes_interval_of_an_exponent_covers_at_95_percent():
     assert covers_at(0.95, claims, 1.0)
 
 
+def test_at_a_bound_a_jackknifed_claim_is_wrongly_supported_at_its_level():
+    """Its error has 19 degrees of freedom. Judged as normal it was supported in 1.6 times as many cases as allowed."""
+    random, trials, chains, rule = np.random.default_rng(10), 20_000, 40, Direction(1, smallest=0.1)
+
+    def mean(values):
+        return lambda used: float(values @ used) / used.sum()
+
+    samples = random.standard_normal((trials, chains))
+    supported = sum(rule.p_support(chainwise.jackknife(mean(values), chains)) <= 0.01 for values in samples)
+    assert supported <= stats.binom.ppf(0.999, trials, 0.01)
+
+
+def test_what_is_taken_over_a_reference_keeps_its_degrees_of_freedom():
+    found = chainwise.OverChains(3.0, 0.5, 100, 19.0).over(2.0)
+    assert found == chainwise.OverChains(1.5, 0.25, 100, 19.0)
+
+
 @pytest.mark.parametrize(
     ("power", "chains", "verdict"),
     [(1.0, 20_000, "supported"), (2.0, 20_000, "not supported"), (1.0, 20, "inconclusive")],

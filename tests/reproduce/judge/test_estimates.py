@@ -111,6 +111,17 @@ def test_a_lost_pair_takes_the_least_favourable_seeds_values():
     assert found.interval(0.9) == pytest.approx((min(i[0] for i in intervals), max(i[1] for i in intervals)))
 
 
+@pytest.mark.parametrize("lost", [(1.5, np.nan), (np.nan, 1.5), (np.nan, np.nan)])
+def test_a_ratio_is_of_the_seeds_that_have_both_its_numbers(lost):
+    above, below = np.array([0.10, 0.12, 0.11, 0.09]), np.array([1.0, 1.1, 0.9, 1.0])
+    whole, found = Ratio(above, below), Ratio(*(np.append(of, one) for of, one in zip((above, below), lost)))
+    assert (found.value, found.spread) == (whole.value, whole.spread)
+    assert found.value == pytest.approx(0.105)
+    low, high = found.interval(0.95)
+    assert low < found.value < high
+    assert (found.n, found.lost) == (5, 1)
+
+
 def test_chains_are_normal_and_groups_of_them_students():
     assert OverChains(1.0, 0.1, 1000).interval(0.95) == pytest.approx(stats.norm(1, 0.1).interval(0.95))
     assert OverChains(1.0, 0.1, 1000, 19).p_above(0.9) == pytest.approx(stats.t(19).sf(1))

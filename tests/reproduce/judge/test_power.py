@@ -83,3 +83,24 @@ def test_it_is_told_before_the_runs_from_the_last_call_and_not_where_there_was_n
     assert "a claim (needs n" in told[1]
     (folder / "claims.json").write_text("[{}]")
     assert prospects.hopes(context, told.append) == {}
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        [{"claim": "a claim", "n": 4}],
+        [claim(within(1 / 3), 0.5), {"claim": "a claim", "n": 4}],
+        {"claims": [claim(within(1 / 3), 0.5)]},
+        [None],
+        "claims",
+        3,
+    ],
+    ids=["without ids", "one without an id", "an object", "no claim", "words", "a number"],
+)
+def test_claims_of_an_earlier_edition_and_damaged_ones_tell_nothing(stored, tmp_path):
+    context, told = Context(FIGURE, Options(out=tmp_path), source("cifar10"), 4, ""), []
+    folder = tmp_path / "fig4" / "quick"
+    folder.mkdir(parents=True)
+    (folder / "claims.json").write_text(json.dumps(stored))
+    assert prospects.hopes(context, told.append) == {}
+    assert told == []

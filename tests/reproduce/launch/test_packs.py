@@ -20,10 +20,10 @@ from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import Data, Item, Keep, RunSpec
 from three_factors.reproduce.engine.launch.devices import Hardware
-from three_factors.reproduce.engine.launch.packing import ALWAYS, PackTask, formed, pack_of
+from three_factors.reproduce.engine.launch.packing import ALWAYS, PackTask, formed, locked, pack_of
 from three_factors.reproduce.engine.launch.runner import Runner, Watcher
 from three_factors.reproduce.engine.launch.server import Server
-from three_factors.reproduce.engine.launch.task import Task
+from three_factors.reproduce.engine.launch.task import Task, once
 from three_factors.reproduce.engine.planning import Stage
 from three_factors.reproduce.engine.prospects import Prospects
 
@@ -127,6 +127,22 @@ def test_a_pack_is_expected_to_take_as_long_as_its_longest_member_in_a_stack(tmp
         prospects.forecast = SimpleNamespace(seconds=seconds)
         assert prospects.wall_seconds(Stage(items), items) == wanted
     assert asked[-1] == (4, (MEASURED,), 4)
+
+
+def test_a_run_that_two_labels_name_is_one_task_with_the_measurements_of_both(tmp_path):
+    first, second = (task.item for task in tasks(tmp_path, SPECS[:2]))
+    other = Measurement(Curvature(20, 20, ("trace",), max_products=20), ("end",))
+    again = replace(first, label="another name", measurements=(MEASURED, other), every_step=True)
+    assert once([first, second, again]) == [replace(first, measurements=(MEASURED, other), every_step=True), second]
+    assert once([first, second]) == [first, second]
+    prospects = Prospects(None, Results(tmp_path), Hardware("cpu", 1, "-"), 1, lambda _: job("digits28"))
+    prospects.forecast = SimpleNamespace(seconds=lambda spec, measurements: 10.0)
+    assert prospects.wall_seconds(Stage([first, again]), [first, again]) == 10.0
+    work = [Task(item, RunFolder(tmp_path / item.spec.key), job("digits28")) for item in once([first, second, again])]
+    (pack,) = formed([replace(task, item=replace(task.item, every_step=False)) for task in work], tmp_path, 1)
+    held = locked(pack)
+    assert held is not None
+    held.release()
 
 
 def test_steps_of_a_stack_are_timed(server):

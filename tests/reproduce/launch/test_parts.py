@@ -1,6 +1,8 @@
 """A figure's runs in parts: each in one of them, packs as a whole, whatever is done already."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -8,10 +10,14 @@ from hypothesis import strategies as st
 
 from tests.reproduce import script
 from tests.reproduce.figures import plan
+from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.packs import shared
+from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.steps import cost_of
+from three_factors.reproduce.engine.launch.devices import Hardware
 from three_factors.reproduce.engine.launch.parts import part_of
 from three_factors.reproduce.engine.options import InputError, Options
+from three_factors.reproduce.engine.prospects import Prospects, announce
 
 ITEMS = {(name, scale): plan(name, scale).runs() for name, scale in (("fig5", "paper"), ("fig4", "quick"))}
 
@@ -51,6 +57,20 @@ def test_parts_take_about_as_long():
 def test_what_is_no_part_is_refused(part):
     with pytest.raises(InputError, match=f"--part: '{part}' is not K/N"):
         Options(part=part)
+
+
+def test_what_a_part_without_a_run_of_the_tuning_takes_is_told(tmp_path):
+    """Part 18 of 40 of Table 1 has a final run alone."""
+    told, call = [], plan("table1", "quick")
+    prospects = Prospects(None, Results(tmp_path), Hardware("cpu", 2, "-"), 1, lambda _: Job(None, "cpu"))
+    prospects.forecast = SimpleNamespace(seconds=lambda spec, measurements: 80.0)
+
+    def only(stage):
+        return replace(stage, items=[] if stage.alone else part_of(stage.items, (18, 40)))
+
+    announce(call, prospects, told.append, dry_run=True, plot_only=False, only=only)
+    assert told[0].startswith("runs: 1 = 0 settings x 0 seeds to tune, then 1 settings x 1 seed; 0 cached in ")
+    assert told[-1] == "expected time: 88 s"
 
 
 @pytest.mark.slow

@@ -61,6 +61,15 @@ def test_the_daemon_lives_as_long_as_the_call(stand_in):
     assert said == []
 
 
+@pytest.mark.parametrize(("visible", "told"), [("0,1", ""), ("GPU-0a1b", ""), ("MIG-0a1b", "MIG-0a1b")])
+def test_the_daemon_is_told_of_a_slice_of_a_gpu_and_of_no_numbers(visible, told, stand_in, monkeypatch):
+    stand_in('echo "$CUDA_VISIBLE_DEVICES" > "$CUDA_MPS_LOG_DIRECTORY/visible"')
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with sharing.shared(print) as environment:
+        until(lambda: os.path.exists(f"{environment['CUDA_MPS_PIPE_DIRECTORY']}/daemon"))
+        assert Path(environment["CUDA_MPS_LOG_DIRECTORY"], "visible").read_text() == f"{told}\n"
+
+
 KILLED = """
 import os, sys, time
 from three_factors.reproduce.engine.launch import sharing

@@ -16,7 +16,7 @@ from three_factors.reproduce.engine.judge.estimates import OverSeeds
 from three_factors.reproduce.engine.judge.looks import ONLY
 from three_factors.reproduce.engine.judge.rules import Range
 from three_factors.reproduce.engine.judge.verdicts import judge
-from three_factors.reproduce.engine.options import Options
+from three_factors.reproduce.engine.options import SCALES, Options
 from three_factors.reproduce.engine.publish import outputs
 from three_factors.reproduce.theory.simulate import simulate
 from three_factors.reproduce.theory.simulation import Simulation
@@ -49,6 +49,22 @@ def test_every_setting_is_a_simulation_of_its_own(name, scale):
     assert all(isinstance(spec, Simulation) and spec.seed == 0 for spec in specs.values())
     assert len({spec.key for spec in specs.values()}) == len(specs)
     assert theory.seeds[scale] >= 1
+
+
+@pytest.mark.parametrize("name", [*SCRIPTS, "bridge"])
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_theory_is_looked_at_once_at_every_scale(name, scale):
+    theory = import_module(f"three_factors.reproduce.{name}").THEORY
+    assert theory.only_at(scale) == theory.seeds["quick" if scale == "gpu" else scale]
+
+
+@pytest.mark.slow
+def test_at_gpu_scale_the_simulations_of_quick_are_judged(out):
+    done = run("finite_step", out, *FLAGS, "--scale", "gpu", data="")
+    assert done.returncode == 0, done.stdout + done.stderr
+    claims = json.loads((out / "finite_step" / "gpu" / "claims.json").read_text())
+    assert claims
+    assert "not judged" not in {claim["verdict"] for claim in claims}
 
 
 @pytest.mark.slow

@@ -220,6 +220,13 @@ def test_rows_are_mirrored_as_they_come_and_only_once(tmp_path):
     assert [row["step"] for row in logged if "step/loss" in row] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("count", [0, 1, 19, 20, 21, 39, 40, 41, 500])
+def test_of_an_epoch_twenty_losses_are_logged_at_most_and_they_span_it(count):
+    logged = wandb_mirror.points(count)
+    assert len(logged) <= 20
+    assert not count or (logged[0], logged[-1] + logged.step >= count) == (0, True)
+
+
 def test_disabled_touches_nothing(tmp_path):
     m, f = mirror(tmp_path, "disabled"), folder(tmp_path)
     m.start(RUN, f)

@@ -114,6 +114,16 @@ SEVERAL = {
 } | {"a hard case": [replace(HARD, seed=seed) for seed in range(2)], "a cycle in S": SWINGING, "a sweep": SWEEPING}
 
 
+def test_sizes_that_come_one_an_epoch_are_the_hosts_once_there_are_too_many(recorded):
+    ours, said = Counter(), []
+    repeated = Repeated(ours.step, ours.written, graphs=True, say=said.append)
+    for size in range(1, 21):
+        repeated.plan([size])
+        repeated.run([size])
+    assert len(recorded) == graphs.MOST_SIZES
+    assert said == ["no CUDA graphs: 9 batch sizes by now, more than 8; slower, and the same"]
+
+
 def weights_of(folders):
     return [torch.load(file, weights_only=True) for of in folders for file in sorted(of.path.glob("weights/*.pt"))]
 
