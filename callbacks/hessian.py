@@ -61,7 +61,8 @@ class HessianMonitor(SubsetMonitor):
             products. A measurement needs some max_vectors + 14 of them: 3.7 GB for ResNet-18 at 64.
         max_memory: bytes; where the vectors would need more the fit is refused at its start, with the `max_vectors`
             that fits. It changes no number.
-        examples, batch_size: of the subset; see `SubsetMonitor`. For batch sharpness `batch_size` is the run's S.
+        examples, batch_size: of the subset; see `SubsetMonitor`. For batch sharpness `batch_size` is the run's S; it is
+            measured on the batches of the most frequent size, at least 3 of them, which leaves a ragged last one out.
         curvature: "hessian", or "gauss_newton": the Gauss-Newton matrix, for networks with layers that have no second
             derivative (hardsigmoid, some attention kernels). It logs under "gauss_newton", but by `name`.
         training: batch norm and dropout in train mode, on batches of `batch_size`: the operator of training itself,

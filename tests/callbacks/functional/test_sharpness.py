@@ -87,6 +87,17 @@ def test_batch_sharpness_of_two_batches_is_refused():
         batch_sharpness(HessianOperator(network("tanh"), F.cross_entropy, batches(20, 20)))
 
 
+def test_a_ragged_last_batch_is_left_out_of_batch_sharpness():
+    module, parts = network("tanh"), batches(13, 13, 13, 1)
+    ragged, whole = (batch_sharpness(HessianOperator(module, F.cross_entropy, part)) for part in (parts, parts[:3]))
+    assert ragged == whole
+
+
+def test_fewer_than_three_batches_of_one_size_are_refused():
+    with pytest.raises(ValueError, match="batches: 2 of 15 examples among 3 are too few"):
+        batch_sharpness(HessianOperator(network("tanh"), F.cross_entropy, batches(15, 15, 10)))
+
+
 def test_finite_differences_agree_on_smooth_networks():
     module = network("tanh")
     found = finite_difference_norm(HessianOperator(module, F.cross_entropy, data()), vectors=64)
