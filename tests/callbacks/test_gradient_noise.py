@@ -268,6 +268,26 @@ def test_another_rate_starts_the_series_anew():
     assert (len(series.rows), len(series.recent), series.size) == (2, 2, 0)
 
 
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128],
+)
+def test_products_of_weights_and_gradients_are_those_of_float64_in_every_type(dtype):
+    generator = torch.Generator().manual_seed(0)
+    weights, gradient, buffer = (torch.randn(50, 2, generator=generator, dtype=torch.float64) for _ in range(3))
+    given = [scale * t for scale, t in zip((1, 1e-4, 300), (weights, gradient, buffer))]
+    given = [(torch.view_as_complex(t) if dtype.is_complex else t).to(dtype) for t in given]
+    p, g, v = ((torch.view_as_real(t) if dtype.is_complex else t).double() for t in given)
+    series = Series()
+    series.before([(given[0], given[1])], 0.1, 0.9, 0.01)
+    series.stepped([given[1]], 0.1, 0.9, 0.01)
+    series.after([given[2]], 16, False)
+    square, power, product = (p * p).sum(), (g * g).sum(), (p * g).sum()
+    cosine = product.abs() / (square * power).sqrt()
+    wanted = torch.stack([2 * (product + 0.01 * square), 0.1 * 1.9 * (v * v).sum(), square, cosine])
+    torch.testing.assert_close(series.rows[0], wanted, rtol=1e-5, atol=0)
+
+
 @pytest.mark.slow
 def test_a_long_series_makes_a_small_checkpoint_that_can_be_resumed():
     series, watch, again = Series(), GradientNoiseMonitor(), GradientNoiseMonitor()
