@@ -280,8 +280,9 @@ class GradientNoiseMonitor(Monitor):
             self._steps += [step for step in steps if step.examples]
             self._waits = not steps
         if self._followed.groups:
-            last = batch_idx + 1 == trainer.num_training_batches
-            self._followed.after_batch(self._optimizers[0], steps[-1].examples if steps else 0, last=last)
+            # by its number the last batch of a stream, whose length nobody knows, would not be found
+            examples = steps[-1].examples if steps else 0
+            self._followed.after_batch(self._optimizers[0], examples, last=trainer.is_last_batch)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._followed.groups and self._followed.settle():

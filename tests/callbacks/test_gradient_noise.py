@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from tests.callbacks.fits import Own, trainer
 from tests.ranks import as_torchrun, on_ranks
@@ -286,6 +286,30 @@ def test_products_of_weights_and_gradients_are_those_of_float64_in_every_type(dt
     cosine = product.abs() / (square * power).sqrt()
     wanted = torch.stack([2 * (product + 0.01 * square), 0.1 * 1.9 * (v * v).sum(), square, cosine])
     torch.testing.assert_close(series.rows[0], wanted, rtol=1e-5, atol=0)
+
+
+class Streamed(Rows):
+    """The same rows, from a loader without a length."""
+
+    def train_dataloader(self):
+        return DataLoader(Stream(self.pairs), 16)
+
+
+class Stream(IterableDataset):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        return (self.rows[i] for i in range(len(self.rows)))
+
+
+@pytest.mark.parametrize("options", [{}, {"limit_train_batches": 4}])
+@pytest.mark.parametrize("kind", [Rows, Streamed])
+def test_the_ragged_end_of_an_epoch_is_no_change_of_s_in_a_stream_either(kind, options):
+    watch = GradientNoiseMonitor(batches=5)
+    fitted(kind(rows=50), watch, epochs=4, **options)  # 16, 16, 16, 2
+    (series,) = watch._followed.groups
+    assert (len(series.rows), series.size) == (12, 16)
 
 
 @pytest.mark.slow
