@@ -25,11 +25,17 @@ from three_factors.callbacks.functional.noise import FEWEST, noise_of
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Reduction
 from three_factors.callbacks.functional.stacked import MemberGradients, MemberOperator
 from three_factors.callbacks.functional.state import measuring, plain
-from three_factors.callbacks.made_steps import Gathered, MadeStep, measured_groups, rates_of
+from three_factors.callbacks.made_steps import Gathered, MadeStep, measured_groups, noise_rates, rates_of
 from three_factors.callbacks.measurement import Batches, Monitor, OnError
 
 CHUNK = 32  # examples that vmap takes at a time
-ALWAYS = ("trace", "mean_square", "isotropy", "temperature", "kurtosis")  # logged at every measurement
+ALWAYS = (
+    "trace",
+    "mean_square",
+    "isotropy",
+    "temperature",
+    "kurtosis",
+)  # logged at every measurement
 
 
 class GradientNoiseMonitor(Monitor):
@@ -38,9 +44,10 @@ class GradientNoiseMonitor(Monitor):
         pl.Trainer(callbacks=[GradientNoiseMonitor(every_n_epochs=5)])
 
     Logs, with `…_error`: `gradient_noise/trace` (tr C), `/mean_square` (|∇L|²), `/isotropy`, `/noise_scale` (left out
-    where undefined), `/temperature` (n tr C/2q, n the mean of eta/S over the steps made with the batches measured on,
-    S over all ranks and accumulated batches, of which a step takes the mean; left out where there were none, or the
-    parameters have several learning rates),
+    where undefined), `/temperature` (n tr C/2q, n the mean of eta/(1 - beta)S over the steps made with the batches
+    measured on, S over all ranks and accumulated batches, of which a step takes the mean, beta SGD's momentum; left out
+    where there were none, the parameters have several such rates, or the optimizer is not SGD or has Nesterov's
+    momentum),
     `/kurtosis`; `/top_eigenvalue` (without an error: see `GradientNoise`); with `alignment=True` also `/alignment` and
     `/alignment_lift`. And for every parameter group i `gradient_noise/stationarity_i` (1 in the stationary state)
     where enough steps at constant eta and S have been made, and `gradient_noise/weight_drift_i`. `measurements` and
@@ -182,7 +189,8 @@ class GradientNoiseMonitor(Monitor):
         return self._summary(found)
 
     def _noise_ratio(self, trainer: pl.Trainer, module: nn.Module, sizes: list[int]) -> float | None:
-        """Returns n, in the units of C: eta/S, or eta where a step descends the sum over its S examples.
+        """Returns n, in the units of C: eta/S, or eta where a step descends the sum over its S examples; under momentum
+        1/(1 - beta) times as much. None where it has no value.
 
         Args:
             sizes: of the steps, the examples of all ranks.
@@ -199,7 +207,7 @@ class GradientNoiseMonitor(Monitor):
                 found[step.optimizer].append(rates.pop() / over)
         ratios = [statistics.mean(found[number]) for number in groups if number in found]
         if not ratios or len(ratios) < len(groups) or max(ratios) - min(ratios) > 1e-9 * max(ratios):
-            return None  # there were no steps, or several optimizers have different ones
+            return None  # there were no steps, or none of plain SGD; or several optimizers have different ones
         return ratios[0]
 
     def measure(self, module: nn.Module, batches: Any, *, noise_ratio: float | None = None) -> GradientNoise:
@@ -264,7 +272,7 @@ class GradientNoiseMonitor(Monitor):
 
     def stepped(self, optimizer: torch.optim.Optimizer, number: int) -> None:
         before, now = self._gathered[number].step(optimizer, kept=self._adds)
-        self._in_batch.append((MadeStep(number, self._rates[number], before), now))
+        self._in_batch.append((MadeStep(number, noise_rates(optimizer), before), now))
         self._followed.stepped(optimizer)
 
     def on_train_batch_end(
