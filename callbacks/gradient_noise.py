@@ -35,7 +35,7 @@ ALWAYS = (
     "isotropy",
     "temperature",
     "kurtosis",
-)  # logged at every measurement
+)  # logged each time; temperature: of SGD
 
 
 class GradientNoiseMonitor(Monitor):
@@ -175,7 +175,7 @@ class GradientNoiseMonitor(Monitor):
                 trainer,
                 f"{gradients} {what}, fewer than the {FEWEST} that a covariance needs; what is undefined is nan",
             )
-            return self._undefined()
+            return dict.fromkeys(self.names(trainer, module), math.nan)
         if not alone:
             batches = share(batches, ranks, size, whole=self.reduction == "batch")
             with measuring(module, training=True):
@@ -248,13 +248,12 @@ class GradientNoiseMonitor(Monitor):
             values |= {"alignment_lift": a.lift, "alignment_lift_error": a.lift_error}
         return {f"{self.prefix}/{name}": value for name, value in values.items()}
 
-    def _undefined(self) -> dict[str, float]:
+    def names(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[str]:
         names = [*ALWAYS, *(("alignment", "alignment_lift") if self.alignment else ())]
+        if not any(map(noise_rates, self._optimizers)):
+            names.remove("temperature")
         names += [f"{name}_error" for name in names]
-        return {f"{self.prefix}/{name}": math.nan for name in ("top_eigenvalue", *names)}
-
-    def _nothing(self) -> dict[str, float]:
-        return super()._nothing() | self._undefined()  # also where there was no measurement before
+        return [f"{self.prefix}/{name}" for name in ("top_eigenvalue", *names)]
 
     # -- stationarity
 

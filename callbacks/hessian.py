@@ -33,6 +33,7 @@ from three_factors.callbacks.subset_monitor import SubsetMonitor
 
 MEASURES: tuple[Measure, ...] = ("top_eigenvalue", "trace", "frobenius")
 WITHOUT_PRODUCTS: tuple[Measure, ...] = ("finite_difference",)
+STABILITY: tuple[Measure, ...] = ("top_eigenvalue", "batch_sharpness")  # logged times eta too
 
 
 class HessianMonitor(SubsetMonitor):
@@ -144,6 +145,17 @@ class HessianMonitor(SubsetMonitor):
         batches = iter(self.subset(trainer, module))  # two tensors in a list would be one pair
         return self.measure(module, batches, lr=self._lr(trainer, module))
 
+    def names(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[str]:
+        estimates: list[str] = [*self.measures]
+        if "top_eigenvalue" in self.measures:
+            estimates += [f"eigenvalue_{i}" for i in range(2, self.k + 1)]
+        found = ["weight_norm", *estimates, *(f"{name}_error" for name in estimates), "products"]
+        if "finite_difference" in self.measures:
+            found.append("finite_difference_step")
+        if self.reduction != "sum" and self._lr(trainer, module) is not None:
+            found += [f"lr_{measure}" for measure in STABILITY if measure in self.measures]
+        return [self._name(name) for name in found]
+
     def measure(self, module: nn.Module, batches: Iterable[Any], *, lr: float | None = None) -> dict[str, float]:
         """Returns what would be logged, for any module and data."""
         operator = self._operator(module, batches)
@@ -160,7 +172,7 @@ class HessianMonitor(SubsetMonitor):
             if self._name(measure) not in found:
                 getattr(self, f"_{measure}")(operator, found)
         if lr is not None and self.reduction != "sum":
-            for measure in ("top_eigenvalue", "batch_sharpness"):
+            for measure in STABILITY:
                 if self._name(measure) in found:
                     found[self._name(f"lr_{measure}")] = lr * found[self._name(measure)]
         return found | {self._name("products"): float(operator.products)}

@@ -108,6 +108,15 @@ class InterpolationMonitor(SubsetMonitor):
         self.profiles.append(profile)
         return self._summary(profile)
 
+    def names(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[str]:
+        found = [f"{self.prefix}/{name}" for name in ("barrier", "distance")]
+        found += [f"{self.prefix}/{end}_loss{of}" for end in ("reference", "current") for of in ("", "_error")]
+        last = self.history[-1] if self.history else {}
+        for rise in self.rises:  # which of them a width would have is not known: the last one's, at first all
+            ways = [f"{self.prefix}/width_{name}" for name in (f"{rise:g}", f"{rise:g}_error", f"at_least_{rise:g}")]
+            found += [name for name in ways if name in last] or ways
+        return found
+
     def measure(self, module: nn.Module, batches: Any, reference: Any) -> Interpolation:
         """Returns the path from `reference` to the module's own weights."""
         return self._path(module, as_batches(batches), reference, None, self.alphas)

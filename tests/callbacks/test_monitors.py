@@ -5,6 +5,7 @@ from functools import cache
 
 import pytest
 import torch
+from pytorch_lightning.callbacks import EarlyStopping
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -20,6 +21,9 @@ OF_THE_BATCHES = {  # two ranks have other batches than one
     "interpolation/reference_loss_error",
     "interpolation/current_loss_error",
 }
+# A width is logged as it is or as at least so much, a noise scale and a stationarity where they are defined.
+OF_NOT_EVERY_SUCCESS = ("interpolation/width", "gradient_noise/noise_scale", "gradient_noise/stationarity")
+OF_NOT_EVERY_SUCCESS += ("gradient_noise/weight_drift",)
 KINDS = ("hessian", "pyhessian", "noise", "interpolation")
 
 
@@ -118,6 +122,30 @@ def test_weights_that_are_not_finite_are_logged_as_nan_and_end_no_training(kind)
     first, second = watch.history
     assert first.keys() == second.keys()
     assert all(math.isnan(v) for k, v in second.items() if k.startswith(watch.prefix) and not k.endswith("seconds"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_measurement_that_fails_is_logged_under_every_name_that_one_which_does_not_has(kind):
+    watches = [monitor(kind), monitor(kind)]
+    for watch, weight in zip(watches, (0.1, math.nan)):
+        module = Own()
+        torch.nn.init.constant_(module.network[-1].weight, weight)
+        trainer([watch], epochs=1).fit(module)
+    found, failed = ({name for name in watch.history[0] if watch.logs(name)} for watch in watches)
+    sometimes = {name for name in found ^ failed if name.startswith(OF_NOT_EVERY_SUCCESS)}
+    assert found - sometimes == failed - sometimes
+    assert all(math.isnan(v) for k, v in watches[1].history[0].items() if k in failed and not k.endswith("seconds"))
+
+
+@pytest.mark.parametrize("kind", [HessianMonitor, InterpolationMonitor])
+def test_a_training_that_is_stopped_early_by_a_value_goes_on_before_there_is_one(kind):
+    watch, module = kind(examples=32), Own()
+    name = {"hessian": "hessian/top_eigenvalue", "interpolation": "interpolation/width_0.1"}[watch.prefix]
+    torch.nn.init.constant_(module.network[0].weight, math.nan)
+    stop = EarlyStopping(name, check_finite=False, check_on_train_epoch_end=True)
+    fitted = trainer([watch, stop], epochs=2)
+    fitted.fit(module)
+    assert fitted.current_epoch == 2
 
 
 def test_a_monitor_used_again_measures_the_new_fits_data():
