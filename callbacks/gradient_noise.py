@@ -7,6 +7,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict
+from numbers import Number
 from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
@@ -17,6 +18,7 @@ from torch import nn
 from three_factors.callbacks.common_size import common_size, fits, over_ranks, share
 from three_factors.callbacks.followed import Followed
 from three_factors.callbacks.functional import GradientNoise, HessianOperator
+from three_factors.callbacks.functional.fields import positive_whole
 from three_factors.callbacks.functional.fluctuation import Stationarity
 from three_factors.callbacks.functional.gradients import ESTIMATORS, Estimator, Gradients
 from three_factors.callbacks.functional.inputs import as_batches, gathered
@@ -90,10 +92,13 @@ class GradientNoiseMonitor(Monitor):
         seed: int = 0,
         max_bytes: int = 1 << 30,
     ) -> None:
+        if isinstance(batches, Number):
+            positive_whole("batches", batches)
         if isinstance(batches, int) and batches < FEWEST:
             raise ValueError(f"batches: {batches} are too few for a covariance; at least {FEWEST}")
         if estimator not in ("auto", *ESTIMATORS):
             raise ValueError(f"estimator: {estimator!r} is none of {', '.join(map(repr, ('auto', *ESTIMATORS)))}")
+        positive_whole("max_bytes", max_bytes)
         self.number = batches if isinstance(batches, int) else 0
         self.follow, self.alignment, self.seed, self.max_bytes = stationarity, alignment, seed, max_bytes
         self.estimator = estimator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
@@ -21,9 +22,11 @@ from three_factors.callbacks.functional import (
     top_eigenvalues,
     trace,
 )
+from three_factors.callbacks.functional.fields import exact_type, positive, positive_whole
 from three_factors.callbacks.functional.lanczos import seeded
 from three_factors.callbacks.functional.memory import fitting_vectors, needed
-from three_factors.callbacks.functional.objective import BatchLoss, Loss, Reduction, Weights
+from three_factors.callbacks.functional.nests import cut
+from three_factors.callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction, Weights
 from three_factors.callbacks.functional.operators import LossHessian
 from three_factors.callbacks.functional.restarts import fewest_vectors
 from three_factors.callbacks.functional.state import measuring, plain
@@ -69,7 +72,7 @@ class HessianMonitor(SubsetMonitor):
         training: batch norm and dropout in train mode, on batches of `batch_size`: the operator of training itself,
             whose eigenvalue times eta and batch sharpness are what stability is about. `batch_size` is the run's S
             then. Logged under "training_hessian", but by `name`. On one device.
-        dtype: of the arithmetic.
+        dtype: of the arithmetic, torch.float32 or float64; by default the parameters', float32 at least.
         backend: "lanczos", or "pyhessian" for eigenvalue and trace by PyHessian's own algorithms on our operator (its
             values come without an error: NaN).
         loss, batch_loss, reduction, weights, batches, params, name, on_error: see `Monitor`.
@@ -127,9 +130,13 @@ class HessianMonitor(SubsetMonitor):
         self.measures = checked(tuple(measures))
         if backend not in ("lanczos", "pyhessian"):
             raise ValueError(f"backend: {backend!r} is neither 'lanczos' nor 'pyhessian'")
-        for field, value in (("k", k), ("max_memory", 1 if max_memory is None else max_memory)):
-            if value < 1:
-                raise ValueError(f"{field}: {value!r} is not positive")
+        for field, value in (("k", k), ("max_products", max_products), ("max_vectors", max_vectors)):
+            positive_whole(field, value)
+        for field, share in (("tol", tol), ("trace_tol", trace_tol), ("norm_tol", norm_tol)):
+            positive(field, share)
+        if max_memory is not None:
+            positive("max_memory", max_memory)
+        exact_type("dtype", dtype)
         if max_vectors < fewest_vectors(k):
             raise ValueError(f"max_vectors: {max_vectors!r} is less than {fewest_vectors(k)}, which k={k} takes")
         self.k, self.tol, self.trace_tol, self.norm_tol = k, tol, trace_tol, norm_tol
@@ -139,7 +146,22 @@ class HessianMonitor(SubsetMonitor):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.training and trainer.world_size > 1:
             raise ValueError("training: the Hessian in train mode is measured on one device")
+        if stage == "fit":
+            self._check_batches(trainer.world_size)
         super().setup(trainer, pl_module, stage)
+
+    def _check_batches(self, ranks: int) -> None:
+        """Raises ValueError where the subset would have too few batches of one size for batch sharpness."""
+        if "batch_sharpness" not in self.measures or self._given is not None or self.reduction == "batch":
+            return
+        own = -(-self.examples // ranks)
+        sizes = [min(self.batch_size, own - start) for start in range(0, own, self.batch_size)]
+        _, most = Counter(ranks * sizes).most_common(1)[0]
+        if most < 3:
+            raise ValueError(
+                f"examples: {self.examples} in batches of {self.batch_size} are {most} of one size; batch sharpness "
+                "takes at least 3"
+            )
 
     def measured(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, float]:
         batches = iter(self.subset(trainer, module))  # two tensors in a list would be one pair
@@ -190,6 +212,23 @@ class HessianMonitor(SubsetMonitor):
                 self._symmetric(operator)
             if "finite_difference" in self.measures:
                 operator.gradient()
+            if self.training:
+                self._try_on_one(module, objective, batch)
+
+    def _try_on_one(self, module: nn.Module, objective: Objective, batch: Any) -> None:
+        """Raises ValueError where the subset leaves a batch of one example that train mode cannot take: batch norm."""
+        if self.batches is not None or self.reduction == "batch" or (self.examples - 1) % self.batch_size:
+            return
+        try:
+            one = cut(batch, 0, 1)
+        except ValueError:  # its parts do not go by examples, and it is measured as it is drawn
+            return
+        try:
+            self._kind.of(module, objective, [one], params=self.params, dtype=self.dtype, training=True).gradient()
+        except ValueError as error:
+            raise ValueError(
+                f"examples: {self.examples} in batches of {self.batch_size} leave one of a single example: {error}"
+            ) from error
 
     def _symmetric(self, operator: HessianOperator) -> None:
         """Raises ValueError where products are not those of a symmetric matrix."""

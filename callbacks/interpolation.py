@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from three_factors.callbacks.functional import Interpolation, interpolate
 from three_factors.callbacks.functional.inputs import as_batches, gathered, stored
-from three_factors.callbacks.functional.line import BatchNormPolicy
+from three_factors.callbacks.functional.line import BatchNormPolicy, check_policy
 from three_factors.callbacks.functional.nests import Unjoinable, cut, joined, size_of
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Reduction, Weights
 from three_factors.callbacks.functional.paths import try_path
@@ -74,6 +75,9 @@ class InterpolationMonitor(SubsetMonitor):
         self.alphas = [i / 8 - 0.5 for i in range(25)] if alphas is None else list(alphas)
         if not {0.0, 1.0} <= set(self.alphas):
             raise ValueError("alphas: a = 0 and a = 1, the two ends, must be among them")
+        if not all(math.isfinite(a) for a in self.alphas):
+            raise ValueError(f"alphas: {alphas!r} holds a number that is not finite")
+        check_policy(batch_norm)
         super().__init__(
             examples=examples,
             batch_size=batch_size,

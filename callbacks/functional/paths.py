@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from three_factors.callbacks.functional.inputs import as_batches, of_all_ranks, stored
-from three_factors.callbacks.functional.line import BatchNormPolicy, Line
+from three_factors.callbacks.functional.line import BatchNormPolicy, Line, check_policy
 from three_factors.callbacks.functional.nests import Unjoinable, joined, size_of
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction
 from three_factors.callbacks.functional.objective import Weights as BatchWeights
@@ -160,8 +160,7 @@ def interpolate(
             norm policy (it does not know the loss), or does not begin with a header.
     """
     module, objective = plain(module), Objective(loss, batch_loss, reduction, weights)
-    if batch_norm not in ("re-estimate", "interpolate", "batch"):
-        raise ValueError(f"batch_norm: {batch_norm!r} is none of 're-estimate', 'interpolate', 'batch'")
+    check_policy(batch_norm)
     points = [i / 20 - 1 for i in range(61)] if alphas is None else [float(a) for a in alphas]
     if not points or not all(math.isfinite(a) for a in points):
         raise ValueError(f"alphas: {alphas!r} holds no number, or one that is not finite")

@@ -234,11 +234,45 @@ def test_stationarity_is_followed_per_parameter_group_and_restarts_when_the_rate
         (lambda: InterpolationMonitor(reference="nowhere.ckpt"), "reference: 'nowhere.ckpt'"),
         (lambda: InterpolationMonitor(alphas=[0, 0.5]), "alphas: a = 0 and a = 1"),
         (lambda: InterpolationMonitor(rises=(0,)), "rises: "),
+        (
+            lambda: InterpolationMonitor(batch_norm="reestimate"),
+            "batch_norm: 'reestimate' is none of 're-estimate', 'int",
+        ),
+        (lambda: InterpolationMonitor(alphas=[0, 1, math.nan]), "alphas: .* holds a number that is not finite"),
+        (lambda: HessianMonitor(examples=1e3), "examples: 1000.0 is not a positive whole number"),
+        (lambda: InterpolationMonitor(batch_size=16.0), "batch_size: 16.0 is not a positive whole number"),
+        (lambda: HessianMonitor(k=2.0), "k: 2.0 is not a positive whole number"),
+        (lambda: HessianMonitor(max_vectors=64.0), "max_vectors: 64.0 is not a positive whole number"),
+        (lambda: HessianMonitor(max_products=-5), "max_products: -5 is not a positive whole number"),
+        (lambda: HessianMonitor(max_products=0), "max_products: 0 is not a positive whole number"),
+        (lambda: HessianMonitor(tol=math.nan), "tol: nan is not a positive number"),
+        (lambda: HessianMonitor(trace_tol=-1), "trace_tol: -1 is not a positive number"),
+        (lambda: HessianMonitor(norm_tol=math.inf), "norm_tol: inf is not a positive number"),
+        (lambda: HessianMonitor(dtype=torch.bfloat16), "dtype: torch.bfloat16 is none of"),
+        (lambda: GradientNoiseMonitor(batches=24.0), "batches: 24.0 is not a positive whole number"),
+        (lambda: GradientNoiseMonitor(max_bytes="1e9"), "max_bytes: '1e9' is not a positive whole number"),
     ],
 )
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"measures": ("batch_sharpness",), "examples": 40, "batch_size": 16},
+            "examples: 40 in batches of 16 are 2 of one",
+        ),
+        ({"training": True, "examples": 33, "batch_size": 16}, "examples: 33 in .* leave one of a single example"),
+    ],
+)
+def test_a_subset_that_cannot_be_measured_in_its_batches_is_refused_before_the_first_step(options, message):
+    fitted = trainer([HessianMonitor(**options)], epochs=1)
+    with pytest.raises(ValueError, match=message):
+        fitted.fit(Own())
+    assert fitted.global_step == 0
 
 
 def test_a_module_without_a_loss_is_told_so():
