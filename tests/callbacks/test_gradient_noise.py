@@ -3,6 +3,7 @@
 import io
 import math
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tests.callbacks.fits import Own, trainer
 from tests.ranks import as_torchrun, on_ranks
 from three_factors.callbacks import GradientNoiseMonitor
 from three_factors.callbacks.common_size import common_size, share
+from three_factors.callbacks.followed import Followed
 from three_factors.callbacks.functional.noise import FEWEST
 from three_factors.callbacks.series import Series
 from three_factors.datamodules import DigitsDataModule, Triangle
@@ -286,6 +288,32 @@ def test_products_of_weights_and_gradients_are_those_of_float64_in_every_type(dt
     cosine = product.abs() / (square * power).sqrt()
     wanted = torch.stack([2 * (product + 0.01 * square), 0.1 * 1.9 * (v * v).sum(), square, cosine])
     torch.testing.assert_close(series.rows[0], wanted, rtol=1e-5, atol=0)
+
+
+class Thawing(Plain):
+    """Trains its weights from the first epoch on and its biases, a parameter group of their own, from the second."""
+
+    def configure_optimizers(self):
+        return torch.optim.SGD([self.network.weight], 0.05)
+
+    def on_train_epoch_start(self):
+        if self.current_epoch == 1:
+            self.optimizers().add_param_group({"params": [self.network.bias]})
+
+
+def test_a_parameter_group_that_is_added_in_the_training_is_followed_from_then_on():
+    watch = GradientNoiseMonitor(batches=5)
+    fitted(Thawing(), watch, epochs=2)
+    assert [len(series.rows) for series in watch._followed.groups] == [20, 10]
+    assert "gradient_noise/weight_drift_1" in watch.history[1]
+
+
+def test_series_of_another_number_of_groups_than_the_optimizers_are_begun_anew():
+    module, followed = Plain(), Followed()
+    followed.groups = [Series(count=1), Series(count=1)]
+    run = SimpleNamespace(optimizers=[module.configure_optimizers()], gradient_clip_val=None)
+    followed.start(run, module)
+    assert [series.count for series in followed.groups] == [0]
 
 
 class Streamed(Rows):
