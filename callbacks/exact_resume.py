@@ -135,6 +135,7 @@ class ExactResume(pl.Callback):
 
     @property
     def seconds(self) -> float:
+        """Returns the seconds that the training took so far, over all its parts."""
         return self._before + time.monotonic() - self._started
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

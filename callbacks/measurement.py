@@ -79,6 +79,8 @@ class Monitor(FollowsSteps, ABC):
             raise ValueError(f"on_error: {on_error!r} is neither 'warn' nor 'raise'")
         if name is not None and not name.strip("/"):
             raise ValueError(f"name: {name!r} names nothing")
+        if name is not None and name.endswith("/"):
+            raise ValueError(f"name: {name!r} ends in the '/' that stands between it and what is logged")
         if loss is not None and batch_loss is not None:
             raise ValueError("loss, batch_loss: both are given; one of them says what is measured")
         Objective(loss or _unknown, None, reduction, weights)  # refused here, not when it is first needed

@@ -27,17 +27,24 @@ class RescaledHessian:
         scale: "filter": the norm of each filter or output unit (first dimension; vectors as a whole), for batch norm;
             "tensor": the norm of each parameter tensor; "adaptive": |θ_i| itself (Kwon et al. 2021, ASAM), invariant
             to every node-wise rescaling; or any (q,) tensor.
+
+    Raises:
+        ValueError: a scale of another name, or of another shape than (q,).
     """
 
     def __init__(self, operator: LossHessian, scale: Scale | Tensor = "filter") -> None:
         self.operator = operator
         self.scale = scale if isinstance(scale, Tensor) else parameter_scale(operator, scale)
+        if self.scale.shape != (operator.num_params,):  # one number would scale all rows without a word
+            raise ValueError(f"scale: shape {tuple(self.scale.shape)}, not ({operator.num_params},)")
         self.num_params, self.device, self.dtype = operator.num_params, operator.device, operator.dtype
 
     def matvec(self, vector: Tensor) -> Tensor:
+        """Returns D H D v for v (q,)."""
         return self.scale * self.operator.matvec(self.scale * vector)
 
     def matmat(self, vectors: Tensor) -> Tensor:
+        """Returns D H D V for V (q, k)."""
         return self.scale[:, None] * self.operator.matmat(self.scale[:, None] * vectors)
 
 

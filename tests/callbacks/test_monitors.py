@@ -239,6 +239,7 @@ def test_stationarity_is_followed_per_parameter_group_and_restarts_when_the_rate
             "batch_norm: 'reestimate' is none of 're-estimate', 'int",
         ),
         (lambda: InterpolationMonitor(alphas=[0, 1, math.nan]), "alphas: .* holds a number that is not finite"),
+        (lambda: HessianMonitor(name="h/"), "name: 'h/' ends in the '/'"),
         (lambda: HessianMonitor(examples=1e3), "examples: 1000.0 is not a positive whole number"),
         (lambda: InterpolationMonitor(batch_size=16.0), "batch_size: 16.0 is not a positive whole number"),
         (lambda: HessianMonitor(k=2.0), "k: 2.0 is not a positive whole number"),

@@ -70,6 +70,13 @@ def test_a_rescaled_hessian_is_d_h_d(scale):
     torch.testing.assert_close(operator.matmat(v), (dense @ v).detach(), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("length", [1, 5])
+def test_a_scale_of_another_length_is_refused(length):
+    operator = HessianOperator(network("tanh"), F.cross_entropy, data())
+    with pytest.raises(ValueError, match=rf"scale: shape \({length},\), not \({operator.num_params},\)"):
+        RescaledHessian(operator, torch.ones(length))
+
+
 def test_batch_sharpness_is_its_definition():
     module, parts = network("tanh"), batches(10, 10, 10, 10)
     above = below = 0.0
