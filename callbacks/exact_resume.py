@@ -19,7 +19,7 @@ from three_factors.callbacks.checkpoint_file import TRUST, Replacing, unknown_cl
 from three_factors.callbacks.mid_epoch import begins_anywhere, check_goes_on, never_saves, validates_after
 from three_factors.callbacks.scheduled_loaders import accumulating
 from three_factors.callbacks.under_way import Kept, keep, put_back, why_not_kept
-from three_factors.callbacks.written_file import check_file, make_folder_of
+from three_factors.callbacks.written_file import check_file, check_seconds, make_folder_of
 from three_factors.datamodules.resuming import put_right
 
 SHARE = 0.02  # of the training's time that checkpoints may take
@@ -97,8 +97,7 @@ class ExactResume(pl.Callback):
     def __init__(
         self, path: str | Path, *, every: float = 15.0, share: float = SHARE, leave_on: signal.Signals | None = None
     ) -> None:
-        if every < 0:
-            raise ValueError(f"every: {every!r} seconds is negative")
+        check_seconds("every", every)
         if not 0 < share <= 1:
             raise ValueError(f"share: {share!r} is not in (0, 1]")
         self.path, self.every, self.share, self.leave_on = check_file(path), every, share, leave_on
@@ -136,6 +135,7 @@ class ExactResume(pl.Callback):
 
     @property
     def seconds(self) -> float:
+        """Returns the seconds that the training took so far, over all its parts."""
         return self._before + time.monotonic() - self._started
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

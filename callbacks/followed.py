@@ -46,11 +46,13 @@ class Followed:
         if (trainer.gradient_clip_val or 0) > 0 or is_overridden("configure_gradient_clipping", module):
             rank_zero_warn("GradientNoiseMonitor: gradients are clipped, which the stationarity relation does not know")
             self._leave_off(len(optimizer.param_groups))
-        elif not self.groups:
+        elif len(self.groups) != len(optimizer.param_groups):  # those of a checkpoint may be of other parameters
             self.groups = [Series() for _ in optimizer.param_groups]
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Takes the weights and the gradients that a step is to be made with."""
+        """Takes the weights and the gradients that a step is to be made with; a group added since then begins here."""
+        if self.groups:
+            self.groups += [Series() for _ in optimizer.param_groups[len(self.groups) :]]
         for series, group in zip(self.groups, optimizer.param_groups):
             pairs = [(p.detach(), p.grad) for p in group["params"] if p.grad is not None]
             if pairs:

@@ -7,6 +7,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict
+from numbers import Number
 from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
@@ -17,6 +18,7 @@ from torch import nn
 from three_factors.callbacks.common_size import common_size, fits, over_ranks, share
 from three_factors.callbacks.followed import Followed
 from three_factors.callbacks.functional import GradientNoise, HessianOperator
+from three_factors.callbacks.functional.fields import positive_whole
 from three_factors.callbacks.functional.fluctuation import Stationarity
 from three_factors.callbacks.functional.gradients import ESTIMATORS, Estimator, Gradients
 from three_factors.callbacks.functional.inputs import as_batches, gathered
@@ -25,11 +27,17 @@ from three_factors.callbacks.functional.noise import FEWEST, noise_of
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Reduction
 from three_factors.callbacks.functional.stacked import MemberGradients, MemberOperator
 from three_factors.callbacks.functional.state import measuring, plain
-from three_factors.callbacks.made_steps import Gathered, MadeStep, measured_groups, rates_of
+from three_factors.callbacks.made_steps import Gathered, MadeStep, measured_groups, noise_rates, rates_of
 from three_factors.callbacks.measurement import Batches, Monitor, OnError
 
 CHUNK = 32  # examples that vmap takes at a time
-ALWAYS = ("trace", "mean_square", "isotropy", "temperature", "kurtosis")  # logged at every measurement
+ALWAYS = (
+    "trace",
+    "mean_square",
+    "isotropy",
+    "temperature",
+    "kurtosis",
+)  # logged each time; temperature: of SGD
 
 
 class GradientNoiseMonitor(Monitor):
@@ -38,9 +46,10 @@ class GradientNoiseMonitor(Monitor):
         pl.Trainer(callbacks=[GradientNoiseMonitor(every_n_epochs=5)])
 
     Logs, with `…_error`: `gradient_noise/trace` (tr C), `/mean_square` (|∇L|²), `/isotropy`, `/noise_scale` (left out
-    where undefined), `/temperature` (n tr C/2q, n the mean of eta/S over the steps made with the batches measured on,
-    S over all ranks and accumulated batches, of which a step takes the mean; left out where there were none, or the
-    parameters have several learning rates),
+    where undefined), `/temperature` (n tr C/2q, n the mean of eta/(1 - beta)S over the steps made with the batches
+    measured on, S over all ranks and accumulated batches, of which a step takes the mean, beta SGD's momentum; left out
+    where there were none, the parameters have several such rates, or the optimizer is not SGD or has Nesterov's
+    momentum),
     `/kurtosis`; `/top_eigenvalue` (without an error: see `GradientNoise`); with `alignment=True` also `/alignment` and
     `/alignment_lift`. And for every parameter group i `gradient_noise/stationarity_i` (1 in the stationary state)
     where enough steps at constant eta and S have been made, and `gradient_noise/weight_drift_i`. `measurements` and
@@ -83,10 +92,13 @@ class GradientNoiseMonitor(Monitor):
         seed: int = 0,
         max_bytes: int = 1 << 30,
     ) -> None:
+        if isinstance(batches, Number):
+            positive_whole("batches", batches)
         if isinstance(batches, int) and batches < FEWEST:
             raise ValueError(f"batches: {batches} are too few for a covariance; at least {FEWEST}")
         if estimator not in ("auto", *ESTIMATORS):
             raise ValueError(f"estimator: {estimator!r} is none of {', '.join(map(repr, ('auto', *ESTIMATORS)))}")
+        positive_whole("max_bytes", max_bytes)
         self.number = batches if isinstance(batches, int) else 0
         self.follow, self.alignment, self.seed, self.max_bytes = stationarity, alignment, seed, max_bytes
         self.estimator = estimator
@@ -168,7 +180,7 @@ class GradientNoiseMonitor(Monitor):
                 trainer,
                 f"{gradients} {what}, fewer than the {FEWEST} that a covariance needs; what is undefined is nan",
             )
-            return self._undefined()
+            return dict.fromkeys(self.names(trainer, module), math.nan)
         if not alone:
             batches = share(batches, ranks, size, whole=self.reduction == "batch")
             with measuring(module, training=True):
@@ -182,7 +194,8 @@ class GradientNoiseMonitor(Monitor):
         return self._summary(found)
 
     def _noise_ratio(self, trainer: pl.Trainer, module: nn.Module, sizes: list[int]) -> float | None:
-        """Returns n, in the units of C: eta/S, or eta where a step descends the sum over its S examples.
+        """Returns n, in the units of C: eta/S, or eta where a step descends the sum over its S examples; under momentum
+        1/(1 - beta) times as much. None where it has no value.
 
         Args:
             sizes: of the steps, the examples of all ranks.
@@ -199,7 +212,7 @@ class GradientNoiseMonitor(Monitor):
                 found[step.optimizer].append(rates.pop() / over)
         ratios = [statistics.mean(found[number]) for number in groups if number in found]
         if not ratios or len(ratios) < len(groups) or max(ratios) - min(ratios) > 1e-9 * max(ratios):
-            return None  # there were no steps, or several optimizers have different ones
+            return None  # there were no steps, or none of plain SGD; or several optimizers have different ones
         return ratios[0]
 
     def measure(self, module: nn.Module, batches: Any, *, noise_ratio: float | None = None) -> GradientNoise:
@@ -240,13 +253,12 @@ class GradientNoiseMonitor(Monitor):
             values |= {"alignment_lift": a.lift, "alignment_lift_error": a.lift_error}
         return {f"{self.prefix}/{name}": value for name, value in values.items()}
 
-    def _undefined(self) -> dict[str, float]:
+    def names(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[str]:
         names = [*ALWAYS, *(("alignment", "alignment_lift") if self.alignment else ())]
+        if not any(map(noise_rates, self._optimizers)):
+            names.remove("temperature")
         names += [f"{name}_error" for name in names]
-        return {f"{self.prefix}/{name}": math.nan for name in ("top_eigenvalue", *names)}
-
-    def _nothing(self) -> dict[str, float]:
-        return super()._nothing() | self._undefined()  # also where there was no measurement before
+        return [f"{self.prefix}/{name}" for name in ("top_eigenvalue", *names)]
 
     # -- stationarity
 
@@ -264,7 +276,7 @@ class GradientNoiseMonitor(Monitor):
 
     def stepped(self, optimizer: torch.optim.Optimizer, number: int) -> None:
         before, now = self._gathered[number].step(optimizer, kept=self._adds)
-        self._in_batch.append((MadeStep(number, self._rates[number], before), now))
+        self._in_batch.append((MadeStep(number, noise_rates(optimizer), before), now))
         self._followed.stepped(optimizer)
 
     def on_train_batch_end(
@@ -280,8 +292,9 @@ class GradientNoiseMonitor(Monitor):
             self._steps += [step for step in steps if step.examples]
             self._waits = not steps
         if self._followed.groups:
-            last = batch_idx + 1 == trainer.num_training_batches
-            self._followed.after_batch(self._optimizers[0], steps[-1].examples if steps else 0, last=last)
+            # by its number the last batch of a stream, whose length nobody knows, would not be found
+            examples = steps[-1].examples if steps else 0
+            self._followed.after_batch(self._optimizers[0], examples, last=trainer.is_last_batch)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._followed.groups and self._followed.settle():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
@@ -21,9 +22,11 @@ from three_factors.callbacks.functional import (
     top_eigenvalues,
     trace,
 )
+from three_factors.callbacks.functional.fields import exact_type, positive, positive_whole
 from three_factors.callbacks.functional.lanczos import seeded
 from three_factors.callbacks.functional.memory import fitting_vectors, needed
-from three_factors.callbacks.functional.objective import BatchLoss, Loss, Reduction, Weights
+from three_factors.callbacks.functional.nests import cut
+from three_factors.callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction, Weights
 from three_factors.callbacks.functional.operators import LossHessian
 from three_factors.callbacks.functional.restarts import fewest_vectors
 from three_factors.callbacks.functional.state import measuring, plain
@@ -33,6 +36,7 @@ from three_factors.callbacks.subset_monitor import SubsetMonitor
 
 MEASURES: tuple[Measure, ...] = ("top_eigenvalue", "trace", "frobenius")
 WITHOUT_PRODUCTS: tuple[Measure, ...] = ("finite_difference",)
+STABILITY: tuple[Measure, ...] = ("top_eigenvalue", "batch_sharpness")  # logged times eta too
 
 
 class HessianMonitor(SubsetMonitor):
@@ -61,13 +65,14 @@ class HessianMonitor(SubsetMonitor):
             products. A measurement needs some max_vectors + 14 of them: 3.7 GB for ResNet-18 at 64.
         max_memory: bytes; where the vectors would need more the fit is refused at its start, with the `max_vectors`
             that fits. It changes no number.
-        examples, batch_size: of the subset; see `SubsetMonitor`. For batch sharpness `batch_size` is the run's S.
+        examples, batch_size: of the subset; see `SubsetMonitor`. For batch sharpness `batch_size` is the run's S; it is
+            measured on the batches of the most frequent size, at least 3 of them, which leaves a ragged last one out.
         curvature: "hessian", or "gauss_newton": the Gauss-Newton matrix, for networks with layers that have no second
             derivative (hardsigmoid, some attention kernels). It logs under "gauss_newton", but by `name`.
         training: batch norm and dropout in train mode, on batches of `batch_size`: the operator of training itself,
             whose eigenvalue times eta and batch sharpness are what stability is about. `batch_size` is the run's S
             then. Logged under "training_hessian", but by `name`. On one device.
-        dtype: of the arithmetic.
+        dtype: of the arithmetic, torch.float32 or float64; by default the parameters', float32 at least.
         backend: "lanczos", or "pyhessian" for eigenvalue and trace by PyHessian's own algorithms on our operator (its
             values come without an error: NaN).
         loss, batch_loss, reduction, weights, batches, params, name, on_error: see `Monitor`.
@@ -125,9 +130,13 @@ class HessianMonitor(SubsetMonitor):
         self.measures = checked(tuple(measures))
         if backend not in ("lanczos", "pyhessian"):
             raise ValueError(f"backend: {backend!r} is neither 'lanczos' nor 'pyhessian'")
-        for field, value in (("k", k), ("max_memory", 1 if max_memory is None else max_memory)):
-            if value < 1:
-                raise ValueError(f"{field}: {value!r} is not positive")
+        for field, value in (("k", k), ("max_products", max_products), ("max_vectors", max_vectors)):
+            positive_whole(field, value)
+        for field, share in (("tol", tol), ("trace_tol", trace_tol), ("norm_tol", norm_tol)):
+            positive(field, share)
+        if max_memory is not None:
+            positive("max_memory", max_memory)
+        exact_type("dtype", dtype)
         if max_vectors < fewest_vectors(k):
             raise ValueError(f"max_vectors: {max_vectors!r} is less than {fewest_vectors(k)}, which k={k} takes")
         self.k, self.tol, self.trace_tol, self.norm_tol = k, tol, trace_tol, norm_tol
@@ -137,11 +146,37 @@ class HessianMonitor(SubsetMonitor):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.training and trainer.world_size > 1:
             raise ValueError("training: the Hessian in train mode is measured on one device")
+        if stage == "fit":
+            self._check_batches(trainer.world_size)
         super().setup(trainer, pl_module, stage)
+
+    def _check_batches(self, ranks: int) -> None:
+        """Raises ValueError where the subset would have too few batches of one size for batch sharpness."""
+        if "batch_sharpness" not in self.measures or self._given is not None or self.reduction == "batch":
+            return
+        own = -(-self.examples // ranks)
+        sizes = [min(self.batch_size, own - start) for start in range(0, own, self.batch_size)]
+        _, most = Counter(ranks * sizes).most_common(1)[0]
+        if most < 3:
+            raise ValueError(
+                f"examples: {self.examples} in batches of {self.batch_size} are {most} of one size; batch sharpness "
+                "takes at least 3"
+            )
 
     def measured(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, float]:
         batches = iter(self.subset(trainer, module))  # two tensors in a list would be one pair
         return self.measure(module, batches, lr=self._lr(trainer, module))
+
+    def names(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[str]:
+        estimates: list[str] = [*self.measures]
+        if "top_eigenvalue" in self.measures:
+            estimates += [f"eigenvalue_{i}" for i in range(2, self.k + 1)]
+        found = ["weight_norm", *estimates, *(f"{name}_error" for name in estimates), "products"]
+        if "finite_difference" in self.measures:
+            found.append("finite_difference_step")
+        if self.reduction != "sum" and self._lr(trainer, module) is not None:
+            found += [f"lr_{measure}" for measure in STABILITY if measure in self.measures]
+        return [self._name(name) for name in found]
 
     def measure(self, module: nn.Module, batches: Iterable[Any], *, lr: float | None = None) -> dict[str, float]:
         """Returns what would be logged, for any module and data."""
@@ -159,7 +194,7 @@ class HessianMonitor(SubsetMonitor):
             if self._name(measure) not in found:
                 getattr(self, f"_{measure}")(operator, found)
         if lr is not None and self.reduction != "sum":
-            for measure in ("top_eigenvalue", "batch_sharpness"):
+            for measure in STABILITY:
                 if self._name(measure) in found:
                     found[self._name(f"lr_{measure}")] = lr * found[self._name(measure)]
         return found | {self._name("products"): float(operator.products)}
@@ -177,6 +212,23 @@ class HessianMonitor(SubsetMonitor):
                 self._symmetric(operator)
             if "finite_difference" in self.measures:
                 operator.gradient()
+            if self.training:
+                self._try_on_one(module, objective, batch)
+
+    def _try_on_one(self, module: nn.Module, objective: Objective, batch: Any) -> None:
+        """Raises ValueError where the subset leaves a batch of one example that train mode cannot take: batch norm."""
+        if self.batches is not None or self.reduction == "batch" or (self.examples - 1) % self.batch_size:
+            return
+        try:
+            one = cut(batch, 0, 1)
+        except ValueError:  # its parts do not go by examples, and it is measured as it is drawn
+            return
+        try:
+            self._kind.of(module, objective, [one], params=self.params, dtype=self.dtype, training=True).gradient()
+        except ValueError as error:
+            raise ValueError(
+                f"examples: {self.examples} in batches of {self.batch_size} leave one of a single example: {error}"
+            ) from error
 
     def _symmetric(self, operator: HessianOperator) -> None:
         """Raises ValueError where products are not those of a symmetric matrix."""

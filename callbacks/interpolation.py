@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from three_factors.callbacks.functional import Interpolation, interpolate
 from three_factors.callbacks.functional.inputs import as_batches, gathered, stored
-from three_factors.callbacks.functional.line import BatchNormPolicy
+from three_factors.callbacks.functional.line import BatchNormPolicy, check_policy
 from three_factors.callbacks.functional.nests import Unjoinable, cut, joined, size_of
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Reduction, Weights
 from three_factors.callbacks.functional.paths import try_path
@@ -74,6 +75,9 @@ class InterpolationMonitor(SubsetMonitor):
         self.alphas = [i / 8 - 0.5 for i in range(25)] if alphas is None else list(alphas)
         if not {0.0, 1.0} <= set(self.alphas):
             raise ValueError("alphas: a = 0 and a = 1, the two ends, must be among them")
+        if not all(math.isfinite(a) for a in self.alphas):
+            raise ValueError(f"alphas: {alphas!r} holds a number that is not finite")
+        check_policy(batch_norm)
         super().__init__(
             examples=examples,
             batch_size=batch_size,
@@ -107,6 +111,15 @@ class InterpolationMonitor(SubsetMonitor):
         profile = self._path(module, batches, self._reference(), self._estimation, self.alphas)
         self.profiles.append(profile)
         return self._summary(profile)
+
+    def names(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[str]:
+        found = [f"{self.prefix}/{name}" for name in ("barrier", "distance")]
+        found += [f"{self.prefix}/{end}_loss{of}" for end in ("reference", "current") for of in ("", "_error")]
+        last = self.history[-1] if self.history else {}
+        for rise in self.rises:  # which of them a width would have is not known: the last one's, at first all
+            ways = [f"{self.prefix}/width_{name}" for name in (f"{rise:g}", f"{rise:g}_error", f"at_least_{rise:g}")]
+            found += [name for name in ways if name in last] or ways
+        return found
 
     def measure(self, module: nn.Module, batches: Any, reference: Any) -> Interpolation:
         """Returns the path from `reference` to the module's own weights."""

@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from three_factors.callbacks.functional.state import plain
 from three_factors.callbacks.optimizer_steps import Steps, moved, smallest_gradient
 
 
 class MadeStep(NamedTuple):
-    """A step of optimizer number `optimizer`, at the learning `rates` of its groups, which saw so many `examples` of
-    this rank.
+    """A step of optimizer number `optimizer`, at the `rates` of its groups (see `noise_rates`), which saw so many
+    `examples` of this rank.
     """
 
     optimizer: int
@@ -91,7 +91,7 @@ class FollowsSteps(pl.Callback):
     def last_rates(self, trainer: pl.Trainer, module: nn.Module, params: Iterable[str] | None) -> set[float]:
         """Returns the learning rates of the measured parameters' last steps in the epoch that ends.
 
-        None where one of the optimizers that have them has made no step.
+        An empty set where one of the optimizers that have them has made no step.
         """
         groups = measured_groups(trainer, module, params)
         if self._stepping_epoch != trainer.current_epoch or not all(number in self._rates for number in groups):
@@ -127,6 +127,26 @@ def measured_groups(trainer: pl.Trainer, module: nn.Module, params: Iterable[str
 def rates_of(groups: Collection[int], rates: list[float]) -> set[float]:
     """Returns the learning rates of these groups; of one that was added since then there is none."""
     return {rates[i] for i in groups if i < len(rates)}
+
+
+def noise_rates(optimizer: Optimizer) -> list[float]:
+    """Returns for each group of SGD what its noise ratio has in place of eta: eta/(1 - beta).
+
+    Appendix E, with its erratum: momentum makes n the n of eta/(1 - beta) without. Dampened by d it moves the weights
+    1 - d times as far. An empty list for any other optimizer and for Nesterov's momentum, whose temperature this is
+    not.
+    """
+    if not isinstance(optimizer, SGD):
+        return []
+    groups = optimizer.param_groups
+    if any(group["nesterov"] or group["maximize"] or not group["momentum"] < 1 for group in groups):
+        return []
+    return [
+        float(group["lr"]) * (1 - group["dampening"]) / (1 - group["momentum"])
+        if group["momentum"]
+        else float(group["lr"])
+        for group in groups
+    ]
 
 
 class Gathered:

@@ -79,6 +79,8 @@ class Monitor(FollowsSteps, ABC):
             raise ValueError(f"on_error: {on_error!r} is neither 'warn' nor 'raise'")
         if name is not None and not name.strip("/"):
             raise ValueError(f"name: {name!r} names nothing")
+        if name is not None and name.endswith("/"):
+            raise ValueError(f"name: {name!r} ends in the '/' that stands between it and what is logged")
         if loss is not None and batch_loss is not None:
             raise ValueError("loss, batch_loss: both are given; one of them says what is measured")
         Objective(loss or _unknown, None, reduction, weights)  # refused here, not when it is first needed
@@ -201,6 +203,10 @@ class Monitor(FollowsSteps, ABC):
         """Measures, on every rank; returns the values to log under their full names."""
 
     @abstractmethod
+    def names(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[str]:
+        """Returns the full names of the values that a measurement would log now, had it not failed."""
+
+    @abstractmethod
     def tried(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
         """Measures on a few examples, on this rank alone, and keeps nothing. Raises what measuring would raise."""
 
@@ -256,7 +262,7 @@ class Monitor(FollowsSteps, ABC):
         """
         if not all(finite(p) for p in module.parameters()):
             self._tell(trainer, "weights are not finite")
-            return self._nothing()
+            return self._nothing(trainer, module)
         error: Exception | None = None
         found: dict[str, float] = {}
         try:
@@ -269,7 +275,7 @@ class Monitor(FollowsSteps, ABC):
         if self.on_error == "raise":
             raise error or FailedElsewhere(f"{type(self).__name__}: on another rank: {ranks[0]}")
         self._tell(trainer, f"not measured: {ranks[0]}")
-        return self._nothing()
+        return self._nothing(trainer, module)
 
     def _tell(self, trainer: pl.Trainer, what: str) -> None:
         """Warns of it, the first time."""
@@ -277,9 +283,10 @@ class Monitor(FollowsSteps, ABC):
             rank_zero_warn(f"{type(self).__name__}: epoch {trainer.current_epoch + 1}: {what}")
         self._told.add(what)
 
-    def _nothing(self) -> dict[str, float]:
-        last = self.history[-1] if self.history else {}
-        return {name: math.nan for name in last if self.logs(name)}
+    def _nothing(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, float]:
+        """Returns NaN for what the last measurement has logged, and for what this one was to: readers look for it."""
+        last = filter(self.logs, self.history[-1] if self.history else ())
+        return dict.fromkeys((*last, *self.names(trainer, module)), math.nan)
 
     def given_batches(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[Any] | None:
         """Returns what the user gave, read once and kept on the device; None if nothing was given."""

@@ -121,10 +121,12 @@ class KeepWeights(pl.Callback):
 
     @property
     def weights(self) -> dict[str, dict[str, Tensor]]:
+        """Returns the weights kept so far, by milestone: tensors by their names in the state dictionary."""
         return self._milestones.weights
 
     @property
     def reached(self) -> dict[str, dict[str, float]]:
+        """Returns the epoch (a count) and the values logged at each milestone that was reached."""
         return self._milestones.reached
 
     @property

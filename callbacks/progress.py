@@ -12,7 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Timer
 
-from three_factors.callbacks.written_file import check_file, make_folder_of
+from three_factors.callbacks.written_file import check_file, check_seconds, make_folder_of
 
 
 class ProgressFile(pl.Callback):
@@ -26,6 +26,7 @@ class ProgressFile(pl.Callback):
     """
 
     def __init__(self, path: str | Path, interval: float = 0.25) -> None:
+        check_seconds("interval", interval)
         self.path, self.interval = check_file(path), interval
         self._due = 0.0
         self._last: Any = None  # what the latest training step gave

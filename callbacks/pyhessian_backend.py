@@ -43,6 +43,7 @@ class PyHessian(_PyHessian):
         return float(flat @ product), pieces
 
     def eigenvalues(self, maxIter: int = 100, tol: float = 1e-3, top_n: int = 1) -> tuple[list[float], Any]:
+        """Returns the `top_n` eigenvalues of largest magnitude and their vectors, as PyHessian returns them."""
         with self._seeded():
             return super().eigenvalues(maxIter, tol, top_n)
 
@@ -52,6 +53,7 @@ class PyHessian(_PyHessian):
             return super().trace(maxIter, tol)
 
     def density(self, *_: Any, **__: Any) -> Any:
+        """Raises NotImplementedError: see `spectral_density`."""
         raise NotImplementedError("density: PyHessian's needs torch.eig, which is gone; use spectral_density(operator)")
 
     def _seeded(self) -> _Seeded:

@@ -55,12 +55,12 @@ class Series:
     def before(self, pairs: list[tuple[Tensor, Tensor]], lr: float, momentum: float, decay: float) -> None:
         if self.setting != (lr, momentum, decay):
             self.count, self.setting, self.size, self.recent = 0, (lr, momentum, decay), 0, []
-        inner = torch.stack([(p * g).sum(dtype=torch.float64) for p, g in pairs]).sum()
-        square = torch.stack([(p * p).sum(dtype=torch.float64) for p, g in pairs]).sum()
+        product = torch.stack([inner(p, g) for p, g in pairs]).sum()
+        square = square_of([p for p, _ in pairs])
         power = square_of([g for _, g in pairs])
-        cosine = inner.abs() / (square * power).sqrt().clamp(min=1e-300)
-        with_decay = power + 2 * decay * inner + decay**2 * square
-        self.pending = torch.stack([2 * (inner + decay * square), lr * (1 + momentum) * with_decay, square, cosine])
+        cosine = product.abs() / (square * power).sqrt().clamp(min=1e-300)
+        with_decay = power + 2 * decay * product + decay**2 * square
+        self.pending = torch.stack([2 * (product + decay * square), lr * (1 + momentum) * with_decay, square, cosine])
         self.power, self.made = power, False
 
     def stepped(self, gradients: list[Tensor], lr: float, momentum: float, decay: float) -> None:
@@ -78,8 +78,7 @@ class Series:
             return
         lr, momentum, _ = self.setting
         if momentum and buffers:
-            velocity = torch.stack([(b * b).sum(dtype=torch.float64) for b in buffers]).sum()
-            row[1] = lr * (1 + momentum) * velocity
+            row[1] = lr * (1 + momentum) * square_of(buffers)
         if self.count == len(self.table):
             grown = row.new_empty(max(64, 2 * self.count), len(row))
             grown[: self.count] = self.table
@@ -117,4 +116,16 @@ class Series:
 
 def square_of(tensors: list[Tensor]) -> Tensor:
     """Returns their squared length, float64 and on the device."""
-    return torch.stack([(t * t).sum(dtype=torch.float64) for t in tensors]).sum()
+    return torch.stack([inner(t, t) for t in tensors]).sum()
+
+
+def inner(one: Tensor, other: Tensor) -> Tensor:
+    """Returns the inner product of two tensors of one shape, float64 and on the device; complex numbers count as pairs.
+
+    Products of 16 bits are taken in float32: in float16 the square of a gradient of 1e-4 is 0, and that of 300 is inf.
+    """
+    if one.is_complex():
+        one, other = (torch.view_as_real(t.resolve_conj()) for t in (one, other))
+    if one.dtype in (torch.float16, torch.bfloat16):
+        one, other = one.float(), other.float()
+    return (one * other).sum(dtype=torch.float64)

@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from three_factors.callbacks.drawn import stored_in_checkpoint
+from three_factors.callbacks.functional.fields import positive_whole
 from three_factors.callbacks.functional.inputs import stored
 from three_factors.callbacks.functional.nests import cut, joined, size_of
 from three_factors.callbacks.functional.state import device_of, measuring
@@ -26,9 +27,8 @@ class SubsetMonitor(Monitor):
 
     def __init__(self, *, examples: int, batch_size: int, **options: Any) -> None:
         super().__init__(**options)
-        for name, value in (("examples", examples), ("batch_size", batch_size)):
-            if value < 1:
-                raise ValueError(f"{name}: {value!r} is not positive")
+        positive_whole("examples", examples)
+        positive_whole("batch_size", batch_size)
         self.examples, self.batch_size = examples, batch_size
 
     def _anew(self) -> None:

@@ -108,7 +108,7 @@ class PlannedBatches:
         if index + 1 >= len(edges):
             raise ValueError(f"epoch: {self._epoch} has {len(plan)} batches, and this is number {index + 1}")
         self._came = index + 1
-        progress = self._epoch + edges[index] / plan.examples
+        progress = self._epoch - plan.epoch + plan.progress(index)  # `overfit_batches` repeats another epoch
         size = edges[index + 1] - edges[index]
         wanted = round_batch_size(self._size(progress), plan.smallest, plan.largest) if self._follows else size
         return Batch(progress, size, wanted, rest=index + 2 == len(edges))

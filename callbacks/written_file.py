@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from pathlib import Path
 
 
@@ -10,6 +11,12 @@ def check_file(path: str | Path) -> Path:
     if Path(path).is_dir():
         raise ValueError(f"path: {str(path)!r} is a folder; name a file in it")
     return Path(path)
+
+
+def check_seconds(name: str, value: float) -> None:
+    """Refuses what no time between two writings is, NaN among them, with ValueError."""
+    if not isinstance(value, Real) or not float(value) >= 0:
+        raise ValueError(f"{name}: {value!r} is not a number of seconds")
 
 
 def make_folder_of(path: Path) -> None:

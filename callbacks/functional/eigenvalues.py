@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from three_factors.callbacks.functional.fields import positive, positive_whole
 from three_factors.callbacks.functional.lanczos import Lanczos, run_of
 from three_factors.callbacks.functional.operators import Operator
 from three_factors.callbacks.functional.restarts import fewest_vectors
@@ -68,15 +69,19 @@ def top_eigenvalues(
             those that it makes anew, where it has restarted since).
 
     Raises:
-        ValueError: k is not in 1 … q, max_vectors is too small for k, or `lanczos` is of another operator.
+        ValueError: k is not in 1 … q, `tol` or `max_products` not positive, max_vectors too small for k, or `lanczos`
+            of another operator.
     """
     q = operator.num_params
     if not 1 <= k <= q:
         raise ValueError(f"k: {k} eigenvalues of a matrix with {q} rows")
     if which not in ("algebraic", "magnitude"):
         raise ValueError(f"which: {which!r} is neither 'algebraic' nor 'magnitude'")
+    positive("tol", tol)
+    if max_products is not None:
+        positive_whole("max_products", max_products)
     lanczos = run_of(operator, seed, lanczos, max_vectors)
-    limit = max(k, max_products or max(200, 4 * k))
+    limit = max(k, max(200, 4 * k) if max_products is None else max_products)
     if lanczos.room == q:
         limit = min(q, limit)
     elif lanczos.room < min(fewest_vectors(k), limit):

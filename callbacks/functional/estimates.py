@@ -49,10 +49,12 @@ class Estimate:
 
     @classmethod
     def around(cls, value: float, error: float, products: int, samples: Tensor, converged: bool = True) -> Estimate:
+        """Returns the estimate whose interval is value ± error."""
         return cls(value, error, value - error, value + error, products, samples, converged)
 
     @classmethod
     def exact(cls, value: float, products: int) -> Estimate:
+        """Returns what was computed without sampling: its error is 0, and NaN for a value that is not finite."""
         error = 0.0 if math.isfinite(value) else math.nan
         return cls(value, error, value, value, products, torch.empty(0, dtype=torch.float64), math.isfinite(value))
 

@@ -25,6 +25,7 @@ from three_factors.callbacks.functional.differentiable import (
     own_functions,
     ways_out,
 )
+from three_factors.callbacks.functional.fields import exact_type
 from three_factors.callbacks.functional.inputs import (
     alone,
     as_batches,
@@ -73,7 +74,7 @@ class HessianOperator:
             data, however they are split into batches.
         weights: weights(batch), what a batch weighs in the mean, where that is to be said and not found.
         params: the rows of H: names or Parameters (a layer, say); by default every parameter that requires grad.
-        dtype: of the arithmetic, e.g. torch.float64; the module keeps its own. By default the parameters'
+        dtype: of the arithmetic, torch.float32 or float64; the module keeps its own. By default the parameters'
             (float32 at least).
         training: in train mode: batch norm over each batch, dropout as it is drawn once. Each batch is then what
             training makes of it, and weighs as many examples as it has. In one process.
@@ -83,8 +84,8 @@ class HessianOperator:
 
     Raises:
         ValueError: no parameters, parameters that are not finite (or complex, sparse, sharded), no batches, a loss
-            that is not a scalar or not what `reduction` says, train mode on several ranks; in a product, a layer
-            without a second derivative, or a loss that reads a parameter from elsewhere than the module.
+            that is not a scalar or not what `reduction` says, another dtype, train mode on several ranks; in a product,
+            a layer without a second derivative, or a loss that reads a parameter from elsewhere than the module.
     """
 
     def __init__(
@@ -161,6 +162,7 @@ class HessianOperator:
         dtype: torch.dtype | None,
         training: bool = False,
     ) -> None:
+        exact_type("dtype", dtype)
         self.module, self.objective, self.training = plain(module), objective, training
         if training and distributed():
             raise ValueError("training: the Hessian in train mode is measured in one process, not on several ranks")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from three_factors.callbacks.functional.estimates import Estimate, two_stage
+from three_factors.callbacks.functional.fields import positive, positive_whole
 from three_factors.callbacks.functional.lanczos import Lanczos, run_of
 from three_factors.callbacks.functional.operators import Operator
 
@@ -101,8 +102,11 @@ def trace(
             steps that it had. A run that has restarted begins anew: use it for eigenvalues last.
 
     Raises:
-        ValueError: `deflated` or `block` out of range, or `lanczos` is of another operator.
+        ValueError: `tol` or `max_products` is not positive, `deflated` or `block` out of range, or `lanczos` of another
+            operator.
     """
+    positive("tol", tol)
+    positive_whole("max_products", max_products)
     deflation = _Deflated(operator, seed, deflated, block, lanczos)
     inside = deflation.trace
     if deflation.complete:
@@ -135,6 +139,8 @@ def frobenius_norm(
     Arguments and errors as for `trace`; with the same seed or run it draws the same vectors, so the errors of the two
     are not independent.
     """
+    positive("tol", tol)
+    positive_whole("max_products", max_products)
     deflation = _Deflated(operator, seed, deflated, block, lanczos)
     inside = deflation.square
     if deflation.complete:

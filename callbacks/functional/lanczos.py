@@ -114,6 +114,7 @@ class Lanczos:
         return torch.Generator().set_state(state)
 
     def step(self) -> None:
+        """Makes one step, for one product: adds a row to the basis, which it restarts if that is full."""
         if self.held == self.room < self.operator.num_params:
             self._restart()
         row = self.held

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,12 @@ from three_factors.callbacks.functional.weights import Weights, aligned, load_we
 
 FEW = 4  # examples that a gradient's graph is built for
 BatchNormPolicy = Literal["re-estimate", "interpolate", "batch"]
+
+
+def check_policy(policy: BatchNormPolicy) -> None:
+    """Raises ValueError unless it is one of them."""
+    if policy not in get_args(BatchNormPolicy):
+        raise ValueError(f"batch_norm: {policy!r} is none of {', '.join(map(repr, get_args(BatchNormPolicy)))}")
 
 
 class Line:

@@ -59,6 +59,7 @@ class Objective:
         return scalar(self.loss(output, self.target(batch)))
 
     def target(self, batch: Any) -> Any:
+        """Returns what the output is compared with: the last part of (inputs…, target)."""
         return _pair(batch)[1]
 
 

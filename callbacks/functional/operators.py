@@ -16,8 +16,13 @@ class Operator(Protocol):
     device: torch.device
     dtype: torch.dtype
 
-    def matvec(self, vector: Tensor) -> Tensor: ...
-    def matmat(self, vectors: Tensor) -> Tensor: ...
+    def matvec(self, vector: Tensor) -> Tensor:
+        """Returns H v for v (q,)."""
+        ...
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """Returns H V for V (q, k)."""
+        ...
 
 
 class LossHessian(Operator, Protocol):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from three_factors.callbacks.functional.inputs import as_batches, of_all_ranks, stored
-from three_factors.callbacks.functional.line import BatchNormPolicy, Line
+from three_factors.callbacks.functional.line import BatchNormPolicy, Line, check_policy
 from three_factors.callbacks.functional.nests import Unjoinable, joined, size_of
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction
 from three_factors.callbacks.functional.objective import Weights as BatchWeights
@@ -26,7 +26,8 @@ class Width:
     """Tells how far from an end, away from the other one, the loss has risen by `rise`.
 
     Attributes:
-        value: in units of |Δθ| travelled, NaN if censored.
+        value: in units of |Δθ| travelled; NaN if censored, where the loss at that end is not finite, or where one is
+            NaN before it has risen.
         relative: the same over |θ| of that end.
         error: half the spacing of the points it lies between (in the same units).
         censored: the loss had not risen so far at the last point, which is `at_least` away.
@@ -73,12 +74,17 @@ class Interpolation:
         """
         origin = {1: 0.0, 2: 1.0}[end]
         base = self._value_at(origin)
+        unknown = Width(math.nan, math.nan, math.nan, rise, False, math.nan)
+        if not math.isfinite(base):
+            return unknown
         outward = sorted(
             (abs(a - origin), v - base) for a, v in zip(self.alphas, self.values) if (a < 0 if end == 1 else a > 1)
         )
         norm, previous = self.norms[end - 1], (0.0, 0.0)
         for a, risen in outward:
-            if risen >= rise or not math.isfinite(risen):
+            if math.isnan(risen):
+                return unknown
+            if risen >= rise:  # also where it is infinite
                 where = _crossing(previous, (a, risen), rise)
                 value, error = where * self.distance, (a - previous[0]) / 2 * self.distance
                 return Width(value, error, value / norm, rise, False, value)
@@ -89,10 +95,13 @@ class Interpolation:
     def barrier(self) -> float:
         """Returns the highest loss between the ends above the line that joins theirs (0 if it never rises above it).
 
-        The points may come in any order. Raises ValueError if an end is no point of the path.
+        NaN where a loss at an end is not finite, or one between them is NaN. The points may come in any order. Raises
+        ValueError if an end is no point of the path.
         """
         first, last = self._value_at(0.0), self._value_at(1.0)
         inside = [(a, v) for a, v in zip(self.alphas, self.values) if 0 < a < 1]
+        if not (math.isfinite(first) and math.isfinite(last)) or any(math.isnan(v) for _, v in inside):
+            return math.nan  # of which max would make 0
         return max([0.0, *(v - ((1 - a) * first + a * last) for a, v in inside)])
 
     def _value_at(self, end: float) -> float:
@@ -104,7 +113,7 @@ class Interpolation:
 
 def _crossing(before: tuple[float, float], after: tuple[float, float], rise: float) -> float:
     (a, low), (b, high) = before, after
-    if not math.isfinite(high):
+    if math.isinf(high):
         return b
     if low > 0 and high > low:
         return a + (b - a) * (math.log(rise) - math.log(low)) / (math.log(high) - math.log(low))
@@ -151,8 +160,7 @@ def interpolate(
             norm policy (it does not know the loss), or does not begin with a header.
     """
     module, objective = plain(module), Objective(loss, batch_loss, reduction, weights)
-    if batch_norm not in ("re-estimate", "interpolate", "batch"):
-        raise ValueError(f"batch_norm: {batch_norm!r} is none of 're-estimate', 'interpolate', 'batch'")
+    check_policy(batch_norm)
     points = [i / 20 - 1 for i in range(61)] if alphas is None else [float(a) for a in alphas]
     if not points or not all(math.isfinite(a) for a in points):
         raise ValueError(f"alphas: {alphas!r} holds no number, or one that is not finite")

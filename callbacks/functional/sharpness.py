@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,17 +27,24 @@ class RescaledHessian:
         scale: "filter": the norm of each filter or output unit (first dimension; vectors as a whole), for batch norm;
             "tensor": the norm of each parameter tensor; "adaptive": |θ_i| itself (Kwon et al. 2021, ASAM), invariant
             to every node-wise rescaling; or any (q,) tensor.
+
+    Raises:
+        ValueError: a scale of another name, or of another shape than (q,).
     """
 
     def __init__(self, operator: LossHessian, scale: Scale | Tensor = "filter") -> None:
         self.operator = operator
         self.scale = scale if isinstance(scale, Tensor) else parameter_scale(operator, scale)
+        if self.scale.shape != (operator.num_params,):  # one number would scale all rows without a word
+            raise ValueError(f"scale: shape {tuple(self.scale.shape)}, not ({operator.num_params},)")
         self.num_params, self.device, self.dtype = operator.num_params, operator.device, operator.dtype
 
     def matvec(self, vector: Tensor) -> Tensor:
+        """Returns D H D v for v (q,)."""
         return self.scale * self.operator.matvec(self.scale * vector)
 
     def matmat(self, vectors: Tensor) -> Tensor:
+        """Returns D H D V for V (q, k)."""
         return self.scale[:, None] * self.operator.matmat(self.scale[:, None] * vectors)
 
 
@@ -73,18 +81,23 @@ def batch_sharpness(operator: LossHessian) -> Ratio:
     """Returns E[g'H_B g] / E|g|², g = ∇L_B, over the operator's batches (Andreyev, Beneventano 2024); compare with
     2/eta.
 
-    The batches should be minibatches of the run's S; together they cost one product. Under torch.distributed those of
-    all ranks count.
+    The batches should be minibatches of the run's S; together they cost one product. Only those of the most frequent
+    size count (the larger of two that are as frequent): E|g|² grows as S shrinks, so that an epoch's ragged last batch,
+    one among the others, could be most of both means. Under torch.distributed those of all ranks count.
 
     Raises:
-        ValueError: fewer than 3 batches, which give no interval.
+        ValueError: fewer than 3 batches of one size, which give no interval.
     """
-    pairs = [(float(g @ hg), float(g @ g)) for _, g, hg in operator.gradients_and_products()]
-    values = torch.cat(of_all_ranks(torch.tensor(pairs, dtype=torch.float64).reshape(-1, 2)))
-    n = len(values)
+    found = [(float(size), float(g @ hg), float(g @ g)) for size, g, hg in operator.gradients_and_products()]
+    rows = torch.cat(of_all_ranks(torch.tensor(found, dtype=torch.float64).reshape(-1, 3)))
     operator.products += 1  # together one pass over the data
+    counts = Counter(rows[:, 0].tolist())
+    common = max(counts, key=lambda size: (counts[size], size), default=0.0)
+    values = rows[rows[:, 0] == common, 1:]
+    n = len(values)
     if n < 3:
-        raise ValueError(f"batches: {n} are too few for batch sharpness and its interval; at least 3")
+        what = f"{n} of {common:g} examples among {len(rows)}" if n < len(rows) else f"{n}"
+        raise ValueError(f"batches: {what} are too few for batch sharpness and its interval; at least 3 of one size")
     total = values.sum(0)
     ratio = float(total[0] / total[1])  # NaN where all gradients are 0
     without = (total - values)[:, 0] / (total - values)[:, 1]

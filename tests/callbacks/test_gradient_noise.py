@@ -3,15 +3,17 @@
 import io
 import math
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from tests.callbacks.fits import Own, trainer
 from tests.ranks import as_torchrun, on_ranks
 from three_factors.callbacks import GradientNoiseMonitor
 from three_factors.callbacks.common_size import common_size, share
+from three_factors.callbacks.followed import Followed
 from three_factors.callbacks.functional.noise import FEWEST
 from three_factors.callbacks.series import Series
 from three_factors.datamodules import DigitsDataModule, Triangle
@@ -266,6 +268,76 @@ def test_another_rate_starts_the_series_anew():
     series.settle([16] * 3)
     steps(series, [(16, False)] * 2, lr=0.2)
     assert (len(series.rows), len(series.recent), series.size) == (2, 2, 0)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128],
+)
+def test_products_of_weights_and_gradients_are_those_of_float64_in_every_type(dtype):
+    generator = torch.Generator().manual_seed(0)
+    weights, gradient, buffer = (torch.randn(50, 2, generator=generator, dtype=torch.float64) for _ in range(3))
+    given = [scale * t for scale, t in zip((1, 1e-4, 300), (weights, gradient, buffer))]
+    given = [(torch.view_as_complex(t) if dtype.is_complex else t).to(dtype) for t in given]
+    p, g, v = ((torch.view_as_real(t) if dtype.is_complex else t).double() for t in given)
+    series = Series()
+    series.before([(given[0], given[1])], 0.1, 0.9, 0.01)
+    series.stepped([given[1]], 0.1, 0.9, 0.01)
+    series.after([given[2]], 16, False)
+    square, power, product = (p * p).sum(), (g * g).sum(), (p * g).sum()
+    cosine = product.abs() / (square * power).sqrt()
+    wanted = torch.stack([2 * (product + 0.01 * square), 0.1 * 1.9 * (v * v).sum(), square, cosine])
+    torch.testing.assert_close(series.rows[0], wanted, rtol=1e-5, atol=0)
+
+
+class Thawing(Plain):
+    """Trains its weights from the first epoch on and its biases, a parameter group of their own, from the second."""
+
+    def configure_optimizers(self):
+        return torch.optim.SGD([self.network.weight], 0.05)
+
+    def on_train_epoch_start(self):
+        if self.current_epoch == 1:
+            self.optimizers().add_param_group({"params": [self.network.bias]})
+
+
+def test_a_parameter_group_that_is_added_in_the_training_is_followed_from_then_on():
+    watch = GradientNoiseMonitor(batches=5)
+    fitted(Thawing(), watch, epochs=2)
+    assert [len(series.rows) for series in watch._followed.groups] == [20, 10]
+    assert "gradient_noise/weight_drift_1" in watch.history[1]
+
+
+def test_series_of_another_number_of_groups_than_the_optimizers_are_begun_anew():
+    module, followed = Plain(), Followed()
+    followed.groups = [Series(count=1), Series(count=1)]
+    run = SimpleNamespace(optimizers=[module.configure_optimizers()], gradient_clip_val=None)
+    followed.start(run, module)
+    assert [series.count for series in followed.groups] == [0]
+
+
+class Streamed(Rows):
+    """The same rows, from a loader without a length."""
+
+    def train_dataloader(self):
+        return DataLoader(Stream(self.pairs), 16)
+
+
+class Stream(IterableDataset):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        return (self.rows[i] for i in range(len(self.rows)))
+
+
+@pytest.mark.parametrize("options", [{}, {"limit_train_batches": 4}])
+@pytest.mark.parametrize("kind", [Rows, Streamed])
+def test_the_ragged_end_of_an_epoch_is_no_change_of_s_in_a_stream_either(kind, options):
+    watch = GradientNoiseMonitor(batches=5)
+    fitted(kind(rows=50), watch, epochs=4, **options)  # 16, 16, 16, 2
+    (series,) = watch._followed.groups
+    assert (len(series.rows), series.size) == (12, 16)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from functools import cache
 
 import pytest
 import torch
+from pytorch_lightning.callbacks import EarlyStopping
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -20,6 +21,9 @@ OF_THE_BATCHES = {  # two ranks have other batches than one
     "interpolation/reference_loss_error",
     "interpolation/current_loss_error",
 }
+# A width is logged as it is or as at least so much, a noise scale and a stationarity where they are defined.
+OF_NOT_EVERY_SUCCESS = ("interpolation/width", "gradient_noise/noise_scale", "gradient_noise/stationarity")
+OF_NOT_EVERY_SUCCESS += ("gradient_noise/weight_drift",)
 KINDS = ("hessian", "pyhessian", "noise", "interpolation")
 
 
@@ -120,6 +124,30 @@ def test_weights_that_are_not_finite_are_logged_as_nan_and_end_no_training(kind)
     assert all(math.isnan(v) for k, v in second.items() if k.startswith(watch.prefix) and not k.endswith("seconds"))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_measurement_that_fails_is_logged_under_every_name_that_one_which_does_not_has(kind):
+    watches = [monitor(kind), monitor(kind)]
+    for watch, weight in zip(watches, (0.1, math.nan)):
+        module = Own()
+        torch.nn.init.constant_(module.network[-1].weight, weight)
+        trainer([watch], epochs=1).fit(module)
+    found, failed = ({name for name in watch.history[0] if watch.logs(name)} for watch in watches)
+    sometimes = {name for name in found ^ failed if name.startswith(OF_NOT_EVERY_SUCCESS)}
+    assert found - sometimes == failed - sometimes
+    assert all(math.isnan(v) for k, v in watches[1].history[0].items() if k in failed and not k.endswith("seconds"))
+
+
+@pytest.mark.parametrize("kind", [HessianMonitor, InterpolationMonitor])
+def test_a_training_that_is_stopped_early_by_a_value_goes_on_before_there_is_one(kind):
+    watch, module = kind(examples=32), Own()
+    name = {"hessian": "hessian/top_eigenvalue", "interpolation": "interpolation/width_0.1"}[watch.prefix]
+    torch.nn.init.constant_(module.network[0].weight, math.nan)
+    stop = EarlyStopping(name, check_finite=False, check_on_train_epoch_end=True)
+    fitted = trainer([watch, stop], epochs=2)
+    fitted.fit(module)
+    assert fitted.current_epoch == 2
+
+
 def test_a_monitor_used_again_measures_the_new_fits_data():
     watch = HessianMonitor(measures=("top_eigenvalue",), examples=160)
     for scale in (1, 2):
@@ -206,11 +234,46 @@ def test_stationarity_is_followed_per_parameter_group_and_restarts_when_the_rate
         (lambda: InterpolationMonitor(reference="nowhere.ckpt"), "reference: 'nowhere.ckpt'"),
         (lambda: InterpolationMonitor(alphas=[0, 0.5]), "alphas: a = 0 and a = 1"),
         (lambda: InterpolationMonitor(rises=(0,)), "rises: "),
+        (
+            lambda: InterpolationMonitor(batch_norm="reestimate"),
+            "batch_norm: 'reestimate' is none of 're-estimate', 'int",
+        ),
+        (lambda: InterpolationMonitor(alphas=[0, 1, math.nan]), "alphas: .* holds a number that is not finite"),
+        (lambda: HessianMonitor(name="h/"), "name: 'h/' ends in the '/'"),
+        (lambda: HessianMonitor(examples=1e3), "examples: 1000.0 is not a positive whole number"),
+        (lambda: InterpolationMonitor(batch_size=16.0), "batch_size: 16.0 is not a positive whole number"),
+        (lambda: HessianMonitor(k=2.0), "k: 2.0 is not a positive whole number"),
+        (lambda: HessianMonitor(max_vectors=64.0), "max_vectors: 64.0 is not a positive whole number"),
+        (lambda: HessianMonitor(max_products=-5), "max_products: -5 is not a positive whole number"),
+        (lambda: HessianMonitor(max_products=0), "max_products: 0 is not a positive whole number"),
+        (lambda: HessianMonitor(tol=math.nan), "tol: nan is not a positive number"),
+        (lambda: HessianMonitor(trace_tol=-1), "trace_tol: -1 is not a positive number"),
+        (lambda: HessianMonitor(norm_tol=math.inf), "norm_tol: inf is not a positive number"),
+        (lambda: HessianMonitor(dtype=torch.bfloat16), "dtype: torch.bfloat16 is none of"),
+        (lambda: GradientNoiseMonitor(batches=24.0), "batches: 24.0 is not a positive whole number"),
+        (lambda: GradientNoiseMonitor(max_bytes="1e9"), "max_bytes: '1e9' is not a positive whole number"),
     ],
 )
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"measures": ("batch_sharpness",), "examples": 40, "batch_size": 16},
+            "examples: 40 in batches of 16 are 2 of one",
+        ),
+        ({"training": True, "examples": 33, "batch_size": 16}, "examples: 33 in .* leave one of a single example"),
+    ],
+)
+def test_a_subset_that_cannot_be_measured_in_its_batches_is_refused_before_the_first_step(options, message):
+    fitted = trainer([HessianMonitor(**options)], epochs=1)
+    with pytest.raises(ValueError, match=message):
+        fitted.fit(Own())
+    assert fitted.global_step == 0
 
 
 def test_a_module_without_a_loss_is_told_so():

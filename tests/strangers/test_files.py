@@ -1,6 +1,7 @@
 """What callbacks write: nothing in a trial, into a folder made for it, and a word where nothing would come."""
 
 import itertools
+import math
 import os
 import signal
 import warnings
@@ -73,6 +74,13 @@ def test_the_folder_of_a_file_is_made_when_a_fit_begins(make, tmp_path):
     fit(callback)
     assert make is ExactResume or path.is_file()
     assert path.parent.is_dir()
+
+
+@pytest.mark.parametrize("value", [-1, math.nan, "a"])
+@pytest.mark.parametrize(("make", "field"), [(ExactResume, "every"), (ProgressFile, "interval")])
+def test_what_is_no_number_of_seconds_is_refused(make, field, value, tmp_path):
+    with pytest.raises(ValueError, match=f"^{field}: {value!r} is not a number of seconds$"):
+        make(tmp_path / "file", **{field: value})
 
 
 @pytest.mark.parametrize("make", [ExactResume, ProgressFile])

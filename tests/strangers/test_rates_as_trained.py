@@ -131,6 +131,36 @@ def test_of_a_sum_the_trainer_accumulates_the_mean():
     assert ratios(watch) == [LR / 2]
 
 
+class Optimized(Small):
+    """Trained by the optimizer that `make` gives for its parameters."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def configure_optimizers(self):
+        return self.make(self.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "rate"),
+    [({"momentum": 0.9}, 10 * LR), ({"momentum": 0.9, "dampening": 0.9}, LR), ({"dampening": 0.9}, LR)],
+)
+def test_momentum_makes_the_noise_ratio_larger(options, rate):
+    watch = noise()
+    trainer(watch, epochs=2, precision="64-true").fit(Optimized(lambda p: torch.optim.SGD(p, LR, **options)))
+    assert ratios(watch) == [rate / SIZE] * 2
+
+
+@pytest.mark.parametrize(
+    "make", [lambda p: torch.optim.Adam(p, LR), lambda p: torch.optim.SGD(p, LR, momentum=0.9, nesterov=True)]
+)
+def test_what_is_not_sgd_or_has_nesterovs_momentum_has_no_temperature(make):
+    watch = noise()
+    trainer(watch, precision="64-true").fit(Optimized(make))
+    assert ratios(watch) == [None]
+
+
 def test_where_nothing_is_trained_there_is_no_temperature():
     """Averaging runs through the data once more after the training, for batch norm."""
     module = Small(network(lambda: nn.Linear(6, 5), lambda: nn.BatchNorm1d(5), lambda: nn.Linear(5, 3)))

@@ -85,6 +85,15 @@ def test_a_number_of_eigenvalues_that_there_is_not_is_named(k):
         top_eigenvalues(Matrix(torch.eye(6)), k=k)
 
 
+@pytest.mark.parametrize("measure", [top_eigenvalues, trace, frobenius_norm])
+@pytest.mark.parametrize(
+    ("field", "value"), [("tol", 0.0), ("tol", math.nan), ("tol", -1), ("max_products", 0), ("max_products", -5)]
+)
+def test_a_tolerance_or_a_limit_that_is_not_positive_is_named(measure, field, value):
+    with pytest.raises(ValueError, match=f"{field}: {value} is not a positive"):
+        measure(symmetric(torch.arange(6.0)), **{field: value})
+
+
 def coverage(estimate, truth, seeds=500):
     """The share of seeds whose 95 % interval holds the truth."""
     found = [estimate(seed) for seed in range(seeds)]

@@ -226,6 +226,49 @@ def test_a_barrier_needs_both_ends(alphas, missing):
         _ = Interpolation(alphas, [1.0, 1.0], [], [], 1.0, (1.0, 1.0), "").barrier
 
 
+def of_values(*values):
+    """A path with points at a = -1, -0.5 … 2."""
+    return Interpolation([i / 2 - 1 for i in range(7)], list(values), [], [], 1.0, (1.0, 1.0), "")
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("losses", "barrier"),
+    [
+        ((1, NAN, 1), NAN),
+        ((NAN, 5, 1), NAN),
+        ((1, 5, NAN), NAN),
+        ((INF, 5, 1), NAN),
+        ((1, 5, INF), NAN),
+        ((1, INF, 1), INF),
+    ],
+)
+def test_a_barrier_over_losses_that_are_not_finite_is_none(losses, barrier):
+    assert of_values(9, 9, *losses, 9, 9).barrier == pytest.approx(barrier, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("losses", "value"),
+    [
+        ((1, NAN, 9), NAN),
+        ((1, 1, NAN), NAN),
+        ((NAN, 9, 9), NAN),
+        ((INF, 9, 9), NAN),
+        ((-INF, 9, 9), NAN),
+        ((1, 2, NAN), 0.5),  # risen before
+        ((1, INF, 9), 0.5),
+        ((1, 1, INF), 1.0),
+    ],
+)
+def test_a_width_past_a_loss_that_is_nan_is_nan_and_an_infinite_one_has_risen(losses, value):
+    before, after = of_values(*reversed(losses), 1, 1, 1, 1), of_values(1, 1, 1, 1, *losses)
+    for width in (before.width(1, 1.0), after.width(2, 1.0)):
+        assert width.value == pytest.approx(value, nan_ok=True)
+        assert not width.censored
+
+
 def test_a_broken_off_path_is_resumed_without_doing_a_point_twice(ends, tmp_path):
     whole, calls = path(ends, alphas=[0, 0.5, 1]), []
 

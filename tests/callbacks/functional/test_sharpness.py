@@ -70,6 +70,13 @@ def test_a_rescaled_hessian_is_d_h_d(scale):
     torch.testing.assert_close(operator.matmat(v), (dense @ v).detach(), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("length", [1, 5])
+def test_a_scale_of_another_length_is_refused(length):
+    operator = HessianOperator(network("tanh"), F.cross_entropy, data())
+    with pytest.raises(ValueError, match=rf"scale: shape \({length},\), not \({operator.num_params},\)"):
+        RescaledHessian(operator, torch.ones(length))
+
+
 def test_batch_sharpness_is_its_definition():
     module, parts = network("tanh"), batches(10, 10, 10, 10)
     above = below = 0.0
@@ -85,6 +92,17 @@ def test_batch_sharpness_is_its_definition():
 def test_batch_sharpness_of_two_batches_is_refused():
     with pytest.raises(ValueError, match="batches: 2 are too few"):
         batch_sharpness(HessianOperator(network("tanh"), F.cross_entropy, batches(20, 20)))
+
+
+def test_a_ragged_last_batch_is_left_out_of_batch_sharpness():
+    module, parts = network("tanh"), batches(13, 13, 13, 1)
+    ragged, whole = (batch_sharpness(HessianOperator(module, F.cross_entropy, part)) for part in (parts, parts[:3]))
+    assert ragged == whole
+
+
+def test_fewer_than_three_batches_of_one_size_are_refused():
+    with pytest.raises(ValueError, match="batches: 2 of 15 examples among 3 are too few"):
+        batch_sharpness(HessianOperator(network("tanh"), F.cross_entropy, batches(15, 15, 10)))
 
 
 def test_finite_differences_agree_on_smooth_networks():
