@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import pytorch_lightning as pl
 import torch
@@ -21,12 +21,21 @@ EVALUATED = ("val", "test", "train_subset", "train_clean", "train_wrong")  # wha
 
 
 def example_losses(criterion: Criterion, output: Tensor, target: Tensor) -> Tensor:
-    """Returns the losses of examples, (...), of outputs (..., classes) and labels (...)."""
+    """Returns the losses of examples, (...), of outputs (..., classes) and labels (...).
+
+    Raises ValueError for another criterion.
+    """
+    _check_criterion(criterion)
     if criterion == "cross_entropy":
         flat = F.cross_entropy(output.flatten(0, -2), target.flatten(), reduction="none")
         return flat.view(target.shape)
     output = output.to(torch.promote_types(output.dtype, torch.float32))  # as autocast has cross-entropy
     return (output - F.one_hot(target, output.shape[-1]).to(output.dtype)).square().sum(-1) / 2
+
+
+def _check_criterion(value: object) -> None:
+    if value not in get_args(Criterion):
+        raise ValueError(f"criterion: {value!r} is neither 'cross_entropy' nor 'square'")
 
 
 class DoubleMean(MeanMetric):
@@ -60,7 +69,7 @@ class SGDClassifier(pl.LightningModule):
         gradient_noise: what changes the noise of the gradient and leaves its mean; none by default. Noise that is
             made of a difference and added goes with neither accumulated batches nor a gradient scaler: ValueError.
         criterion: "cross_entropy"; or "square", half the squared distance of the outputs from the label's indicator,
-            whose Hessian in the outputs is the identity. A checkpoint brings its own.
+            whose Hessian in the outputs is the identity. A checkpoint brings its own. ValueError for another one.
     """
 
     def __init__(self, network: nn.Module, *, lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
@@ -73,7 +82,7 @@ class SGDClassifier(pl.LightningModule):
         self.network = network
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.gradient_noise: GradientNoise | None = None
-        self.criterion: Criterion = "cross_entropy"
+        self._criterion: Criterion = "cross_entropy"
         self._difference: Tensor | None = None
         self.evaluations = nn.ModuleDict(
             {f"{part}/{what}": DoubleMean() for part in EVALUATED for what in ("loss", "accuracy")}
@@ -81,6 +90,16 @@ class SGDClassifier(pl.LightningModule):
         # Of an epoch: the sum of the examples' losses, how many were classified right, and how many there were.
         self.epoch_sums = torch.zeros(3, dtype=torch.float64)
         self._counts = False  # whether any batch of the epoch is in them
+
+    @property
+    def criterion(self) -> Criterion:
+        """Returns the name of the loss that is trained on; what is neither is refused where it is set."""
+        return self._criterion
+
+    @criterion.setter
+    def criterion(self, value: Criterion) -> None:
+        _check_criterion(value)
+        self._criterion = value
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.network(inputs)
@@ -198,9 +217,10 @@ class SGDClassifier(pl.LightningModule):
         """Takes over the criterion, and the sums of an epoch that goes on.
 
         Raises:
-            ValueError: the module was given another criterion than the checkpoint's.
+            ValueError: the module was given another criterion than the checkpoint's, or this is none.
         """
         criterion = checkpoint.get("criterion", self.criterion)
+        _check_criterion(criterion)
         if criterion != self.criterion and self.criterion != "cross_entropy":
             raise ValueError(f"criterion: {self.criterion!r} is not the checkpoint's {criterion!r}")
         self.criterion = criterion

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from three_factors.datamodules import DigitsDataModule
 from three_factors.lightning_modules import MLP, VGG11, MLPNet, ResNet56Net, VGG11Net
+from three_factors.lightning_modules.classifier import example_losses
 
 
 def parameters(module):
@@ -55,6 +56,18 @@ def test_a_checkpoint_of_another_criterion_than_was_asked_for_is_refused(tmp_pat
     del checkpoint["criterion"]  # an older one
     module.on_load_checkpoint(checkpoint)
     assert module.criterion == "square"
+
+
+def test_a_criterion_that_is_none_is_refused_wherever_it_comes_from():
+    module = MLP(hidden=(4,), in_features=3, num_classes=3)
+    words = "^criterion: 'cross-entropy' is neither 'cross_entropy' nor 'square'$"
+    with pytest.raises(ValueError, match=words):
+        module.criterion = "cross-entropy"
+    with pytest.raises(ValueError, match=words):
+        module.on_load_checkpoint({"criterion": "cross-entropy"})
+    assert module.criterion == "cross_entropy"
+    with pytest.raises(ValueError, match=words):
+        example_losses("cross-entropy", torch.zeros(2, 3), torch.zeros(2).long())
 
 
 def test_fig1s_mlp_has_four_hidden_layers_of_512_with_batch_norm():
