@@ -143,6 +143,12 @@ def check_batch_size(
     return schedule
 
 
+def check_place(rank: int, world_size: int) -> None:
+    """Raises ValueError for a rank that is none of `world_size`: it would get examples of another batch."""
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank: {rank} is not one of world_size={world_size}, counted from 0")
+
+
 def contiguous_shard(examples: int, rank: int, world_size: int) -> slice:
     """Returns a rank's part of a fixed evaluation set; parts differ by one example at most."""
     return slice(examples * rank // world_size, examples * (rank + 1) // world_size)

@@ -31,6 +31,8 @@ def stratified_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 def split(labels: np.ndarray, validation: int, train: int | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns disjoint (train, validation) indices: a seeded permutation, then a stratified subset of what is left."""
+    if validation < 0:
+        raise ValueError(f"validation: {validation} is less than 0 examples")
     if validation >= len(labels):
         raise ValueError(f"validation: {validation} examples leave none of {len(labels)} for training; pass fewer")
     order = generator(seed, "split").permutation(len(labels)).astype(np.int64)

@@ -89,6 +89,13 @@ class ImageDataModule(pl.LightningDataModule):
         known = WATCHED if label_noise is None else WITH_LABEL_NOISE
         if watch != known[: len(watch)] or not watch:
             raise ValueError(f"watch: {watch!r} is not a beginning of {known!r}")
+        for field, value, least in (
+            ("validation", validation, 0),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("subset", subset, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{field}: {value!r} is less than {least}")
         self.label_noise, self.watch, self.subset, self.dtype = label_noise, watch, subset, dtype
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}
 

@@ -77,6 +77,19 @@ def test_subsets_that_do_not_exist_are_refused(validation, train, words):
         DigitsDataModule(validation=validation, train=train).setup()
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("validation", -1), ("eval_batch_size", 0), ("subset", -1), ("subset", 0)]
+)
+def test_numbers_of_examples_that_no_part_can_have_are_refused(field, value):
+    with pytest.raises(ValueError, match=f"^{field}: {value} is less than"):
+        DigitsDataModule(**{field: value})
+
+
+def test_a_split_that_holds_out_fewer_than_none_is_refused():
+    with pytest.raises(ValueError, match=r"^validation: -1 is less than 0 examples$"):
+        split(np.arange(10), -1, None, seed=0)
+
+
 def test_crop_and_flip_is_torchvisions_for_every_image():
     generator = torch.Generator().manual_seed(0)
     mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.3, 0.4])
