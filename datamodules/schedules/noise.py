@@ -56,8 +56,10 @@ class NoiseSchedule:
 def round_batch_size(value: float, smallest: int, largest: int) -> int:
     """Returns the whole number of examples nearest to `value` in [smallest, largest].
 
-    An infinite value gives largest.
+    An infinite value gives largest. Raises ValueError for NaN, and below 1/2 example.
     """
+    if not value >= 0.5:
+        raise ValueError(f"batch_size: {value!r} is no number of examples")
     return largest if value >= largest else max(round(value), smallest)
 
 

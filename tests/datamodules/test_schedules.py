@@ -101,6 +101,14 @@ def test_a_learning_rate_of_zero_becomes_the_largest_batch_allowed_with_eta_zero
     assert exchanged.setting(10, size) == (0.0, 5000)
 
 
+@pytest.mark.parametrize("value", [math.nan, -5.0, 0.0, -math.inf])
+def test_a_value_that_is_no_number_of_examples_is_not_rounded_to_one(value):
+    with pytest.raises(ValueError, match=rf"^batch_size: {value!r} is no number of examples$"):
+        round_batch_size(value, 1, 100)
+    with pytest.raises(ValueError, match=rf"^batch_size: {value!r} is no number of examples$"):
+        epoch_edges(100, lambda t: 10.0 if t < 0.5 else value, 0)
+
+
 def test_the_inverse_of_nothing_is_without_bound():
     assert Inverse(Constant(0.0), 1.0).bounds == (math.inf, math.inf)
     assert Ratio(Constant(1.0), Constant(0.0), 1.0).bounds == (math.inf, math.inf)
