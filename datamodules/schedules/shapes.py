@@ -100,7 +100,10 @@ class Steps:
 
 @dataclass(frozen=True)
 class StepEvery:
-    """Multiplies `start` by `factor` after every `every` epochs, and never goes beyond `limit`."""
+    """Multiplies `start` by `factor` after every `every` epochs, and never goes beyond `limit`.
+
+    ValueError for a limit on the side that it moves away from: it would stay at `start`.
+    """
 
     start: float
     factor: float
@@ -109,6 +112,8 @@ class StepEvery:
 
     def __post_init__(self) -> None:
         check_numbers(self, positive=["factor", "every"], nonnegative=["start", "limit"])
+        if (self.factor - 1) * (self.limit - self.start) < 0:
+            raise ValueError(f"StepEvery.limit: {self.limit!r} is never reached from {self.start!r} by {self.factor!r}")
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -116,7 +121,11 @@ class StepEvery:
 
     def __call__(self, epoch: float) -> float:
         low, high = self.bounds
-        return min(max(self.start * self.factor ** (epoch // self.every), low), high)
+        try:
+            value = self.start * self.factor ** (epoch // self.every)
+        except OverflowError:  # of the power, long after the limit
+            return high if self.start else low
+        return min(max(value, low), high)
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,18 @@ def test_the_boundary_of_a_half_cycle_belongs_to_the_next_half():
     assert [cycle(t) for t in (0, 2.999, 3, 5.999, 6, 9, 12)] == [2, 2, 1, 1, 2, 1, 2]
 
 
+def test_steps_stay_at_their_limit_however_late_it_is():
+    assert [StepEvery(0.1, 2.0, 1, limit=1.0)(t) for t in (0, 3, 4, 1023, 1024, 10**6)] == [0.1, 0.8, 1, 1, 1, 1]
+    assert [StepEvery(1.0, 0.5, 1, limit=0.25)(t) for t in (0, 1, 2, 1024, 10**6)] == [1, 0.5, 0.25, 0.25, 0.25]
+    assert StepEvery(0.0, 2, 1, limit=1.0)(5000) == 0
+
+
+@pytest.mark.parametrize(("factor", "limit"), [(0.5, 1.0), (2.0, 0.01)])
+def test_a_limit_that_is_never_reached_is_refused(factor, limit):
+    with pytest.raises(ValueError, match=rf"^StepEvery.limit: {limit} is never reached from 0.1 by {factor}$"):
+        StepEvery(0.1, factor, 10, limit)
+
+
 def test_a_chain_restarts_time_in_every_part():
     chain = Chain((Polynomial(0, 4, epochs=4), Constant(4.0), Cosine(4, 0, epochs=2)), (4.0, 6.0))
     assert [chain(t) for t in (0, 2, 5, 6, 8)] == pytest.approx([0, 2, 4, 4, 0])
