@@ -139,6 +139,20 @@ def test_both_varying_needs_to_be_told_which_one_stays():
         assert all(math.isclose(moved.noise_ratio(t), both.noise_ratio(t), rel_tol=1e-12) for t in (0, 1.5, 7, 9))
 
 
+@pytest.mark.parametrize(
+    ("schedule", "to", "given"),
+    [
+        (NoiseSchedule(Cyclic(0.1, 0.01, 2), 128), None, {"batch_size": 64}),
+        (NoiseSchedule(0.1, Cyclic(64, 32, 2)), None, {"lr": 0.2}),
+        (NoiseSchedule(Cosine(0.1, 0.01, 10), Cyclic(64, 32, 4)), "lr", {"lr": 0.2}),
+        (NoiseSchedule(0.1, 32), None, {"lr": 0.2}),
+    ],
+)
+def test_a_value_for_what_the_exchange_does_not_hold_is_refused(schedule, to, given):
+    with pytest.raises(ValueError, match=f"^{next(iter(given))}: .* was given to be held"):
+        exchange(schedule, to, **given)
+
+
 def test_any_function_of_the_epoch_is_a_schedule_if_the_constant_is_given():
     falling = NoiseSchedule(lambda t: 0.1 / (1 + t), 32)
     with pytest.raises(ValueError, match="bounds"):
