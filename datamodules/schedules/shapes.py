@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from three_factors.datamodules.schedules.values import Schedule, check_numbers
+from three_factors.datamodules.schedules.values import Schedule, check_milestones, check_numbers
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,7 @@ class Steps:
             )
         if any(not (math.isfinite(v) and v >= 0) for v in self.values):
             raise ValueError(f"Steps.values: {self.values!r} are not all non-negative finite numbers")
-        if list(self.milestones) != sorted(set(self.milestones)) or any(m <= 0 for m in self.milestones):
-            raise ValueError(f"Steps.milestones: {self.milestones!r} do not increase from above 0")
+        check_milestones(self, self.milestones)
 
     @property
     def bounds(self) -> tuple[float, float]:

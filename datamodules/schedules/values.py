@@ -18,6 +18,14 @@ def check_numbers(owner: object, *, positive: Sequence[str] = (), nonnegative: S
             raise ValueError(f"{type(owner).__name__}.{name}: {value!r} is not a {kind} finite number")
 
 
+def check_milestones(owner: object, milestones: Sequence[float]) -> None:
+    """Raises ValueError unless the milestones of `owner`, in epochs, are finite and increase from above 0."""
+    finite = all(math.isfinite(m) and m > 0 for m in milestones)
+    if not finite or list(milestones) != sorted(set(milestones)):
+        words = "do not increase from above 0, all finite"
+        raise ValueError(f"{type(owner).__name__}.milestones: {milestones!r} {words}")
+
+
 class _Boundless(ValueError):
     """A schedule that does not say its bounds."""
 

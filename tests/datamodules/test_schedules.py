@@ -165,6 +165,22 @@ def test_the_boundary_of_a_half_cycle_belongs_to_the_next_half():
     assert [cycle(t) for t in (0, 2.999, 3, 5.999, 6, 9, 12)] == [2, 2, 1, 1, 2, 1, 2]
 
 
+def test_a_number_in_a_chain_is_a_constant():
+    chain = Chain((0.1, Cosine(0.1, 0, epochs=2)), (4.0,))
+    assert chain == Chain((Constant(0.1), Cosine(0.1, 0, epochs=2)), (4.0,))
+    assert [chain(t) for t in (0, 4, 6)] == pytest.approx([0.1, 0.1, 0])
+    with pytest.raises(ValueError, match=r"^Chain.parts\[1\]: 'low' is neither"):
+        Chain((0.1, "low"), (4.0,))
+
+
+@pytest.mark.parametrize("milestones", [(math.nan,), (math.inf,)])
+def test_milestones_that_never_come_are_refused(milestones):
+    with pytest.raises(ValueError, match=r"^Chain.milestones: \((nan|inf),\) do not increase"):
+        Chain((Constant(1.0), Constant(2.0)), milestones)
+    with pytest.raises(ValueError, match=r"^Steps.milestones: \((nan|inf),\) do not increase"):
+        Steps((1.0, 2.0), milestones)
+
+
 def test_steps_stay_at_their_limit_however_late_it_is():
     assert [StepEvery(0.1, 2.0, 1, limit=1.0)(t) for t in (0, 3, 4, 1023, 1024, 10**6)] == [0.1, 0.8, 1, 1, 1, 1]
     assert [StepEvery(1.0, 0.5, 1, limit=0.25)(t) for t in (0, 1, 2, 1024, 10**6)] == [1, 0.5, 0.25, 0.25, 0.25]
