@@ -104,6 +104,19 @@ def test_a_depth_that_is_no_resnets_is_named(depth):
         ResNet56Net(depth=depth)
 
 
+@pytest.mark.parametrize("network", [VGG11Net, ResNet56Net])
+@pytest.mark.parametrize("width", [0, -1.0, float("nan")])
+def test_a_width_that_leaves_no_layer_is_refused(network, width):
+    with pytest.raises(ValueError, match=f"^width: {width} is not a positive finite number$"):
+        network(width=width)
+
+
+@pytest.mark.parametrize("init_std", [None, 0.1])
+def test_an_initialisation_by_an_unknown_name_is_refused_even_where_it_is_not_used(init_std):
+    with pytest.raises(ValueError, match=r"^init: 'xavier' is neither 'he' nor 'glorot'$"):
+        MLPNet(hidden=(3,), init="xavier", init_std=init_std)
+
+
 def test_original_shortcuts_have_no_parameters_and_keep_the_identity():
     network = ResNet56Net(depth=8, form="original", batch_norm=False).eval()  # the residuals start at 0
     images = torch.rand(2, 16, 32, 32)
