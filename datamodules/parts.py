@@ -86,9 +86,9 @@ def normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def _statistics(name: str, images: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if name in STATISTICS:
-        mean, std = (np.array(values) for values in STATISTICS[name])
-        return mean, std
+    mean, std = STATISTICS.get(name, ((), ()))
+    if len(mean) == images.shape[1]:  # else an image folder that happens to have the name
+        return np.array(mean), np.array(std)
     sample = images[np.sort(chosen)[:: max(1, len(chosen) // 5_000)]] / 255
     return sample.mean(axis=(0, 2, 3)), np.maximum(sample.std(axis=(0, 2, 3)), 1e-3)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from three_factors.datamodules.schedules.values import Schedule, check_milestones, check_numbers
+from three_factors.datamodules.schedules.values import Schedule, check_milestones, check_numbers, plain
 
 
 @dataclass(frozen=True)
@@ -253,8 +253,9 @@ def as_schedule(value: float | Schedule, name: str = "schedule") -> Schedule:
     """Returns a number becomes a `Constant`; a callable stays itself. Raises ValueError naming `name` otherwise."""
     if callable(value):
         return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if not (math.isfinite(value) and value >= 0):
+    number = plain(value)
+    if number is not None:
+        if not (math.isfinite(number) and number >= 0):
             raise ValueError(f"{name}: {value!r} is not a non-negative finite number")
-        return Constant(value)
+        return Constant(number)
     raise ValueError(f"{name}: {value!r} is neither a number nor a function of the epoch")

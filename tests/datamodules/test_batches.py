@@ -127,6 +127,11 @@ def test_a_start_past_the_epochs_end_or_before_its_beginning_is_refused(make, st
         make(start=start)
 
 
+def test_a_negative_seed_is_named():
+    with pytest.raises(ValueError, match=r"^seed: -1 is negative$"):
+        sampled(seed=-1)
+
+
 def test_an_epoch_may_start_at_its_end():
     assert [*planned(start=2), *sampled(start=2)] == []
 

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -163,6 +164,15 @@ def test_any_function_of_the_epoch_is_a_schedule_if_the_constant_is_given():
 def test_the_boundary_of_a_half_cycle_belongs_to_the_next_half():
     cycle = Cyclic(high=2, low=1, period=6)
     assert [cycle(t) for t in (0, 2.999, 3, 5.999, 6, 9, 12)] == [2, 2, 1, 1, 2, 1, 2]
+
+
+@pytest.mark.parametrize("number", [np.int64(5), np.float32(5), np.float64(5), np.uint8(5)])
+def test_numbers_of_numpy_are_numbers(number):
+    assert NoiseSchedule(number, number) == NoiseSchedule(5, 5)
+    assert Cyclic(high=number, low=number, period=number) == Cyclic(5, 5, 5)
+    assert isinstance(NoiseSchedule(number, number).lr.value, int | float)
+    with pytest.raises(ValueError, match=r"^Constant.value: np.True_ is not"):
+        Constant(np.True_)
 
 
 def test_a_number_in_a_chain_is_a_constant():

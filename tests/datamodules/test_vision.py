@@ -21,7 +21,8 @@ from three_factors.datamodules import (
     stratified_subset,
 )
 from three_factors.datamodules.augment import CropAndFlip, crop_and_flip
-from three_factors.datamodules.prepared import cached, prepare
+from three_factors.datamodules.parts import Parts
+from three_factors.datamodules.prepared import Prepared, cached, prepare
 from three_factors.datamodules.sources import DamagedData, DataError
 from three_factors.datamodules.subsets import split
 
@@ -83,6 +84,36 @@ def test_subsets_that_do_not_exist_are_refused(validation, train, words):
 def test_numbers_of_examples_that_no_part_can_have_are_refused(field, value):
     with pytest.raises(ValueError, match=f"^{field}: {value} is less than"):
         DigitsDataModule(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("dtype", torch.int64, "torch.int64 is neither torch.float32 nor torch.float64"),
+        ("dtype", torch.float16, "torch.float16 is neither torch.float32 nor torch.float64"),
+        ("seed", -1, "-1 is less than 0"),
+        ("split_seed", -1, "-1 is less than 0"),
+        ("watch", ["test"], r"\['test'\] is not a beginning"),
+    ],
+)
+def test_fields_that_no_data_module_can_have_are_named(field, value, words):
+    with pytest.raises(ValueError, match=f"^{field}: {words}"):
+        DigitsDataModule(**{field: value})
+
+
+def test_what_is_watched_may_be_a_list():
+    assert DigitsDataModule(watch=["val", "test"]).watch == ("val", "test")
+
+
+@pytest.mark.parametrize(("name", "mode", "channels"), [("cifar10", "L", 1), ("mnist", "RGB", 3)])
+def test_published_statistics_are_not_taken_for_images_of_other_channels(name, mode, channels):
+    images = np.random.default_rng(0).integers(0, 256, (50, channels, 8, 8), dtype=np.uint8)
+    labels = np.arange(50) % 2
+    arrays = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
+    source = Prepared(name, "-", "-", train=50, test=50, channels=channels, size=8, classes=2, origin="-")
+    parts = Parts.of(source, arrays, validation=0)
+    np.testing.assert_allclose(parts.mean, images.mean((0, 2, 3)) / 255)
+    assert parts.std.shape == (channels,)
 
 
 def test_a_split_that_holds_out_fewer_than_none_is_refused():
