@@ -262,4 +262,6 @@ class EvaluationLoader:
         return math.ceil(len(self.targets) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if not len(self):  # `split` gives one part, without examples
+            return iter(())
         return iter(zip(self.inputs.split(self.batch_size), self.targets.split(self.batch_size)))

@@ -252,15 +252,23 @@ class SGDClassifier(pl.LightningModule):
             self.log(name, value)
 
     def _evaluated(self) -> Iterator[tuple[str, Tensor]]:
-        for name, metric in self.evaluations.items():
-            if isinstance(metric, MeanMetric) and metric.update_called:
+        metrics = {name: metric for name, metric in self.evaluations.items() if isinstance(metric, MeanMetric)}
+        there = [metric.update_called for metric in metrics.values()]
+        if self._ranks > 1:  # a rank without examples of its own computes the mean with the others, who wait for it
+            anywhere = torch.tensor(there, device=self.device, dtype=torch.int32)
+            torch.distributed.all_reduce(anywhere)
+            there = anywhere.bool().tolist()
+        for called, (name, metric) in zip(there, metrics.items()):
+            if called:
+                if not metric.update_called:
+                    metric.update(torch.empty(0, device=self.device))
                 yield name, metric.compute()
                 metric.reset()
 
     def evaluate(self, loaders: Iterable[Iterable[Batch]], parts: Collection[str] = EVALUATED) -> dict[str, float]:
         """Returns what a validation with these loaders would log, between two steps, and leaves everything as it was.
 
-        On several ranks all must come here.
+        A part without examples has no entry. On several ranks all must come here.
 
         Args:
             loaders: those of a validation, in its order.

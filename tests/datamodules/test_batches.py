@@ -141,6 +141,11 @@ def test_evaluation_in_batches_of_no_example_is_refused():
         EvaluationLoader(torch.zeros(20, 1), torch.zeros(20), 0)
 
 
+def test_evaluation_of_no_example_has_no_batch():
+    loader = EvaluationLoader(torch.zeros(0, 1), torch.zeros(0), 10)
+    assert (len(loader), list(loader)) == (0, [])
+
+
 def test_evaluation_covers_every_example_once_over_all_ranks():
     targets = torch.arange(103)
     seen = [y for rank in range(3) for _, y in EvaluationLoader(targets, targets, 10, rank=rank, world_size=3)]

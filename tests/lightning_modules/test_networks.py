@@ -1,13 +1,16 @@
 """The networks are the paper's, and the classifier trains on the mean cross-entropy by plain SGD."""
 
 import statistics
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
 
+from tests.ranks import on_ranks
 from three_factors.datamodules import DigitsDataModule
+from three_factors.datamodules.batches import EvaluationLoader
 from three_factors.lightning_modules import MLP, VGG11, MLPNet, ResNet56Net, VGG11Net
 from three_factors.lightning_modules.classifier import example_losses
 
@@ -203,6 +206,27 @@ def test_a_checkpoint_loads_without_being_told_the_architecture(tmp_path):
     loaded = VGG11.load_from_checkpoint(tmp_path / "model.ckpt")
     assert loaded.lr == 0.01
     assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), loaded.state_dict().values()))
+
+
+def test_a_part_without_examples_has_no_mean():
+    module, empty = MLP(hidden=(4,), in_features=3, num_classes=3), (torch.zeros(0, 3), torch.zeros(0).long())
+    there = torch.randn(7, 3), torch.arange(7) % 3
+    found = module.evaluate([EvaluationLoader(*of, 5) for of in (empty, there)])
+    assert set(found) == {"test/loss", "test/accuracy"}
+
+
+def evaluated_on(rank, world_size):
+    torch.manual_seed(0)
+    module = MLP(hidden=(4,), in_features=3, num_classes=3)
+    module._trainer = SimpleNamespace(world_size=world_size)
+    one = torch.ones(1, 3), torch.zeros(1).long()
+    return module.evaluate([EvaluationLoader(*one, 5, rank=rank, world_size=world_size)])
+
+
+@pytest.mark.ddp
+def test_a_rank_without_examples_has_the_mean_of_the_others():
+    alone = evaluated_on(0, 1)
+    assert on_ranks(2, evaluated_on) == [alone, alone]
 
 
 @pytest.mark.parametrize(("options", "words"), [({"lr": -1.0}, "lr: -1.0"), ({"momentum": 1.0}, "momentum: 1.0")])
