@@ -13,6 +13,7 @@ from three_factors.datamodules import DigitsDataModule
 from three_factors.datamodules.batches import EvaluationLoader
 from three_factors.lightning_modules import MLP, VGG11, MLPNet, ResNet56Net, VGG11Net
 from three_factors.lightning_modules.classifier import example_losses
+from three_factors.lightning_modules.noise_injection import HalfBatch
 
 
 def parameters(module):
@@ -213,6 +214,25 @@ def test_a_part_without_examples_has_no_mean():
     there = torch.randn(7, 3), torch.arange(7) % 3
     found = module.evaluate([EvaluationLoader(*of, 5) for of in (empty, there)])
     assert set(found) == {"test/loss", "test/accuracy"}
+
+
+def test_ignored_labels_count_in_no_mean():
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(8, 3, generator=generator, dtype=torch.float64), torch.arange(8) % 3
+    module = MLP(hidden=(4,), in_features=3, num_classes=3).double()
+    ignored = torch.where(labels == 1, -100, labels)
+    kept = images[labels != 1], labels[labels != 1]
+    assert module.evaluate([[(images, ignored)]]) == pytest.approx(module.evaluate([[kept]]))
+    sums, means = [], []
+    for noise in (None, HalfBatch(0.0)):
+        for batch in ((images, ignored), kept):
+            module.gradient_noise = noise if len(batch[1]) % 2 == 0 else None
+            step = module.training_step(batch, 0)
+            means.append((step if isinstance(step, torch.Tensor) else step["loss"]).item())
+            sums.append(module.epoch_sums.tolist())
+    assert means == pytest.approx(means[:1] * 4)
+    assert sums == [pytest.approx(sums[0])] * 4
+    assert sums[0][2] == len(kept[1])
 
 
 def evaluated_on(rank, world_size):
