@@ -28,8 +28,8 @@ class Parts:
     """The parts of a data set that one run uses.
 
     Attributes:
-        train, val, test: int64 indices, the first two of the training images. Those of `train` are in random order,
-            every beginning stratified.
+        train, val, test: int64 indices, the first two of the training images. Those of `train` are in random order:
+            a beginning of them is a random sample.
         labels: int64, of the examples of `train`, as they are given to the training.
         right: bool, whether these are the true ones.
         mean, std: float64 (channels,), of the training images in [0, 1].

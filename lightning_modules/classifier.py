@@ -224,7 +224,10 @@ class SGDClassifier(pl.LightningModule):
         self.epoch_sums[2].add_(counted)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Returns the sums of an epoch that is not over, of every rank: added up in another order they would differ."""
+        """Stores the criterion, and the sums of an epoch that is not over, of every rank.
+
+        One by one, since added up in another order they would differ.
+        """
         own = tuple(self.epoch_sums.tolist()) if self._counts else None
         sums: list[Any] = [own] * self._ranks
         if self._ranks > 1:

@@ -240,7 +240,7 @@ class OneCycle:
 
 
 def _between(start: float, end: float, share: float) -> float:
-    """Returns `start` at share 0, `end` at share 1, and never outside them by rounding."""
+    """Returns `start` at share 0, `end` at share 1; between them it may lie outside both by rounding."""
     return start * (1 - share) + end * share
 
 
@@ -250,7 +250,7 @@ def _half_cosine(share: float) -> float:
 
 
 def as_schedule(value: float | Schedule, name: str = "schedule") -> Schedule:
-    """Returns a number becomes a `Constant`; a callable stays itself. Raises ValueError naming `name` otherwise."""
+    """Returns a number as a `Constant`, and a callable itself. Raises ValueError naming `name` for anything else."""
     if callable(value):
         return value
     number = plain(value)

@@ -64,6 +64,12 @@ def test_splits_are_disjoint_seeded_and_stratified():
     assert (split(labels, 200, 300, seed=4)[0] != train).any()
 
 
+@pytest.mark.parametrize(("size", "counts"), [(10, [4, 4, 2]), (11, [5, 5, 1])])
+def test_a_larger_stratified_subset_may_have_fewer_of_a_class(size, counts):
+    labels = np.repeat([0, 1, 2], [6, 6, 2])
+    assert np.bincount(labels[stratified_subset(labels, size, seed=0)]).tolist() == counts
+
+
 @pytest.mark.parametrize("size", [0, 7, 100, 1000])
 def test_a_stratified_subset_has_its_size_and_no_repeats(size):
     chosen = stratified_subset(np.repeat([0, 1, 2], [500, 300, 200]), size, seed=0)
