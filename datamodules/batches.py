@@ -22,7 +22,7 @@ from three_factors.datamodules.plan import (
     contiguous_shard,
     plan_epoch,
 )
-from three_factors.datamodules.resuming import BUILD, put_right
+from three_factors.datamodules.resuming import BUILD, holder_of_plan, put_right
 from three_factors.datamodules.schedules import Schedule
 
 
@@ -143,11 +143,13 @@ class PlannedBatchSampler(Sampler[list[int]]):
 
     @property
     def world_size(self) -> int:
+        """Returns the number of processes that share a batch; known when `rank` is."""
         there = torch.distributed.is_available() and torch.distributed.is_initialized()
         return self._world_size or (torch.distributed.get_world_size() if there else 1)
 
     @property
     def plan(self) -> EpochPlan:
+        """Returns the plan of the epoch that it is at, made anew where the number of processes has become another."""
         if self._plan is None or self._plan.smallest != self.world_size:
             self._plan = self._planned()
         return self._plan
@@ -241,11 +243,7 @@ def resumed_at(trainer: Any) -> int:
 
 def plan_of(loader: object) -> EpochPlan | None:
     """Returns the plan that a loader follows (ours, or a DataLoader with a PlannedBatchSampler), else None."""
-    for holder in (loader, getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None)):
-        plan = getattr(holder, "plan", None)
-        if isinstance(plan, EpochPlan):
-            return plan
-    return None
+    return getattr(holder_of_plan(loader), "plan", None)
 
 
 class EvaluationLoader:

@@ -102,6 +102,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     @property
     def batch_size(self) -> int | Schedule | None:
+        """Returns S over all devices, in examples: None for 128 or a NoiseScheduler's, a number in a search."""
         return self._batch_size
 
     @batch_size.setter

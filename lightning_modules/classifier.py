@@ -211,6 +211,7 @@ class SGDClassifier(pl.LightningModule):
 
     def _local(self, of_all: Tensor, losses: Tensor) -> Tensor:
         """Returns this rank's part (local,) of numbers for the global batch, as its plan is split."""
+        # as `datamodules.plan.contiguous_shard` has it, which modules do not import
         first = len(of_all) * self.trainer.global_rank // self._ranks if self._ranks > 1 else 0
         return of_all[first : first + len(losses)].to(losses)
 
