@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from three_factors.datamodules.resuming import BUILD, put_right
+from three_factors.datamodules.resuming import BUILD, holder_of_plan, put_right
 
 
 class Sampler(Protocol):
@@ -14,17 +14,6 @@ class Sampler(Protocol):
     start: int
 
     def set_epoch(self, epoch: int) -> None: ...
-
-
-def holder_of_plan(loader: object) -> Any:
-    """Returns what holds the plan that a loader follows: a loader of ours, or a DataLoader's sampler.
-
-    None without a plan.
-    """
-    for holder in (loader, getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None)):
-        if hasattr(getattr(holder, "plan", None), "edges"):
-            return holder
-    return None
 
 
 def check_began(holder: object, batch: int) -> None:

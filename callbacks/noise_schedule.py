@@ -49,7 +49,8 @@ class NoiseScheduler(pl.Callback):
     Raises:
         ValueError: the data module, or a loader without a plan, has another batch size than the schedule; gradients
             of planned batches are accumulated; learning rates differ and `groups` does not say what to do; the loader
-            has no length and t is not defined; another NoiseScheduler is there.
+            has no length and t is not defined; another NoiseScheduler is there; or, at a step, eta is no finite
+            number, or negative.
     """
 
     def __init__(
@@ -205,8 +206,10 @@ class NoiseScheduler(pl.Callback):
         """Sets eta for a step that sees `examples`."""
         progress = self._window.progress
         if examples != self.batch_size or progress != self.progress:
-            self.lr, self.batch_size = self.schedule.setting(progress, examples)
-            self.progress = progress
+            lr, _ = self.schedule.setting(progress, examples)
+            if not (math.isfinite(lr) and lr >= 0):  # of a function: our own schedules are checked
+                raise ValueError(f"lr: {lr} at t = {progress:g}")
+            self.lr, self.batch_size, self.progress = lr, examples, progress
         self._rates.set(self.lr)
 
     def _before_step(self, optimizer: Optimizer) -> None:

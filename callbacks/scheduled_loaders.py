@@ -7,8 +7,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 
-from three_factors.callbacks.handed import Sampler, go_on, handed_loader, handed_sampler, holder_of_plan
-from three_factors.datamodules.resuming import BUILD
+from three_factors.callbacks.handed import Sampler, go_on, handed_loader, handed_sampler
+from three_factors.datamodules.resuming import BUILD, holder_of_plan
 from three_factors.datamodules.schedules import Schedule, as_schedule
 
 

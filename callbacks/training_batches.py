@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, IterableDataset
 
-from three_factors.callbacks.handed import check_began, holder_of_plan
+from three_factors.callbacks.handed import check_began
 from three_factors.callbacks.scheduled_loaders import accumulating, refuse_accumulation
-from three_factors.datamodules.resuming import BUILD
+from three_factors.datamodules.resuming import BUILD, holder_of_plan
 from three_factors.datamodules.schedules import NoiseSchedule, as_schedule, known_bounds, round_batch_size
 
 Size = Callable[[Any], int]

@@ -14,8 +14,15 @@ from torch.utils.data import Sampler
 
 import three_factors.datamodules.safe_globals  # noqa: F401  # schedules among a checkpoint's hyperparameters can be read
 from three_factors.datamodules.following import Ear, EpochNames
-from three_factors.datamodules.plan import EpochPlan, Sampling, check_batch_size, contiguous_shard, plan_epoch
-from three_factors.datamodules.resuming import BUILD, put_right
+from three_factors.datamodules.plan import (
+    EpochPlan,
+    Sampling,
+    check_batch_size,
+    check_place,
+    contiguous_shard,
+    plan_epoch,
+)
+from three_factors.datamodules.resuming import BUILD, holder_of_plan, put_right
 from three_factors.datamodules.schedules import Schedule
 
 
@@ -46,6 +53,8 @@ class PlannedLoader:
         start: int = 0,
         repeats: bool = False,
     ) -> None:
+        check_place(rank, world_size)
+        _check_start(start, plan)
         self.inputs, self.targets, self.plan, self.transform = inputs, targets, plan, transform
         self.rank, self.world_size, self.start, self.repeats = rank, world_size, start, repeats
         self.began = start
@@ -120,7 +129,11 @@ class PlannedBatchSampler(Sampler[list[int]]):
         self._drawn = -1  # the epoch that the latest pass has given batches of; -1 for none yet
         self._told: int | None = None  # the length that was asked for last
         self._wrong = ""  # why the next pass cannot be right
-        self._plan: EpochPlan | None = self._planned()  # now, so that what cannot be followed is refused here
+        planned = self._planned()  # now, so that what cannot be followed is refused here
+        self._plan: EpochPlan | None = planned
+        if world_size is not None:  # else the ranks are perhaps there later, as are those of the plan
+            check_place(self.rank, world_size)
+        _check_start(start, planned)
 
     @property
     def rank(self) -> int:
@@ -130,11 +143,13 @@ class PlannedBatchSampler(Sampler[list[int]]):
 
     @property
     def world_size(self) -> int:
+        """Returns the number of processes that share a batch; known when `rank` is."""
         there = torch.distributed.is_available() and torch.distributed.is_initialized()
         return self._world_size or (torch.distributed.get_world_size() if there else 1)
 
     @property
     def plan(self) -> EpochPlan:
+        """Returns the plan of the epoch that it is at, made anew where the number of processes has become another."""
         if self._plan is None or self._plan.smallest != self.world_size:
             self._plan = self._planned()
         return self._plan
@@ -184,6 +199,7 @@ class PlannedBatchSampler(Sampler[list[int]]):
         return self._batches()
 
     def _batches(self) -> Iterator[list[int]]:
+        check_place(self.rank, self.world_size)
         plan, self.began, self.start = self.plan, self.start, 0
         if self._seen == plan.epoch:
             warnings.warn(
@@ -199,6 +215,11 @@ class PlannedBatchSampler(Sampler[list[int]]):
             self._drawn = plan.epoch
             yield plan.indices[plan.shard(batch, self.rank, self.world_size)].tolist()
         self._seen = plan.epoch  # at the end: Lightning starts a loader with workers twice and drops the first
+
+
+def _check_start(start: int, plan: EpochPlan) -> None:
+    if not 0 <= start <= len(plan):
+        raise ValueError(f"start: {start} is no batch of epoch {plan.epoch}, which has {len(plan)}")
 
 
 class Start(int):
@@ -222,17 +243,16 @@ def resumed_at(trainer: Any) -> int:
 
 def plan_of(loader: object) -> EpochPlan | None:
     """Returns the plan that a loader follows (ours, or a DataLoader with a PlannedBatchSampler), else None."""
-    for holder in (loader, getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None)):
-        plan = getattr(holder, "plan", None)
-        if isinstance(plan, EpochPlan):
-            return plan
-    return None
+    return getattr(holder_of_plan(loader), "plan", None)
 
 
 class EvaluationLoader:
     """This rank's part of a fixed set in consecutive batches, each example exactly once over all ranks."""
 
     def __init__(self, inputs: Tensor, targets: Tensor, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
+        check_place(rank, world_size)
+        if batch_size < 1:
+            raise ValueError(f"batch_size: {batch_size} is less than one example")
         shard = contiguous_shard(len(targets), rank, world_size)
         self.inputs, self.targets, self.batch_size = inputs[shard], targets[shard], batch_size
 
@@ -240,4 +260,6 @@ class EvaluationLoader:
         return math.ceil(len(self.targets) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if not len(self):  # `split` gives one part, without examples
+            return iter(())
         return iter(zip(self.inputs.split(self.batch_size), self.targets.split(self.batch_size)))

@@ -75,7 +75,10 @@ def _image(
 def _placed(
     glyph: Image.Image, size: int, random: np.random.Generator, *, shift: float, offset: complex = 0
 ) -> Image.Image:
-    """Returns one affine map from the glyph's square to the image's: rotation ±15°, shear ±.2, scale .7-1.1, shift."""
+    """Returns a glyph as an image of `size`, by one random affine map: rotation ±15°, shear ±.2, scale .7-1.1, shift.
+
+    Shifts are in pixels of the image: `offset`, and up to `shift` more either way.
+    """
     angle, shear = np.deg2rad(random.uniform(-15, 15)), random.uniform(-0.2, 0.2)
     scale = GLYPH / size / random.uniform(0.7, 1.1)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])

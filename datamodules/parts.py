@@ -28,8 +28,8 @@ class Parts:
     """The parts of a data set that one run uses.
 
     Attributes:
-        train, val, test: int64 indices, the first two of the training images. Those of `train` are in random order,
-            every beginning stratified.
+        train, val, test: int64 indices, the first two of the training images. Those of `train` are in random order:
+            a beginning of them is a random sample.
         labels: int64, of the examples of `train`, as they are given to the training.
         right: bool, whether these are the true ones.
         mean, std: float64 (channels,), of the training images in [0, 1].
@@ -86,9 +86,9 @@ def normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def _statistics(name: str, images: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if name in STATISTICS:
-        mean, std = (np.array(values) for values in STATISTICS[name])
-        return mean, std
+    mean, std = STATISTICS.get(name, ((), ()))
+    if len(mean) == images.shape[1]:  # else an image folder that happens to have the name
+        return np.array(mean), np.array(std)
     sample = images[np.sort(chosen)[:: max(1, len(chosen) // 5_000)]] / 255
     return sample.mean(axis=(0, 2, 3)), np.maximum(sample.std(axis=(0, 2, 3)), 1e-3)
 

@@ -59,8 +59,8 @@ class EpochPlan:
     def shard(self, batch: int, rank: int, world_size: int) -> slice:
         """Returns where rank's part of a batch lies in `indices`. Parts of a batch differ by one example at most."""
         start, stop = int(self.edges[batch]), int(self.edges[batch + 1])
-        size = stop - start
-        return slice(start + size * rank // world_size, start + size * (rank + 1) // world_size)
+        part = contiguous_shard(stop - start, rank, world_size)
+        return slice(start + part.start, start + part.stop)
 
 
 def epoch_edges(
@@ -143,6 +143,12 @@ def check_batch_size(
     return schedule
 
 
+def check_place(rank: int, world_size: int) -> None:
+    """Raises ValueError for a rank that is none of `world_size`: it would get examples of another batch."""
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank: {rank} is not one of world_size={world_size}, counted from 0")
+
+
 def contiguous_shard(examples: int, rank: int, world_size: int) -> slice:
-    """Returns a rank's part of a fixed evaluation set; parts differ by one example at most."""
+    """Returns a rank's part of a batch, or of a fixed evaluation set; parts differ by one example at most."""
     return slice(examples * rank // world_size, examples * (rank + 1) // world_size)

@@ -1,4 +1,7 @@
-"""Where a resumed training goes on: what Lightning gets wrong where epochs differ in length is put right."""
+"""Where a resumed training goes on: what Lightning gets wrong where epochs differ in length is put right.
+
+And by what a loader that follows a plan is known, wherever it is looked for.
+"""
 
 from __future__ import annotations
 
@@ -111,3 +114,14 @@ def _due(trainer: Any, length: Callable[[], int] | None) -> bool:
             return False
         interval = max(1, int(whole * interval))
     return bool(made % interval == 0)
+
+
+def holder_of_plan(loader: object) -> Any:
+    """Returns what holds the plan that a loader follows: a loader of ours, or a DataLoader's sampler.
+
+    None without a plan. Any holder does whose plan has `edges`, as an `EpochPlan` has.
+    """
+    for holder in (loader, getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None)):
+        if hasattr(getattr(holder, "plan", None), "edges"):
+            return holder
+    return None

@@ -14,7 +14,7 @@ STREAMS = ("weights", "split", "order", "augmentation", "dropout", "labels", "me
 
 
 def generator(seed: int, stream: str, *counters: int) -> np.random.Generator:
-    """Returns the generator of `stream` at `counters` (an epoch, a step, a rank …)."""
+    """Returns the generator of `stream` at `counters` (an epoch, a step, a rank …). ValueError for a negative seed."""
     return np.random.Generator(np.random.PCG64(_sequence(seed, stream, counters)))
 
 
@@ -26,4 +26,6 @@ def integer_seed(seed: int, stream: str, *counters: int) -> int:
 def _sequence(seed: int, stream: str, counters: tuple[int, ...]) -> np.random.SeedSequence:
     if stream not in STREAMS:
         raise ValueError(f"stream: {stream!r} is not one of {', '.join(STREAMS)}")
+    if seed < 0:
+        raise ValueError(f"seed: {seed!r} is negative")
     return np.random.SeedSequence((seed, zlib.crc32(stream.encode()), *counters))

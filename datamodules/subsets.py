@@ -14,7 +14,8 @@ def stratified_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
         labels: int (N,).
 
     Returns:
-        int64 (size,). A larger subset of the same seed contains no fewer examples of any class.
+        int64 (size,). A larger subset may have one example of a class fewer, since largest remainders decide: of
+        classes of 6, 6 and 2 a subset of 10 has 4, 4, 2, and one of 11 has 5, 5, 1.
     """
     if not 0 <= size <= len(labels):
         raise ValueError(f"size: {size} examples were asked for, {len(labels)} are there")
@@ -31,6 +32,8 @@ def stratified_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 def split(labels: np.ndarray, validation: int, train: int | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns disjoint (train, validation) indices: a seeded permutation, then a stratified subset of what is left."""
+    if validation < 0:
+        raise ValueError(f"validation: {validation} is less than 0 examples")
     if validation >= len(labels):
         raise ValueError(f"validation: {validation} examples leave none of {len(labels)} for training; pass fewer")
     order = generator(seed, "split").permutation(len(labels)).astype(np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -73,7 +74,7 @@ class ImageDataModule(pl.LightningDataModule):
         drop_last: bool = True,
         eval_batch_size: int = 500,
         label_noise: LabelNoise | None = None,
-        watch: tuple[str, ...] = ("val",),
+        watch: Sequence[str] = ("val",),
         subset: int = 500,
         download: bool = True,
         dtype: torch.dtype = torch.float32,
@@ -86,14 +87,22 @@ class ImageDataModule(pl.LightningDataModule):
         self.augment = self.augment_default if augment is None else augment
         self.seed, self.split_seed, self.sampling = seed, split_seed, sampling
         self.max_batch_size, self.drop_last, self.eval_batch_size = max_batch_size, drop_last, eval_batch_size
-        known = WATCHED if label_noise is None else WITH_LABEL_NOISE
-        if watch != known[: len(watch)] or not watch:
+        known, watched = WATCHED if label_noise is None else WITH_LABEL_NOISE, tuple(watch)
+        if watched != known[: len(watched)] or not watched:
             raise ValueError(f"watch: {watch!r} is not a beginning of {known!r}")
-        self.label_noise, self.watch, self.subset, self.dtype = label_noise, watch, subset, dtype
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"dtype: {dtype} is neither torch.float32 nor torch.float64")
+        numbers = {"validation": validation, "seed": seed, "split_seed": split_seed}
+        for least, of in ((0, numbers), (1, {"eval_batch_size": eval_batch_size, "subset": subset})):
+            for field, value in of.items():
+                if value < least:
+                    raise ValueError(f"{field}: {value!r} is less than {least}")
+        self.label_noise, self.watch, self.subset, self.dtype = label_noise, watched, subset, dtype
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}
 
     @property
     def batch_size(self) -> int | Schedule | None:
+        """Returns S over all devices, in examples: None for 128 or a NoiseScheduler's, a number in a search."""
         return self._batch_size
 
     @batch_size.setter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import pytorch_lightning as pl
 import torch
@@ -17,16 +17,31 @@ from three_factors.lightning_modules.noise_injection import FromDifference, Grad
 
 Batch = tuple[Tensor, Tensor]
 Criterion = Literal["cross_entropy", "square"]
+IGNORED = -100  # the label of examples that count nowhere: torch's `ignore_index`
 EVALUATED = ("val", "test", "train_subset", "train_clean", "train_wrong")  # what the validation loaders hold, in order
 
 
 def example_losses(criterion: Criterion, output: Tensor, target: Tensor) -> Tensor:
-    """Returns the losses of examples, (...), of outputs (..., classes) and labels (...)."""
+    """Returns the losses of examples, (...), of outputs (..., classes) and labels (...).
+
+    Raises ValueError for another criterion.
+    """
+    _check_criterion(criterion)
     if criterion == "cross_entropy":
         flat = F.cross_entropy(output.flatten(0, -2), target.flatten(), reduction="none")
         return flat.view(target.shape)
     output = output.to(torch.promote_types(output.dtype, torch.float32))  # as autocast has cross-entropy
     return (output - F.one_hot(target, output.shape[-1]).to(output.dtype)).square().sum(-1) / 2
+
+
+def _counted(targets: Tensor) -> Tensor:
+    """Returns which examples count, bool (B,)."""
+    return targets != IGNORED
+
+
+def _check_criterion(value: object) -> None:
+    if value not in get_args(Criterion):
+        raise ValueError(f"criterion: {value!r} is neither 'cross_entropy' nor 'square'")
 
 
 class DoubleMean(MeanMetric):
@@ -41,6 +56,12 @@ class DoubleMean(MeanMetric):
         self._dtype = self.mean_value.dtype
         return moved
 
+    def update(self, value: Any, weight: Any = None) -> None:
+        """Adds values (...) with weights (...), 1 by default, which torchmetrics forgets beside "disable"."""
+        value = value.to(self.dtype)
+        self.mean_value += (value if weight is None else value * weight.to(self.dtype)).sum()
+        self.weight += value.numel() if weight is None else weight.to(self.dtype).sum()
+
 
 class SGDClassifier(pl.LightningModule):
     """Trains `network` on the mean cross-entropy (or square loss) with SGD at a rate that callbacks may drive.
@@ -49,6 +70,9 @@ class SGDClassifier(pl.LightningModule):
     mode), `val/loss`, `val/accuracy`; `test/…` for a second validation loader or in `trainer.test`, and
     `train_subset/…` for a third; `train_clean/…` and `train_wrong/…` (right and wrong labels, against the label that
     is given) for two more.
+
+    Labels (B,) are numbers of classes. Under cross-entropy -100 leaves an example out of every mean, as torch's
+    `ignore_index` does; a batch (of a rank) with nothing else has no mean, but NaN.
 
     Args:
         network: maps inputs to logits (B, classes).
@@ -60,7 +84,7 @@ class SGDClassifier(pl.LightningModule):
         gradient_noise: what changes the noise of the gradient and leaves its mean; none by default. Noise that is
             made of a difference and added goes with neither accumulated batches nor a gradient scaler: ValueError.
         criterion: "cross_entropy"; or "square", half the squared distance of the outputs from the label's indicator,
-            whose Hessian in the outputs is the identity. A checkpoint brings its own.
+            whose Hessian in the outputs is the identity. A checkpoint brings its own. ValueError for another one.
     """
 
     def __init__(self, network: nn.Module, *, lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
@@ -73,14 +97,24 @@ class SGDClassifier(pl.LightningModule):
         self.network = network
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.gradient_noise: GradientNoise | None = None
-        self.criterion: Criterion = "cross_entropy"
+        self._criterion: Criterion = "cross_entropy"
         self._difference: Tensor | None = None
         self.evaluations = nn.ModuleDict(
             {f"{part}/{what}": DoubleMean() for part in EVALUATED for what in ("loss", "accuracy")}
         )
-        # Of an epoch: the sum of the examples' losses, how many were classified right, and how many there were.
+        # Of an epoch: the sum of the examples' losses, how many were classified right, and how many counted.
         self.epoch_sums = torch.zeros(3, dtype=torch.float64)
         self._counts = False  # whether any batch of the epoch is in them
+
+    @property
+    def criterion(self) -> Criterion:
+        """Returns the name of the loss that is trained on; what is neither is refused where it is set."""
+        return self._criterion
+
+    @criterion.setter
+    def criterion(self, value: Criterion) -> None:
+        _check_criterion(value)
+        self._criterion = value
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.network(inputs)
@@ -109,11 +143,13 @@ class SGDClassifier(pl.LightningModule):
         logits = self.network(inputs)
         loss = self.loss(logits, targets)
         self._accumulate(loss.detach(), logits.detach(), targets)
-        share = self._share(len(targets)) if self._ranks > 1 else 1.0
+        share = self._share(_counted(targets).sum()) if self._ranks > 1 else 1.0
         if self.gradient_noise is None:
             return loss * share if self._ranks > 1 else loss
+        # 1 where none is left out, so that the means below are over those that count
         losses = self.losses(logits, targets)
-        total = int(self._global_batch_size(len(losses))) if self._ranks > 1 else len(losses)
+        losses = losses * (len(targets) / _counted(targets).sum()).to(losses.dtype)
+        total = int(self._global(len(losses))) if self._ranks > 1 else len(losses)
         weights = self._local(self.gradient_noise.weights(total, self._step), losses)
         if isinstance(self.gradient_noise, FromDifference):
             signs = self._local(self.gradient_noise.difference(total), losses)
@@ -163,18 +199,19 @@ class SGDClassifier(pl.LightningModule):
     def _ranks(self) -> int:
         return 1 if self._trainer is None else self.trainer.world_size
 
-    def _share(self, local: int) -> Tensor:
+    def _share(self, local: Tensor) -> Tensor:
         """Returns local x ranks / S, which makes DDP's mean over ranks that over the global batch, however split."""
-        return local * self._ranks / self._global_batch_size(local)
+        return local * self._ranks / self._global(local)
 
-    def _global_batch_size(self, local: int) -> Tensor:
-        """Returns S, float64 and on the device: nothing waits for it."""
-        total = torch.tensor(float(local), device=self.device, dtype=torch.float64)
+    def _global(self, local: int | Tensor) -> Tensor:
+        """Returns the sum over ranks, float64 and on the device: nothing waits for it."""
+        total = torch.as_tensor(local, device=self.device).to(torch.float64, copy=True)
         torch.distributed.all_reduce(total)
         return total
 
     def _local(self, of_all: Tensor, losses: Tensor) -> Tensor:
         """Returns this rank's part (local,) of numbers for the global batch, as its plan is split."""
+        # as `datamodules.plan.contiguous_shard` has it, which modules do not import
         first = len(of_all) * self.trainer.global_rank // self._ranks if self._ranks > 1 else 0
         return of_all[first : first + len(losses)].to(losses)
 
@@ -182,12 +219,16 @@ class SGDClassifier(pl.LightningModule):
         # In place and in few operations: a `self.log` or a torchmetrics update costs more than a small network's step.
         if self.epoch_sums.device != loss.device:  # where no Trainer leads
             self.epoch_sums = self.epoch_sums.to(loss.device)
-        self.epoch_sums[0].add_(loss, alpha=len(targets))
+        counted = _counted(targets).sum()
+        self.epoch_sums[0].addcmul_(loss.to(torch.float64), counted.to(torch.float64))
         self.epoch_sums[1].add_((logits.argmax(1) == targets).sum())
-        self.epoch_sums[2].add_(len(targets))
+        self.epoch_sums[2].add_(counted)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Returns the sums of an epoch that is not over, of every rank: added up in another order they would differ."""
+        """Stores the criterion, and the sums of an epoch that is not over, of every rank.
+
+        One by one, since added up in another order they would differ.
+        """
         own = tuple(self.epoch_sums.tolist()) if self._counts else None
         sums: list[Any] = [own] * self._ranks
         if self._ranks > 1:
@@ -198,9 +239,10 @@ class SGDClassifier(pl.LightningModule):
         """Takes over the criterion, and the sums of an epoch that goes on.
 
         Raises:
-            ValueError: the module was given another criterion than the checkpoint's.
+            ValueError: the module was given another criterion than the checkpoint's, or this is none.
         """
         criterion = checkpoint.get("criterion", self.criterion)
+        _check_criterion(criterion)
         if criterion != self.criterion and self.criterion != "cross_entropy":
             raise ValueError(f"criterion: {self.criterion!r} is not the checkpoint's {criterion!r}")
         self.criterion = criterion
@@ -224,23 +266,32 @@ class SGDClassifier(pl.LightningModule):
         inputs, targets = batch
         logits = self.network(inputs)
         loss, accuracy = (cast(MeanMetric, self.evaluations[f"{part}/{what}"]) for what in ("loss", "accuracy"))
-        loss.update(self.losses(logits, targets))
-        accuracy.update((logits.argmax(1) == targets).to(logits.dtype))
+        counted = _counted(targets)
+        loss.update(self.losses(logits, targets), counted)
+        accuracy.update((logits.argmax(1) == targets).to(logits.dtype), counted)
 
     def _log_evaluations(self) -> None:
         for name, value in self._evaluated():
             self.log(name, value)
 
     def _evaluated(self) -> Iterator[tuple[str, Tensor]]:
-        for name, metric in self.evaluations.items():
-            if isinstance(metric, MeanMetric) and metric.update_called:
+        metrics = {name: metric for name, metric in self.evaluations.items() if isinstance(metric, MeanMetric)}
+        there = [metric.update_called for metric in metrics.values()]
+        if self._ranks > 1:  # a rank without examples of its own computes the mean with the others, who wait for it
+            anywhere = torch.tensor(there, device=self.device, dtype=torch.int32)
+            torch.distributed.all_reduce(anywhere)
+            there = anywhere.bool().tolist()
+        for called, (name, metric) in zip(there, metrics.items()):
+            if called:
+                if not metric.update_called:
+                    metric.update(torch.empty(0, device=self.device))
                 yield name, metric.compute()
                 metric.reset()
 
     def evaluate(self, loaders: Iterable[Iterable[Batch]], parts: Collection[str] = EVALUATED) -> dict[str, float]:
         """Returns what a validation with these loaders would log, between two steps, and leaves everything as it was.
 
-        On several ranks all must come here.
+        A part without examples has no entry. On several ranks all must come here.
 
         Args:
             loaders: those of a validation, in its order.

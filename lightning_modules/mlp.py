@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from three_factors.lightning_modules.classifier import SGDClassifier
-from three_factors.lightning_modules.initialisation import Init, initialise
+from three_factors.lightning_modules.initialisation import Init, check_init, initialise
 from three_factors.lightning_modules.normalization import BatchNorm1d
 
 
@@ -34,6 +34,7 @@ class MLPNet(nn.Module):
         num_classes: int = 10,
     ) -> None:
         super().__init__()
+        check_init(init)  # also where `init_std` takes its place
         layers: list[nn.Module] = []
         width = in_features
         for out in hidden:

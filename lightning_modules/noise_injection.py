@@ -80,6 +80,7 @@ class FromDifference(ABC):
     factor: float
 
     def weights(self, total: int, step: int) -> Tensor:
+        """Returns ones, float64 (total,): the losses stay as they are, and the noise is added afterwards."""
         return torch.ones(total, dtype=torch.float64)
 
     def difference(self, total: int) -> Tensor:

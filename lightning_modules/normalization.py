@@ -89,8 +89,10 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
         self._check_input_dim(input)
         dims = [d for d in range(input.dim()) if d != 1]
         shape = [1, -1] + [1] * (input.dim() - 2)
-        # Sums about a value that all ranks share: the squares do not cancel when the mean is far from 0.
-        origin = torch.zeros_like(input[:1].mean(dims)) if self.running_mean is None else self.running_mean.clone()
+        # Sums about a value that all ranks share: the squares do not cancel when the mean is far from 0. A running mean
+        # that is not finite, after one bad batch, is none to be near; as in torch, it has no part in the output.
+        running = self.running_mean
+        origin = torch.zeros_like(input[:1].mean(dims)) if running is None else running.nan_to_num(0.0, 0.0, 0.0)
         precision = torch.promote_types(input.dtype, torch.float32)  # a count of 65 536 overflows float16
         origin = origin.to(precision)
         shifted = input.to(precision) - origin.view(shape)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from three_factors.lightning_modules.classifier import SGDClassifier
+from three_factors.lightning_modules.initialisation import check_width
 from three_factors.lightning_modules.normalization import BatchNorm2d
 
 Form = Literal["preactivation", "original"]
@@ -23,7 +24,7 @@ class ResNet56Net(nn.Module):
 
     Args:
         depth: 6n + 2.
-        width: multiplies the filters 16/32/64.
+        width: multiplies the filters 16/32/64; positive, or ValueError.
         form: "preactivation" (BN-ReLU-conv twice, 1x1 projections with stride 2 where the shape changes; He et al.
             2016b) or "original" (post-activation, option A: subsampled identity, padded with zero channels; 2016a).
         batch_norm: without it every block's last convolution starts at 0, so that the signal does not grow with depth
@@ -45,6 +46,7 @@ class ResNet56Net(nn.Module):
         num_classes: int = 10,
     ) -> None:
         super().__init__()
+        check_width(width)
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"depth: {depth} is not 6n + 2 with n of at least 1")
         if form not in ("preactivation", "original"):

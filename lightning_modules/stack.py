@@ -42,6 +42,11 @@ class StackedBatchNorm(nn.Module):
         first = layers[0]
         if first.momentum is None or first.running_mean is None:
             raise ValueError("momentum: batch norm with cumulative or without running statistics is not stacked")
+        for name in ("eps", "momentum", "ghost_batch_size"):
+            values = [getattr(layer, name) for layer in layers]
+            other = next((value for value in values if value != values[0]), values[0])
+            if other != values[0]:
+                raise ValueError(f"members: {name} {values[0]!r} and {other!r} in one stack")
         self.eps, self.momentum, self.ghost_batch_size = first.eps, first.momentum, first.ghost_batch_size
         self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
         self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
@@ -79,7 +84,8 @@ class StackedMLP(nn.Module):
         members: the networks, whose weights and running statistics are copied.
 
     Raises:
-        ValueError: no member, or members of different shapes.
+        ValueError: no member, members of different shapes, or whose batch norms differ in eps, momentum or
+            ghost_batch_size.
     """
 
     def __init__(self, members: Sequence[MLPNet]) -> None:

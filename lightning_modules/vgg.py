@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from three_factors.lightning_modules.classifier import SGDClassifier
-from three_factors.lightning_modules.initialisation import Init, initialise
+from three_factors.lightning_modules.initialisation import Init, check_width, initialise
 from three_factors.lightning_modules.normalization import BatchNorm1d, BatchNorm2d
 
 LAYOUT = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
@@ -17,7 +17,7 @@ class VGG11Net(nn.Module):
     9,756,426 parameters for CIFAR-10 with batch norm on the convolutions, 9,750,922 without.
 
     Args:
-        width: multiplies all layer widths (512 -> 64 at 1/8).
+        width: multiplies all layer widths (512 -> 64 at 1/8); positive, or ValueError.
         batch_norm: batch norm after every convolution.
         ghost_batch_size: see `normalization.BatchNorm2d`.
         dropout: probability, before each dense layer but the last where there is `dense_batch_norm`, as in the authors'
@@ -40,6 +40,7 @@ class VGG11Net(nn.Module):
         num_classes: int = 10,
     ) -> None:
         super().__init__()
+        check_width(width)
         layers: list[nn.Module] = [BatchNorm2d(in_channels, ghost_batch_size)] if dense_batch_norm else []
         channels = in_channels
         for entry in LAYOUT:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from three_factors.datamodules.schedules.shapes import Constant, Cyclic, Steps
-from three_factors.datamodules.schedules.values import Schedule, bounds, check_numbers
+from three_factors.datamodules.schedules.shapes import Constant, Cyclic, Steps, as_schedule
+from three_factors.datamodules.schedules.values import Schedule, bounds, check_milestones, check_numbers
 
 
 @dataclass(frozen=True)
 class Chain:
-    """Follows `parts[i]` from epoch `milestones[i-1]` on, each seeing the epochs since its own start."""
+    """Follows `parts[i]` from epoch `milestones[i-1]` on, each seeing the epochs since its own start.
 
-    parts: tuple[Schedule, ...]
+    Numbers among the parts become constants.
+    """
+
+    parts: tuple[float | Schedule, ...]
     milestones: tuple[float, ...]
 
     def __post_init__(self) -> None:
@@ -22,17 +25,19 @@ class Chain:
                 f"Chain.parts: {len(self.parts)} parts need {len(self.parts) - 1} milestones, "
                 f"not {len(self.milestones)}"
             )
-        if list(self.milestones) != sorted(set(self.milestones)) or any(m <= 0 for m in self.milestones):
-            raise ValueError(f"Chain.milestones: {self.milestones!r} do not increase from above 0")
+        check_milestones(self, self.milestones)
+        if not all(callable(part) for part in self.parts):  # else they stay what they are, for who compares them
+            parts = tuple(as_schedule(part, f"Chain.parts[{i}]") for i, part in enumerate(self.parts))
+            object.__setattr__(self, "parts", parts)
 
     @property
     def bounds(self) -> tuple[float, float]:
-        lows, highs = zip(*(bounds(part) for part in self.parts))
+        lows, highs = zip(*(bounds(as_schedule(part)) for part in self.parts))
         return min(lows), max(highs)
 
     def __call__(self, epoch: float) -> float:
         index = sum(epoch >= m for m in self.milestones)
-        return self.parts[index](epoch - (0.0, *self.milestones)[index])
+        return as_schedule(self.parts[index])(epoch - (0.0, *self.milestones)[index])
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,10 @@ class NoiseSchedule:
 def round_batch_size(value: float, smallest: int, largest: int) -> int:
     """Returns the whole number of examples nearest to `value` in [smallest, largest].
 
-    An infinite value gives largest.
+    An infinite value gives largest. Raises ValueError for NaN, and below 1/2 example.
     """
+    if not value >= 0.5:
+        raise ValueError(f"batch_size: {value!r} is no number of examples")
     return largest if value >= largest else max(round(value), smallest)
 
 
@@ -78,7 +80,8 @@ def exchange(
     `to` says what varies afterwards; it is needed only if both vary now, and then the other one is held.
 
     Raises:
-        ValueError: both vary and `to` is not given; or the value that stays cannot be known from `bounds`.
+        ValueError: both vary and `to` is not given; the value that stays cannot be known from `bounds`; or a value is
+            given for what varies afterwards, or where nothing varies.
     """
     old_lr, old_size = as_schedule(schedule.lr), as_schedule(schedule.batch_size)
     lr_varies, size_varies = not isinstance(old_lr, Constant), not isinstance(old_size, Constant)
@@ -86,20 +89,29 @@ def exchange(
         if lr_varies and size_varies:
             raise ValueError("to: lr and batch_size both vary; say which of them shall vary alone")
         if not (lr_varies or size_varies):
+            _refuse(lr=lr, batch_size=batch_size)
             return schedule
         to = "batch_size" if lr_varies else "lr"
     if to == "batch_size":
+        _refuse(batch_size=batch_size)
         if isinstance(old_size, Constant):
             kept = bounds(old_lr)[1] if lr is None else lr
             return NoiseSchedule(kept, _inverse(old_lr, kept * old_size.value))
         kept = bounds(old_lr)[1] if lr is None else lr
         return NoiseSchedule(kept, Ratio(old_size, old_lr, kept))
     if to == "lr":
+        _refuse(lr=lr)
         kept = bounds(old_size)[0] if batch_size is None else batch_size
         if isinstance(old_lr, Constant):
             return NoiseSchedule(_inverse(old_size, kept * old_lr.value), kept)
         return NoiseSchedule(Ratio(old_lr, old_size, kept), kept)
     raise ValueError(f"to: {to!r} is neither 'lr' nor 'batch_size'")
+
+
+def _refuse(**given: float | None) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name}: {value!r} was given to be held, but it is not {name} that the exchange holds")
 
 
 def _inverse(schedule: Schedule, product: float) -> Schedule:

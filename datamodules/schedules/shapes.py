@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from three_factors.datamodules.schedules.values import Schedule, check_numbers
+from three_factors.datamodules.schedules.values import Schedule, check_milestones, check_numbers, plain
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,7 @@ class Steps:
             )
         if any(not (math.isfinite(v) and v >= 0) for v in self.values):
             raise ValueError(f"Steps.values: {self.values!r} are not all non-negative finite numbers")
-        if list(self.milestones) != sorted(set(self.milestones)) or any(m <= 0 for m in self.milestones):
-            raise ValueError(f"Steps.milestones: {self.milestones!r} do not increase from above 0")
+        check_milestones(self, self.milestones)
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -100,7 +99,10 @@ class Steps:
 
 @dataclass(frozen=True)
 class StepEvery:
-    """Multiplies `start` by `factor` after every `every` epochs, and never goes beyond `limit`."""
+    """Multiplies `start` by `factor` after every `every` epochs, and never goes beyond `limit`.
+
+    ValueError for a limit on the side that it moves away from: it would stay at `start`.
+    """
 
     start: float
     factor: float
@@ -109,6 +111,8 @@ class StepEvery:
 
     def __post_init__(self) -> None:
         check_numbers(self, positive=["factor", "every"], nonnegative=["start", "limit"])
+        if (self.factor - 1) * (self.limit - self.start) < 0:
+            raise ValueError(f"StepEvery.limit: {self.limit!r} is never reached from {self.start!r} by {self.factor!r}")
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -116,7 +120,11 @@ class StepEvery:
 
     def __call__(self, epoch: float) -> float:
         low, high = self.bounds
-        return min(max(self.start * self.factor ** (epoch // self.every), low), high)
+        try:
+            value = self.start * self.factor ** (epoch // self.every)
+        except OverflowError:  # of the power, long after the limit
+            return high if self.start else low
+        return min(max(value, low), high)
 
 
 @dataclass(frozen=True)
@@ -232,7 +240,7 @@ class OneCycle:
 
 
 def _between(start: float, end: float, share: float) -> float:
-    """Returns `start` at share 0, `end` at share 1, and never outside them by rounding."""
+    """Returns `start` at share 0, `end` at share 1; between them it may lie outside both by rounding."""
     return start * (1 - share) + end * share
 
 
@@ -242,11 +250,12 @@ def _half_cosine(share: float) -> float:
 
 
 def as_schedule(value: float | Schedule, name: str = "schedule") -> Schedule:
-    """Returns a number becomes a `Constant`; a callable stays itself. Raises ValueError naming `name` otherwise."""
+    """Returns a number as a `Constant`, and a callable itself. Raises ValueError naming `name` for anything else."""
     if callable(value):
         return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if not (math.isfinite(value) and value >= 0):
+    number = plain(value)
+    if number is not None:
+        if not (math.isfinite(number) and number >= 0):
             raise ValueError(f"{name}: {value!r} is not a non-negative finite number")
-        return Constant(value)
+        return Constant(number)
     raise ValueError(f"{name}: {value!r} is neither a number nor a function of the epoch")

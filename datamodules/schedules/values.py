@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 
 Schedule = Callable[[float], float]
 
 
+def plain(value: object) -> int | float | None:
+    """Returns a number as one of Python's own, which can be stored; None for what is no real number."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    if isinstance(value, int | float):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
 def check_numbers(owner: object, *, positive: Sequence[str] = (), nonnegative: Sequence[str] = ()) -> None:
-    """Raises ValueError naming the field of `owner` that is no finite number of its kind."""
+    """Raises ValueError naming the field of `owner` that is no finite number of its kind.
+
+    A NumPy scalar among them becomes Python's own number, which can be stored.
+    """
     for name in (*positive, *nonnegative):
-        value = getattr(owner, name)
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or value < 0 or (value == 0 and name in positive):
+        value, number = getattr(owner, name), plain(getattr(owner, name))
+        if number is None or not math.isfinite(number) or number < 0 or (number == 0 and name in positive):
             kind = "positive" if name in positive else "non-negative"
             raise ValueError(f"{type(owner).__name__}.{name}: {value!r} is not a {kind} finite number")
+        if number is not value:
+            object.__setattr__(owner, name, number)
+
+
+def check_milestones(owner: object, milestones: Sequence[float]) -> None:
+    """Raises ValueError unless the milestones of `owner`, in epochs, are finite and increase from above 0."""
+    finite = all(math.isfinite(m) and m > 0 for m in milestones)
+    if not finite or list(milestones) != sorted(set(milestones)):
+        words = "do not increase from above 0, all finite"
+        raise ValueError(f"{type(owner).__name__}.milestones: {milestones!r} {words}")
 
 
 class _Boundless(ValueError):

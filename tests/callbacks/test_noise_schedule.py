@@ -116,6 +116,16 @@ def test_it_drives_somebody_elses_module_and_dataloader():
     assert noise.t_eta == pytest.approx(0.1 * 20)
 
 
+@pytest.mark.parametrize(("value", "words"), [(float("nan"), "nan"), (-0.1, "-0.1"), (float("inf"), "inf")])
+def test_a_learning_rate_that_no_step_can_have_is_named_before_the_step(value, words):
+    schedule = NoiseSchedule(lambda t: 0.1 if t < 0.25 else value, 24)
+    module, watch = PlainLoader(schedule), Watch()
+    with pytest.raises(ValueError, match=f"^lr: {words} at t = 0.25$"):
+        trainer(NoiseScheduler(schedule), watch).fit(module)
+    assert [lr for *_, lr in watch.steps] == [pytest.approx(0.1)]
+    assert module.layer.weight.isfinite().all()
+
+
 def test_a_data_module_with_another_batch_size_is_refused_before_training():
     noise = NoiseScheduler(NoiseSchedule(0.1, 64))
     with pytest.raises(ValueError, match=r"batch_size: the data module's Constant\(value=32\)"):

@@ -96,6 +96,56 @@ def test_the_batch_sampler_gives_any_dataloader_the_same_batches():
     assert sampler.plan.epoch == 4
 
 
+def planned(**options):
+    return PlannedLoader(torch.zeros(20, 1), torch.zeros(20), plan_epoch(20, 10, 0), **options)
+
+
+def sampled(**options):
+    return PlannedBatchSampler(20, 10, **options)
+
+
+def evaluated(**options):
+    return EvaluationLoader(torch.zeros(20, 1), torch.zeros(20), 10, **options)
+
+
+@pytest.mark.parametrize("make", [planned, sampled, evaluated])
+@pytest.mark.parametrize(("rank", "world_size"), [(3, 2), (2, 2), (-1, 2), (0, 0)])
+def test_a_rank_that_is_none_of_the_ranks_is_refused(make, rank, world_size):
+    with pytest.raises(ValueError, match=f"^rank: {rank} is not one of world_size={world_size}"):
+        make(rank=rank, world_size=world_size)
+
+
+def test_a_rank_without_others_is_refused_once_batches_are_asked_for():
+    with pytest.raises(ValueError, match=r"^rank: 1 is not one of world_size=1"):
+        next(iter(sampled(rank=1)))  # not before: the others may be there later
+
+
+@pytest.mark.parametrize("make", [planned, sampled])
+@pytest.mark.parametrize("start", [-1, 3])
+def test_a_start_past_the_epochs_end_or_before_its_beginning_is_refused(make, start):
+    with pytest.raises(ValueError, match=f"^start: {start} is no batch of epoch 0, which has 2$"):
+        make(start=start)
+
+
+def test_a_negative_seed_is_named():
+    with pytest.raises(ValueError, match=r"^seed: -1 is negative$"):
+        sampled(seed=-1)
+
+
+def test_an_epoch_may_start_at_its_end():
+    assert [*planned(start=2), *sampled(start=2)] == []
+
+
+def test_evaluation_in_batches_of_no_example_is_refused():
+    with pytest.raises(ValueError, match=r"^batch_size: 0 is less than one example$"):
+        EvaluationLoader(torch.zeros(20, 1), torch.zeros(20), 0)
+
+
+def test_evaluation_of_no_example_has_no_batch():
+    loader = EvaluationLoader(torch.zeros(0, 1), torch.zeros(0), 10)
+    assert (len(loader), list(loader)) == (0, [])
+
+
 def test_evaluation_covers_every_example_once_over_all_ranks():
     targets = torch.arange(103)
     seen = [y for rank in range(3) for _, y in EvaluationLoader(targets, targets, 10, rank=rank, world_size=3)]

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -101,6 +102,14 @@ def test_a_learning_rate_of_zero_becomes_the_largest_batch_allowed_with_eta_zero
     assert exchanged.setting(10, size) == (0.0, 5000)
 
 
+@pytest.mark.parametrize("value", [math.nan, -5.0, 0.0, -math.inf])
+def test_a_value_that_is_no_number_of_examples_is_not_rounded_to_one(value):
+    with pytest.raises(ValueError, match=rf"^batch_size: {value!r} is no number of examples$"):
+        round_batch_size(value, 1, 100)
+    with pytest.raises(ValueError, match=rf"^batch_size: {value!r} is no number of examples$"):
+        epoch_edges(100, lambda t: 10.0 if t < 0.5 else value, 0)
+
+
 def test_the_inverse_of_nothing_is_without_bound():
     assert Inverse(Constant(0.0), 1.0).bounds == (math.inf, math.inf)
     assert Ratio(Constant(1.0), Constant(0.0), 1.0).bounds == (math.inf, math.inf)
@@ -131,6 +140,20 @@ def test_both_varying_needs_to_be_told_which_one_stays():
         assert all(math.isclose(moved.noise_ratio(t), both.noise_ratio(t), rel_tol=1e-12) for t in (0, 1.5, 7, 9))
 
 
+@pytest.mark.parametrize(
+    ("schedule", "to", "given"),
+    [
+        (NoiseSchedule(Cyclic(0.1, 0.01, 2), 128), None, {"batch_size": 64}),
+        (NoiseSchedule(0.1, Cyclic(64, 32, 2)), None, {"lr": 0.2}),
+        (NoiseSchedule(Cosine(0.1, 0.01, 10), Cyclic(64, 32, 4)), "lr", {"lr": 0.2}),
+        (NoiseSchedule(0.1, 32), None, {"lr": 0.2}),
+    ],
+)
+def test_a_value_for_what_the_exchange_does_not_hold_is_refused(schedule, to, given):
+    with pytest.raises(ValueError, match=f"^{next(iter(given))}: .* was given to be held"):
+        exchange(schedule, to, **given)
+
+
 def test_any_function_of_the_epoch_is_a_schedule_if_the_constant_is_given():
     falling = NoiseSchedule(lambda t: 0.1 / (1 + t), 32)
     with pytest.raises(ValueError, match="bounds"):
@@ -141,6 +164,43 @@ def test_any_function_of_the_epoch_is_a_schedule_if_the_constant_is_given():
 def test_the_boundary_of_a_half_cycle_belongs_to_the_next_half():
     cycle = Cyclic(high=2, low=1, period=6)
     assert [cycle(t) for t in (0, 2.999, 3, 5.999, 6, 9, 12)] == [2, 2, 1, 1, 2, 1, 2]
+
+
+@pytest.mark.parametrize("number", [np.int64(5), np.float32(5), np.float64(5), np.uint8(5)])
+def test_numbers_of_numpy_are_numbers(number):
+    assert NoiseSchedule(number, number) == NoiseSchedule(5, 5)
+    assert Cyclic(high=number, low=number, period=number) == Cyclic(5, 5, 5)
+    assert isinstance(NoiseSchedule(number, number).lr.value, int | float)
+    with pytest.raises(ValueError, match=r"^Constant.value: np.True_ is not"):
+        Constant(np.True_)
+
+
+def test_a_number_in_a_chain_is_a_constant():
+    chain = Chain((0.1, Cosine(0.1, 0, epochs=2)), (4.0,))
+    assert chain == Chain((Constant(0.1), Cosine(0.1, 0, epochs=2)), (4.0,))
+    assert [chain(t) for t in (0, 4, 6)] == pytest.approx([0.1, 0.1, 0])
+    with pytest.raises(ValueError, match=r"^Chain.parts\[1\]: 'low' is neither"):
+        Chain((0.1, "low"), (4.0,))
+
+
+@pytest.mark.parametrize("milestones", [(math.nan,), (math.inf,)])
+def test_milestones_that_never_come_are_refused(milestones):
+    with pytest.raises(ValueError, match=r"^Chain.milestones: \((nan|inf),\) do not increase"):
+        Chain((Constant(1.0), Constant(2.0)), milestones)
+    with pytest.raises(ValueError, match=r"^Steps.milestones: \((nan|inf),\) do not increase"):
+        Steps((1.0, 2.0), milestones)
+
+
+def test_steps_stay_at_their_limit_however_late_it_is():
+    assert [StepEvery(0.1, 2.0, 1, limit=1.0)(t) for t in (0, 3, 4, 1023, 1024, 10**6)] == [0.1, 0.8, 1, 1, 1, 1]
+    assert [StepEvery(1.0, 0.5, 1, limit=0.25)(t) for t in (0, 1, 2, 1024, 10**6)] == [1, 0.5, 0.25, 0.25, 0.25]
+    assert StepEvery(0.0, 2, 1, limit=1.0)(5000) == 0
+
+
+@pytest.mark.parametrize(("factor", "limit"), [(0.5, 1.0), (2.0, 0.01)])
+def test_a_limit_that_is_never_reached_is_refused(factor, limit):
+    with pytest.raises(ValueError, match=rf"^StepEvery.limit: {limit} is never reached from 0.1 by {factor}$"):
+        StepEvery(0.1, factor, 10, limit)
 
 
 def test_a_chain_restarts_time_in_every_part():

@@ -21,7 +21,8 @@ from three_factors.datamodules import (
     stratified_subset,
 )
 from three_factors.datamodules.augment import CropAndFlip, crop_and_flip
-from three_factors.datamodules.prepared import cached, prepare
+from three_factors.datamodules.parts import Parts
+from three_factors.datamodules.prepared import Prepared, cached, prepare
 from three_factors.datamodules.sources import DamagedData, DataError
 from three_factors.datamodules.subsets import split
 
@@ -63,6 +64,12 @@ def test_splits_are_disjoint_seeded_and_stratified():
     assert (split(labels, 200, 300, seed=4)[0] != train).any()
 
 
+@pytest.mark.parametrize(("size", "counts"), [(10, [4, 4, 2]), (11, [5, 5, 1])])
+def test_a_larger_stratified_subset_may_have_fewer_of_a_class(size, counts):
+    labels = np.repeat([0, 1, 2], [6, 6, 2])
+    assert np.bincount(labels[stratified_subset(labels, size, seed=0)]).tolist() == counts
+
+
 @pytest.mark.parametrize("size", [0, 7, 100, 1000])
 def test_a_stratified_subset_has_its_size_and_no_repeats(size):
     chosen = stratified_subset(np.repeat([0, 1, 2], [500, 300, 200]), size, seed=0)
@@ -75,6 +82,49 @@ def test_a_stratified_subset_has_its_size_and_no_repeats(size):
 def test_subsets_that_do_not_exist_are_refused(validation, train, words):
     with pytest.raises(ValueError, match=words):
         DigitsDataModule(validation=validation, train=train).setup()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("validation", -1), ("eval_batch_size", 0), ("subset", -1), ("subset", 0)]
+)
+def test_numbers_of_examples_that_no_part_can_have_are_refused(field, value):
+    with pytest.raises(ValueError, match=f"^{field}: {value} is less than"):
+        DigitsDataModule(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("dtype", torch.int64, "torch.int64 is neither torch.float32 nor torch.float64"),
+        ("dtype", torch.float16, "torch.float16 is neither torch.float32 nor torch.float64"),
+        ("seed", -1, "-1 is less than 0"),
+        ("split_seed", -1, "-1 is less than 0"),
+        ("watch", ["test"], r"\['test'\] is not a beginning"),
+    ],
+)
+def test_fields_that_no_data_module_can_have_are_named(field, value, words):
+    with pytest.raises(ValueError, match=f"^{field}: {words}"):
+        DigitsDataModule(**{field: value})
+
+
+def test_what_is_watched_may_be_a_list():
+    assert DigitsDataModule(watch=["val", "test"]).watch == ("val", "test")
+
+
+@pytest.mark.parametrize(("name", "mode", "channels"), [("cifar10", "L", 1), ("mnist", "RGB", 3)])
+def test_published_statistics_are_not_taken_for_images_of_other_channels(name, mode, channels):
+    images = np.random.default_rng(0).integers(0, 256, (50, channels, 8, 8), dtype=np.uint8)
+    labels = np.arange(50) % 2
+    arrays = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
+    source = Prepared(name, "-", "-", train=50, test=50, channels=channels, size=8, classes=2, origin="-")
+    parts = Parts.of(source, arrays, validation=0)
+    np.testing.assert_allclose(parts.mean, images.mean((0, 2, 3)) / 255)
+    assert parts.std.shape == (channels,)
+
+
+def test_a_split_that_holds_out_fewer_than_none_is_refused():
+    with pytest.raises(ValueError, match=r"^validation: -1 is less than 0 examples$"):
+        split(np.arange(10), -1, None, seed=0)
 
 
 def test_crop_and_flip_is_torchvisions_for_every_image():

@@ -1,14 +1,19 @@
 """The networks are the paper's, and the classifier trains on the mean cross-entropy by plain SGD."""
 
 import statistics
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
 
+from tests.ranks import on_ranks
 from three_factors.datamodules import DigitsDataModule
+from three_factors.datamodules.batches import EvaluationLoader
 from three_factors.lightning_modules import MLP, VGG11, MLPNet, ResNet56Net, VGG11Net
+from three_factors.lightning_modules.classifier import example_losses
+from three_factors.lightning_modules.noise_injection import HalfBatch
 
 
 def parameters(module):
@@ -57,6 +62,18 @@ def test_a_checkpoint_of_another_criterion_than_was_asked_for_is_refused(tmp_pat
     assert module.criterion == "square"
 
 
+def test_a_criterion_that_is_none_is_refused_wherever_it_comes_from():
+    module = MLP(hidden=(4,), in_features=3, num_classes=3)
+    words = "^criterion: 'cross-entropy' is neither 'cross_entropy' nor 'square'$"
+    with pytest.raises(ValueError, match=words):
+        module.criterion = "cross-entropy"
+    with pytest.raises(ValueError, match=words):
+        module.on_load_checkpoint({"criterion": "cross-entropy"})
+    assert module.criterion == "cross_entropy"
+    with pytest.raises(ValueError, match=words):
+        example_losses("cross-entropy", torch.zeros(2, 3), torch.zeros(2).long())
+
+
 def test_fig1s_mlp_has_four_hidden_layers_of_512_with_batch_norm():
     count = 784 * 512 + 3 * 512 * 512 + 4 * 512 + 4 * 2 * 512 + 512 * 10 + 10
     assert parameters(MLPNet(hidden=(512,) * 4, batch_norm=True)) == count
@@ -89,6 +106,19 @@ def test_a_deep_resnet_without_batch_norm_starts_at_a_moderate_loss(form):
 def test_a_depth_that_is_no_resnets_is_named(depth):
     with pytest.raises(ValueError, match=f"depth: {depth}"):
         ResNet56Net(depth=depth)
+
+
+@pytest.mark.parametrize("network", [VGG11Net, ResNet56Net])
+@pytest.mark.parametrize("width", [0, -1.0, float("nan")])
+def test_a_width_that_leaves_no_layer_is_refused(network, width):
+    with pytest.raises(ValueError, match=f"^width: {width} is not a positive finite number$"):
+        network(width=width)
+
+
+@pytest.mark.parametrize("init_std", [None, 0.1])
+def test_an_initialisation_by_an_unknown_name_is_refused_even_where_it_is_not_used(init_std):
+    with pytest.raises(ValueError, match=r"^init: 'xavier' is neither 'he' nor 'glorot'$"):
+        MLPNet(hidden=(3,), init="xavier", init_std=init_std)
 
 
 def test_original_shortcuts_have_no_parameters_and_keep_the_identity():
@@ -177,6 +207,46 @@ def test_a_checkpoint_loads_without_being_told_the_architecture(tmp_path):
     loaded = VGG11.load_from_checkpoint(tmp_path / "model.ckpt")
     assert loaded.lr == 0.01
     assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), loaded.state_dict().values()))
+
+
+def test_a_part_without_examples_has_no_mean():
+    module, empty = MLP(hidden=(4,), in_features=3, num_classes=3), (torch.zeros(0, 3), torch.zeros(0).long())
+    there = torch.randn(7, 3), torch.arange(7) % 3
+    found = module.evaluate([EvaluationLoader(*of, 5) for of in (empty, there)])
+    assert set(found) == {"test/loss", "test/accuracy"}
+
+
+def test_ignored_labels_count_in_no_mean():
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(8, 3, generator=generator, dtype=torch.float64), torch.arange(8) % 3
+    module = MLP(hidden=(4,), in_features=3, num_classes=3).double()
+    ignored = torch.where(labels == 1, -100, labels)
+    kept = images[labels != 1], labels[labels != 1]
+    assert module.evaluate([[(images, ignored)]]) == pytest.approx(module.evaluate([[kept]]))
+    sums, means = [], []
+    for noise in (None, HalfBatch(0.0)):
+        for batch in ((images, ignored), kept):
+            module.gradient_noise = noise if len(batch[1]) % 2 == 0 else None
+            step = module.training_step(batch, 0)
+            means.append((step if isinstance(step, torch.Tensor) else step["loss"]).item())
+            sums.append(module.epoch_sums.tolist())
+    assert means == pytest.approx(means[:1] * 4)
+    assert sums == [pytest.approx(sums[0])] * 4
+    assert sums[0][2] == len(kept[1])
+
+
+def evaluated_on(rank, world_size):
+    torch.manual_seed(0)
+    module = MLP(hidden=(4,), in_features=3, num_classes=3)
+    module._trainer = SimpleNamespace(world_size=world_size)
+    one = torch.ones(1, 3), torch.zeros(1).long()
+    return module.evaluate([EvaluationLoader(*one, 5, rank=rank, world_size=world_size)])
+
+
+@pytest.mark.ddp
+def test_a_rank_without_examples_has_the_mean_of_the_others():
+    alone = evaluated_on(0, 1)
+    assert on_ranks(2, evaluated_on) == [alone, alone]
 
 
 @pytest.mark.parametrize(("options", "words"), [({"lr": -1.0}, "lr: -1.0"), ({"momentum": 1.0}, "momentum: 1.0")])

@@ -81,6 +81,22 @@ def test_a_ghost_of_one_example_is_refused():
         BatchNorm2d(3, ghost_batch_size=1)
 
 
+def after_a_bad_batch(rank, world_size):
+    inputs = torch.randn(2, 12, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    inputs[0, 0] = torch.tensor([float("nan"), float("inf"), float("-inf")])
+    norm, part = BatchNorm1d(3).double(), slice(12 * rank // world_size, 12 * (rank + 1) // world_size)
+    norm(inputs[0, part])
+    return part, norm(inputs[1, part]).detach()
+
+
+@pytest.mark.ddp
+def test_a_batch_that_is_not_finite_does_not_spoil_the_training_after_it_on_several_ranks():
+    _, whole = after_a_bad_batch(0, 1)
+    assert whole.isfinite().all()
+    for part, output in on_ranks(2, after_a_bad_batch):
+        torch.testing.assert_close(output, whole[part], rtol=0, atol=1e-12)
+
+
 def half_precision(rank, world_size):
     norm, images = BatchNorm2d(2), torch.randn(65, 2, 32, 32, dtype=torch.float16) + 3
     output = norm(images)

@@ -111,6 +111,17 @@ def test_a_member_that_is_not_finite_leaves_the_others_alone():
     assert gradients.isfinite().all(1).tolist() == [True, False, True]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [("ghost_batch_size", 4, "None and 4"), ("eps", 1e-3, "1e-05 and 0.001"), ("momentum", None, "0.1 and None")],
+)
+def test_members_whose_batch_norms_differ_are_refused(name, value, words):
+    nets = [SHAPES["batch norm"]() for _ in range(3)]
+    setattr(nets[2].layers[1], name, value)
+    with pytest.raises(ValueError, match=f"^members: {name} {words} in one stack$"):
+        StackedMLP(nets)
+
+
 def test_networks_of_different_shapes_are_refused():
     with pytest.raises(ValueError, match="different shapes"):
         StackedMLP([SHAPES["plain"](), SHAPES["linear"]()])
