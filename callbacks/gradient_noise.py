@@ -31,13 +31,8 @@ from three_factors.callbacks.made_steps import Gathered, MadeStep, measured_grou
 from three_factors.callbacks.measurement import Batches, Monitor, OnError
 
 CHUNK = 32  # examples that vmap takes at a time
-ALWAYS = (
-    "trace",
-    "mean_square",
-    "isotropy",
-    "temperature",
-    "kurtosis",
-)  # logged each time; temperature: of SGD
+# Logged at every measurement; the temperature is SGD's.
+ALWAYS = ("trace", "mean_square", "isotropy", "temperature", "kurtosis")
 
 
 class GradientNoiseMonitor(Monitor):
