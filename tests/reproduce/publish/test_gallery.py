@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -237,3 +238,19 @@ def test_results_in_another_precision_than_the_scales_are_shown_where_they_are_a
     assert command in (folder / "README.md").read_text()
     with pytest.raises(InputError, match="--precision: 'float16' is not one of float32, tf32, bf16"):
         make(results, precision="float16")
+
+
+def test_a_small_picture_has_the_colours_of_the_large_one():
+    """Lines of many shades beside large areas and letters in grey."""
+    random = np.random.default_rng(0)
+    pixels = np.full((500, 1000, 3), 255, dtype=np.uint8)
+    grey = random.integers(0, 256, (100, 1000, 1), dtype=np.uint8)
+    pixels[:100] = grey
+    shades = random.integers(0, 256, (40, 3), dtype=np.uint8)
+    for i, shade in enumerate(shades):
+        pixels[110 + 9 * i, 200:230] = shade
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    with Image.open(io.BytesIO(gallery.small(buffer.getvalue()))) as image:
+        found = np.asarray(image.convert("RGB")).astype(int)
+    assert np.abs(found - pixels).max() <= 24
