@@ -61,7 +61,9 @@ def draw(table: Table, axes: Any) -> None:
             value, low, high = of
             numbers.plot([low, high], [place, place], color="#333333", linewidth=1.4)
             numbers.plot([value], [place], marker="o", color="#333333", markersize=5)
-    ticks = [f"{outcome.words},\n{NAMES.get(network, 'square loss (g = 0 is known)')}" for network, outcome in places]
+    ticks = [
+        f"{outcome.of(network)},\n{NAMES.get(network, 'square loss (g = 0 is known)')}" for network, outcome in places
+    ]
     numbers.set_yticks(range(len(places)), ticks, fontsize=7)
     numbers.set(xlabel="g, 95 % interval over seeds", xlim=(-1, 3), ylim=(len(places) - 0.5, -0.5))
     plots.legend_below(numbers, columns=3)

@@ -55,6 +55,10 @@ class Outcome:
     words: str
     metrics: Mapping[str, str]
 
+    def of(self, network: str) -> str:
+        """Returns what it is in a network, in words."""
+        return NORMALISED_WORDS if self.metrics[network] == end(NORMALISED) else self.words
+
 
 NORMALISED_WORDS = "scale-normalised sharpness"  # with batch norm in place of the norm
 SHARPEST = Outcome("eigenvalue", "largest eigenvalue", dict.fromkeys((PLAIN, GHOSTS, edge.EDGE), end(EIGENVALUE)))
@@ -142,7 +146,7 @@ def _log(table: Evidence, labels: list[str], metric: str) -> np.ndarray:
 def judged(table: Evidence, network: str, outcome: Outcome, name: str) -> list[claims.Finding]:
     """States that only eta/S counts, and estimates what noise does; names the rivals whose g are in the interval."""
     of, labels = found(table, network, outcome), table.select(network=network)
-    words = NORMALISED_WORDS if outcome.metrics[network] == end(NORMALISED) else outcome.words
+    words = outcome.of(network)
     about = claims.Statement(
         f"{network}.{outcome.name}",
         f"only eta/S decides: g = 1; {words}, {name}",
