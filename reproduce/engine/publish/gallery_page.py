@@ -78,7 +78,7 @@ def index_rows(shown: Sequence[Shown]) -> list[forest.Row]:
 
 def outcome(shown: Sequence[Shown]) -> str:
     """Returns lines for the README: how many primary claims, and how many checks of simulators, have which word."""
-    networks, checks, became = dict[str, list[dict[str, Any]]](), list[dict[str, Any]](), Counter[str]()
+    networks, checks, became = dict[str, list[dict[str, Any]]](), list[dict[str, Any]](), Counter[tuple[bool, str]]()
     for one in shown:
         if one.theory:
             checks += primaries(one.claims)
@@ -86,12 +86,15 @@ def outcome(shown: Sequence[Shown]) -> str:
         networks.setdefault(one.scale, []).extend(primaries(one.claims))
         for claim in primaries(one.claims):
             if others := elsewhere(claim, one.arms):
-                became[survives(claim, [*others.values()])] += 1
+                became[claim["verdict"] == "supported", survives(claim, [*others.values()])] += 1
     lines = {f"primary claims about trained networks, at {scale} scale": of for scale, of in networks.items()}
     lines["checks of the theory's simulators"] = checks
     told = [f"- {len(claims)} {words}: {_counted(claims)}." for words, claims in lines.items() if claims]
     if became:
-        fates = f"{became['survives']} survive it, {became['falls']} fall, {became['open']} are open"
+        survive, fall, left = (became[True, fate] for fate in ("survives", "falls", "open"))
+        others = became.total() - survive - fall - left
+        fates = f"of {survive + fall + left} seen ones {survive} survive it, {fall} fall, {left} are open"
+        fates += f"; of the other {others}, {became[False, 'falls']} fall"
         told.insert(len(networks), f"- {became.total()} of them with a confound taken away (arms): {fates}.")
     return "\n".join(told)
 

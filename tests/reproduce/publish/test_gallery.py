@@ -217,7 +217,7 @@ def test_the_highest_scale_is_shown_with_its_arms_and_the_lower_ones_behind_it(p
     assert "| undecided |" not in shown
     told = readme.read_text()
     assert "- 1 primary claims about trained networks, at paper scale: 1 supported.\n" in told
-    assert "- 1 of them with a confound taken away (arms): 0 survive it, 1 fall, 0 are open.\n" in told
+    assert "(arms): of 1 seen ones 0 survive it, 1 fall, 0 are open; of the other 0, 0 fall.\n" in told
     assert (folder / gallery.INDICES).read_bytes()[:4] == b"\x89PNG"
     for place in ("paper", "paper-time", "quick"):
         assert (folder / "fig1" / place / "table.csv").is_file()
