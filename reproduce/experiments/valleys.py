@@ -137,14 +137,16 @@ class Valleys(Experiment):
         """
         there = [label for label in labels if not label.endswith(APART)]
         ratios = [widths.log_width_ratio(table, label, widths.RANDOM) for label in there]
+        untrained, most = self._untrained(table, there)
         about = claims.Statement(
             "wider",
             "the minimum at higher eta/S is wider",
             f"{widths.statistic(widths.RANDOM)}; mean over {len(there)} line{'s' if len(there) > 1 else ''}",
             quote=quote,
-            note=claims.joined(*(ratio.note for ratio in ratios), self._untrained(table, there)),
+            note=claims.joined(*(ratio.note for ratio in ratios), untrained),
         )
-        found = [widths.finding(about, widths.mean(ratios), widths.WIDER)]
+        wider = widths.finding(about, widths.mean(ratios), widths.WIDER)
+        found = [wider.without("an end is no minimum in most seeds") if most else wider]
         for label in labels:
             line = self.lines[label]
             for kind, (name, words) in widths.KINDS.items():
@@ -161,15 +163,16 @@ class Valleys(Experiment):
                 found.append(widths.finding(one, ratio, widths.WIDER))
         return found
 
-    def _untrained(self, table: Evidence, labels: Sequence[str]) -> str:
-        """Says which ends of lines are no minima, and in how many seeds."""
-        found = []
+    def _untrained(self, table: Evidence, labels: Sequence[str]) -> tuple[str, bool]:
+        """Says which ends of lines are no minima, and in how many seeds; and whether one is none in most of them."""
+        found, most = [], False
         for label in labels:
             for end, run in (("θ1", self.lines[label].start), ("θ2", self.lines[label].end)):
                 loss = table.grid([label], f"loss {end}")
                 if many := int((loss > TRAINED).sum()):
                     found.append(f"'{run}' ends above a loss of {TRAINED:g} in {many} of {len(loss)} seeds")
-        return claims.joined(*dict.fromkeys(found))
+                most = most or 2 * many > len(loss)
+        return claims.joined(*dict.fromkeys(found)), most
 
     def alike(self, table: Evidence, of: Triplet, *, quote: str = "", paper: str | None = None) -> list[claims.Finding]:
         """States that minima at equal noise are as wide and as deep as one another, measured by what noise does.

@@ -92,9 +92,9 @@ def outcome(shown: Sequence[Shown]) -> str:
     told = [f"- {len(claims)} {words}: {_counted(claims)}." for words, claims in lines.items() if claims]
     if became:
         survive, fall, left = (became[True, fate] for fate in ("survives", "falls", "open"))
-        others = became.total() - survive - fall - left
+        rest = became.total() - survive - fall - left
         fates = f"of {survive + fall + left} seen ones {survive} survive it, {fall} fall, {left} are open"
-        fates += f"; of the other {others}, {became[False, 'falls']} fall"
+        fates += f"; of the other {rest}, {became[False, 'falls']} fall"
         told.insert(len(networks), f"- {became.total()} of them with a confound taken away (arms): {fates}.")
     return "\n".join(told)
 

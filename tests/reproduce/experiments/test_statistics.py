@@ -88,12 +88,17 @@ def test_a_width_that_is_not_reached_bounds_the_ratio():
 def test_an_end_that_is_no_minimum_is_noted():
     line, widths = resnet_valleys.LARGE_TO_BASE, np.ones(4)
 
-    def note(losses):
-        of = ends(widths, 2 * widths) | {"loss θ2": np.array(losses)}
-        return resnet_valleys.CONSTANT.wider(SyntheticTable({line: of}), [line])[0].about.note
+    def wider(losses):
+        of = ends(widths, np.array([2, 2.1, 2, 1.9])) | {"loss θ2": np.array(losses)}
+        return resnet_valleys.CONSTANT.wider(SyntheticTable({line: of}), [line])[0]
 
-    assert note([0.5, 0.4, 0.1, 0.01]) == ""
-    assert note([0.6, 0.4, 0.7, math.nan]) == "'baseline' ends above a loss of 0.5 in 2 of 4 seeds"
+    assert wider([0.5, 0.4, 0.1, 0.01]).about.note == ""
+    two = wider([0.6, 0.4, 0.7, math.nan])
+    assert two.about.note == "'baseline' ends above a loss of 0.5 in 2 of 4 seeds"
+    assert word(two) == "supported"
+    most = wider([0.6, 0.4, 0.7, 0.8])  # then what is wide is no minimum
+    assert word(most) == "not judged"
+    assert most.unjudged == "an end is no minimum in most seeds"
 
 
 def triplet(lines, r, q, of):
