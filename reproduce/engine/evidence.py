@@ -85,7 +85,7 @@ def endpoint(rows: pd.DataFrame, spec: RunSpec) -> dict[str, float]:
     else:
         steps = rows["step"]
         chosen = measured[steps[measured.index] > (1 - TAIL) * steps.iloc[-1]]
-        if any(_cycles(as_schedule(of)) for of in (spec.schedule.lr, spec.schedule.batch_size)):
+        if len(chosen) and any(_cycles(as_schedule(of)) for of in (spec.schedule.lr, spec.schedule.batch_size)):
             noise = np.array([spec.schedule.noise_ratio(max(0.0, epoch - 1e-6)) for epoch in chosen.index])
             high = np.flatnonzero(noise > NEAR * noise.min())
             low = noise <= NEAR * noise.min()

@@ -26,3 +26,11 @@ def test_a_cycle_and_its_exchange_end_at_low_noise(name, scale, label):
     assert noise.max() > NEAR * noise.min()
     rows["test/accuracy"] = np.where(noise <= NEAR * noise.min(), 0.9, 0.8)
     assert endpoint(rows, spec)["test/accuracy"] == pytest.approx(0.9)
+
+
+def test_a_cycle_that_was_not_evaluated_there_has_no_end():
+    setting = figure("fig4").experiment.runs("quick", source("cifar10"))["cyclic eta"]
+    spec = setting.of_seed(100)
+    rows = pd.DataFrame(of_plan(spec, spec.epochs)).set_index("epoch")
+    rows["test/accuracy"] = np.where(np.arange(len(rows)) == 0, 0.8, np.nan)
+    assert endpoint(rows, spec) == {}
