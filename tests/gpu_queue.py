@@ -57,7 +57,8 @@ def parts(figure: str, scale: str, count: int, arms: Sequence[str] = ("epochs",)
 
 # In the order in which they say most about the question. MLPs: a part a batch size or two, all seeds in one pack.
 QUEUE = [
-    *parts("fig15", "paper", 5, ("epochs", "time"), "mnist"),  # Figures 5 and 14 have the same runs
+    *parts("fig15", "paper", 5, ("epochs",), "mnist"),  # Figures 5 and 14 have the same runs
+    *parts("fig5", "paper", 5, ("time",), "mnist"),
     *parts("fig1", "paper", 6, ("epochs", "time", "no-bn"), "fashionmnist"),
     *parts("noise_only", "paper", 8, data="fashionmnist"),
     *parts("rivals", "paper", 8, data="fashionmnist"),

@@ -43,7 +43,7 @@ class Depth:
 
 
 DEPTHS: dict[Scale, Depth] = {
-    "smoke": Depth(3, 5, 20, levels=True, alignment=False, products=5),
+    "smoke": Depth(3, 5, 20, levels=True, alignment=False, products=3),
     "quick": Depth(None, 8, 100, levels=False, alignment=False),
     **dict.fromkeys(("gpu", "paper"), Depth(8, 24, 500, levels=True)),
 }
