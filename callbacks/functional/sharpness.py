@@ -81,22 +81,24 @@ def batch_sharpness(operator: LossHessian) -> Ratio:
     """Returns E[g'H_B g] / E|g|², g = ∇L_B, over the operator's batches (Andreyev, Beneventano 2024); compare with
     2/eta.
 
-    The batches should be minibatches of the run's S; together they cost one product. Only those of the most frequent
-    size count (the larger of two that are as frequent): E|g|² grows as S shrinks, so that an epoch's ragged last batch,
-    one among the others, could be most of both means. Under torch.distributed those of all ranks count.
+    The batches should be minibatches of the run's S; together they cost one product. Of three or more of one size these
+    alone count: E|g|² grows as S shrinks, so that an epoch's ragged last batch, one among the others, could be most of
+    both means. Else all count that have at least half of the largest one's examples. Under torch.distributed those of
+    all ranks count.
 
     Raises:
-        ValueError: fewer than 3 batches of one size, which give no interval.
+        ValueError: fewer than 3 batches that count, which give no interval.
     """
     found = [(float(size), float(g @ hg), float(g @ g)) for size, g, hg in operator.gradients_and_products()]
     rows = torch.cat(of_all_ranks(torch.tensor(found, dtype=torch.float64).reshape(-1, 3)))
     operator.products += 1  # together one pass over the data
     counts = Counter(rows[:, 0].tolist())
     common = max(counts, key=lambda size: (counts[size], size), default=0.0)
-    values = rows[rows[:, 0] == common, 1:]
+    alike = rows[:, 0] == common if counts[common] >= 3 else 2 * rows[:, 0] >= max(counts, default=0.0)
+    values = rows[alike, 1:]
     n = len(values)
     if n < 3:
-        what = f"{n} of {common:g} examples among {len(rows)}" if n < len(rows) else f"{n}"
+        what = f"{n} of like sizes among {len(rows)}" if n < len(rows) else f"{n}"
         raise ValueError(f"batches: {what} are too few for batch sharpness and its interval; at least 3 of one size")
     total = values.sum(0)
     ratio = float(total[0] / total[1])  # NaN where all gradients are 0

@@ -267,8 +267,13 @@ class Cell:
             "trace": truth.trace,
             "mean_square": truth.mean_square,
             "top_eigenvalue": truth.top_eigenvalue,
-            "temperature": truth.temperature(module.lr / step),
         }
+        optimizer = self.built().configure_optimizers()
+        if isinstance(optimizer, torch.optim.SGD):
+            n = module.lr / step / (1 - optimizer.defaults["momentum"])
+            wanted["temperature"] = truth.temperature(n)
+        elif "gradient_noise/temperature" in row:
+            return ["a temperature that is not SGD's"]
         scale = {"mean_square": truth.trace}  # a difference of the two
         accuracy = 1e-2 if self.name in LARGE else 1e-3  # float32, and batch norm over six values
         return [

@@ -136,8 +136,11 @@ class Curvature:
         return sum(weight * times(vector) for weight, (_, times) in zip(self.weights, self.each))
 
     def batch_sharpness(self) -> float:
-        """Σ g'H_B g / Σ |g|² over the batches, g the gradient of one."""
-        return float(sum(g @ times(g) for g, times in self.each) / sum(g @ g for g, _ in self.each))
+        """Σ g'H_B g / Σ |g|² over the batches, g the gradient of one; without a ragged last one after three."""
+        sizes, each = [examples_of(batch) for batch in self.batches], self.each
+        if len(sizes) > 3 and len(set(sizes[:-1])) == 1:
+            each = [one for one, size in zip(each, sizes) if size == sizes[0]]
+        return float(sum(g @ times(g) for g, times in each) / sum(g @ g for g, _ in each))
 
     @cached_property
     def dense(self) -> Tensor:

@@ -100,9 +100,15 @@ def test_a_ragged_last_batch_is_left_out_of_batch_sharpness():
     assert ragged == whole
 
 
-def test_fewer_than_three_batches_of_one_size_are_refused():
-    with pytest.raises(ValueError, match="batches: 2 of 15 examples among 3 are too few"):
-        batch_sharpness(HessianOperator(network("tanh"), F.cross_entropy, batches(15, 15, 10)))
+def test_batches_without_a_common_size_all_count_but_for_small_ones():
+    module, parts = network("tanh"), batches(14, 12, 10, 4)
+    found, alike = (batch_sharpness(HessianOperator(module, F.cross_entropy, part)) for part in (parts, parts[:3]))
+    assert found == alike
+
+
+def test_fewer_than_three_batches_of_like_sizes_are_refused():
+    with pytest.raises(ValueError, match="batches: 2 of like sizes among 3 are too few"):
+        batch_sharpness(HessianOperator(network("tanh"), F.cross_entropy, batches(18, 18, 4)))
 
 
 def test_finite_differences_agree_on_smooth_networks():

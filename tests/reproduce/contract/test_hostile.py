@@ -111,7 +111,7 @@ from pathlib import Path
 
 from three_factors.datamodules.schedules import NoiseSchedule
 from own_schedules import Mine
-from three_factors.reproduce.engine.contract.folder import RunFolder
+from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.launch.runner import Runner, Watcher
