@@ -17,7 +17,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from three_factors.reproduce.engine.contract.archive import Archive
+    from three_factors.reproduce.engine.contract.spec import Item
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "reproduce" / "_name"), str(ROOT)]
@@ -109,19 +115,29 @@ def made(block: Part, out: Path, data_dir: Path, *, toy: bool) -> int:
 
 def lacking(block: Part) -> tuple[int, int]:
     """Returns how many of a block's runs the archive lacks, and how many there are."""
-    from tests.reproduce.figures import figure, source
-    from three_factors.reproduce.engine.contract.archive import Archive
     from three_factors.reproduce.engine.launch.parts import part_of
+
+    archive, items = _archive(), part_of(_runs(block.figure, block.scale, block.arm, block.data), block.place)
+    return sum(archive.folder_of(item.spec) is None for item in items), len(items)
+
+
+@cache
+def _archive() -> Archive:
+    from three_factors.reproduce.engine.contract.archive import Archive
+
+    return Archive()
+
+
+@cache
+def _runs(name: str, scale: str, arm: str, data: str) -> list[Item]:
+    """Returns the runs of a figure, of which a block is a part."""
+    from tests.reproduce.figures import figure, source
     from three_factors.reproduce.engine.options import Options
     from three_factors.reproduce.engine.planning import FigurePlan
 
-    definition = figure(block.figure)
-    archive = Archive()
-    known = archive.sources([block.data])
-    options = Options(scale=block.scale, arm=block.arm)  # type: ignore[arg-type]
-    plan = FigurePlan(definition, options, known[0] if known else source(block.data), definition.arm(block.arm))
-    items = part_of(plan.runs(), block.place)
-    return sum(archive.folder_of(item.spec) is None for item in items), len(items)
+    definition, known = figure(name), _archive().sources([data])
+    options = Options(scale=scale, arm=arm)  # type: ignore[arg-type]
+    return FigurePlan(definition, options, known[0] if known else source(data), definition.arm(arm)).runs()
 
 
 def listed() -> Iterator[str]:
