@@ -57,15 +57,17 @@ def run_scripts(commands: Sequence[Sequence[str]], at_once: int) -> list[Ended]:
         try:
             for i, command in enumerate(commands):
                 begun.append(script := _Script(command, Path(folder) / str(i)))
+                script.process.start()
                 running[script.process.sentinel] = script
                 while len(running) >= at_once:
                     _await_one(running)
             while running:
                 _await_one(running)
         except BaseException:
-            for script in running.values():
+            started = [script for script in begun if script.process.pid is not None]
+            for script in started:
                 script.process.terminate()
-            for script in running.values():
+            for script in started:
                 script.process.join(PATIENCE)
                 script.process.kill()
                 script.process.join()
@@ -74,7 +76,7 @@ def run_scripts(commands: Sequence[Sequence[str]], at_once: int) -> list[Ended]:
 
 
 class _Script:
-    """A script that runs, and the folder for what it prints."""
+    """A script that runs once its process is started, and the folder for what it prints."""
 
     def __init__(self, command: Sequence[str], folder: Path) -> None:
         self._command = command
@@ -84,7 +86,6 @@ class _Script:
             file.touch()
         with Server(LOADED).running() as context:
             self.process = context.Process(target=_run, args=(list(command), *map(str, self._files)))
-            self.process.start()
 
     def ended(self) -> Ended:
         return Ended(self._command, self.process.exitcode, *(file.read_text(errors="replace") for file in self._files))
