@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -224,7 +223,7 @@ def curve_shares(about: claims.Statement, table: Evidence, a: str, b: str) -> cl
     effect = (small + large) / 2 - control  # noise keeps an iterate above its minimum
     parts = [estimates.estimated([x[i] - y[i], effect[i]], estimates.Ratio) for i in range(PARTS)]
     known = [part for part in parts if part is not None]
-    found = estimates.AllOf(known, _furthest) if len(known) == PARTS else None
+    found = estimates.AllOf(known, estimates.furthest) if len(known) == PARTS else None
     return claims.Finding(about, rule, found, labels)
 
 
@@ -236,10 +235,6 @@ def _thirds(t_eta: np.ndarray, values: np.ndarray) -> np.ndarray:
     part, none = np.ceil(PARTS * t_eta / t_eta[-1] - 1e-9), np.full(len(values), np.nan)
     inside = [part == i + 1 for i in range(PARTS)]
     return np.stack([np.log(values[:, of]).mean(axis=1) if of.any() else none for of in inside])
-
-
-def _furthest(parts: Sequence[estimates.Estimate]) -> estimates.Estimate:
-    return max(parts, key=lambda of: np.inf if of.value is None else abs(of.value))
 
 
 def step_variance_ratio(table: Evidence, noisier: str, quieter: str) -> np.ndarray:

@@ -6,7 +6,7 @@ training time alone has g = 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -208,7 +208,7 @@ def levels(table: Evidence, network: str, name: str) -> dict[str, claims.Finding
         slopes = statistics.coefficients(product, np.log(eta), np.log(size))
     both = [estimates.estimated([of], estimates.OverSeeds) for of in slopes.T]
     parts = [of for of in both if of is not None]
-    either = estimates.AllOf(parts, _furthest) if len(parts) == len(both) else None
+    either = estimates.AllOf(parts, estimates.furthest) if len(parts) == len(both) else None
     return {
         ROOT: claims.Finding(stable, rule, either, tuple(labels)),
         ALONE: seedwise.over_seeds(at_the_edge, values, seedwise.Range(*AT_THE_EDGE), seedwise.LOG, labels=labels),
@@ -220,10 +220,6 @@ def _range_of(table: Evidence, labels: list[str]) -> str:
     cells = np.exp(statistics.nanmean(_log(table, labels, end(STABILITY)))) if labels else np.full(1, np.nan)
     known = cells[np.isfinite(cells)]
     return f"cells from {known.min():.2g} to {known.max():.2g}" if len(known) else ""
-
-
-def _furthest(parts: Sequence[estimates.Estimate]) -> estimates.Estimate:
-    return max(parts, key=lambda of: np.inf if of.value is None else abs(of.value))
 
 
 def _rivals(g: np.ndarray, at: Mapping[str, claims.Finding]) -> str:

@@ -259,6 +259,11 @@ class Trend(Estimate):
         return self.slopes.p_below(edge)
 
 
+def furthest(parts: Sequence[Estimate]) -> Estimate:
+    """Returns the one furthest from 0; one without a value is further than any."""
+    return max(parts, key=lambda of: math.inf if of.value is None else abs(of.value))
+
+
 class AllOf(Estimate):
     """Several estimates that have to lie inside, or above an edge, all of them: the worst of them is shown.
 
