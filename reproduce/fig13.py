@@ -81,6 +81,7 @@ FIGURE = Figure(
     check=check,
     primary=("cyclic.curves", "constant.curves"),
     draw=draw,
+    edition=2,  # where a run ends was another stretch of epochs where S cycles
     arms=(*arms.BATCH_NORM, *arms.EVERY, *arms.TRIPLET),
 )
 

@@ -60,6 +60,7 @@ FIGURE = Figure(
     primary=("phases", "matched_loss", "tension.wider", "tension.alike"),
     draw=draw,
     beside=draw_beside,
+    edition=2,  # where a run ends was another stretch of epochs where S cycles
     arms=(*arms.BATCH_NORM, *arms.EVERY, *arms.TRIPLET),
 )
 

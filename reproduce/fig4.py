@@ -116,6 +116,7 @@ FIGURE = Figure(
     check=check,
     primary=("cyclic.share", "constant.share"),
     draw=draw,
+    edition=2,  # where a run ends was another stretch of epochs where S cycles
     arms=(*arms.BATCH_NORM, *arms.EVERY, *arms.TRIPLET),
 )
 

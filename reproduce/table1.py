@@ -98,6 +98,7 @@ FIGURE = Figure(
     primary=("higher", "higher_than_quenched", "alike", "not_below"),
     draw=draw,
     beside=draw_tuning,
+    edition=2,  # where a run ends was another stretch of epochs where S cycles
     arms=(*arms.BATCH_NORM, *arms.EVERY),  # its quench, of the constant alone, is one of its settings
 )
 

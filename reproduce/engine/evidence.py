@@ -1,7 +1,7 @@
 """From the results folder to evidence: a table of a figure's runs, or the chains of a theory's simulations.
 
-What a run ended at is the mean of its evaluations in the last tenth of its steps, five of them or more: the last
-iterate alone at constant eta is the noisiest outcome there is.
+What a run ended at is the mean of its evaluations in its last tenth, five of them or more: the last iterate alone at
+constant eta is the noisiest outcome there is.
 """
 
 from __future__ import annotations
@@ -14,14 +14,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from three_factors.datamodules.schedules import Cyclic, Inverse, Ratio, Triangle, as_schedule
+from three_factors.datamodules.schedules import as_schedule
 from three_factors.reproduce.engine.contract.compact import four_digits, is_rough
 from three_factors.reproduce.engine.contract.folder import Say
 from three_factors.reproduce.engine.contract.folders import PathFolder, SimulationFolder
 from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import Item, RunSpec
-from three_factors.reproduce.engine.contract.steps import BATCH_SIZE, LR, OF_PLAN, first_lr, planned, whole
+from three_factors.reproduce.engine.contract.steps import (
+    BATCH_SIZE,
+    LR,
+    OF_PLAN,
+    cycles,
+    first_lr,
+    of_what,
+    planned,
+    whole,
+)
 from three_factors.reproduce.engine.judge.chains import Chains
 from three_factors.reproduce.engine.judge.table import ACCURACIES, NOISE, PARTS, STABILITIES, Table
 
@@ -67,12 +76,12 @@ def table_of(experiment: Experiment, items: Sequence[Item], results: Results, sa
 
 
 EVALUATED = tuple(f"{part}/{what}" for part in PARTS for what in ("accuracy", "loss"))
-TAIL = 0.1  # of the steps: evaluations in it make the endpoint
+TAIL = 0.1  # of the steps, or of the epochs (`of_what`): evaluations in it make the endpoint
 NEAR = 1.5  # times the lowest eta/S: the low-noise phase of a cycle
 
 
 def endpoint(rows: pd.DataFrame, spec: RunSpec) -> dict[str, float]:
-    """Returns losses and accuracies where a run ended: means over the evaluations in the last tenth of its steps.
+    """Returns losses and accuracies where a run ended: means over the evaluations in its last tenth.
 
     On a cycle these are of its last low-noise phase, eta/S within 1.5 of the lowest. A run that was stopped at a level
     ended there: its last evaluation counts alone.
@@ -83,9 +92,10 @@ def endpoint(rows: pd.DataFrame, spec: RunSpec) -> dict[str, float]:
     if spec.stop_at_loss is not None or spec.stop_at_accuracy is not None:
         chosen = measured.iloc[-1:]
     else:
-        steps = rows["step"]
+        steps = rows["step"] if of_what(spec) == "steps" else rows.index.to_series()
         chosen = measured[steps[measured.index] > (1 - TAIL) * steps.iloc[-1]]
-        if len(chosen) and any(_cycles(as_schedule(of)) for of in (spec.schedule.lr, spec.schedule.batch_size)):
+        schedules = (as_schedule(of) for of in (spec.schedule.lr, spec.schedule.batch_size))
+        if len(chosen) and any(cycles(of, to_the_end=True) for of in schedules):
             noise = np.array([spec.schedule.noise_ratio(max(0.0, epoch - 1e-6)) for epoch in chosen.index])
             high = np.flatnonzero(noise > NEAR * noise.min())
             low = noise <= NEAR * noise.min()
@@ -93,15 +103,6 @@ def endpoint(rows: pd.DataFrame, spec: RunSpec) -> dict[str, float]:
                 low[: high[-1]] = False
             chosen = chosen[low]
     return {str(name): float(value) for name, value in chosen.mean().items() if not math.isnan(value)}
-
-
-def _cycles(schedule: Any) -> bool:
-    """Tells whether a schedule, or what it is the exchange of, goes up and down to the end."""
-    if isinstance(schedule, Inverse):
-        return _cycles(schedule.of)
-    if isinstance(schedule, Ratio):
-        return _cycles(schedule.over) or _cycles(schedule.under)
-    return isinstance(schedule, Cyclic | Triangle)
 
 
 def chains_of(specs: dict[str, Simulation], items: Sequence[Item], results: Results, source: Prepared | None) -> Chains:

@@ -55,23 +55,23 @@ def whole_evaluations(epochs: float, every: int) -> int:
 
 
 Settings = Mapping[str, Setting]  # by label
-AT_THE_END = 5  # evaluations in the last tenth of a run's steps, at least: what it ends at is their mean
+AT_THE_END = 5  # evaluations in the last tenth of a run, at least: what it ends at is their mean
 
 
 def often_enough(spec: RunSpec) -> Evaluations | None:
     """Returns when a run is evaluated within epochs: as it says, and at least `AT_THE_END` times in its last tenth."""
     from three_factors.datamodules.schedules import as_schedule, known_bounds
     from three_factors.reproduce.engine.contract.spec import Evaluations
-    from three_factors.reproduce.engine.contract.steps import lengths
+    from three_factors.reproduce.engine.contract.steps import lengths, of_what
 
-    ends = spec.epochs // spec.evaluate_every - int(0.9 * spec.epochs) // spec.evaluate_every
+    tenth, ends = of_what(spec), spec.epochs // spec.evaluate_every - int(0.9 * spec.epochs) // spec.evaluate_every
     low, high = known_bounds(as_schedule(spec.schedule.batch_size)) or (1.0, float(spec.data.train))
-    if low != high and AT_THE_END <= ends < AT_THE_END * high / low:  # the last tenth of the steps is another one
+    if tenth == "steps" and low != high and AT_THE_END <= ends < AT_THE_END * high / low:  # other than that of epochs
         steps = lengths(spec).cumsum()
         ends = int((steps[spec.evaluate_every - 1 :: spec.evaluate_every] > 0.9 * steps[-1]).sum())
     if ends >= AT_THE_END:
         return spec.evaluations
-    return replace(spec.evaluations or Evaluations(), last=AT_THE_END)
+    return replace(spec.evaluations or Evaluations(), last=AT_THE_END, tenth=tenth)
 
 
 @dataclass(frozen=True)

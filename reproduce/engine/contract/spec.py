@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, get_args
 
 from three_factors.datamodules.label_noise import LabelNoise
 from three_factors.datamodules.plan import check_batch_size
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PATH_PROTOCOL = 2  # the same of lines
 RISES = (0.1, 0.5, 1.0)  # δ, by which the training loss rises above its value at the end of a line: widths are of these
 LOSSES = ("cross_entropy", "square")
+Tenth = Literal["steps", "epochs"]
 PRECISIONS = {
     "float32": "32-true",
     "tf32": "32-true",
@@ -70,18 +71,22 @@ class Evaluations(Typed):
     Attributes:
         early: how many in each of the first `until` epochs, evenly spaced, the one at its end included; of accuracies
             alone, without the test set: what memorisation is judged by.
-        last: how many, as far as there are steps, in the last tenth of all steps: the last, and evenly before it.
+        last: how many, as far as there are steps, in the last tenth of the run: at its end, and evenly before it.
+        tenth: what that is a tenth of, its steps or its epochs (`of_what` in `steps`).
     """
 
     early: int = 1
     until: int = 0
     last: int = 0
+    tenth: Tenth = field(default="steps", metadata={"absent": "steps"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, smallest in (("early", 1), ("until", 0), ("last", 0)):
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name}: {getattr(self, name)} is less than {smallest}")
+        if self.tenth not in get_args(Tenth):
+            raise ValueError(f"tenth: {self.tenth!r} is neither 'steps' nor 'epochs'")
 
 
 @dataclass(frozen=True)

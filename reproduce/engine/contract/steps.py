@@ -5,14 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from three_factors.datamodules.plan import epoch_edges
-from three_factors.datamodules.schedules import Constant, Schedule, as_schedule, steady
-from three_factors.reproduce.engine.contract.spec import RunSpec
+from three_factors.datamodules.schedules import (
+    Chain,
+    Constant,
+    Cyclic,
+    Inverse,
+    Ratio,
+    Schedule,
+    Triangle,
+    as_schedule,
+    steady,
+)
+from three_factors.reproduce.engine.contract.spec import RunSpec, Tenth
 
 STEP_VARIANCE = "train/step_variance"  # of the losses of an epoch's steps
 LR, BATCH_SIZE = "noise/lr", "noise/batch_size"  # of an epoch's last step
@@ -58,14 +69,17 @@ def evaluated(spec: RunSpec, world_size: int = 1) -> dict[int, tuple[int, ...]]:
     often = spec.evaluations
     if often is None:
         return {}
-    ends = np.cumsum(lengths(spec, world_size))
-    starts = np.concatenate([[0], ends[:-1]])
-    wanted = set[int]()
+    counts = lengths(spec, world_size)
+    ends = np.cumsum(counts)
+    starts, wanted = ends - counts, set[int]()
     for epoch in range(min(often.until, spec.epochs)):
-        count = ends[epoch] - starts[epoch]
-        wanted |= {int(starts[epoch] + round(count * k / often.early)) for k in range(1, often.early + 1)}
+        wanted |= {int(starts[epoch] + round(counts[epoch] * k / often.early)) for k in range(1, often.early + 1)}
     total = int(ends[-1])
-    wanted |= {total - round(total * i / (10 * often.last)) for i in range(often.last)}
+    for i in range(often.last):
+        share = Fraction(i, 10 * often.last)  # of the run, before its end
+        epochs, part = divmod(share * spec.epochs, 1)
+        of_epochs = total - int(ends[-1 - epochs]) + part * int(counts[-1 - epochs])
+        wanted.add(total - round(of_epochs if often.tenth == "epochs" else share * total))
     regular = set(ends[spec.evaluate_every - 1 :: spec.evaluate_every].tolist())
     found: dict[int, list[int]] = {}
     for step in sorted(wanted - regular):
@@ -73,6 +87,26 @@ def evaluated(spec: RunSpec, world_size: int = 1) -> dict[int, tuple[int, ...]]:
         if step > starts[epoch]:
             found.setdefault(epoch, []).append(int(step - starts[epoch]))
     return {epoch: tuple(steps) for epoch, steps in found.items()}
+
+
+def of_what(spec: RunSpec) -> Tenth:
+    """Returns of what the last tenth of a run is, where it ends: of its epochs if its S cycles, else of its steps.
+
+    An S that cycles stands for an eta that does (`exchange`), whose steps are spread evenly over its epochs. In steps
+    of its own, its last tenth would be other epochs and another t_eta than that run's.
+    """
+    return "epochs" if cycles(as_schedule(spec.schedule.batch_size)) else "steps"
+
+
+def cycles(schedule: Any, *, to_the_end: bool = False) -> bool:
+    """Tells whether a schedule, or what it is made of, goes up and down; `to_the_end`: whether it ends so."""
+    if isinstance(schedule, Inverse):
+        return cycles(schedule.of, to_the_end=to_the_end)
+    if isinstance(schedule, Ratio):
+        return any(cycles(of, to_the_end=to_the_end) for of in (schedule.over, schedule.under))
+    if isinstance(schedule, Chain):
+        return not to_the_end and any(cycles(of) for of in schedule.parts)
+    return isinstance(schedule, Cyclic | Triangle)
 
 
 def lengths(spec: RunSpec, world_size: int = 1) -> np.ndarray:

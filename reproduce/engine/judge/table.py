@@ -106,7 +106,7 @@ class Table(Evidence):
 
     Attributes:
         frame: a row a run: label, seed, status, factors, and what it ended at. Of losses and accuracies that is the
-            mean over the last tenth of the steps (`evidence`).
+            mean over the last tenth of the run (`evidence`).
         rows: (label, seed) -> a row an epoch, indexed by epoch; only runs that did not diverge.
         steps: (label, seed) -> a row a step: epoch, loss (NaN where it was not kept), lr, batch_size.
         profiles: (label of a path, seed) -> "train", "test" … -> alphas, loss, accuracy.
