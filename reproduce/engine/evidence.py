@@ -1,7 +1,7 @@
 """From the results folder to evidence: a table of a figure's runs, or the chains of a theory's simulations.
 
-What a run ended at is the mean of its evaluations in its last tenth, five of them or more: the last iterate alone at
-constant eta is the noisiest outcome there is.
+What a run ended at is the mean of its evaluations in its last tenth, of a cycle at its low noise there, five of them or
+more: the last iterate alone at constant eta is the noisiest outcome there is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from three_factors.datamodules.schedules import as_schedule
 from three_factors.reproduce.engine.contract.compact import four_digits, is_rough
 from three_factors.reproduce.engine.contract.folder import Say
 from three_factors.reproduce.engine.contract.folders import PathFolder, SimulationFolder
@@ -25,7 +24,8 @@ from three_factors.reproduce.engine.contract.steps import (
     BATCH_SIZE,
     LR,
     OF_PLAN,
-    cycles,
+    TAIL,
+    ends_from,
     first_lr,
     of_what,
     planned,
@@ -76,32 +76,23 @@ def table_of(experiment: Experiment, items: Sequence[Item], results: Results, sa
 
 
 EVALUATED = tuple(f"{part}/{what}" for part in PARTS for what in ("accuracy", "loss"))
-TAIL = 0.1  # of the steps, or of the epochs (`of_what`): evaluations in it make the endpoint
-NEAR = 1.5  # times the lowest eta/S: the low-noise phase of a cycle
 
 
 def endpoint(rows: pd.DataFrame, spec: RunSpec) -> dict[str, float]:
-    """Returns losses and accuracies where a run ended: means over the evaluations in its last tenth.
+    """Returns losses and accuracies where a run ended: means over the evaluations there (`steps.of_what`).
 
-    On a cycle these are of its last low-noise phase, eta/S within 1.5 of the lowest. A run that was stopped at a level
-    ended there: its last evaluation counts alone.
+    A run that was stopped at a level ended there: its last evaluation counts alone.
     """
     measured = rows[[name for name in EVALUATED if name in rows]].dropna(how="all")
     if measured.empty:
         return {}
     if spec.stop_at_loss is not None or spec.stop_at_accuracy is not None:
         chosen = measured.iloc[-1:]
-    else:
-        steps = rows["step"] if of_what(spec) == "steps" else rows.index.to_series()
+    elif of_what(spec) == "steps":
+        steps = rows["step"]
         chosen = measured[steps[measured.index] > (1 - TAIL) * steps.iloc[-1]]
-        schedules = (as_schedule(of) for of in (spec.schedule.lr, spec.schedule.batch_size))
-        if len(chosen) and any(cycles(of, to_the_end=True) for of in schedules):
-            noise = np.array([spec.schedule.noise_ratio(max(0.0, epoch - 1e-6)) for epoch in chosen.index])
-            high = np.flatnonzero(noise > NEAR * noise.min())
-            low = noise <= NEAR * noise.min()
-            if len(high) and low[-1]:  # its last phase alone
-                low[: high[-1]] = False
-            chosen = chosen[low]
+    else:
+        chosen = measured[measured.index > ends_from(spec)]
     return {str(name): float(value) for name, value in chosen.mean().items() if not math.isnan(value)}
 
 

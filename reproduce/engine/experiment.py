@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -59,12 +60,15 @@ AT_THE_END = 5  # evaluations in the last tenth of a run, at least: what it ends
 
 
 def often_enough(spec: RunSpec) -> Evaluations | None:
-    """Returns when a run is evaluated within epochs: as it says, and at least `AT_THE_END` times in its last tenth."""
+    """Returns when a run is evaluated within epochs: as it says, and at least `AT_THE_END` times where it ends."""
     from three_factors.datamodules.schedules import as_schedule, known_bounds
     from three_factors.reproduce.engine.contract.spec import Evaluations
-    from three_factors.reproduce.engine.contract.steps import lengths, of_what
+    from three_factors.reproduce.engine.contract.steps import ends_from, lengths, of_what
 
-    tenth, ends = of_what(spec), spec.epochs // spec.evaluate_every - int(0.9 * spec.epochs) // spec.evaluate_every
+    tenth, start = of_what(spec), int(0.9 * spec.epochs)
+    if tenth != "steps":
+        start = math.floor(ends_from(spec))
+    ends = spec.epochs // spec.evaluate_every - start // spec.evaluate_every
     low, high = known_bounds(as_schedule(spec.schedule.batch_size)) or (1.0, float(spec.data.train))
     if tenth == "steps" and low != high and AT_THE_END <= ends < AT_THE_END * high / low:  # other than that of epochs
         steps = lengths(spec).cumsum()

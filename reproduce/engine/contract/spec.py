@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PATH_PROTOCOL = 2  # the same of lines
 RISES = (0.1, 0.5, 1.0)  # δ, by which the training loss rises above its value at the end of a line: widths are of these
 LOSSES = ("cross_entropy", "square")
-Tenth = Literal["steps", "epochs"]
+Tenth = Literal["steps", "epochs", "low noise"]
 PRECISIONS = {
     "float32": "32-true",
     "tf32": "32-true",
@@ -71,8 +71,9 @@ class Evaluations(Typed):
     Attributes:
         early: how many in each of the first `until` epochs, evenly spaced, the one at its end included; of accuracies
             alone, without the test set: what memorisation is judged by.
-        last: how many, as far as there are steps, in the last tenth of the run: at its end, and evenly before it.
-        tenth: what that is a tenth of, its steps or its epochs (`of_what` in `steps`).
+        last: how many, as far as there are steps, where the run ends: at its end, and evenly before it.
+        tenth: where that is: in the last tenth of its steps, of its epochs, or at a cycle's low noise in the latter
+            (`steps.of_what`).
     """
 
     early: int = 1
@@ -86,7 +87,7 @@ class Evaluations(Typed):
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name}: {getattr(self, name)} is less than {smallest}")
         if self.tenth not in get_args(Tenth):
-            raise ValueError(f"tenth: {self.tenth!r} is neither 'steps' nor 'epochs'")
+            raise ValueError(f"tenth: {self.tenth!r} is not one of {', '.join(map(repr, get_args(Tenth)))}")
 
 
 @dataclass(frozen=True)

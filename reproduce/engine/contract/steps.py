@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +16,7 @@ from three_factors.datamodules.schedules import (
     Constant,
     Cyclic,
     Inverse,
+    NoiseSchedule,
     Ratio,
     Schedule,
     Triangle,
@@ -33,6 +33,9 @@ BETWEEN = "between"  # in an epoch's row: the evaluations before its end
 WEIGHT_NORM, DISTANCE = "weights/norm", "weights/distance"  # |θ| and |θ - θ0|
 KEPT = "steps.f32"  # the loss of every step, little-endian float32
 DTYPE = np.dtype("<f4")
+TAIL = 0.1  # of a run: evaluations in it make the endpoint
+NEAR = 1.5  # times the lowest eta/S: the low-noise phase of a cycle
+GRID = 500  # places in the last tenth at which eta/S is compared
 
 
 @dataclass(frozen=True)
@@ -64,38 +67,78 @@ def planned(spec: RunSpec, epochs: int | None = None, world_size: int = 1) -> St
 
 
 @lru_cache(maxsize=64)
-def evaluated(spec: RunSpec, world_size: int = 1) -> dict[int, tuple[int, ...]]:
-    """Returns epoch (from 0) -> the steps of it, from 1, after which it is evaluated besides `evaluate_every`."""
+def evaluated(spec: RunSpec, world_size: int = 1) -> dict[int, dict[int, float]]:
+    """Returns epoch (from 0) -> the steps of it, from 1, after which it is evaluated besides `evaluate_every`.
+
+    Of each step the share of the epoch that is over then: of its steps where S stands, else of its examples.
+    """
     often = spec.evaluations
     if often is None:
         return {}
     counts = lengths(spec, world_size)
     ends = np.cumsum(counts)
-    starts, wanted = ends - counts, set[int]()
+    starts, total, wanted = ends - counts, int(ends[-1]), set[int]()
     for epoch in range(min(often.until, spec.epochs)):
         wanted |= {int(starts[epoch] + round(counts[epoch] * k / often.early)) for k in range(1, often.early + 1)}
-    total = int(ends[-1])
-    for i in range(often.last):
-        share = Fraction(i, 10 * often.last)  # of the run, before its end
-        epochs, part = divmod(share * spec.epochs, 1)
-        of_epochs = total - int(ends[-1 - epochs]) + part * int(counts[-1 - epochs])
-        wanted.add(total - round(of_epochs if often.tenth == "epochs" else share * total))
+    if often.tenth == "steps":
+        wanted |= {total - round(total * i / (10 * often.last)) for i in range(often.last)}
+    else:
+        for i in range(often.last):
+            place = spec.epochs - (spec.epochs - ends_from(spec)) * i / often.last
+            epoch = math.ceil(place) - 1
+            away = np.abs(_edges(spec, epoch, world_size) - (place - epoch) * spec.data.train)
+            wanted.add(int(starts[epoch] + away.argmin()))
     regular = set(ends[spec.evaluate_every - 1 :: spec.evaluate_every].tolist())
-    found: dict[int, list[int]] = {}
+    found: dict[int, dict[int, float]] = {}
     for step in sorted(wanted - regular):
         epoch = int(np.searchsorted(ends, step))
         if step > starts[epoch]:
-            found.setdefault(epoch, []).append(int(step - starts[epoch]))
-    return {epoch: tuple(steps) for epoch, steps in found.items()}
+            done = int(step - starts[epoch])
+            found.setdefault(epoch, {})[done] = _share(spec, epoch, done, int(counts[epoch]), world_size)
+    return found
+
+
+def _share(spec: RunSpec, epoch: int, done: int, count: int, world_size: int) -> float:
+    """Returns which share of an epoch is over after so many of its steps."""
+    if isinstance(as_schedule(spec.schedule.batch_size), Constant) and of_what(spec) == "steps":
+        return done / count
+    return float(_edges(spec, epoch, world_size)[done] / spec.data.train)
 
 
 def of_what(spec: RunSpec) -> Tenth:
-    """Returns of what the last tenth of a run is, where it ends: of its epochs if its S cycles, else of its steps.
+    """Returns where a run ends, as its evaluations there are placed: in the last tenth of its steps, unless it cycles.
 
-    An S that cycles stands for an eta that does (`exchange`), whose steps are spread evenly over its epochs. In steps
-    of its own, its last tenth would be other epochs and another t_eta than that run's.
+    An S that cycles stands for an eta that does (`exchange`), whose steps are spread evenly over its epochs: the last
+    tenth is of epochs, since in steps of its own it would be other ones and another t_eta than that run's. Where a
+    cycle is at high noise in a part of it, the run ends in the low noise after that.
     """
-    return "epochs" if cycles(as_schedule(spec.schedule.batch_size)) else "steps"
+    size = as_schedule(spec.schedule.batch_size)
+    if low_noise_from(spec.schedule, spec.epochs) > (1 - TAIL) * spec.epochs:
+        return "low noise"
+    return "epochs" if cycles(size) else "steps"
+
+
+def ends_from(spec: RunSpec) -> float:
+    """Returns the epoch after which evaluations are of a run's end, where that is no matter of steps."""
+    return max((1 - TAIL) * spec.epochs, low_noise_from(spec.schedule, spec.epochs))
+
+
+@lru_cache(maxsize=256)
+def low_noise_from(schedule: NoiseSchedule, epochs: int) -> float:
+    """Returns the epoch from which eta/S of a cycle stays within `NEAR` of its lowest in the last tenth; else 0."""
+    if not any(cycles(as_schedule(of), to_the_end=True) for of in (schedule.lr, schedule.batch_size)):
+        return 0.0
+    at = np.append(np.linspace((1 - TAIL) * epochs, epochs, GRID, endpoint=False), epochs - 1e-9)
+    noise = np.array([schedule.noise_ratio(t) for t in at.tolist()])
+    most = NEAR * noise.min()
+    high = np.flatnonzero(noise > most)
+    if not len(high):
+        return 0.0
+    before, after = at[high[-1]], at[min(high[-1] + 1, GRID)]
+    while after - before > 1e-9 * epochs:
+        middle = (before + after) / 2
+        before, after = (middle, after) if schedule.noise_ratio(middle) > most else (before, middle)
+    return float(after)
 
 
 def cycles(schedule: Any, *, to_the_end: bool = False) -> bool:
@@ -133,10 +176,10 @@ def of_plan(spec: RunSpec, epochs: int, world_size: int = 1) -> list[dict[str, A
     ends = np.searchsorted(steps.epoch, np.arange(1, epochs + 1), side="right").tolist()
     t_eta, found, start = np.cumsum(steps.lr), list[dict[str, Any]](), 0
     for epoch, end in enumerate(ends):
-        for step in between.get(epoch, ()):
+        for step, share in between.get(epoch, {}).items():
             if step == end - start:
                 continue  # in the epoch's own row
-            place = (epoch + step / (end - start), start + step, float(t_eta[start + step - 1]))
+            place = (epoch + share, start + step, float(t_eta[start + step - 1]))
             found.append(dict(zip(OF_PLAN, place)))
         last = float(steps.lr[end - 1]), int(steps.batch_size[end - 1])
         found.append(dict(zip(OF_PLAN, (epoch + 1, end, float(t_eta[end - 1]), *last))))
@@ -163,13 +206,18 @@ def first_lr(spec: RunSpec, world_size: int = 1) -> float:
 def of_epoch(spec: RunSpec, epoch: int, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Returns eta and S of an epoch's steps: eta/S is the schedule's at each step's start."""
     n = spec.data.train
-    schedule = as_schedule(spec.schedule.batch_size)
-    edges = epoch_edges(n, schedule, epoch, smallest=world_size, largest=spec.max_batch_size)
+    edges = _edges(spec, epoch, world_size)
     sizes = np.diff(edges)
     if all(steady(as_schedule(of), epoch, epoch + 1) for of in (spec.schedule.lr, spec.schedule.batch_size)):
         return np.full(len(sizes), spec.schedule.setting(epoch, int(sizes[0])).lr), sizes
     rates = [spec.schedule.setting(epoch + start / n, int(size)).lr for start, size in zip(edges.tolist(), sizes)]
     return np.array(rates), sizes
+
+
+def _edges(spec: RunSpec, epoch: int, world_size: int) -> np.ndarray:
+    """Returns the examples of an epoch that are over before each of its steps and at its end, (steps + 1,)."""
+    size = as_schedule(spec.schedule.batch_size)
+    return epoch_edges(spec.data.train, size, epoch, smallest=world_size, largest=spec.max_batch_size)
 
 
 def variance(losses: Sequence[float]) -> float:

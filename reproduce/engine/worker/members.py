@@ -38,7 +38,7 @@ class Member:
 
     Attributes:
         rows: one an epoch, as they are in the file.
-        points: epoch -> steps of it after which it is evaluated before its end.
+        points: epoch -> the steps of it after which it is evaluated before its end, each with the share that is over.
         milestones: those of validations, "end" and "initial", with their weights.
         diverged: a loss was not finite.
         stopped: nothing more is to be trained: diverged, or where the spec says so.

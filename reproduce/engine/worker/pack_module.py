@@ -190,11 +190,12 @@ class PackModule(pl.LightningModule):
 
     def _evaluate_within(self, done: int) -> None:
         """Evaluates the members that ask for it after so many steps of the epoch."""
-        number, steps = self.trainer.current_epoch, self.work.losses.shape[1]
-        asking = [i for i, p in enumerate(self.places) if p.trains and done in p.record.points.get(number, ())]
+        number = self.trainer.current_epoch
+        points = [place.record.points.get(number, {}) if place.trains else {} for place in self.places]
+        asking = [i for i, of in enumerate(points) if done in of]
         if not asking:
             return
-        share = done / steps
+        share = points[asking[0]][done]  # members have the same S
         wanted = {i: self.places[i].record.parts(number, share) for i in asking}
         parts = None if None in wanted.values() else next(iter(wanted.values()))
         found, norms = self.evaluate(parts), self._lengths()

@@ -42,11 +42,12 @@ class Recorder(Checkpoint):
     ) -> None:
         self._losses.append(outputs.get("mean", outputs["loss"]))
         self._last = self.noise.lr, self.noise.batch_size
-        if batch_idx + 1 in self.member.points.get(trainer.current_epoch, ()):
-            self._evaluate(trainer, pl_module, (batch_idx + 1) / trainer.num_training_batches)
+        share = self.member.points.get(trainer.current_epoch, {}).get(batch_idx + 1)
+        if share is not None:
+            self._evaluate(trainer, pl_module, share)
 
     def _evaluate(self, trainer: pl.Trainer, module: Any, share: float) -> None:
-        """Evaluates when a share of the epoch's steps is done."""
+        """Evaluates when a share of the epoch is over."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         parts = self.member.parts(trainer.current_epoch, share)
         with trainer.precision_plugin.forward_context():

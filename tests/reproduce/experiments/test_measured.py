@@ -8,7 +8,7 @@ import pytest
 from tests.reproduce.figures import SCRIPTS, figure, pair, plan, source, specs
 from three_factors.datamodules.schedules import as_schedule
 from three_factors.reproduce.engine.contract.measurements import NoiseMeasurement
-from three_factors.reproduce.engine.contract.steps import evaluated, lengths, of_what
+from three_factors.reproduce.engine.contract.steps import ends_from, evaluated, lengths, of_what
 from three_factors.reproduce.engine.options import Options
 from three_factors.reproduce.engine.planning import FigurePlan
 
@@ -80,8 +80,8 @@ def test_every_run_is_evaluated_five_times_in_its_last_tenth_as_far_as_it_has_st
         steps = {int(end) for i, end in enumerate(ends, 1) if i % spec.evaluate_every == 0}
         steps |= {int(ends[epoch] - counts[epoch]) + step for epoch, own in points.items() for step in own}
         start = math.floor(0.9 * ends[-1])
-        if of_what(spec) == "epochs":
-            start = math.floor(np.interp(0.9 * spec.epochs, range(spec.epochs + 1), [0, *ends]))
+        if of_what(spec) != "steps":
+            start = math.floor(np.interp(ends_from(spec), range(spec.epochs + 1), [0, *ends]))
         there = sum(step > start for step in steps)
         assert there >= min(5, ends[-1] - start), label
 

@@ -97,8 +97,8 @@ def test_points_lie_within_the_steps_and_never_where_an_epochs_end_is_evaluated_
     )
     counts, points = lengths(spec), evaluated(spec)
     assert counts.sum() == len(planned(spec).lr)
-    for epoch, steps in points.items():
-        assert list(steps) == sorted(set(steps))
+    for epoch, steps in ((epoch, list(found)) for epoch, found in points.items()):
+        assert steps == sorted(set(steps))
         assert 1 <= steps[0] <= steps[-1] <= counts[epoch]
         assert steps[-1] < counts[epoch] or (epoch + 1) % every
     rows = of_plan(spec, spec.epochs)
