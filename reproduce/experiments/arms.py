@@ -7,6 +7,7 @@ with eta and S. Each arm changes the specs and nothing else; a figure says which
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,11 +25,12 @@ from three_factors.reproduce.experiments.metrics import END_NORM, VALID
 
 EQUAL = 1.05  # of t_eta, the largest over the smallest
 FURTHER = 1.5  # the factor by which a common t_eta may lie beside the grid's middle
-CAP = 5.0  # a run gets at most this many times its figure's epochs, and at least one CAP-th
+CAP = 5.0  # at the middle of the grid a run gets at most this many times its figure's epochs, and at least a CAP-th
 STOP = 0.1  # training loss at which the arm `loss` ends a run
 WEIGHT_DECAY = 5e-4
 MEMORISED = 0.999  # accuracy on the noisy training set at which the arm `memorised` ends a run
 QUENCH = 0.15  # t_eta of a quench, over that of the run before it
+ANOTHER = 1.2  # t_eta of runs that are not compared with one another, the larger over the smaller
 LEVELS = (1, 2, 4)  # l of SVAG
 SMALLEST_GHOST = 8  # examples: batch norm over fewer is mostly noise
 
@@ -53,38 +55,53 @@ def at_equal_time(settings: Settings) -> Settings:
     One t_eta is within 5 %, over settings of one network and data; where whole evaluations are too coarse for that they
     come more often, and t_eta is the nearest for which whole epochs do. Controls that are stretched do not set it.
     """
-    panels: dict[Any, list[str]] = {}
-    for label, setting in settings.items():
-        panels.setdefault((setting.spec.network, setting.spec.data), []).append(label)
-    shortest = {label: min(settings[of].spec.epochs for of in labels) for labels in panels.values() for label in labels}
+    panels = _panels(settings)
+    shortest = {label: min(settings[of].spec.epochs for of in labels) for labels in panels for label in labels}
     ratios = [noise(setting.spec) for label, setting in settings.items() if setting.spec.epochs == shortest[label]]
     middle = math.sqrt(min(ratios) * max(ratios))
     wanted = {label: shortest[label] * middle / noise(setting.spec) for label, setting in settings.items()}
     kept = [label for label, epochs in wanted.items() if 1 / CAP <= epochs / settings[label].spec.epochs <= CAP]
-    lengths: dict[str, dict[str, int]] = {}
-    for labels in panels.values():
-        there = [label for label in labels if label in kept]
-        lengths |= _lengths({label: wanted[label] for label in there}, {of: settings[of].spec for of in there})
-    return {label: settings[label].changed(**lengths[label]) for label in kept}
+    found: dict[str, dict[str, int]] = {}
+    for labels in panels:
+        if there := {label: wanted[label] for label in labels if label in kept}:
+            found |= lengths(there, {label: settings[label].spec.evaluate_every for label in there})
+    return {label: settings[label].changed(**found[label]) for label in kept}
 
 
-def _lengths(wanted: dict[str, float], specs: dict[str, RunSpec]) -> dict[str, dict[str, int]]:
-    """Returns label -> epochs, and the epochs between evaluations, near multiples of what is wanted by one factor."""
-    whole = {label: whole_evaluations(epochs, specs[label].evaluate_every) for label, epochs in wanted.items()}
+def _panels(settings: Settings) -> list[list[str]]:
+    """Returns the labels of each network on its data: what runs are compared within."""
+    found: dict[Any, list[str]] = {}
+    for label, setting in settings.items():
+        found.setdefault((setting.spec.network, setting.spec.data), []).append(label)
+    return [*found.values()]
+
+
+def lengths(wanted: Mapping[str, float], every: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Returns label -> `epochs` and `evaluate_every`, near what is wanted by one factor, so that t_eta is equal.
+
+    Args:
+        wanted: label -> epochs, not whole, of one t_eta.
+        every: label -> epochs between evaluations, at most.
+    """
+    whole = {label: whole_evaluations(epochs, every[label]) for label, epochs in wanted.items()}
     if _spread(whole, wanted) <= EQUAL:
-        return {label: {"epochs": epochs} for label, epochs in whole.items()}
-    factors = np.exp(np.linspace(-1, 1, 401) * math.log(FURTHER))
-    tried = [{label: max(1, round(factor * epochs)) for label, epochs in wanted.items()} for factor in factors]
-    spreads = np.array([_spread(of, wanted) for of in tried])
-    nearest = np.abs(np.log(factors)) if spreads.min() <= EQUAL else spreads
-    found = tried[int(np.where(spreads <= max(EQUAL, spreads.min()), nearest, np.inf).argmin())]
+        return {label: {"epochs": epochs, "evaluate_every": every[label]} for label, epochs in whole.items()}
+    found = common(wanted)
     return {
-        label: {"epochs": epochs, "evaluate_every": _divisor(epochs, specs[label].evaluate_every)}
-        for label, epochs in found.items()
+        label: {"epochs": epochs, "evaluate_every": _divisor(epochs, every[label])} for label, epochs in found.items()
     }
 
 
-def _spread(lengths: dict[str, int], wanted: dict[str, float]) -> float:
+def common(wanted: Mapping[str, float]) -> dict[str, int]:
+    """Returns whole epochs, multiples of what is wanted within 5 %: by the factor nearest to 1; else the nearest."""
+    factors = np.exp(np.linspace(-1, 1, 401) * math.log(FURTHER))
+    factors = factors[np.argsort(np.abs(np.log(factors)), kind="stable")]
+    tried = [{label: max(1, round(factor * epochs)) for label, epochs in wanted.items()} for factor in factors]
+    spreads = np.array([_spread(of, wanted) for of in tried])
+    return tried[int((spreads <= max(EQUAL, spreads.min())).argmax())]
+
+
+def _spread(lengths: Mapping[str, int], wanted: Mapping[str, float]) -> float:
     """Returns the largest t_eta over the smallest."""
     ratios = [lengths[label] / wanted[label] for label in wanted]
     return max(ratios) / min(ratios)
@@ -106,20 +123,47 @@ def at_memorisation(settings: Settings) -> Settings:
 
 
 def quenched(settings: Settings) -> Settings:
-    """Goes on for 15 % more t_eta, in whole epochs, with eta that falls linearly to 0 and S and momentum as they stand.
+    """Goes on for about 15 % more t_eta, in whole epochs: eta falls linearly to 0, S and momentum stand.
 
     What is said of minima is said of the quenched weights too: at constant eta the iterate sits n tr(C)/4 above its
-    minimum. Of a schedule both stand as in its last low-noise phase, where a cycle ends.
+    minimum. Of a schedule both stand as in its last low-noise phase, where a cycle ends. Runs of one t_eta on the same
+    network and data have one quench, within 5 %: 15 % of that, or the nearest of which whole epochs allow it.
     """
-    return {label: setting.changed(**_quench(setting.spec)) for label, setting in settings.items()}
+    longer: dict[str, int] = {}
+    for labels in _of_one_time(settings):
+        before = math.exp(np.mean([math.log(t_eta(settings[label].spec)) for label in labels]))
+        longer |= common({label: _epochs_of_quench(settings[label].spec, QUENCH * before) for label in labels})
+    return {label: setting.changed(**_quench(setting.spec, longer[label])) for label, setting in settings.items()}
 
 
-def _quench(spec: RunSpec) -> dict[str, Any]:
+def _of_one_time(settings: Settings) -> list[list[str]]:
+    """Returns the labels of each network on its data, parted where t_eta is another one."""
+    found: list[list[str]] = []
+    for labels in _panels(settings):
+        times = {label: t_eta(settings[label].spec) for label in labels}
+        shortest = 0.0
+        for label in sorted(labels, key=lambda of: times[of]):
+            if times[label] > ANOTHER * shortest:
+                found.append([])
+                shortest = times[label]
+            found[-1].append(label)
+    return found
+
+
+def _last(spec: RunSpec) -> Any:
+    """Returns eta and S of a run's last step."""
     before = spec.epochs - 1e-9
-    step = spec.schedule.setting(before, round(as_schedule(spec.schedule.batch_size)(before)))
-    # Half of eta, on average, over the epochs of the quench.
-    wanted = 2 * QUENCH * t_eta(spec) * step.batch_size / (step.lr * spec.data.train)
-    longer = max(1, round(wanted))
+    return spec.schedule.setting(before, round(as_schedule(spec.schedule.batch_size)(before)))
+
+
+def _epochs_of_quench(spec: RunSpec, time: float) -> float:
+    """Returns the epochs, not whole, in which half of the last eta, on average, makes a t_eta."""
+    step = _last(spec)
+    return 2 * time * step.batch_size / (step.lr * spec.data.train)
+
+
+def _quench(spec: RunSpec, longer: int) -> dict[str, Any]:
+    step = _last(spec)
     lr = Chain((as_schedule(spec.schedule.lr), Polynomial(step.lr, 0.0, longer)), (spec.epochs,))
     size: Any = as_schedule(spec.schedule.batch_size)
     if not isinstance(size, Constant):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,10 +13,10 @@ from three_factors.datamodules.schedules import NoiseSchedule
 from three_factors.reproduce.engine.contract.networks import Network, VGG11Network
 from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise, Renewal
 from three_factors.reproduce.engine.contract.spec import Data, Keep, RunSpec
-from three_factors.reproduce.engine.experiment import Experiment, Setting, whole_evaluations
+from three_factors.reproduce.engine.experiment import Experiment, Setting
 from three_factors.reproduce.engine.judge.table import NORMALISED, Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale
-from three_factors.reproduce.experiments import loss_levels
+from three_factors.reproduce.experiments import arms, loss_levels
 from three_factors.reproduce.experiments.measured import LIGHTER, measurements
 from three_factors.reproduce.experiments.metrics import END_NORM, LOSS, TEST, end
 from three_factors.reproduce.experiments.mlp_grids import SHALLOW
@@ -57,7 +58,7 @@ class Grid:
 
     Attributes:
         covariances: 1 + a², over that of SGD at S.
-        t_eta: at which all of them end.
+        t_eta: at which all of them end, within 5 %; where whole epochs do not allow it, the nearest that does.
         evaluations: about how many, evenly spaced.
     """
 
@@ -67,11 +68,11 @@ class Grid:
     t_eta: float
     evaluations: int = 40
 
-    def epochs(self, lr: float, batch_size: int, train: int) -> tuple[int, int]:
-        """Returns the epochs of a cell, and how many lie between evaluations."""
-        wanted = max(1, round(self.t_eta * batch_size / (lr * train)))
-        every = max(1, wanted // self.evaluations)
-        return whole_evaluations(wanted, every), every
+    def epochs(self, cells: Sequence[Mapping[str, Any]], train: int) -> list[dict[str, int]]:
+        """Returns `epochs` and `evaluate_every` of each cell."""
+        wanted = {str(i): self.t_eta * of["S"] / (of["eta"] * train) for i, of in enumerate(cells)}
+        every = {i: max(1, max(1, round(epochs)) // self.evaluations) for i, epochs in wanted.items()}
+        return [*arms.lengths(wanted, every).values()]
 
 
 @dataclass(frozen=True)
@@ -195,9 +196,10 @@ class NoiseDial(Experiment):
     def _exponents(self, scale: Scale, name: str, network: Any, data: Data) -> dict[str, Setting]:
         size, found = self.scales[scale], {}
         ghosts = _with_ghosts(network, min(size.grid.batch_sizes) // 2)  # a half of the smallest batch is one
-        for of in _cells(size.grid, name):
-            lr, batch_size, c = of["eta"], of["S"], of["C"]
-            spec = _run(ghosts, data, lr, batch_size, *size.grid.epochs(lr, batch_size, data.train))
+        cells = _cells(size.grid, name)
+        for of, length in zip(cells, size.grid.epochs(cells, data.train)):
+            c = of["C"]
+            spec = _run(ghosts, data, of["eta"], of["S"], *length.values())
             spec = spec if c == 1 else replace(spec, noise=HalfBatchNoise((c - 1) ** 0.5))
             found[_label(of)] = self._setting(spec, scale, of)
         return found

@@ -23,6 +23,7 @@ from three_factors.reproduce.experiments.subset import fitting, subset
 APART = ", other initialisation"
 FURTHEST = 16.0  # |θ|: how far a random direction is followed
 TRAINED = 0.5  # a loss in eval mode above which an end is no minimum, as when the quick sizes were frozen
+UNTRAINED = "an end is no minimum in most seeds"
 UNCONTROLLED = "the control that shows what noise does is not among these runs"
 
 
@@ -146,7 +147,7 @@ class Valleys(Experiment):
             note=claims.joined(*(ratio.note for ratio in ratios), untrained),
         )
         wider = widths.finding(about, widths.mean(ratios), widths.WIDER)
-        found = [wider.without("an end is no minimum in most seeds") if most else wider]
+        found = [wider.without(UNTRAINED) if most else wider]
         for label in labels:
             line = self.lines[label]
             for kind, (name, words) in widths.KINDS.items():
@@ -180,6 +181,7 @@ class Valleys(Experiment):
         Beside it the ratios of every line, which say nothing where noise does nothing.
         """
         found = []
+        untrained, most = self._untrained(table, [label for label in (*of.equal, of.quiet) if label in table.labels])
         for name, words, outcome in (
             ("wide", "equally wide", lambda label: -widths.log_width_ratio(table, label, widths.RANDOM).known),
             ("deep", "equally deep", lambda label: -widths.log_depth_ratio(table, label)),
@@ -187,11 +189,12 @@ class Valleys(Experiment):
             r = outcome(of.quiet) / np.log(of.less)
             q = np.mean([outcome(label) / exchanged for label, exchanged in of.equal.items()], axis=0)
             statistic = "less log width in random directions" if name == "wide" else "less log training loss"
-            about = claims.Statement(
-                name, f"minima at equal eta/S are {words}", f"{statistic} where runs end", paper=paper, quote=quote
-            )
+            text, statistic = f"minima at equal eta/S are {words}", f"{statistic} where runs end"
+            about = claims.Statement(name, text, statistic, paper=paper, quote=quote, note=untrained)
             exponent = triplets.exponent(about, r, q)
-            found.append(exponent if of.quiet in table.labels else exponent.without(UNCONTROLLED))
+            if of.quiet not in table.labels:
+                exponent = exponent.without(UNCONTROLLED)
+            found.append(exponent.without(UNTRAINED) if most else exponent)
         for label in (*of.equal, *of.beside):
             line = self.lines[label]
             for kind, (name, words) in widths.KINDS.items():

@@ -18,6 +18,7 @@ from three_factors.reproduce.engine.judge.looks import look
 from three_factors.reproduce.engine.judge.table import SyntheticTable
 from three_factors.reproduce.engine.judge.verdicts import judge
 from three_factors.reproduce.engine.options import InputError
+from three_factors.reproduce.engine.regime import t_eta as whole_time
 from three_factors.reproduce.experiments import arms
 from three_factors.reproduce.experiments.arms import CAP
 
@@ -99,6 +100,24 @@ def test_a_stretched_control_ends_with_the_others_and_does_not_set_where():
     ends = [t_eta(spec) for spec in found.values()]
     assert len(ends) == 3
     assert max(ends) / min(ends) <= 1.05
+
+
+@pytest.mark.parametrize("scale", ["quick", "gpu", "paper"])
+def test_the_three_exponents_end_at_one_t_eta(scale):
+    settings = figure("noise_only").experiment.runs(scale, source("fashionmnist"))
+    ends = [t_eta(of.spec) for of in settings.values() if of.factors["part"] == "exponents"]
+    assert len(ends) >= 8
+    assert max(ends) / min(ends) <= 1.051
+
+
+@pytest.mark.parametrize("scale", ["quick", "gpu", "paper"])
+def test_runs_whose_noise_is_switched_end_at_one_t_eta_after_one_quench(scale):
+    specs = [setting.spec for setting in figure("when").experiment.runs(scale, source("cifar10")).values()]
+    steps = [planned(spec) for spec in specs]
+    quenches = [of.lr[of.lr < spec.schedule.lr(0.0)].sum() for of, spec in zip(steps, specs)]
+    wholes = [of.lr.sum() for of in steps]
+    assert max(quenches) / min(quenches) <= 1.07  # the first step of a quench has the whole eta
+    assert max(wholes) / min(wholes) <= 1.051
 
 
 @pytest.mark.parametrize("scale", ["quick", "gpu", "paper"])
@@ -201,6 +220,25 @@ def test_a_quench_goes_on_for_fifteen_percent_more_time_with_eta_falling_to_noth
     assert after.lr[whole] == pytest.approx(before.lr[-1], rel=0.05)
     assert 0 < after.lr[-1] <= 2 * abs(falls.mean())
     assert replace(found, schedule=schedule, epochs=spec.epochs) == spec
+
+
+@pytest.mark.parametrize("scale", ["quick", "gpu", "paper"])
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if "quench" in {arm.name for arm in figure(name).arms}])
+def test_runs_of_one_t_eta_have_one_quench(name, scale):
+    before = figure(name).experiment.runs(scale, source(figure(name).data[0]))
+    after = arms.QUENCHED.change(before)
+    panels = {}
+    for label, setting in before.items():
+        spec = setting.spec
+        time = whole_time(spec)
+        near = [of for of in panels if of[:2] == (spec.network, spec.data) and abs(np.log(of[2] / time)) < 0.06]
+        panels.setdefault(near[0] if near else (spec.network, spec.data, time), []).append(
+            whole_time(after[label].spec) - time
+        )
+    assert max(map(len, panels.values())) > 1
+    for (_, _, time), quenches in panels.items():
+        assert max(quenches) / min(quenches) <= 1.051
+        assert np.mean(quenches) / time == pytest.approx(arms.QUENCH, rel=0.35 if scale == "quick" else 0.02)
 
 
 @pytest.mark.slow

@@ -101,7 +101,7 @@ def test_an_end_that_is_no_minimum_is_noted():
     assert most.unjudged == "an end is no minimum in most seeds"
 
 
-def triplet(lines, r, q, of):
+def triplet(lines, r, q, of, loss=0.1):
     """Lines of a triplet in which S alone acts by r and eta and S together by q, both in log width and log loss."""
     random, finals = np.random.default_rng(0), {}
     for label, signed in of.equal.items():
@@ -109,7 +109,10 @@ def triplet(lines, r, q, of):
     finals[of.quiet] = r * np.log(of.less) + random.normal(0, 0.01, 4)
     found = {}
     for label, apart in finals.items():
-        found[label] = ends(np.ones(4), np.exp(-apart)) | {"loss θ2": 0.1 * np.exp(-apart)}
+        found[label] = ends(np.ones(4), np.exp(-apart)) | {
+            "loss θ1": np.full(4, loss),
+            "loss θ2": loss * np.exp(-apart),
+        }
     return lines.alike(SyntheticTable(found), of)[:2]
 
 
@@ -121,6 +124,12 @@ def test_the_exponent_of_a_triplet_is_found_and_judged(lines, of, r, q, g, verdi
     for found in triplet(lines, r, q, of):
         assert found.estimate.value == pytest.approx(g, abs=0.05)
         assert word(found) == verdict
+
+
+def test_minima_that_are_none_are_neither_equally_wide_nor_equally_deep():
+    for found in triplet(resnet_valleys.CONSTANT, 0.4, 0.0, resnet_valleys.EQUAL, loss=2.0):
+        assert word(found) == "not judged"
+        assert "ends above a loss of 0.5 in 4 of 4 seeds" in found.about.note
 
 
 def test_noise_that_acts_against_its_direction_shows_nothing():
