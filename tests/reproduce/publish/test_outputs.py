@@ -20,7 +20,7 @@ from three_factors.reproduce.engine.definition import Context
 from three_factors.reproduce.engine.evidence import table_of
 from three_factors.reproduce.engine.judge.claims import Finding, Statement
 from three_factors.reproduce.engine.judge.estimates import OverSeeds
-from three_factors.reproduce.engine.judge.rules import TAG, Direction
+from three_factors.reproduce.engine.judge.rules import Direction
 from three_factors.reproduce.engine.judge.table import SyntheticTable, Table
 from three_factors.reproduce.engine.launch.devices import Hardware
 from three_factors.reproduce.engine.options import Options
@@ -170,7 +170,9 @@ def test_a_look_is_spent_before_its_word_is_published(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         look_at(tmp_path, 1.0, killed)
-    (spent,) = ledger.read(tmp_path).of("fig4.cyclic.share", replace(CONTEXT, options=Options()).place, TAG)
+    (spent,) = ledger.read(tmp_path).of(
+        "fig4.cyclic.share", replace(CONTEXT, options=Options()).place, FIGURE.rules("epochs")
+    )
     assert (spent.look, spent.word) == (1, "supported")
     (claim,) = look_at(tmp_path, -1.0).claims
     assert claim["verdict"] == "supported"
