@@ -40,8 +40,12 @@ def _counted(targets: Tensor) -> Tensor:
 
 
 def _check_criterion(value: object) -> None:
-    if value not in get_args(Criterion):
-        raise ValueError(f"criterion: {value!r} is neither 'cross_entropy' nor 'square'")
+    if value in get_args(Criterion):
+        return
+    neither = "is neither 'cross_entropy' nor 'square'"
+    if isinstance(value, str):
+        raise ValueError(f"criterion: {value!r} {neither}")
+    raise ValueError(f"criterion: a {type(value).__name__} {neither}; a loss of your own overrides `loss`")
 
 
 class DoubleMean(MeanMetric):
@@ -84,7 +88,8 @@ class SGDClassifier(pl.LightningModule):
         gradient_noise: what changes the noise of the gradient and leaves its mean; none by default. Noise that is
             made of a difference and added goes with neither accumulated batches nor a gradient scaler: ValueError.
         criterion: "cross_entropy"; or "square", half the squared distance of the outputs from the label's indicator,
-            whose Hessian in the outputs is the identity. A checkpoint brings its own. ValueError for another one.
+            whose Hessian in the outputs is the identity. A checkpoint brings its own. ValueError for another one:
+            a loss of your own overrides `loss`, and `losses` for evaluations and `gradient_noise`.
     """
 
     def __init__(self, network: nn.Module, *, lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
@@ -113,8 +118,12 @@ class SGDClassifier(pl.LightningModule):
 
     @criterion.setter
     def criterion(self, value: Criterion) -> None:
-        _check_criterion(value)
         self._criterion = value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "criterion":  # here, since torch registers a module and leaves out the property's setter
+            _check_criterion(value)
+        super().__setattr__(name, value)
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.network(inputs)

@@ -74,6 +74,34 @@ def test_a_criterion_that_is_none_is_refused_wherever_it_comes_from():
         example_losses("cross-entropy", torch.zeros(2, 3), torch.zeros(2).long())
 
 
+class OwnLoss(torch.nn.Module):
+    """Has parts, as many losses do, and so a `repr` of several lines."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.CrossEntropyLoss(label_smoothing=0.5)
+
+
+class OwnMethod(MLP):
+    def criterion(self, output, target):
+        return F.cross_entropy(output, target, label_smoothing=0.5)
+
+
+@pytest.mark.parametrize("own", [torch.nn.CrossEntropyLoss(label_smoothing=0.5), OwnLoss(), F.cross_entropy])
+def test_a_loss_of_ones_own_as_criterion_is_refused_in_one_line(own):
+    module = MLP(hidden=(4,), in_features=3, num_classes=3)
+    words = f"criterion: a {type(own).__name__} is neither 'cross_entropy' nor 'square'; a loss of your own overrides"
+    with pytest.raises(ValueError, match=f"^{words} `loss`$"):
+        module.criterion = own
+    assert (module.criterion, "criterion" in module._modules) == ("cross_entropy", False)
+
+
+def test_a_method_for_criterion_is_refused_at_the_first_step():
+    module = OwnMethod(hidden=(4,), in_features=3, num_classes=3)
+    with pytest.raises(ValueError, match=r"^criterion: a method is neither .* overrides `loss`$"):
+        module.training_step((torch.zeros(2, 3), torch.zeros(2).long()), 0)
+
+
 def test_fig1s_mlp_has_four_hidden_layers_of_512_with_batch_norm():
     count = 784 * 512 + 3 * 512 * 512 + 4 * 512 + 4 * 2 * 512 + 512 * 10 + 10
     assert parameters(MLPNet(hidden=(512,) * 4, batch_norm=True)) == count
