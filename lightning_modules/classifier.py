@@ -36,7 +36,7 @@ def example_losses(criterion: Criterion, output: Tensor, target: Tensor) -> Tens
 
 def _counted(targets: Tensor) -> Tensor:
     """Returns which examples count, bool (B,)."""
-    return targets != IGNORED
+    return targets.long() != IGNORED  # of 8 bits, -100 would be 156
 
 
 def _check_criterion(value: object) -> None:

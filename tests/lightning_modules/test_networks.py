@@ -244,6 +244,17 @@ def test_a_part_without_examples_has_no_mean():
     assert set(found) == {"test/loss", "test/accuracy"}
 
 
+def test_labels_of_8_bits_all_count():
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(6, 3, generator=generator), torch.tensor([0, 7, 155, 156, 157, 199])  # -100 + 256
+    module, found = MLP(hidden=(4,), in_features=3, num_classes=200), []
+    for given in (labels, labels.to(torch.uint8)):
+        step = module.training_step((images, given), 0).item()
+        found.append([step, module.epoch_sums.tolist(), module.evaluate([[(images, given)]])])
+    assert found[1] == found[0]
+    assert found[1][1][2] == 6
+
+
 def test_ignored_labels_count_in_no_mean():
     generator = torch.Generator().manual_seed(0)
     images, labels = torch.randn(8, 3, generator=generator, dtype=torch.float64), torch.arange(8) % 3
