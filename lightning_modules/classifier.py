@@ -86,7 +86,8 @@ class SGDClassifier(pl.LightningModule):
 
     Attributes:
         gradient_noise: what changes the noise of the gradient and leaves its mean; none by default. Noise that is
-            made of a difference and added goes with neither accumulated batches nor a gradient scaler: ValueError.
+            made of a difference and added goes with neither accumulated batches nor a gradient scaler, and none
+            with labels of -100: ValueError.
         criterion: "cross_entropy"; or "square", half the squared distance of the outputs from the label's indicator,
             whose Hessian in the outputs is the identity. A checkpoint brings its own. ValueError for another one:
             a loss of your own overrides `loss`, and `losses` for evaluations and `gradient_noise`.
@@ -155,10 +156,9 @@ class SGDClassifier(pl.LightningModule):
         share = self._share(_counted(targets).sum()) if self._ranks > 1 else 1.0
         if self.gradient_noise is None:
             return loss * share if self._ranks > 1 else loss
-        # 1 where none is left out, so that the means below are over those that count
         losses = self.losses(logits, targets)
-        losses = losses * (len(targets) / _counted(targets).sum()).to(losses.dtype)
         total = int(self._global(len(losses))) if self._ranks > 1 else len(losses)
+        self._refuse_ignored(targets, total, type(self.gradient_noise).__name__)
         weights = self._local(self.gradient_noise.weights(total, self._step), losses)
         if isinstance(self.gradient_noise, FromDifference):
             signs = self._local(self.gradient_noise.difference(total), losses)
@@ -171,6 +171,19 @@ class SGDClassifier(pl.LightningModule):
             self._refuse_scaled_gradients(type(self.gradient_noise).__name__)
             self.gradient_noise.add(self._trained, self._difference, self._step)
             self._difference = None
+
+    def _refuse_ignored(self, targets: Tensor, total: int, noise: str) -> None:
+        """Raises ValueError, on all ranks alike, where not all labels of the global batch count.
+
+        The noise's weights are balanced over all examples: over those that count its covariance is another.
+        """
+        ignored = (~_counted(targets)).sum()
+        count = int(self._global(ignored) if self._ranks > 1 else ignored)
+        if count:
+            raise ValueError(
+                f"gradient_noise: {noise} is made of whole batches, and {count} of the {total} labels of this one "
+                f"are {IGNORED}"
+            )
 
     def _refuse_scaled_gradients(self, noise: str) -> None:
         """Raises ValueError where Lightning has scaled the gradients that noise of their own size is added to."""
