@@ -313,7 +313,8 @@ class SGDClassifier(pl.LightningModule):
     def evaluate(self, loaders: Iterable[Iterable[Batch]], parts: Collection[str] = EVALUATED) -> dict[str, float]:
         """Returns what a validation with these loaders would log, between two steps, and leaves everything as it was.
 
-        A part without examples has no entry. On several ranks all must come here.
+        A part without examples has no entry. On several ranks all must come here. What a loader raises is raised, and
+        nothing of the evaluation that it broke off is left.
 
         Args:
             loaders: those of a validation, in its order.
@@ -330,6 +331,19 @@ class SGDClassifier(pl.LightningModule):
         finally:
             for module, mode in modes:
                 module.training = mode
+            self._forget_evaluations()
+
+    def _forget_evaluations(self) -> None:
+        """Takes out what is left of an evaluation that was broken off."""
+        for metric in cast(Iterable[MeanMetric], self.evaluations.values()):
+            if metric.update_called:
+                metric.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        self._forget_evaluations()
+
+    def on_test_epoch_start(self) -> None:
+        self._forget_evaluations()
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._evaluate(EVALUATED[dataloader_idx], batch)

@@ -7,6 +7,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from tests.ranks import on_ranks
 from three_factors.datamodules import DigitsDataModule
@@ -241,6 +242,46 @@ def test_a_part_without_examples_has_no_mean():
     there = torch.randn(7, 3), torch.arange(7) % 3
     found = module.evaluate([EvaluationLoader(*of, 5) for of in (empty, there)])
     assert set(found) == {"test/loss", "test/accuracy"}
+
+
+class LoadingFails(Exception):
+    pass
+
+
+def failing(batch):
+    yield from [batch] * 3  # more than Lightning reads ahead
+    raise LoadingFails
+
+
+def test_an_evaluation_that_is_broken_off_is_in_no_later_one():
+    module = MLP(hidden=(4,), in_features=3, num_classes=3)
+    broken_off, whole = (torch.randn(7, 3), torch.arange(7) % 3), (torch.randn(5, 3), torch.arange(5) % 3)
+    expected = module.evaluate([[whole]])
+    with pytest.raises(LoadingFails):
+        module.evaluate([[broken_off], failing(broken_off)])
+    assert module.evaluate([[whole]]) == expected
+
+
+class Failing(torch.utils.data.IterableDataset):
+    def __init__(self, batch):
+        super().__init__()
+        self.batch = batch
+
+    def __iter__(self):
+        return failing(self.batch)
+
+
+@pytest.mark.parametrize("loop", ["validate", "test"])
+def test_a_loop_of_lightning_that_is_broken_off_is_in_no_later_one(loop):
+    def run(batches):
+        return getattr(trainer(), loop)(module, DataLoader(batches, batch_size=None), verbose=False)
+
+    module = MLP(hidden=(4,), in_features=3, num_classes=3)
+    broken_off, whole = (torch.randn(7, 3), torch.arange(7) % 3), (torch.randn(5, 3), torch.arange(5) % 3)
+    expected = run([whole])
+    with pytest.raises(LoadingFails):
+        run(Failing(broken_off))
+    assert run([whole]) == expected
 
 
 def test_labels_of_8_bits_all_count():
