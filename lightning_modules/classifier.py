@@ -299,7 +299,9 @@ class SGDClassifier(pl.LightningModule):
     def _evaluated(self) -> Iterator[tuple[str, Tensor]]:
         metrics = {name: metric for name, metric in self.evaluations.items() if isinstance(metric, MeanMetric)}
         there = [metric.update_called for metric in metrics.values()]
-        if self._ranks > 1:  # a rank without examples of its own computes the mean with the others, who wait for it
+        # A rank without examples of a part computes its mean with the others, who wait for it: in `evaluate`, and in a
+        # validation that has batches of another part for it. Of one that has none Lightning leaves out the hook.
+        if self._ranks > 1:
             anywhere = torch.tensor(there, device=self.device, dtype=torch.int32)
             torch.distributed.all_reduce(anywhere)
             there = anywhere.bool().tolist()
