@@ -243,7 +243,8 @@ def resumed_at(trainer: Any) -> int:
 
 def plan_of(loader: object) -> EpochPlan | None:
     """Returns the plan that a loader follows (ours, or a DataLoader with a PlannedBatchSampler), else None."""
-    return getattr(holder_of_plan(loader), "plan", None)
+    plan = getattr(holder_of_plan(loader), "plan", None)
+    return plan if isinstance(plan, EpochPlan) else None
 
 
 class EvaluationLoader:

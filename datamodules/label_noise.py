@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from three_factors.datamodules.schedules.values import plain
 from three_factors.datamodules.streams import generator
 
 
@@ -25,8 +25,10 @@ class LabelNoise:
     kind: Literal["uniform", "other"] = "uniform"
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.fraction) and 0 <= self.fraction <= 1):
+        fraction = plain(self.fraction)
+        if fraction is None or not 0 <= fraction <= 1:
             raise ValueError(f"fraction: {self.fraction!r} is not in [0, 1]")
+        object.__setattr__(self, "fraction", fraction)
         if self.kind not in ("uniform", "other"):
             raise ValueError(f"kind: {self.kind!r} is neither 'uniform' nor 'other'")
 

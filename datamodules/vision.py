@@ -24,6 +24,7 @@ from three_factors.datamodules.streams import generator
 
 WATCHED = ("val", "test", "train_subset")
 MARKED = ("train_clean", "train_wrong")
+FIELD = {"val": "validation", "test": "test"}  # what says how many examples an evaluated part has; else `subset`
 WITH_LABEL_NOISE = (*WATCHED, *MARKED)
 
 
@@ -52,7 +53,7 @@ class ImageDataModule(pl.LightningDataModule):
     The plan of every epoch is made anew, so the epoch's length follows the schedule: in `setup` the Trainer is
     told to reload its loaders every epoch. Under `overfit_batches` all epochs have the first one's batches.
     `trainer.predict` gets the test images. Lightning's BatchSizeFinder and Tuner find a `batch_size` that is a number,
-    up to N.
+    up to N. On several devices `setup` refuses a part that is evaluated on some of them alone: ValueError.
     """
 
     augment_default: ClassVar[bool] = False
@@ -118,6 +119,8 @@ class ImageDataModule(pl.LightningDataModule):
         if not self.splits:
             self._load()
         if self.trainer is not None:
+            for part in ("test",) if stage in ("test", "predict") else self.watch:
+                self._check_evaluated(part, self.trainer.world_size)
             self.batch_size = self._search.expect(self.trainer, stage, self.batch_size, self._largest)
             self.trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
             if self.batch_size is not None:  # else a NoiseScheduler may still bring one
@@ -215,13 +218,31 @@ class ImageDataModule(pl.LightningDataModule):
         self._search.limit(loader, at=self._largest)
         return loader
 
-    def _evaluation(self, part: str) -> EvaluationLoader:
-        images, labels = self._on_device("train" if part.startswith("train") else part)
+    def _check_evaluated(self, part: str, world_size: int) -> None:
+        """Raises ValueError if some devices get examples of a part and others none.
+
+        Lightning leaves out the end of an evaluation on a device without batches, where the others wait for it.
+        """
+        examples = len(self._evaluated(part)[1])
+        if 0 < examples < world_size:
+            raise ValueError(
+                f"{FIELD.get(part, 'subset')}: {part!r} of {examples} is less than one example on each of "
+                f"{world_size} devices"
+            )
+
+    def _evaluated(self, part: str) -> tuple[Tensor, Tensor]:
+        """Returns the images and labels of a part, wherever they are by now."""
+        images, labels = self.splits["train" if part.startswith("train") else part]
         if part == "train_subset":  # already in random order, see `subsets`
-            images, labels = images[: self.subset], labels[: self.subset]
-        elif part in MARKED:
+            return images[: self.subset], labels[: self.subset]
+        if part in MARKED:
             indices = torch.from_numpy(self.parts.marked(part, self.subset)).to(labels.device)
-            images, labels = images[indices], labels[indices]
+            return images[indices], labels[indices]
+        return images, labels
+
+    def _evaluation(self, part: str) -> EvaluationLoader:
+        self._on_device("train" if part.startswith("train") else part)
+        images, labels = self._evaluated(part)
         rank, world_size = self._place()
         loader = EvaluationLoader(images, labels, self.eval_batch_size, rank=rank, world_size=world_size)
         self._search.limit(loader, at=0)  # a finder that is left over from a fit finds nothing here

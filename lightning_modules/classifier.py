@@ -36,12 +36,16 @@ def example_losses(criterion: Criterion, output: Tensor, target: Tensor) -> Tens
 
 def _counted(targets: Tensor) -> Tensor:
     """Returns which examples count, bool (B,)."""
-    return targets != IGNORED
+    return targets.long() != IGNORED  # of 8 bits, -100 would be 156
 
 
 def _check_criterion(value: object) -> None:
-    if value not in get_args(Criterion):
-        raise ValueError(f"criterion: {value!r} is neither 'cross_entropy' nor 'square'")
+    if value in get_args(Criterion):
+        return
+    neither = "is neither 'cross_entropy' nor 'square'"
+    if isinstance(value, str):
+        raise ValueError(f"criterion: {value!r} {neither}")
+    raise ValueError(f"criterion: a {type(value).__name__} {neither}; a loss of your own overrides `loss`")
 
 
 class DoubleMean(MeanMetric):
@@ -82,9 +86,11 @@ class SGDClassifier(pl.LightningModule):
 
     Attributes:
         gradient_noise: what changes the noise of the gradient and leaves its mean; none by default. Noise that is
-            made of a difference and added goes with neither accumulated batches nor a gradient scaler: ValueError.
+            made of a difference and added goes with neither accumulated batches nor a gradient scaler, and none
+            with labels of -100: ValueError.
         criterion: "cross_entropy"; or "square", half the squared distance of the outputs from the label's indicator,
-            whose Hessian in the outputs is the identity. A checkpoint brings its own. ValueError for another one.
+            whose Hessian in the outputs is the identity. A checkpoint brings its own. ValueError for another one:
+            a loss of your own overrides `loss`, and `losses` for evaluations and `gradient_noise`.
     """
 
     def __init__(self, network: nn.Module, *, lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
@@ -113,8 +119,12 @@ class SGDClassifier(pl.LightningModule):
 
     @criterion.setter
     def criterion(self, value: Criterion) -> None:
-        _check_criterion(value)
         self._criterion = value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "criterion":  # here, since torch registers a module and leaves out the property's setter
+            _check_criterion(value)
+        super().__setattr__(name, value)
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.network(inputs)
@@ -146,10 +156,9 @@ class SGDClassifier(pl.LightningModule):
         share = self._share(_counted(targets).sum()) if self._ranks > 1 else 1.0
         if self.gradient_noise is None:
             return loss * share if self._ranks > 1 else loss
-        # 1 where none is left out, so that the means below are over those that count
         losses = self.losses(logits, targets)
-        losses = losses * (len(targets) / _counted(targets).sum()).to(losses.dtype)
         total = int(self._global(len(losses))) if self._ranks > 1 else len(losses)
+        self._refuse_ignored(targets, total, type(self.gradient_noise).__name__)
         weights = self._local(self.gradient_noise.weights(total, self._step), losses)
         if isinstance(self.gradient_noise, FromDifference):
             signs = self._local(self.gradient_noise.difference(total), losses)
@@ -162,6 +171,19 @@ class SGDClassifier(pl.LightningModule):
             self._refuse_scaled_gradients(type(self.gradient_noise).__name__)
             self.gradient_noise.add(self._trained, self._difference, self._step)
             self._difference = None
+
+    def _refuse_ignored(self, targets: Tensor, total: int, noise: str) -> None:
+        """Raises ValueError, on all ranks alike, where not all labels of the global batch count.
+
+        The noise's weights are balanced over all examples: over those that count its covariance is another.
+        """
+        ignored = (~_counted(targets)).sum()
+        count = int(self._global(ignored) if self._ranks > 1 else ignored)
+        if count:
+            raise ValueError(
+                f"gradient_noise: {noise} is made of whole batches, and {count} of the {total} labels of this one "
+                f"are {IGNORED}"
+            )
 
     def _refuse_scaled_gradients(self, noise: str) -> None:
         """Raises ValueError where Lightning has scaled the gradients that noise of their own size is added to."""
@@ -277,7 +299,9 @@ class SGDClassifier(pl.LightningModule):
     def _evaluated(self) -> Iterator[tuple[str, Tensor]]:
         metrics = {name: metric for name, metric in self.evaluations.items() if isinstance(metric, MeanMetric)}
         there = [metric.update_called for metric in metrics.values()]
-        if self._ranks > 1:  # a rank without examples of its own computes the mean with the others, who wait for it
+        # A rank without examples of a part computes its mean with the others, who wait for it: in `evaluate`, and in a
+        # validation that has batches of another part for it. Of one that has none Lightning leaves out the hook.
+        if self._ranks > 1:
             anywhere = torch.tensor(there, device=self.device, dtype=torch.int32)
             torch.distributed.all_reduce(anywhere)
             there = anywhere.bool().tolist()
@@ -291,7 +315,8 @@ class SGDClassifier(pl.LightningModule):
     def evaluate(self, loaders: Iterable[Iterable[Batch]], parts: Collection[str] = EVALUATED) -> dict[str, float]:
         """Returns what a validation with these loaders would log, between two steps, and leaves everything as it was.
 
-        A part without examples has no entry. On several ranks all must come here.
+        A part without examples has no entry. On several ranks all must come here. What a loader raises is raised, and
+        nothing of the evaluation that it broke off is left.
 
         Args:
             loaders: those of a validation, in its order.
@@ -308,6 +333,19 @@ class SGDClassifier(pl.LightningModule):
         finally:
             for module, mode in modes:
                 module.training = mode
+            self._forget_evaluations()
+
+    def _forget_evaluations(self) -> None:
+        """Takes out what is left of an evaluation that was broken off."""
+        for metric in cast(Iterable[MeanMetric], self.evaluations.values()):
+            if metric.update_called:
+                metric.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        self._forget_evaluations()
+
+    def on_test_epoch_start(self) -> None:
+        self._forget_evaluations()
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._evaluate(EVALUATED[dataloader_idx], batch)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from three_factors.datamodules.schedules.values import Schedule, check_milestones, check_numbers, plain
+from three_factors.datamodules.schedules.values import (
+    Schedule,
+    check_milestones,
+    check_numbers,
+    plain,
+    plain_numbers,
+)
 
 
 @dataclass(frozen=True)
@@ -85,8 +91,10 @@ class Steps:
                 f"Steps.values: {len(self.values)} values need {len(self.values) - 1} milestones, "
                 f"not {len(self.milestones)}"
             )
-        if any(not (math.isfinite(v) and v >= 0) for v in self.values):
+        values = plain_numbers(self.values)
+        if values is None or not all(v >= 0 for v in values):
             raise ValueError(f"Steps.values: {self.values!r} are not all non-negative finite numbers")
+        object.__setattr__(self, "values", values)
         check_milestones(self, self.milestones)
 
     @property
@@ -195,8 +203,8 @@ class WarmRestarts:
     growth: float = 1.0
 
     def __post_init__(self) -> None:
-        check_numbers(self, positive=["period"], nonnegative=["high", "low"])
-        if not (math.isfinite(self.growth) and self.growth >= 1):
+        check_numbers(self, positive=["period", "growth"], nonnegative=["high", "low"])
+        if self.growth < 1:
             raise ValueError(f"WarmRestarts.growth: {self.growth!r} is below 1")
 
     @property
@@ -223,8 +231,8 @@ class OneCycle:
     warmup: float = 0.3
 
     def __post_init__(self) -> None:
-        check_numbers(self, positive=["epochs"], nonnegative=["start", "peak", "end"])
-        if not 0 < self.warmup < 1:
+        check_numbers(self, positive=["epochs", "warmup"], nonnegative=["start", "peak", "end"])
+        if self.warmup >= 1:
             raise ValueError(f"OneCycle.warmup: {self.warmup!r} is not between 0 and 1")
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 Schedule = Callable[[float], float]
 
@@ -13,9 +13,15 @@ def plain(value: object) -> int | float | None:
     """Returns a number as one of Python's own, which can be stored; None for what is no real number."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return None
-    if isinstance(value, int | float):
-        return value
+    # of an int and a float too: np.float64 is a subclass of float
     return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
+def plain_numbers(values: Iterable[object]) -> tuple[int | float, ...] | None:
+    """Returns finite numbers as Python's own; None if any is none."""
+    found = [plain(value) for value in values]
+    finite = tuple(number for number in found if number is not None and math.isfinite(number))
+    return finite if len(finite) == len(found) else None
 
 
 def check_numbers(owner: object, *, positive: Sequence[str] = (), nonnegative: Sequence[str] = ()) -> None:
@@ -33,11 +39,15 @@ def check_numbers(owner: object, *, positive: Sequence[str] = (), nonnegative: S
 
 
 def check_milestones(owner: object, milestones: Sequence[float]) -> None:
-    """Raises ValueError unless the milestones of `owner`, in epochs, are finite and increase from above 0."""
-    finite = all(math.isfinite(m) and m > 0 for m in milestones)
-    if not finite or list(milestones) != sorted(set(milestones)):
+    """Raises ValueError unless the milestones of `owner`, in epochs, are finite and increase from above 0.
+
+    They become a tuple of Python's own numbers.
+    """
+    found = plain_numbers(milestones)
+    if found is None or not all(m > 0 for m in found) or list(found) != sorted(set(found)):
         words = "do not increase from above 0, all finite"
         raise ValueError(f"{type(owner).__name__}.milestones: {milestones!r} {words}")
+    object.__setattr__(owner, "milestones", found)
 
 
 class _Boundless(ValueError):

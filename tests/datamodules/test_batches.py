@@ -1,5 +1,7 @@
 """The epoch plan follows the schedule, covers each example at most once, and splits evenly over ranks."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -94,6 +96,11 @@ def test_the_batch_sampler_gives_any_dataloader_the_same_batches():
         assert [batch[0].tolist() for batch in loader] == expected
     sampler.set_epoch(4)
     assert sampler.plan.epoch == 4
+
+
+def test_a_plan_of_another_kind_is_none_of_ours():
+    loader = SimpleNamespace(plan=SimpleNamespace(edges=[0, 10, 20]))
+    assert plan_of(loader) is None
 
 
 def planned(**options):

@@ -76,3 +76,8 @@ def test_accuracy_is_logged_apart_for_right_and_wrong_labels():
     labels = (~data.parts.right).mean()
     assert clean > wrong + 0.2
     assert both == pytest.approx((1 - labels) * clean + labels * wrong, abs=1e-6)
+
+
+def test_a_checkpoint_of_a_fraction_of_numpy_is_read(tmp_path):
+    torch.save(LabelNoise(np.float64(0.25)), tmp_path / "saved.pt")
+    assert torch.load(tmp_path / "saved.pt", weights_only=True) == LabelNoise(0.25)

@@ -175,6 +175,42 @@ def test_numbers_of_numpy_are_numbers(number):
         Constant(np.True_)
 
 
+MADE_OF_NUMBERS = {
+    "Constant": lambda n: Constant(n(4)),
+    "Steps": lambda n: Steps((n(4), n(2)), (n(1),)),
+    "Steps of arrays": lambda n: Steps(np.array([n(4), n(2)]), np.array([n(1)])),
+    "Chain": lambda n: Chain((n(4), n(2), Constant(n(1))), (n(1), n(2))),
+    "Chain of schedules": lambda n: Chain((Constant(n(4)), Constant(n(2))), (n(1),)),
+    "WarmRestarts": lambda n: WarmRestarts(n(4), n(2), n(3), growth=n(2)),
+    "OneCycle": lambda n: OneCycle(n(4), n(8), n(2), n(10), warmup=n(2) / n(4)),
+    "Inverse": lambda n: Inverse(Constant(n(4)), n(2)),
+    "Ratio": lambda n: Ratio(Constant(n(4)), Constant(n(2)), n(3)),
+}
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64, np.uint8])
+@pytest.mark.parametrize("name", MADE_OF_NUMBERS)
+def test_a_checkpoint_of_schedules_made_of_numbers_of_numpy_is_read(name, kind, tmp_path):
+    made, own = (NoiseSchedule(MADE_OF_NUMBERS[name](of), of(8)) for of in (kind, float))
+    torch.save(made, tmp_path / "saved.pt")
+    assert torch.load(tmp_path / "saved.pt", weights_only=True) == made == own
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Steps((1.0, "low"), (3.0,)), r"Steps.values: \(1.0, 'low'\) are not all"),
+        (lambda: Steps((1.0, True), (3.0,)), r"Steps.values: \(1.0, True\) are not all"),
+        (lambda: Steps((1.0, 2.0), ("late",)), r"Steps.milestones: \('late',\) do not increase"),
+        (lambda: WarmRestarts(1.0, 0.1, 2.0, growth="twice"), "WarmRestarts.growth: 'twice' is not"),
+        (lambda: OneCycle(0.1, 1, 0, 10, warmup="short"), "OneCycle.warmup: 'short' is not"),
+    ],
+)
+def test_what_is_no_number_is_named_wherever_one_is_taken(make, words):
+    with pytest.raises(ValueError, match=f"^{words}"):
+        make()
+
+
 def test_a_number_in_a_chain_is_a_constant():
     chain = Chain((0.1, Cosine(0.1, 0, epochs=2)), (4.0,))
     assert chain == Chain((Constant(0.1), Cosine(0.1, 0, epochs=2)), (4.0,))

@@ -3,6 +3,7 @@
 import gzip
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,10 +22,12 @@ from three_factors.datamodules import (
     stratified_subset,
 )
 from three_factors.datamodules.augment import CropAndFlip, crop_and_flip
+from three_factors.datamodules.label_noise import LabelNoise
 from three_factors.datamodules.parts import Parts
 from three_factors.datamodules.prepared import Prepared, cached, prepare
 from three_factors.datamodules.sources import DamagedData, DataError
 from three_factors.datamodules.subsets import split
+from three_factors.datamodules.vision import WITH_LABEL_NOISE
 
 
 def test_the_digits_are_balanced_deterministic_and_no_two_alike():
@@ -105,6 +108,49 @@ def test_numbers_of_examples_that_no_part_can_have_are_refused(field, value):
 def test_fields_that_no_data_module_can_have_are_named(field, value, words):
     with pytest.raises(ValueError, match=f"^{field}: {words}"):
         DigitsDataModule(**{field: value})
+
+
+def set_up(stage, **options):
+    """Sets up 40 images on two devices, one label of which is wrong."""
+    wrong = LabelNoise(1 / 40, "other")
+    data = DigitsDataModule(**{"train": 40, "validation": 4, "watch": WITH_LABEL_NOISE, "label_noise": wrong} | options)
+    data.trainer = SimpleNamespace(world_size=2, callbacks=[])
+    data.setup(stage)
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"validation": 1}, "validation: 'val' of 1 is"),
+        ({"test": 1}, "test: 'test' of 1 is"),
+        ({"subset": 1}, "subset: 'train_subset' of 1 is"),
+        ({}, "subset: 'train_wrong' of 1 is"),
+    ],
+)
+def test_a_watched_part_that_leaves_a_device_without_examples_is_refused(options, words, stage):
+    with pytest.raises(ValueError, match=f"^{words} less than one example on each of 2 devices$"):
+        set_up(stage, **options)
+
+
+@pytest.mark.parametrize("stage", ["test", "predict"])
+def test_a_test_set_that_leaves_a_device_without_examples_is_refused(stage):
+    with pytest.raises(ValueError, match=r"^test: 'test' of 1 is less than one example on each of 2 devices$"):
+        set_up(stage, test=1, watch=["val"])
+
+
+@pytest.mark.parametrize(
+    ("stage", "options"),
+    [
+        ("fit", {"label_noise": LabelNoise(0.0)}),  # no label is wrong
+        ("fit", {"validation": 0, "watch": ["val"]}),
+        ("fit", {"validation": 2, "test": 1, "watch": ["val"]}),  # whose test images nothing evaluates
+        ("test", {"validation": 1}),
+        (None, {"validation": 2, "watch": ["val"]}),
+    ],
+)
+def test_parts_that_are_empty_or_not_evaluated_or_have_one_example_a_device_are_set_up(stage, options):
+    set_up(stage, **options)
 
 
 def test_what_is_watched_may_be_a_list():

@@ -7,13 +7,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from tests.ranks import on_ranks
 from three_factors.datamodules import DigitsDataModule
 from three_factors.datamodules.batches import EvaluationLoader
 from three_factors.lightning_modules import MLP, VGG11, MLPNet, ResNet56Net, VGG11Net
 from three_factors.lightning_modules.classifier import example_losses
-from three_factors.lightning_modules.noise_injection import HalfBatch
 
 
 def parameters(module):
@@ -72,6 +72,34 @@ def test_a_criterion_that_is_none_is_refused_wherever_it_comes_from():
     assert module.criterion == "cross_entropy"
     with pytest.raises(ValueError, match=words):
         example_losses("cross-entropy", torch.zeros(2, 3), torch.zeros(2).long())
+
+
+class OwnLoss(torch.nn.Module):
+    """Has parts, as many losses do, and so a `repr` of several lines."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.CrossEntropyLoss(label_smoothing=0.5)
+
+
+class OwnMethod(MLP):
+    def criterion(self, output, target):
+        return F.cross_entropy(output, target, label_smoothing=0.5)
+
+
+@pytest.mark.parametrize("own", [torch.nn.CrossEntropyLoss(label_smoothing=0.5), OwnLoss(), F.cross_entropy])
+def test_a_loss_of_ones_own_as_criterion_is_refused_in_one_line(own):
+    module = MLP(hidden=(4,), in_features=3, num_classes=3)
+    words = f"criterion: a {type(own).__name__} is neither 'cross_entropy' nor 'square'; a loss of your own overrides"
+    with pytest.raises(ValueError, match=f"^{words} `loss`$"):
+        module.criterion = own
+    assert (module.criterion, "criterion" in module._modules) == ("cross_entropy", False)
+
+
+def test_a_method_for_criterion_is_refused_at_the_first_step():
+    module = OwnMethod(hidden=(4,), in_features=3, num_classes=3)
+    with pytest.raises(ValueError, match=r"^criterion: a method is neither .* overrides `loss`$"):
+        module.training_step((torch.zeros(2, 3), torch.zeros(2).long()), 0)
 
 
 def test_fig1s_mlp_has_four_hidden_layers_of_512_with_batch_norm():
@@ -216,6 +244,57 @@ def test_a_part_without_examples_has_no_mean():
     assert set(found) == {"test/loss", "test/accuracy"}
 
 
+class LoadingFails(Exception):
+    pass
+
+
+def failing(batch):
+    yield from [batch] * 3  # more than Lightning reads ahead
+    raise LoadingFails
+
+
+def test_an_evaluation_that_is_broken_off_is_in_no_later_one():
+    module = MLP(hidden=(4,), in_features=3, num_classes=3)
+    broken_off, whole = (torch.randn(7, 3), torch.arange(7) % 3), (torch.randn(5, 3), torch.arange(5) % 3)
+    expected = module.evaluate([[whole]])
+    with pytest.raises(LoadingFails):
+        module.evaluate([[broken_off], failing(broken_off)])
+    assert module.evaluate([[whole]]) == expected
+
+
+class Failing(torch.utils.data.IterableDataset):
+    def __init__(self, batch):
+        super().__init__()
+        self.batch = batch
+
+    def __iter__(self):
+        return failing(self.batch)
+
+
+@pytest.mark.parametrize("loop", ["validate", "test"])
+def test_a_loop_of_lightning_that_is_broken_off_is_in_no_later_one(loop):
+    def run(batches):
+        return getattr(trainer(), loop)(module, DataLoader(batches, batch_size=None), verbose=False)
+
+    module = MLP(hidden=(4,), in_features=3, num_classes=3)
+    broken_off, whole = (torch.randn(7, 3), torch.arange(7) % 3), (torch.randn(5, 3), torch.arange(5) % 3)
+    expected = run([whole])
+    with pytest.raises(LoadingFails):
+        run(Failing(broken_off))
+    assert run([whole]) == expected
+
+
+def test_labels_of_8_bits_all_count():
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(6, 3, generator=generator), torch.tensor([0, 7, 155, 156, 157, 199])  # -100 + 256
+    module, found = MLP(hidden=(4,), in_features=3, num_classes=200), []
+    for given in (labels, labels.to(torch.uint8)):
+        step = module.training_step((images, given), 0).item()
+        found.append([step, module.epoch_sums.tolist(), module.evaluate([[(images, given)]])])
+    assert found[1] == found[0]
+    assert found[1][1][2] == 6
+
+
 def test_ignored_labels_count_in_no_mean():
     generator = torch.Generator().manual_seed(0)
     images, labels = torch.randn(8, 3, generator=generator, dtype=torch.float64), torch.arange(8) % 3
@@ -224,14 +303,11 @@ def test_ignored_labels_count_in_no_mean():
     kept = images[labels != 1], labels[labels != 1]
     assert module.evaluate([[(images, ignored)]]) == pytest.approx(module.evaluate([[kept]]))
     sums, means = [], []
-    for noise in (None, HalfBatch(0.0)):
-        for batch in ((images, ignored), kept):
-            module.gradient_noise = noise if len(batch[1]) % 2 == 0 else None
-            step = module.training_step(batch, 0)
-            means.append((step if isinstance(step, torch.Tensor) else step["loss"]).item())
-            sums.append(module.epoch_sums.tolist())
-    assert means == pytest.approx(means[:1] * 4)
-    assert sums == [pytest.approx(sums[0])] * 4
+    for batch in ((images, ignored), kept):
+        means.append(module.training_step(batch, 0).item())
+        sums.append(module.epoch_sums.tolist())
+    assert means[1] == pytest.approx(means[0])
+    assert sums[1] == pytest.approx(sums[0])
     assert sums[0][2] == len(kept[1])
 
 

@@ -1,10 +1,13 @@
 """The noise dial: the mean gradient stays, the covariance is what is said; against exact per-example gradients."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch.utils.data import DataLoader, TensorDataset
 
+from tests.ranks import on_ranks
 from tests.strangers.projects import trainer
 from three_factors.lightning_modules import MLP, GaussianOfItsShape, HalfBatch, Isotropic, Projected, Renewed
 
@@ -206,6 +209,34 @@ def test_batches_that_cannot_be_parted_are_refused(noise, count, words):
     module.gradient_noise = noise
     with pytest.raises(ValueError, match=words):
         gradient(module, *examples(count))
+
+
+NOISES = [HalfBatch(1.0), GaussianOfItsShape(1.0, seeds(0)), Isotropic(1.0, seeds(0))]
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_noise_of_a_batch_with_labels_that_do_not_count_is_refused(noise):
+    module, (images, labels) = network(), examples(6)
+    module.gradient_noise, labels[[0, 4]] = noise, -100
+    words = "is made of whole batches, and 2 of the 6 labels of this one are -100"
+    with pytest.raises(ValueError, match=f"^gradient_noise: {type(noise).__name__} {words}$"):
+        gradient(module, images, labels)
+
+
+def refused_on(rank, world_size):
+    module, (images, labels) = network(), examples(4)
+    module._trainer = SimpleNamespace(world_size=world_size, global_rank=rank, global_step=0)
+    module.gradient_noise, labels[0] = HalfBatch(1.0), -100 if rank == 1 else 0
+    try:
+        gradient(module, images, labels)
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.ddp
+def test_labels_of_one_rank_that_do_not_count_are_refused_on_all():
+    words = "gradient_noise: HalfBatch is made of whole batches, and 1 of the 8 labels of this one are -100"
+    assert on_ranks(2, refused_on) == [words, words]
 
 
 def test_noise_is_a_function_of_seed_and_step_alone():
