@@ -89,6 +89,7 @@ class GradientNoiseMonitor(Monitor):
     ) -> None:
         if isinstance(batches, Number):
             positive_whole("batches", batches)
+            batches = int(batches)  # numpy's are whole numbers too
         if isinstance(batches, int) and batches < FEWEST:
             raise ValueError(f"batches: {batches} are too few for a covariance; at least {FEWEST}")
         if estimator not in ("auto", *ESTIMATORS):

@@ -5,6 +5,7 @@ import math
 import warnings
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -120,6 +121,13 @@ def test_the_fewest_batches_that_are_taken_work():
     assert all(map(math.isfinite, numbers(watch.history[0])))
     with pytest.raises(ValueError, match="batches: 4 are too few"):
         GradientNoiseMonitor(batches=FEWEST - 1)
+
+
+def test_the_number_of_batches_may_be_numpys():
+    watch = GradientNoiseMonitor(batches=np.int64(6))
+    fitted(Rows(), watch, epochs=1)
+    assert watch.measurements[0].gradients == 6
+    assert all(map(math.isfinite, numbers(watch.history[0])))
 
 
 @pytest.mark.parametrize("alignment", [False, True])

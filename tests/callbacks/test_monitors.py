@@ -3,6 +3,7 @@
 import math
 from functools import cache
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -229,6 +230,7 @@ def test_stationarity_is_followed_per_parameter_group_and_restarts_when_the_rate
     ("make", "message"),
     [
         (lambda: HessianMonitor(every_n_epochs=0), "every_n_epochs: 0"),
+        (lambda: GradientNoiseMonitor(every_n_epochs=True), "every_n_epochs: True is not a positive whole number"),
         (lambda: HessianMonitor(measures=("norm",)), "measures: 'norm'"),
         (lambda: HessianMonitor(backend="scipy"), "backend: 'scipy'"),
         (lambda: HessianMonitor(k=0), "k: 0"),
@@ -259,6 +261,12 @@ def test_stationarity_is_followed_per_parameter_group_and_restarts_when_the_rate
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_number_of_epochs_may_be_numpys():
+    watch = HessianMonitor(every_n_epochs=np.int64(2), measures=("top_eigenvalue",), examples=32)
+    trainer([watch], epochs=2).fit(Own())
+    assert [row["epoch"] for row in watch.history] == [2]
 
 
 def fit_in_batches(examples, options, ours, callbacks=(), ranks=1):
