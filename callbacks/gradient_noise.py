@@ -27,7 +27,7 @@ from three_factors.callbacks.functional.noise import FEWEST, noise_of
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Reduction
 from three_factors.callbacks.functional.stacked import MemberGradients, MemberOperator
 from three_factors.callbacks.functional.state import measuring, plain
-from three_factors.callbacks.made_steps import Gathered, MadeStep, measured_groups, noise_rates, rates_of
+from three_factors.callbacks.made_steps import Gathered, MadeStep, clips, measured_groups, noise_rates, rates_of
 from three_factors.callbacks.measurement import Batches, Monitor, OnError
 
 CHUNK = 32  # examples that vmap takes at a time
@@ -43,8 +43,8 @@ class GradientNoiseMonitor(Monitor):
     Logs, with `…_error`: `gradient_noise/trace` (tr C), `/mean_square` (|∇L|²), `/isotropy`, `/noise_scale` (left out
     where undefined), `/temperature` (n tr C/2q, n the mean of eta/(1 - beta)S over the steps made with the batches
     measured on, S over all ranks and accumulated batches, of which a step takes the mean, beta SGD's momentum; left out
-    where there were none, the parameters have several such rates, or the optimizer is not SGD or has Nesterov's
-    momentum),
+    where there were none, the parameters have several such rates, the optimizer is not SGD or has Nesterov's momentum,
+    or gradients are clipped, or seen to be changed otherwise before the step: it is not eta times the gradient),
     `/kurtosis`; `/top_eigenvalue` (without an error: see `GradientNoise`); with `alignment=True` also `/alignment` and
     `/alignment_lift`. And for every parameter group i `gradient_noise/stationarity_i` (1 in the stationary state)
     where enough steps at constant eta and S have been made, and `gradient_noise/weight_drift_i`. `measurements` and
@@ -189,13 +189,19 @@ class GradientNoiseMonitor(Monitor):
         self.measurements.append(found)
         return self._summary(found)
 
-    def _noise_ratio(self, trainer: pl.Trainer, module: nn.Module, sizes: list[int]) -> float | None:
+    def _clipped(self, trainer: pl.Trainer, module: pl.LightningModule) -> bool:
+        """Tells whether gradients are known not to be those of the steps."""
+        return self._followed.clipped > 0 or clips(trainer, module)
+
+    def _noise_ratio(self, trainer: pl.Trainer, module: pl.LightningModule, sizes: list[int]) -> float | None:
         """Returns n, in the units of C: eta/S, or eta where a step descends the sum over its S examples; under momentum
         1/(1 - beta) times as much. None where it has no value.
 
         Args:
             sizes: of the steps, the examples of all ranks.
         """
+        if self._clipped(trainer, module):
+            return None
         common, groups = common_size(sizes), measured_groups(trainer, module, self.params)
         found: dict[int, list[float]] = defaultdict(list)
         for step, size in zip(self._steps, sizes):
@@ -251,7 +257,7 @@ class GradientNoiseMonitor(Monitor):
 
     def names(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[str]:
         names = [*ALWAYS, *(("alignment", "alignment_lift") if self.alignment else ())]
-        if not any(map(noise_rates, self._optimizers)):
+        if self._clipped(trainer, module) or not any(map(noise_rates, self._optimizers)):
             names.remove("temperature")
         names += [f"{name}_error" for name in names]
         return [f"{self.prefix}/{name}" for name in ("top_eigenvalue", *names)]

@@ -232,6 +232,32 @@ def test_where_gradients_are_clipped_the_stationarity_is_not_followed(kind, opti
     assert math.isfinite(watch.history[-1]["gradient_noise/trace"])
 
 
+class ClippingFirst(Rows):
+    """Clips before Lightning would: what watches the steps finds it out."""
+
+    def on_before_optimizer_step(self, optimizer):
+        torch.nn.utils.clip_grad_norm_(self.parameters(), 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "stationarity", "weight"),
+    [
+        (Rows, {"gradient_clip_val": 1e-3}, True, 0.1),
+        (Rows, {"gradient_clip_val": 1e-3}, False, 0.1),
+        (Rows, {"gradient_clip_val": 1e-3}, False, math.nan),  # where nothing is measured, under the same names
+        (Clipping, {}, False, 0.1),
+        (ClippingFirst, {}, True, 0.1),
+    ],
+)
+def test_clipped_gradients_have_no_temperature(kind, options, stationarity, weight):
+    module, watch = kind(), GradientNoiseMonitor(batches=5, stationarity=stationarity)
+    torch.nn.init.constant_(module.network[-1].weight, weight)
+    fitted(module, watch, epochs=1, **options)
+    found = logged(watch.history[0])
+    assert "trace" in found
+    assert not found & {"temperature", "temperature_error"}
+
+
 @pytest.mark.parametrize("options", [{}, {"gradient_clip_val": 0.0}])
 def test_where_they_are_not_it_is_followed(options):
     watch = GradientNoiseMonitor(batches=5)
