@@ -62,7 +62,9 @@ class GradientNoiseMonitor(Monitor):
         stationarity: follow θ·g and |v|² at every step, a few dot products a parameter. SGD only. Not where gradients
             are clipped, or changed otherwise, after they could be seen (`gradient_clip_val`, a module's
             `configure_gradient_clipping` or `on_before_optimizer_step`, a fused optimizer's gradient scaler): then
-            with a warning the verdict is "clipped" and nothing is logged of it.
+            with a warning the verdict is "clipped" and nothing is logged of it. Nor where SGD is exchanged for another
+            optimizer within the fit, or Nesterov's or dampened momentum is switched on: by `on_error` it is followed
+            no longer, with a warning, or the training ends.
         alignment: with the Hessian on the same batches.
         max_bytes: gradients kept at a time; it changes no number.
         loss, batch_loss, reduction, params, name, on_error: see `Monitor`.
@@ -274,7 +276,12 @@ class GradientNoiseMonitor(Monitor):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        self._followed.before_step(optimizer)
+        try:
+            self._followed.before_step(trainer, optimizer)
+        except ValueError as error:
+            if self.on_error == "raise":
+                raise
+            self._tell(trainer, f"not followed any more: {error}")
 
     def stepped(self, optimizer: torch.optim.Optimizer, number: int) -> None:
         before, now = self._gathered[number].step(optimizer, kept=self._adds)

@@ -15,6 +15,7 @@ from tests.callbacks.fits import Own, fit, fit_on_rank, monitor, trainer
 from tests.ranks import as_torchrun, on_ranks
 from three_factors.callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
 from three_factors.callbacks.functional import HessianOperator, top_eigenvalues, trace
+from three_factors.callbacks.series import Setting
 from three_factors.datamodules import DigitsDataModule, PlannedBatchSampler
 from three_factors.lightning_modules import MLP
 
@@ -222,7 +223,7 @@ def test_stationarity_is_followed_per_parameter_group_and_restarts_when_the_rate
     (series,) = watch._followed.groups
     assert len(series.rows) == 30  # three epochs of ten steps at one rate and one batch size
     assert watch.states[-1][0].verdict in ("too short", "not stationary", "stationary")
-    series.before([(torch.ones(2), torch.ones(2))], 0.01, 0.9, 0.0)
+    series.before([(torch.ones(2), torch.ones(2))], Setting(0.01, 0.9))
     assert len(series.rows) == 0
 
 
