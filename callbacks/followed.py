@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.utilities import rank_zero_warn
-from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from three_factors.callbacks.functional.fluctuation import Stationarity
 from three_factors.callbacks.functional.inputs import of_all_ranks
-from three_factors.callbacks.series import Series
+from three_factors.callbacks.made_steps import clips
+from three_factors.callbacks.series import Series, Setting
 
 CLIPPED = Stationarity(math.nan, math.inf, -math.inf, math.inf, 0, "clipped", math.nan, math.nan)
 
@@ -28,40 +30,45 @@ class Followed:
     def __init__(self) -> None:
         self.groups: list[Series] = []
         self.clipped = 0
+        self._optimizer: torch.optim.Optimizer | None = None
 
     def start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Begins, or goes on with what a checkpoint had.
 
         Raises ValueError where the relation does not hold for the optimizer.
         """
-        (optimizer,) = trainer.optimizers if len(trainer.optimizers) == 1 else (None,)
-        plain_sgd = isinstance(optimizer, torch.optim.SGD) and not any(
-            g["nesterov"] or g["dampening"] or g["maximize"] for g in optimizer.param_groups
-        )
-        if optimizer is None or not plain_sgd:
-            raise ValueError(
-                "stationarity: the relation is of one SGD optimizer without Nesterov's or dampened momentum; "
-                "pass stationarity=False to GradientNoiseMonitor"
-            )
-        if (trainer.gradient_clip_val or 0) > 0 or is_overridden("configure_gradient_clipping", module):
+        self._optimizer = optimizer = plain_sgd(trainer.optimizers)
+        if clips(trainer, module):
             rank_zero_warn("GradientNoiseMonitor: gradients are clipped, which the stationarity relation does not know")
             self._leave_off(len(optimizer.param_groups))
         elif len(self.groups) != len(optimizer.param_groups):  # those of a checkpoint may be of other parameters
             self.groups = [Series() for _ in optimizer.param_groups]
 
-    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Takes the weights and the gradients that a step is to be made with; a group added since then begins here."""
-        if self.groups:
-            self.groups += [Series() for _ in optimizer.param_groups[len(self.groups) :]]
+    def before_step(self, trainer: pl.Trainer, optimizer: torch.optim.Optimizer) -> None:
+        """Takes the weights and the gradients that a step is to be made with.
+
+        A group that was added, and all of an optimizer that was put in the other's place, begin here. Raises
+        ValueError where the relation does not hold any more, and follows none of them from then on.
+        """
+        if not self.groups:
+            return
+        kept, self.groups = self.groups, []
+        plain_sgd([optimizer, *trainer.optimizers[1:]])  # as many as there are by now
+        if optimizer is self._optimizer:
+            self.groups = kept
+        self._optimizer = optimizer
+        self.groups += [Series() for _ in optimizer.param_groups[len(self.groups) :]]
         for series, group in zip(self.groups, optimizer.param_groups):
             pairs = [(p.detach(), p.grad) for p in group["params"] if p.grad is not None]
             if pairs:
-                series.before(pairs, *setting(group))
+                series.before(pairs, setting(group))
 
     def stepped(self, optimizer: torch.optim.Optimizer) -> None:
         """Takes note of a step that was just made, before the gradients are thrown away."""
+        if optimizer is not self._optimizer:
+            return
         for series, group in zip(self.groups, optimizer.param_groups):
-            series.stepped([p.grad for p in group["params"] if p.grad is not None], *setting(group))
+            series.stepped([p.grad for p in group["params"] if p.grad is not None], setting(group))
 
     def after_batch(self, optimizer: torch.optim.Optimizer, examples: int, *, last: bool) -> None:
         """Takes over the step that a batch has ended with, if any; `examples` are this rank's, `last` of the epoch."""
@@ -97,6 +104,29 @@ class Followed:
         self.groups, self.clipped = [], groups
 
 
-def setting(group: dict[str, Any]) -> tuple[float, float, float]:
-    """Returns eta, beta and the weight decay of a parameter group of SGD."""
-    return float(group["lr"]), float(group["momentum"]), float(group["weight_decay"])
+def plain_sgd(optimizers: Sequence[Any]) -> torch.optim.SGD:
+    """Returns the one optimizer of these; raises ValueError where the relation does not hold for its steps."""
+    (optimizer,) = optimizers if len(optimizers) == 1 else (None,)
+    if isinstance(optimizer, LightningOptimizer):
+        optimizer = optimizer.optimizer
+    if not isinstance(optimizer, torch.optim.SGD) or any(
+        group["nesterov"] or group["dampening"] or group["maximize"] for group in optimizer.param_groups
+    ):
+        raise ValueError(
+            "stationarity: the relation is of one SGD optimizer without Nesterov's or dampened momentum; "
+            "pass stationarity=False to GradientNoiseMonitor"
+        )
+    return optimizer
+
+
+def setting(group: dict[str, Any]) -> Setting:
+    """Returns what the series of a parameter group of SGD goes by."""
+    return Setting(
+        float(group["lr"]),
+        float(group["momentum"]),
+        float(group["weight_decay"]),
+        float(group["dampening"]),
+        bool(group["nesterov"]),
+        bool(group["maximize"]),
+        tuple(0 if p.grad is None else p.numel() for p in group["params"]),
+    )

@@ -27,7 +27,7 @@ from three_factors.callbacks.functional.noise import FEWEST, noise_of
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Reduction
 from three_factors.callbacks.functional.stacked import MemberGradients, MemberOperator
 from three_factors.callbacks.functional.state import measuring, plain
-from three_factors.callbacks.made_steps import Gathered, MadeStep, measured_groups, noise_rates, rates_of
+from three_factors.callbacks.made_steps import Gathered, MadeStep, clips, measured_groups, noise_rates, rates_of
 from three_factors.callbacks.measurement import Batches, Monitor, OnError
 
 CHUNK = 32  # examples that vmap takes at a time
@@ -43,8 +43,8 @@ class GradientNoiseMonitor(Monitor):
     Logs, with `…_error`: `gradient_noise/trace` (tr C), `/mean_square` (|∇L|²), `/isotropy`, `/noise_scale` (left out
     where undefined), `/temperature` (n tr C/2q, n the mean of eta/(1 - beta)S over the steps made with the batches
     measured on, S over all ranks and accumulated batches, of which a step takes the mean, beta SGD's momentum; left out
-    where there were none, the parameters have several such rates, or the optimizer is not SGD or has Nesterov's
-    momentum),
+    where there were none, the parameters have several such rates, the optimizer is not SGD or has Nesterov's momentum,
+    or gradients are clipped, or seen to be changed otherwise before the step: it is not eta times the gradient),
     `/kurtosis`; `/top_eigenvalue` (without an error: see `GradientNoise`); with `alignment=True` also `/alignment` and
     `/alignment_lift`. And for every parameter group i `gradient_noise/stationarity_i` (1 in the stationary state)
     where enough steps at constant eta and S have been made, and `gradient_noise/weight_drift_i`. `measurements` and
@@ -62,7 +62,9 @@ class GradientNoiseMonitor(Monitor):
         stationarity: follow θ·g and |v|² at every step, a few dot products a parameter. SGD only. Not where gradients
             are clipped, or changed otherwise, after they could be seen (`gradient_clip_val`, a module's
             `configure_gradient_clipping` or `on_before_optimizer_step`, a fused optimizer's gradient scaler): then
-            with a warning the verdict is "clipped" and nothing is logged of it.
+            with a warning the verdict is "clipped" and nothing is logged of it. Nor where SGD is exchanged for another
+            optimizer within the fit, or Nesterov's or dampened momentum is switched on: by `on_error` it is followed
+            no longer, with a warning, or the training ends.
         alignment: with the Hessian on the same batches.
         max_bytes: gradients kept at a time; it changes no number.
         loss, batch_loss, reduction, params, name, on_error: see `Monitor`.
@@ -89,6 +91,7 @@ class GradientNoiseMonitor(Monitor):
     ) -> None:
         if isinstance(batches, Number):
             positive_whole("batches", batches)
+            batches = int(batches)  # numpy's are whole numbers too
         if isinstance(batches, int) and batches < FEWEST:
             raise ValueError(f"batches: {batches} are too few for a covariance; at least {FEWEST}")
         if estimator not in ("auto", *ESTIMATORS):
@@ -188,13 +191,19 @@ class GradientNoiseMonitor(Monitor):
         self.measurements.append(found)
         return self._summary(found)
 
-    def _noise_ratio(self, trainer: pl.Trainer, module: nn.Module, sizes: list[int]) -> float | None:
+    def _clipped(self, trainer: pl.Trainer, module: pl.LightningModule) -> bool:
+        """Tells whether gradients are known not to be those of the steps."""
+        return self._followed.clipped > 0 or clips(trainer, module)
+
+    def _noise_ratio(self, trainer: pl.Trainer, module: pl.LightningModule, sizes: list[int]) -> float | None:
         """Returns n, in the units of C: eta/S, or eta where a step descends the sum over its S examples; under momentum
         1/(1 - beta) times as much. None where it has no value.
 
         Args:
             sizes: of the steps, the examples of all ranks.
         """
+        if self._clipped(trainer, module):
+            return None
         common, groups = common_size(sizes), measured_groups(trainer, module, self.params)
         found: dict[int, list[float]] = defaultdict(list)
         for step, size in zip(self._steps, sizes):
@@ -250,7 +259,7 @@ class GradientNoiseMonitor(Monitor):
 
     def names(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[str]:
         names = [*ALWAYS, *(("alignment", "alignment_lift") if self.alignment else ())]
-        if not any(map(noise_rates, self._optimizers)):
+        if self._clipped(trainer, module) or not any(map(noise_rates, self._optimizers)):
             names.remove("temperature")
         names += [f"{name}_error" for name in names]
         return [f"{self.prefix}/{name}" for name in ("top_eigenvalue", *names)]
@@ -267,7 +276,12 @@ class GradientNoiseMonitor(Monitor):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        self._followed.before_step(optimizer)
+        try:
+            self._followed.before_step(trainer, optimizer)
+        except ValueError as error:
+            if self.on_error == "raise":
+                raise
+            self._tell(trainer, f"not followed any more: {error}")
 
     def stepped(self, optimizer: torch.optim.Optimizer, number: int) -> None:
         before, now = self._gathered[number].step(optimizer, kept=self._adds)

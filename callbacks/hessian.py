@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
@@ -23,12 +22,14 @@ from three_factors.callbacks.functional import (
     trace,
 )
 from three_factors.callbacks.functional.fields import exact_type, positive, positive_whole
+from three_factors.callbacks.functional.inputs import gathered
 from three_factors.callbacks.functional.lanczos import seeded
 from three_factors.callbacks.functional.memory import fitting_vectors, needed
 from three_factors.callbacks.functional.nests import cut
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction, Weights
 from three_factors.callbacks.functional.operators import LossHessian
 from three_factors.callbacks.functional.restarts import fewest_vectors
+from three_factors.callbacks.functional.sharpness import comparable
 from three_factors.callbacks.functional.state import measuring, plain
 from three_factors.callbacks.measurement import Batches, OnError
 from three_factors.callbacks.measures import Measure, checked
@@ -66,7 +67,8 @@ class HessianMonitor(SubsetMonitor):
         max_memory: bytes; where the vectors would need more the fit is refused at its start, with the `max_vectors`
             that fits. It changes no number.
         examples, batch_size: of the subset; see `SubsetMonitor`. For batch sharpness `batch_size` is the run's S; it is
-            measured on the batches of the most frequent size, at least 3 of them, which leaves a ragged last one out.
+            measured on the batches of the most frequent size where these are at least 3, which leaves a ragged last
+            one out; else on those of at least half the largest one's examples, 3 of them or more.
         curvature: "hessian", or "gauss_newton": the Gauss-Newton matrix, for networks with layers that have no second
             derivative (hardsigmoid, some attention kernels). It logs under "gauss_newton", but by `name`.
         training: batch norm and dropout in train mode, on batches of `batch_size`: the operator of training itself,
@@ -146,22 +148,23 @@ class HessianMonitor(SubsetMonitor):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.training and trainer.world_size > 1:
             raise ValueError("training: the Hessian in train mode is measured on one device")
-        if stage == "fit":
-            self._check_batches(trainer.world_size)
         super().setup(trainer, pl_module, stage)
 
-    def _check_batches(self, ranks: int) -> None:
-        """Raises ValueError where the subset would have too few batches of one size for batch sharpness."""
-        if "batch_sharpness" not in self.measures or self._given is not None or self.reduction == "batch":
-            return
-        own = -(-self.examples // ranks)
-        sizes = [min(self.batch_size, own - start) for start in range(0, own, self.batch_size)]
-        _, most = Counter(ranks * sizes).most_common(1)[0]
-        if most < 3:
-            raise ValueError(
-                f"examples: {self.examples} in batches of {self.batch_size} are {most} of one size; batch sharpness "
-                "takes at least 3"
-            )
+    def _try(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
+        self._sizes: list[int] = []  # of the subset's batches, over all ranks; none where they are not known
+        if self.training or "batch_sharpness" in self.measures:
+            ranks = gathered(lambda: self.subset_sizes(trainer, module, batch))
+            self._sizes = [size for of in ranks for size in of or ()]
+        if "batch_sharpness" in self.measures and self._sizes:
+            self._check_batches(self._sizes)
+        super()._try(trainer, module, batch)
+
+    def _check_batches(self, sizes: list[int]) -> None:
+        """Raises ValueError where the subset has too few batches for batch sharpness."""
+        try:
+            comparable(sizes)
+        except ValueError as error:
+            raise ValueError(f"examples: {sum(sizes)} in batches of {self.batch_size}: {error}") from error
 
     def measured(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, float]:
         batches = iter(self.subset(trainer, module))  # two tensors in a list would be one pair
@@ -212,13 +215,11 @@ class HessianMonitor(SubsetMonitor):
                 self._symmetric(operator)
             if "finite_difference" in self.measures:
                 operator.gradient()
-            if self.training:
+            if self.training and 1 in self._sizes:
                 self._try_on_one(module, objective, batch)
 
     def _try_on_one(self, module: nn.Module, objective: Objective, batch: Any) -> None:
-        """Raises ValueError where the subset leaves a batch of one example that train mode cannot take: batch norm."""
-        if self.batches is not None or self.reduction == "batch" or (self.examples - 1) % self.batch_size:
-            return
+        """Raises ValueError where train mode cannot take the one example that the subset leaves for a batch."""
         try:
             one = cut(batch, 0, 1)
         except ValueError:  # its parts do not go by examples, and it is measured as it is drawn
@@ -227,7 +228,7 @@ class HessianMonitor(SubsetMonitor):
             self._kind.of(module, objective, [one], params=self.params, dtype=self.dtype, training=True).gradient()
         except ValueError as error:
             raise ValueError(
-                f"examples: {self.examples} in batches of {self.batch_size} leave one of a single example: {error}"
+                f"examples: {sum(self._sizes)} in batches of {self.batch_size} leave one of a single example: {error}"
             ) from error
 
     def _symmetric(self, operator: HessianOperator) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 from pytorch_lightning.core.optimizer import LightningOptimizer
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
@@ -127,6 +128,11 @@ def measured_groups(trainer: pl.Trainer, module: nn.Module, params: Iterable[str
 def rates_of(groups: Collection[int], rates: list[float]) -> set[float]:
     """Returns the learning rates of these groups; of one that was added since then there is none."""
     return {rates[i] for i in groups if i < len(rates)}
+
+
+def clips(trainer: pl.Trainer, module: pl.LightningModule) -> bool:
+    """Tells whether Lightning is told to clip the gradients of a step, which then is not eta times the gradient."""
+    return (trainer.gradient_clip_val or 0) > 0 or is_overridden("configure_gradient_clipping", module)
 
 
 def noise_rates(optimizer: Optimizer) -> list[float]:

@@ -13,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
 from three_factors.callbacks.drawn import UNLESS, DrawnBatches
+from three_factors.callbacks.functional.fields import positive_whole
 from three_factors.callbacks.functional.inputs import FailedElsewhere, alone, as_batches, finite, of_all_ranks, stored
 from three_factors.callbacks.functional.nests import cut
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction, Weights
@@ -73,8 +74,7 @@ class Monitor(FollowsSteps, ABC):
         name: str | None,
         on_error: OnError,
     ) -> None:
-        if not isinstance(every_n_epochs, int) or every_n_epochs < 1:
-            raise ValueError(f"every_n_epochs: {every_n_epochs!r} is not a positive whole number")
+        positive_whole("every_n_epochs", every_n_epochs)
         if on_error not in ("warn", "raise"):
             raise ValueError(f"on_error: {on_error!r} is neither 'warn' nor 'raise'")
         if name is not None and not name.strip("/"):
@@ -84,7 +84,7 @@ class Monitor(FollowsSteps, ABC):
         if loss is not None and batch_loss is not None:
             raise ValueError("loss, batch_loss: both are given; one of them says what is measured")
         Objective(loss or _unknown, None, reduction, weights)  # refused here, not when it is first needed
-        self.every_n_epochs, self.loss, self.batch_loss = every_n_epochs, loss, batch_loss
+        self.every_n_epochs, self.loss, self.batch_loss = int(every_n_epochs), loss, batch_loss
         self.reduction, self.weights, self.on_error = reduction, weights, on_error
         self.params = None if params is None else list(params)
         self.prefix = name or self.kind

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,13 +15,30 @@ SAME = 1e-6  # by so much of itself |g|² may differ between two sums
 SCALE_INVARIANT = 1e-3  # mean |θ·g| / |θ||g| below this: the loss does not depend on the norm of θ (Euler)
 
 
+class Setting(NamedTuple):
+    """What the steps of a series have in common, of their parameter group.
+
+    Attributes:
+        dampening, nesterov, maximize: not of the relation's steps; they may be switched on right before one.
+        elements: of each parameter, 0 where it has no gradient: which are trained, and how long they are.
+    """
+
+    lr: float = 0.0
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    dampening: float = 0.0
+    nesterov: bool = False
+    maximize: bool = False
+    elements: tuple[int, ...] = ()
+
+
 @dataclass
 class Series:
-    """2θ·g, eta(1+beta)|v|², |θ|² and cos(θ, g) of one parameter group, since eta, S or momentum last changed.
+    """2θ·g, eta(1+beta)|v|², |θ|² and cos(θ, g) of one parameter group, since S or its setting last changed.
 
     Attributes:
         count, table: so many steps, a row each, float64; the table has room for more.
-        setting, size: eta, beta and weight decay of the steps, and S of the first of them.
+        setting, size: what the steps have in common, and S of the first of them.
         recent: of the last steps, whose S over all ranks is not known yet: this rank's part of it, and whether the
             step ended an epoch. (A collective at every step would cost more than what is followed.)
         changed: whether gradients were not those that had been seen before the step; on the device.
@@ -29,13 +46,16 @@ class Series:
 
     count: int = 0
     table: Tensor = field(default_factory=lambda: torch.empty(0, 4, dtype=torch.float64))
-    setting: tuple[float, ...] = ()
+    setting: Setting = field(default_factory=Setting)
     size: int = 0
     recent: list[tuple[int, bool]] = field(default_factory=list)
     changed: Tensor | bool = False
     pending: Tensor | None = None
     power: Tensor | None = None  # |g|² of the step that is pending
     made: bool = False
+
+    def __post_init__(self) -> None:
+        self.setting = Setting(*self.setting)  # a checkpoint has a plain tuple
 
     @property
     def rows(self) -> Tensor:
@@ -46,15 +66,16 @@ class Series:
         table = self.rows.clone().cpu()  # a view would be saved with all its room
         return {
             "table": table,
-            "setting": self.setting,
+            "setting": tuple(self.setting),
             "size": self.size,
             "recent": list(self.recent),
             "changed": bool(self.changed),
         }
 
-    def before(self, pairs: list[tuple[Tensor, Tensor]], lr: float, momentum: float, decay: float) -> None:
-        if self.setting != (lr, momentum, decay):
-            self.count, self.setting, self.size, self.recent = 0, (lr, momentum, decay), 0, []
+    def before(self, pairs: list[tuple[Tensor, Tensor]], setting: Setting) -> None:
+        if self.setting != setting:
+            self.count, self.setting, self.size, self.recent = 0, setting, 0, []
+        lr, momentum, decay = setting.lr, setting.momentum, setting.weight_decay
         product = torch.stack([inner(p, g) for p, g in pairs]).sum()
         square = square_of([p for p, _ in pairs])
         power = square_of([g for _, g in pairs])
@@ -63,9 +84,9 @@ class Series:
         self.pending = torch.stack([2 * (product + decay * square), lr * (1 + momentum) * with_decay, square, cosine])
         self.power, self.made = power, False
 
-    def stepped(self, gradients: list[Tensor], lr: float, momentum: float, decay: float) -> None:
+    def stepped(self, gradients: list[Tensor], setting: Setting) -> None:
         """Takes note that the step was made, with these gradients."""
-        if self.power is None or self.setting != (lr, momentum, decay):  # nobody has told of it, or not as it was
+        if self.power is None or self.setting != setting:  # nobody has told of it, or not as it was
             self.pending = self.power = None
             return
         apart = (square_of(gradients) - self.power).abs()
@@ -76,7 +97,7 @@ class Series:
         row, made, self.pending, self.made = self.pending, self.made, None, False
         if row is None or not made:
             return
-        lr, momentum, _ = self.setting
+        lr, momentum = self.setting.lr, self.setting.momentum
         if momentum and buffers:
             row[1] = lr * (1 + momentum) * square_of(buffers)
         if self.count == len(self.table):
@@ -109,8 +130,7 @@ class Series:
 
     def judge(self, seed: int) -> Stationarity:
         series = self.rows.cpu()
-        decay = self.setting[2] if self.setting else 0.0
-        invariant = bool(len(series)) and not decay and float(series[:, 3].mean()) < SCALE_INVARIANT
+        invariant = bool(len(series)) and not self.setting.weight_decay and float(series[:, 3].mean()) < SCALE_INVARIANT
         return stationarity(series[:, 0], series[:, 1], square_norm=series[:, 2], scale_invariant=invariant, seed=seed)
 
 

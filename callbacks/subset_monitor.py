@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytorch_lightning as pl
+from torch.utils.data import BatchSampler
 
 from three_factors.callbacks.drawn import stored_in_checkpoint
 from three_factors.callbacks.functional.fields import positive_whole
@@ -57,6 +59,20 @@ class SubsetMonitor(Monitor):
             self.batches = state["subset"]
             self._taken, self._lost = self.batches is not None, self.batches is None
 
+    def subset_sizes(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> list[int] | None:
+        """Returns the sizes that this rank's batches have, or will have once training has drawn them.
+
+        None where they are not known: of batches that are given, or measured as they are drawn. `batch` is the first.
+        """
+        if self._given is not None:
+            return None
+        if self.batches is not None or not self.keeps(trainer):
+            return [size_of(batch) for batch in self.subset(trainer, module)]
+        if self.reduction == "batch":
+            return None
+        own = int(min(self.wanted(trainer), _drawn_examples(trainer, batch)))
+        return [min(self.batch_size, own - start) for start in range(0, own, self.batch_size)]
+
     def subset(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[Any]:
         """Returns this rank's batches, the same at every measurement of a fit."""
         if self.batches is None and self._drawn.batches is None:
@@ -85,6 +101,18 @@ def _resized(batches: list[Any], examples: int, batch_size: int) -> list[Any]:
         return [cut(together, i, min(i + batch_size, total)) for i in range(0, total, batch_size)]
     except ValueError:
         return batches
+
+
+def _drawn_examples(trainer: pl.Trainer, batch: Any) -> float:
+    """Returns how many examples training draws in an epoch on this rank; infinity where its loader does not say.
+
+    Nor does it where the first `batch` has more than the loader's sampler knows of: several views of each, say.
+    """
+    batches = getattr(trainer.train_dataloader, "batch_sampler", None)
+    if type(batches) is not BatchSampler:
+        return math.inf
+    there = min(len(batches.sampler), trainer.num_training_batches * batches.batch_size)  # type: ignore[arg-type]
+    return there if size_of(batch) == min(there, batches.batch_size) else math.inf
 
 
 def _as_trained(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Any:

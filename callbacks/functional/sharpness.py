@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,10 +82,8 @@ def batch_sharpness(operator: LossHessian) -> Ratio:
     """Returns E[g'H_B g] / E|g|², g = ∇L_B, over the operator's batches (Andreyev, Beneventano 2024); compare with
     2/eta.
 
-    The batches should be minibatches of the run's S; together they cost one product. Of three or more of one size these
-    alone count: E|g|² grows as S shrinks, so that an epoch's ragged last batch, one among the others, could be most of
-    both means. Else all count that have at least half of the largest one's examples. Under torch.distributed those of
-    all ranks count.
+    The batches should be minibatches of the run's S; together they cost one product. Those count that are
+    `comparable`, under torch.distributed of all ranks.
 
     Raises:
         ValueError: fewer than 3 batches that count, which give no interval.
@@ -92,19 +91,37 @@ def batch_sharpness(operator: LossHessian) -> Ratio:
     found = [(float(size), float(g @ hg), float(g @ g)) for size, g, hg in operator.gradients_and_products()]
     rows = torch.cat(of_all_ranks(torch.tensor(found, dtype=torch.float64).reshape(-1, 3)))
     operator.products += 1  # together one pass over the data
-    counts = Counter(rows[:, 0].tolist())
-    common = max(counts, key=lambda size: (counts[size], size), default=0.0)
-    alike = rows[:, 0] == common if counts[common] >= 3 else 2 * rows[:, 0] >= max(counts, default=0.0)
-    values = rows[alike, 1:]
+    values = rows[comparable(rows[:, 0].tolist()), 1:]
     n = len(values)
-    if n < 3:
-        what = f"{n} of like sizes among {len(rows)}" if n < len(rows) else f"{n}"
-        raise ValueError(f"batches: {what} are too few for batch sharpness and its interval; at least 3 of one size")
     total = values.sum(0)
     ratio = float(total[0] / total[1])  # NaN where all gradients are 0
     without = (total - values)[:, 0] / (total - values)[:, 1]
     error = t_quantile(n - 1) * math.sqrt((n - 1) / n * float(((without - without.mean()) ** 2).sum()))
     return Ratio(ratio, error, ratio - error, ratio + error, 1, n)
+
+
+def comparable(sizes: Sequence[float]) -> list[int]:
+    """Returns which batches of these sizes count in batch sharpness, by their numbers.
+
+    Of three or more of one size these alone: E|g|² grows as S shrinks, so that an epoch's ragged last batch, one among
+    the others, could be most of both means. Else all that have at least half of the largest one's examples.
+
+    Raises:
+        ValueError: they are fewer than 3.
+    """
+    counts = Counter(sizes)
+    common = max(counts, key=lambda size: (counts[size], size), default=0)
+    if counts[common] >= 3:
+        found = [i for i, size in enumerate(sizes) if size == common]
+    else:
+        found = [i for i, size in enumerate(sizes) if 2 * size >= max(sizes)]
+    if len(found) < 3:
+        what = f"{len(found)} of like sizes among {len(sizes)}" if len(found) < len(sizes) else f"{len(found)}"
+        raise ValueError(
+            f"batches: {what} are too few for batch sharpness and its interval; it takes at least 3 of one size, or of "
+            "half the largest one's examples or more"
+        )
+    return found
 
 
 @dataclass(frozen=True)

@@ -269,7 +269,7 @@ class Cell:
             "top_eigenvalue": truth.top_eigenvalue,
         }
         optimizer = self.built().configure_optimizers()
-        if isinstance(optimizer, torch.optim.SGD):
+        if isinstance(optimizer, torch.optim.SGD) and self.condition != "clipping":
             n = module.lr / step / (1 - optimizer.defaults["momentum"])
             wanted["temperature"] = truth.temperature(n)
         elif "gradient_noise/temperature" in row:

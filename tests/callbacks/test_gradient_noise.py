@@ -5,6 +5,7 @@ import math
 import warnings
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -15,7 +16,7 @@ from three_factors.callbacks import GradientNoiseMonitor
 from three_factors.callbacks.common_size import common_size, share
 from three_factors.callbacks.followed import Followed
 from three_factors.callbacks.functional.noise import FEWEST
-from three_factors.callbacks.series import Series
+from three_factors.callbacks.series import Series, Setting
 from three_factors.datamodules import DigitsDataModule, Triangle
 from three_factors.lightning_modules import MLP
 
@@ -122,6 +123,13 @@ def test_the_fewest_batches_that_are_taken_work():
         GradientNoiseMonitor(batches=FEWEST - 1)
 
 
+def test_the_number_of_batches_may_be_numpys():
+    watch = GradientNoiseMonitor(batches=np.int64(6))
+    fitted(Rows(), watch, epochs=1)
+    assert watch.measurements[0].gradients == 6
+    assert all(map(math.isfinite, numbers(watch.history[0])))
+
+
 @pytest.mark.parametrize("alignment", [False, True])
 def test_too_few_batches_are_logged_as_nan_with_one_warning(alignment):
     watch = GradientNoiseMonitor(alignment=alignment)
@@ -224,6 +232,32 @@ def test_where_gradients_are_clipped_the_stationarity_is_not_followed(kind, opti
     assert math.isfinite(watch.history[-1]["gradient_noise/trace"])
 
 
+class ClippingFirst(Rows):
+    """Clips before Lightning would: what watches the steps finds it out."""
+
+    def on_before_optimizer_step(self, optimizer):
+        torch.nn.utils.clip_grad_norm_(self.parameters(), 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "stationarity", "weight"),
+    [
+        (Rows, {"gradient_clip_val": 1e-3}, True, 0.1),
+        (Rows, {"gradient_clip_val": 1e-3}, False, 0.1),
+        (Rows, {"gradient_clip_val": 1e-3}, False, math.nan),  # where nothing is measured, under the same names
+        (Clipping, {}, False, 0.1),
+        (ClippingFirst, {}, True, 0.1),
+    ],
+)
+def test_clipped_gradients_have_no_temperature(kind, options, stationarity, weight):
+    module, watch = kind(), GradientNoiseMonitor(batches=5, stationarity=stationarity)
+    torch.nn.init.constant_(module.network[-1].weight, weight)
+    fitted(module, watch, epochs=1, **options)
+    found = logged(watch.history[0])
+    assert "trace" in found
+    assert not found & {"temperature", "temperature_error"}
+
+
 @pytest.mark.parametrize("options", [{}, {"gradient_clip_val": 0.0}])
 def test_where_they_are_not_it_is_followed(options):
     watch = GradientNoiseMonitor(batches=5)
@@ -241,8 +275,8 @@ def steps(series, sizes, lr=0.1, start=0):
     for i, (size, last) in enumerate(sizes, start):
         weights = torch.full((2,), float(i), dtype=torch.float64)
         gradient = torch.ones(2, dtype=torch.float64)
-        series.before([(weights, gradient)], lr, 0.0, 0.0)
-        series.stepped([gradient], lr, 0.0, 0.0)
+        series.before([(weights, gradient)], Setting(lr))
+        series.stepped([gradient], Setting(lr))
         series.after([], size, last)
 
 
@@ -281,8 +315,8 @@ def test_products_of_weights_and_gradients_are_those_of_float64_in_every_type(dt
     given = [(torch.view_as_complex(t) if dtype.is_complex else t).to(dtype) for t in given]
     p, g, v = ((torch.view_as_real(t) if dtype.is_complex else t).double() for t in given)
     series = Series()
-    series.before([(given[0], given[1])], 0.1, 0.9, 0.01)
-    series.stepped([given[1]], 0.1, 0.9, 0.01)
+    series.before([(given[0], given[1])], Setting(0.1, 0.9, 0.01))
+    series.stepped([given[1]], Setting(0.1, 0.9, 0.01))
     series.after([given[2]], 16, False)
     square, power, product = (p * p).sum(), (g * g).sum(), (p * g).sum()
     cosine = product.abs() / (square * power).sqrt()
@@ -293,12 +327,16 @@ def test_products_of_weights_and_gradients_are_those_of_float64_in_every_type(dt
 class Thawing(Plain):
     """Trains its weights from the first epoch on and its biases, a parameter group of their own, from the second."""
 
+    def __init__(self, **group):
+        super().__init__()
+        self.group = group
+
     def configure_optimizers(self):
-        return torch.optim.SGD([self.network.weight], 0.05)
+        return torch.optim.SGD([self.network.weight], 0.05, momentum=0.5)
 
     def on_train_epoch_start(self):
         if self.current_epoch == 1:
-            self.optimizers().add_param_group({"params": [self.network.bias]})
+            self.optimizers().add_param_group({"params": [self.network.bias]} | self.group)
 
 
 def test_a_parameter_group_that_is_added_in_the_training_is_followed_from_then_on():
@@ -306,6 +344,133 @@ def test_a_parameter_group_that_is_added_in_the_training_is_followed_from_then_o
     fitted(Thawing(), watch, epochs=2)
     assert [len(series.rows) for series in watch._followed.groups] == [20, 10]
     assert "gradient_noise/weight_drift_1" in watch.history[1]
+
+
+class Changing(Plain):
+    """Does something to its optimizer at the start of the second epoch, or within a step of the first."""
+
+    def __init__(self, change, within_step=-1):
+        super().__init__(momentum=0.5)
+        self.change, self.within_step = change, within_step
+
+    def on_train_epoch_start(self):
+        if self.current_epoch == 1 and self.within_step < 0:
+            self.change(self)
+
+    def on_before_optimizer_step(self, optimizer):
+        if self.global_step == self.within_step:
+            self.change(self)
+
+
+class Stepping(Changing):
+    """Steps torch's own optimizer, of which Lightning tells nobody, once it has changed it."""
+
+    def __init__(self, change):
+        super().__init__(change)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        self.manual_backward(super().training_step(batch, batch_idx))
+        optimizer = self.optimizers(use_pl_optimizer=self.current_epoch == 0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def adam(module):
+    module.trainer.optimizers = [torch.optim.Adam(module.parameters(), 0.01)]
+
+
+def other_sgd(module):
+    module.trainer.optimizers = [torch.optim.SGD(module.parameters(), 0.05, momentum=0.5)]
+
+
+def two_sgds(module):
+    of = [torch.optim.SGD([p], 0.05, momentum=0.5) for p in module.network.parameters()]
+    module.trainer.optimizers = of
+
+
+def nesterov(module):
+    module.trainer.optimizers[0].param_groups[0]["nesterov"] = True
+
+
+def dampening(module):
+    module.trainer.optimizers[0].param_groups[0]["dampening"] = 0.5
+
+
+NOT_OF_THE_RELATION = [
+    lambda: Thawing(nesterov=True),
+    lambda: Thawing(dampening=0.5),
+    lambda: Thawing(maximize=True),
+    lambda: Changing(nesterov),
+    lambda: Changing(dampening),
+    lambda: Changing(adam),
+    lambda: Changing(two_sgds),
+    lambda: Changing(adam, within_step=5),
+]
+
+
+@pytest.mark.parametrize("make", NOT_OF_THE_RELATION)
+def test_steps_that_the_relation_no_longer_holds_for_are_followed_no_longer_with_one_warning(make):
+    watch = GradientNoiseMonitor(batches=5)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fitted(make(), watch, epochs=3)
+    assert len([w for w in caught if "stationarity: the relation is of one SGD" in str(w.message)]) == 1
+    assert [len(states) for states in watch.states[1:]] == [0, 0]
+    assert not any("stationarity" in name or "drift" in name for row in watch.history[1:] for name in row)
+    assert all(math.isfinite(row["gradient_noise/trace"]) for row in watch.history)
+
+
+@pytest.mark.parametrize("make", NOT_OF_THE_RELATION)
+def test_on_demand_they_end_the_training(make):
+    with pytest.raises(ValueError, match="stationarity: the relation is of one SGD"):
+        fitted(make(), GradientNoiseMonitor(batches=5, on_error="raise"), epochs=3)
+
+
+@pytest.mark.parametrize("change", [nesterov, dampening, other_sgd])
+def test_a_step_before_which_the_optimizer_changes_at_the_last_moment_is_none_of_the_series(change):
+    watch = GradientNoiseMonitor(batches=5)
+    fitted(Changing(change, within_step=9), watch, epochs=1)
+    assert len(watch._followed.groups[0].rows) == (10 if change is other_sgd else 9)  # its step is SGD's as ever
+
+
+def test_another_sgd_in_the_optimizers_place_is_followed_anew():
+    watch = GradientNoiseMonitor(batches=5)
+    fitted(Changing(other_sgd), watch, epochs=2)
+    assert [len(series.rows) for series in watch._followed.groups] == [10]
+
+
+def test_steps_of_another_optimizer_that_nobody_tells_of_are_passed_over():
+    watch = GradientNoiseMonitor(batches=5)
+    fitted(Stepping(adam), watch, epochs=2)
+    assert [len(series.rows) for series in watch._followed.groups] == [10]
+
+
+class Alternating(Plain):
+    """Trains in the second epoch other parameters of its one group than in the first."""
+
+    def __init__(self, first, then):
+        super().__init__()
+        self.network = torch.nn.Sequential(torch.nn.Linear(12, 12), torch.nn.Linear(12, 12))
+        self.trained = [first, then]
+
+    def on_train_epoch_start(self):
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad = name in self.trained[self.current_epoch]
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "rows"),
+    [
+        (["1.weight"], ["0.weight", "1.weight"], 10),
+        (["1.weight"], ["0.weight"], 10),  # as many
+        (["1.weight"], ["1.weight"], 20),
+    ],
+)
+def test_other_parameters_start_the_series_anew(first, then, rows):
+    watch = GradientNoiseMonitor(batches=5)
+    fitted(Alternating(first, then), watch, epochs=2)
+    assert [len(series.rows) for series in watch._followed.groups] == [rows]
 
 
 def test_series_of_another_number_of_groups_than_the_optimizers_are_begun_anew():

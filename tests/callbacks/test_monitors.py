@@ -3,17 +3,21 @@
 import math
 from functools import cache
 
+import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.callbacks.fits import Own, fit, fit_on_rank, monitor, trainer
-from tests.ranks import on_ranks
+from tests.ranks import as_torchrun, on_ranks
 from three_factors.callbacks import GradientNoiseMonitor, HessianMonitor, InterpolationMonitor
 from three_factors.callbacks.functional import HessianOperator, top_eigenvalues, trace
-from three_factors.datamodules import PlannedBatchSampler
+from three_factors.callbacks.series import Setting
+from three_factors.datamodules import DigitsDataModule, PlannedBatchSampler
+from three_factors.lightning_modules import MLP
 
 OF_THE_BATCHES = {  # two ranks have other batches than one
     "hessian/batch_sharpness",
@@ -219,7 +223,7 @@ def test_stationarity_is_followed_per_parameter_group_and_restarts_when_the_rate
     (series,) = watch._followed.groups
     assert len(series.rows) == 30  # three epochs of ten steps at one rate and one batch size
     assert watch.states[-1][0].verdict in ("too short", "not stationary", "stationary")
-    series.before([(torch.ones(2), torch.ones(2))], 0.01, 0.9, 0.0)
+    series.before([(torch.ones(2), torch.ones(2))], Setting(0.01, 0.9))
     assert len(series.rows) == 0
 
 
@@ -227,6 +231,7 @@ def test_stationarity_is_followed_per_parameter_group_and_restarts_when_the_rate
     ("make", "message"),
     [
         (lambda: HessianMonitor(every_n_epochs=0), "every_n_epochs: 0"),
+        (lambda: GradientNoiseMonitor(every_n_epochs=True), "every_n_epochs: True is not a positive whole number"),
         (lambda: HessianMonitor(measures=("norm",)), "measures: 'norm'"),
         (lambda: HessianMonitor(backend="scipy"), "backend: 'scipy'"),
         (lambda: HessianMonitor(k=0), "k: 0"),
@@ -259,21 +264,98 @@ def test_bad_arguments_are_named(make, message):
         make()
 
 
+def test_the_number_of_epochs_may_be_numpys():
+    watch = HessianMonitor(every_n_epochs=np.int64(2), measures=("top_eigenvalue",), examples=32)
+    trainer([watch], epochs=2).fit(Own())
+    assert [row["epoch"] for row in watch.history] == [2]
+
+
+def fit_in_batches(examples, options, ours, callbacks=(), ranks=1):
+    """A training set of so many examples, of our data module or of an ordinary loader, of which a part is measured."""
+    watch = HessianMonitor(**{"measures": ("batch_sharpness",), "on_error": "raise"} | options)
+    run = trainer([watch, *callbacks], ranks, epochs=1, use_distributed_sampler=not ours)
+    torch.manual_seed(3)
+    if ours:
+        data = DigitsDataModule(gray=True, train=examples, batch_size=20, watch=["val"])
+        run.fit(MLP(hidden=(8,), batch_norm=True, lr=0.05), data)
+    else:
+        module = Own()
+        module.pairs = TensorDataset(*(torch.cat([t, t])[:examples] for t in module.pairs.tensors))
+        run.fit(module)
+    return watch
+
+
+class Begun(pl.Callback):
+    """Notes whether a batch was trained on."""
+
+    trained = False
+
+    def on_train_batch_end(self, run, module, outputs, batch, batch_idx):
+        self.trained = True
+
+
+@pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("examples", "options", "message"),
     [
         (
-            {"measures": ("batch_sharpness",), "examples": 40, "batch_size": 16},
-            "examples: 40 in batches of 16 are 2 of one",
+            100,
+            {"examples": 36, "batch_size": 16},
+            "examples: 36 in batches of 16: .*2 of like sizes among 3 are too few",
         ),
-        ({"training": True, "examples": 33, "batch_size": 16}, "examples: 33 in .* leave one of a single example"),
+        (150, {"examples": 1000, "batch_size": 100}, "examples: 150 in batches of 100: .*2 are too few"),
+        (100, {"training": True, "examples": 61, "batch_size": 20}, "examples: 61 in .* leave one of a single example"),
+        (301, {"training": True, "examples": 1000, "batch_size": 100}, "examples: 301 in .* leave one of a single"),
     ],
 )
-def test_a_subset_that_cannot_be_measured_in_its_batches_is_refused_before_the_first_step(options, message):
-    fitted = trainer([HessianMonitor(**options)], epochs=1)
+def test_a_subset_that_cannot_be_measured_in_its_batches_is_refused_before_the_first_step(
+    examples, options, message, ours
+):
+    begun = Begun()
     with pytest.raises(ValueError, match=message):
-        fitted.fit(Own())
-    assert fitted.global_step == 0
+        fit_in_batches(examples, options, ours, [begun])
+    assert not begun.trained
+
+
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize(
+    ("examples", "options"),
+    [
+        (300, {"training": True, "examples": 401, "batch_size": 100}),
+        (300, {"examples": 100, "batch_size": 40}),  # 40, 40, 20
+        (100, {"examples": 1000, "batch_size": 40}),
+    ],
+)
+def test_a_subset_that_can_be_is_measured(examples, options, ours):
+    watch = fit_in_batches(examples, options, ours)
+    assert math.isfinite(watch.history[0][f"{watch.prefix}/batch_sharpness"])
+
+
+class Views(Own):
+    """Two views of each of 75 examples in a batch."""
+
+    def train_dataloader(self):
+        def twice(pairs):
+            return tuple(torch.stack([*part, *part]) for part in zip(*pairs))
+
+        return DataLoader(TensorDataset(*(t[:75] for t in self.pairs.tensors)), 16, collate_fn=twice)
+
+
+def test_a_subset_with_several_views_of_an_example_is_measured():
+    watch = HessianMonitor(measures=("batch_sharpness",), batch_size=50, on_error="raise")
+    trainer([watch], epochs=1).fit(Views())
+    assert math.isfinite(watch.history[0]["hessian/batch_sharpness"])  # 50, 50, 50 and not 50, 25
+
+
+def fit_a_part_on_rank(rank, world_size, examples):
+    as_torchrun(rank, world_size)
+    return fit_in_batches(examples, {"examples": 1000, "batch_size": 50}, True, ranks=world_size).history
+
+
+@pytest.mark.ddp
+def test_batches_of_all_ranks_count_where_it_is_decided_whether_a_subset_can_be_measured():
+    found = on_ranks(2, fit_a_part_on_rank, 149)  # 50 and 25, 50 and 24: alone the second would have two
+    assert [math.isfinite(history[0]["hessian/batch_sharpness"]) for history in found] == [True, True]
 
 
 def test_a_module_without_a_loss_is_told_so():

@@ -107,7 +107,10 @@ def test_batches_without_a_common_size_all_count_but_for_small_ones():
 
 
 def test_fewer_than_three_batches_of_like_sizes_are_refused():
-    with pytest.raises(ValueError, match="batches: 2 of like sizes among 3 are too few"):
+    message = (
+        "batches: 2 of like sizes among 3 are too few .* 3 of one size, or of half the largest one's examples or more"
+    )
+    with pytest.raises(ValueError, match=message):
         batch_sharpness(HessianOperator(network("tanh"), F.cross_entropy, batches(18, 18, 4)))
 
 
