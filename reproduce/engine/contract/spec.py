@@ -105,6 +105,12 @@ class Keep(Typed):
             if not (math.isfinite(level) and level > 0):
                 raise ValueError(f"loss_levels: {level!r} is not a positive finite number")
 
+    @property
+    def milestones(self) -> tuple[str, ...]:
+        """Names them as `Measurement.at` does."""
+        named = {"initial": self.initial, "best": self.best, "end": self.end}
+        return (*(name for name, kept in named.items() if kept), *(f"loss {level:g}" for level in self.loss_levels))
+
 
 @dataclass(frozen=True)
 class RunSpec(Typed):
