@@ -147,7 +147,11 @@ class Experiment(ABC):
         return {}
 
     def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> Evidence:
-        """Draws evidence from a world in which the claims hold, by which our own figures are known and tested."""
+        """Draws evidence from a world in which the claims hold.
+
+        A figure that contents.py lists needs it: its claims are tested on it, and the report knows by it whether they
+        have changed. What else such a figure needs stands in reproduce/README.md, under "Your own figure".
+        """
         raise NotImplementedError(f"{type(self).__name__} has no `imagined` world")
 
 
