@@ -92,7 +92,10 @@ class Evaluations(Typed):
 
 @dataclass(frozen=True)
 class Keep(Typed):
-    """Says at which milestones `KeepWeights` keeps the weights, for measurements afterwards."""
+    """Says at which milestones `KeepWeights` keeps the weights, for measurements afterwards.
+
+    The worker hands its fields to the callback as they are: each must be one of `KeepWeights`'s keywords.
+    """
 
     initial: bool = False
     best: bool = False
