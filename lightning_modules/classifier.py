@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import pytorch_lightning as pl
 import torch
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
+from three_factors.lightning_modules.criterion import Criterion
 from three_factors.lightning_modules.noise_injection import FromDifference, GradientNoise
 
 Batch = tuple[Tensor, Tensor]
-Criterion = Literal["cross_entropy", "square"]
 IGNORED = -100  # the label of examples that count nowhere: torch's `ignore_index`
 EVALUATED = ("val", "test", "train_subset", "train_clean", "train_wrong")  # what the validation loaders hold, in order
 

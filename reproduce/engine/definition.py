@@ -39,7 +39,8 @@ class Definition(ABC):
         data: the data sets on which its claims are judged, each with a folder and a place in the report; by default
             the first is taken. None for simulations that need no data.
         substitute: stands in, loudly, where the first is not to be had and none was named.
-        check: what is found of its claims, from the evidence.
+        check: what is found of its claims, from the evidence. It is a function defined in the script: `file` is taken
+            from it.
         draw: the panels, on `axes(rows, columns)`.
         primary: the ids of the claims that are given a word, on the first of its data sets.
         beside: panels of a second picture, of what the paper leaves out.

@@ -32,6 +32,9 @@ class Setting:
         measurements: what is measured of its runs after their training.
         every_step: whether the loss of every step is kept, besides the epochs' means and variances.
         other_start: whether weights and order are the next seed's; the split of the data stays this seed's.
+
+    Raises:
+        ValueError: something is measured at a milestone at which the run keeps no weights.
     """
 
     spec: RunSpec
@@ -39,6 +42,12 @@ class Setting:
     measurements: tuple[AnyMeasurement, ...] = ()
     every_step: bool = False
     other_start: bool = False
+
+    def __post_init__(self) -> None:
+        kept = () if self.spec.keep is None else self.spec.keep.milestones
+        for at in (at for measurement in self.measurements for at in measurement.at):
+            if at not in kept:
+                raise ValueError(f"measurements: {at!r} is no milestone of keep={self.spec.keep}")
 
     def of_seed(self, seed: int) -> RunSpec:
         """Returns the run of a seed. The split of the data follows it: a small training set is a replicate too."""
@@ -138,7 +147,11 @@ class Experiment(ABC):
         return {}
 
     def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> Evidence:
-        """Draws evidence from a world in which the claims hold, by which our own figures are known and tested."""
+        """Draws evidence from a world in which the claims hold.
+
+        A figure that contents.py lists needs it: its claims are tested on it, and the report knows by it whether they
+        have changed. What else such a figure needs stands in reproduce/README.md, under "Your own figure".
+        """
         raise NotImplementedError(f"{type(self).__name__} has no `imagined` world")
 
 

@@ -15,6 +15,8 @@ from three_factors.reproduce.engine.contract.measurements import (
 from three_factors.reproduce.engine.contract.spec import RunSpec
 from three_factors.reproduce.engine.options import Scale
 
+# These names are in the measurements' keys: with one more every figure is measured anew, and archived runs, which have
+# no weights, are trained anew for it. What one figure needs is a `Measurement` of its own.
 # In eval mode on a fixed training subset: the paper's norm, and beside it what does not hang on the weights' scale.
 CURVATURE: tuple[Measure, ...] = ("top_eigenvalue", "trace", "frobenius", "normalized_sharpness")
 # In train mode at the run's own S: the operator whose stability decides.

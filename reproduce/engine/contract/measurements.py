@@ -22,6 +22,8 @@ FEWEST_BATCHES = 3  # of a measurement in train mode: batch sharpness is a mean 
 class Curvature(Typed):
     """Describes what `HessianMonitor` measures, on the first `examples` of the training subset.
 
+    The worker hands its fields to the monitor as they are: each must be one of `HessianMonitor`'s keywords.
+
     Attributes:
         training: in train mode, on batches of `batch_size`, the run's S, as training draws them; at least
             `FEWEST_BATCHES`, of at least so many examples.

@@ -1,4 +1,7 @@
-"""The networks that a run may train, as data: what decides the function, without the optimiser."""
+"""The networks that a run may train, as data: what decides the function, without the optimiser.
+
+The worker hands a network's fields to its `module` as they are: each must be a keyword of that class.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from three_factors.datamodules.schedules import as_schedule
@@ -11,6 +11,23 @@ from three_factors.reproduce.engine.contract.networks import MLPNetwork
 from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise
 from three_factors.reproduce.engine.contract.spec import RunSpec
 from three_factors.reproduce.engine.contract.stored import Typed, short_hash
+
+# What members of a pack may differ in, of the fields of a RunSpec; of `data` and `schedule` a part of them may
+# (`same_stack`). A pack must look these up member by member: it takes everything else from its first member.
+OF_A_MEMBER = frozenset(
+    (
+        "epochs",
+        "seed",
+        "momentum",
+        "weight_decay",
+        "evaluate_every",
+        "keep",
+        "noise",
+        "stop_at_loss",
+        "stop_at_accuracy",
+        "evaluations",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -49,8 +66,9 @@ def stackable(spec: RunSpec) -> bool:
     )
 
 
-def shared(spec: RunSpec) -> tuple[Any, ...]:
-    """Returns what the members of a pack have in common: all that decides the shape of a step."""
+def same_stack(spec: RunSpec) -> tuple[Any, ...]:
+    """Returns what must be equal in runs that are trained as one stack: all that is not known to be a member's own."""
     data = replace(spec.data, split_seed=0, label_noise=None)
-    size = as_schedule(spec.schedule.batch_size)
-    return spec.network, data, size, spec.sampling, spec.precision, spec.max_batch_size, spec.loss, spec.protocol
+    in_parts = {"data": data, "schedule": as_schedule(spec.schedule.batch_size)}
+    names = [field.name for field in fields(spec) if field.name not in OF_A_MEMBER]
+    return tuple(in_parts.get(name, getattr(spec, name)) for name in names)

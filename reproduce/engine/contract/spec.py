@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, get_args
 from three_factors.datamodules.label_noise import LabelNoise
 from three_factors.datamodules.plan import check_batch_size
 from three_factors.datamodules.schedules import NoiseSchedule, as_schedule, known_bounds, round_batch_size
+from three_factors.lightning_modules.criterion import Criterion
 from three_factors.reproduce.engine.contract.measurements import PROTOCOL, AnyMeasurement, Watch
 from three_factors.reproduce.engine.contract.networks import MLPNetwork, Network
 from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 PATH_PROTOCOL = 2  # the same of lines
 RISES = (0.1, 0.5, 1.0)  # δ, by which the training loss rises above its value at the end of a line: widths are of these
-LOSSES = ("cross_entropy", "square")
 Tenth = Literal["steps", "epochs", "low noise"]
 PRECISIONS = {
     "float32": "32-true",
@@ -92,7 +92,10 @@ class Evaluations(Typed):
 
 @dataclass(frozen=True)
 class Keep(Typed):
-    """Says at which milestones `KeepWeights` keeps the weights, for measurements afterwards."""
+    """Says at which milestones `KeepWeights` keeps the weights, for measurements afterwards.
+
+    The worker hands its fields to the callback as they are: each must be one of `KeepWeights`'s keywords.
+    """
 
     initial: bool = False
     best: bool = False
@@ -104,6 +107,12 @@ class Keep(Typed):
         for level in self.loss_levels:
             if not (math.isfinite(level) and level > 0):
                 raise ValueError(f"loss_levels: {level!r} is not a positive finite number")
+
+    @property
+    def milestones(self) -> tuple[str, ...]:
+        """Names them as `Measurement.at` does."""
+        named = {"initial": self.initial, "best": self.best, "end": self.end}
+        return (*(name for name, kept in named.items() if kept), *(f"loss {level:g}" for level in self.loss_levels))
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,8 @@ class RunSpec(Typed):
         stop_at_loss: ends the run at the first evaluation with at most this loss on the training subset.
         stop_at_accuracy: likewise, with at least this accuracy on it.
         evaluations: more of them than at the ends of epochs.
-        loss: what is descended: cross-entropy, or the squared distance of the outputs from the label's indicator.
+        loss: what is descended: cross-entropy, or the squared distance of the outputs from the label's indicator. In
+            the worker it is `SGDClassifier.criterion`.
     """
 
     network: Network
@@ -146,7 +156,7 @@ class RunSpec(Typed):
     protocol: int = PROTOCOL
     stop_at_accuracy: float | None = field(default=None, metadata={"absent": None})
     evaluations: Evaluations | None = field(default=None, metadata={"absent": None})
-    loss: Literal["cross_entropy", "square"] = field(default="cross_entropy", metadata={"absent": "cross_entropy"})
+    loss: Criterion = field(default="cross_entropy", metadata={"absent": "cross_entropy"})
     current_protocol: ClassVar[int] = PROTOCOL
 
     def __post_init__(self) -> None:
@@ -165,8 +175,8 @@ class RunSpec(Typed):
             raise ValueError(f"sampling: {self.sampling!r} is neither 'shuffle' nor 'replacement'")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision: {self.precision!r} is not one of {', '.join(PRECISIONS)}")
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss: {self.loss!r} is not one of {', '.join(LOSSES)}")
+        if self.loss not in get_args(Criterion):
+            raise ValueError(f"loss: {self.loss!r} is not one of {', '.join(get_args(Criterion))}")
         if self.stop_at_loss is not None and not (math.isfinite(self.stop_at_loss) and self.stop_at_loss > 0):
             raise ValueError(f"stop_at_loss: {self.stop_at_loss!r} is not a positive finite number")
         if self.stop_at_accuracy is not None and not 0 < self.stop_at_accuracy <= 1:
@@ -199,9 +209,13 @@ class RunSpec(Typed):
 
 @dataclass(frozen=True)
 class PathSpec(Typed):
-    """The loss on the line through the ends of two runs of the same network, (1 - a) θ1 + a θ2.
+    """A line between the ends of two runs of the same network, (1 - a) θ1 + a θ2: its results are profiles of the loss.
+
+    The data and the loss are those of `start`.
 
     Attributes:
+        start: the run whose end is θ1.
+        end: that of θ2.
         alphas: where on it; 0 and 1 among them.
         examples: training and test examples it is evaluated on.
         directions: random filter-normalised directions from each end, for comparison.
@@ -235,7 +249,7 @@ class PathSpec(Typed):
             raise ValueError(f"until: {self.until!r} is not beyond the points of outward, {self.outward!r}")
         for run in (self.start, self.end):
             if run.keep is None or not run.keep.end:
-                raise ValueError("keep: a path needs runs that keep their weights at the end")
+                raise ValueError("keep: a line needs runs that keep their weights at the end")
 
     @cached_property  # asked for again and again
     def key(self) -> str:

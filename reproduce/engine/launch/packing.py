@@ -13,7 +13,7 @@ from filelock import FileLock
 from three_factors.reproduce.engine.contract.folders import PackFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.networks import MLPNetwork
-from three_factors.reproduce.engine.contract.packs import Pack, shared, stackable
+from three_factors.reproduce.engine.contract.packs import Pack, same_stack, stackable
 from three_factors.reproduce.engine.contract.spec import Item, RunSpec
 from three_factors.reproduce.engine.contract.stored import loads
 from three_factors.reproduce.engine.launch.task import Task
@@ -144,7 +144,7 @@ def formed(tasks: Sequence[Task], out: Path, at_once: int) -> list[Work]:
         if not isinstance(spec, RunSpec) or spec.key in begun or task.job.world_size > 1:
             continue
         if stackable(spec) and (always or wins(spec, task.job.accelerator)):
-            groups.setdefault((shared(spec), task.item.every_step), []).append(task)
+            groups.setdefault((same_stack(spec), task.item.every_step), []).append(task)
     for group in groups.values():
         parts = max(min(at_once, len(group) // 2), -(-len(group) // MOST))
         packs += [pack_of(group[i::parts], out) for i in range(parts) if len(group) > 1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from three_factors.reproduce.engine.contract.packs import shared, stackable
+from three_factors.reproduce.engine.contract.packs import same_stack, stackable
 from three_factors.reproduce.engine.contract.spec import Item, RunSpec
 from three_factors.reproduce.engine.contract.steps import cost_of
 
@@ -25,7 +25,7 @@ def part_of(items: Sequence[Item], place: tuple[int, int]) -> list[Item]:
     for item in items:
         spec = item.spec
         together = isinstance(spec, RunSpec) and stackable(spec)
-        groups.setdefault((shared(spec), item.every_step) if together else spec.key, []).append(item)  # type: ignore[arg-type]
+        groups.setdefault((same_stack(spec), item.every_step) if together else spec.key, []).append(item)  # type: ignore[arg-type]
     costs = {key: sum(_cost(item) for item in group) for key, group in groups.items()}
     loads, chosen = [0.0] * count, set[str]()
     for key in sorted(groups, key=lambda key: -costs[key]):  # stable: equal ones in the call's order

@@ -64,7 +64,7 @@ def publish(
     hopes: Mapping[str, Hope],
     seconds: float = 0.0,
 ) -> Published:
-    """Writes OUT/NAME/SCALE[-DATA][-ARM]/ and prints the verdicts.
+    """Writes OUT/NAME/SCALE[-DATA][-ARM][-PRECISION]/ and prints the verdicts.
 
     `seconds` that this call has spent on runs are added to those of earlier calls.
     """

@@ -22,8 +22,8 @@ from three_factors.reproduce.engine.contract.spec import RISES, PathSpec
 from three_factors.reproduce.engine.worker.train import (
     LostWeights,
     build_data,
-    build_module,
     configure_device,
+    module_of,
     read_weights,
 )
 
@@ -34,7 +34,7 @@ NEAREST = 1e-4  # |θ|: how near to an end a rise is looked for
 def follow(spec: PathSpec, job: Job, folder: PathFolder) -> dict[str, Any]:
     """Returns profiles on training and test examples, widths and barriers of the training loss; None for NaN."""
     started = time.time()
-    module = build_module(spec.start.network).to(configure_device(job))
+    module = module_of(spec.start).to(configure_device(job))
     data = build_data(spec.start, job)
     data.setup()
     train = data.measurement_batches(spec.examples, spec.batch_size)

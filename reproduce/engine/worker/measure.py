@@ -14,9 +14,9 @@ from three_factors.reproduce.engine.contract.spec import RunSpec
 from three_factors.reproduce.engine.worker.members import finite_only
 from three_factors.reproduce.engine.worker.train import (
     build_data,
-    build_module,
     configure_device,
     hessian_monitor,
+    module_of,
     read_weights,
     real,
 )
@@ -28,8 +28,7 @@ def measure(
     spec: RunSpec, measurement: AnyMeasurement, job: Job, folder: RunFolder
 ) -> dict[str, dict[str, float | None]]:
     """Returns milestone -> values, of the milestones that the finished run reached; NaN becomes None."""
-    module = build_module(spec.network).to(configure_device(job), real(spec))
-    module.criterion = spec.loss
+    module = module_of(spec).to(configure_device(job), real(spec))
     data = build_data(spec, job)
     data.setup()
     of_weights = (

@@ -101,7 +101,7 @@ class PackModule(pl.LightningModule):
         self.automatic_optimization = False
         self.job, self.where = job, device
         first = specs[0]
-        self.criterion, self.shared = first.loss, first
+        self.criterion = first.loss
         self.real = real(first)
         self.data = stacked_data(specs, job, device)
         self.places = [

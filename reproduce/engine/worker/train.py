@@ -62,14 +62,21 @@ def build_module(network: Network, lr: float = 0.0, momentum: float = 0.0, weigh
     return module
 
 
+def module_of(spec: RunSpec) -> Any:
+    """Returns a run's LightningModule: its network, its loss, its optimiser's numbers at the start."""
+    lr = as_schedule(spec.schedule.lr)(0.0)
+    module = build_module(spec.network, lr, spec.momentum, spec.weight_decay)
+    module.criterion = spec.loss
+    return module
+
+
 def initial_module(spec: RunSpec) -> Any:
     """Returns a run's LightningModule with its weights at the start, in the precision that it was initialised in.
 
     Where the environment's `ROUNDED` is set they are one rounding away: the same run on another machine, so to speak.
     """
     torch.manual_seed(integer_seed(spec.seed, "weights"))
-    lr = as_schedule(spec.schedule.lr)(0.0)
-    module = build_module(spec.network, lr, spec.momentum, spec.weight_decay)
+    module = module_of(spec)
     if os.environ.get(ROUNDED):
         with torch.no_grad():
             for p in module.parameters():
@@ -190,7 +197,6 @@ def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) ->
     """
     where = configure_device(job, spec.precision)
     module = initial_module(spec)
-    module.criterion = spec.loss
     module.gradient_noise, renewing = build_noise(spec)
     noise = NoiseScheduler(spec.schedule)
     watch = None if spec.watch is None else hessian_monitor(spec.watch.curvature, spec.watch.every)

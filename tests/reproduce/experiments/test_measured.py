@@ -1,14 +1,18 @@
 """What is measured and evaluated where, and which arms there are, at gpu and paper scale; nothing is trained."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tests.reproduce.figures import SCRIPTS, figure, pair, plan, source, specs
+from tests.reproduce.specs import SMALL, SPEC
 from three_factors.datamodules.schedules import as_schedule
-from three_factors.reproduce.engine.contract.measurements import NoiseMeasurement
+from three_factors.reproduce.engine.contract.measurements import Measurement, NoiseMeasurement
+from three_factors.reproduce.engine.contract.spec import Keep
 from three_factors.reproduce.engine.contract.steps import ends_from, evaluated, lengths, of_what
+from three_factors.reproduce.engine.experiment import Setting
 from three_factors.reproduce.engine.options import Options
 from three_factors.reproduce.engine.planning import FigurePlan
 
@@ -49,6 +53,28 @@ def test_what_is_measured_at_which_milestones(name, scale):
         wanted |= {(where, f"training {m}") for where in (*at, *levels) for m in ("top_eigenvalue", "batch_sharpness")}
         wanted |= {(where, "noise") for where in (*at, *levels)} if noise else set()
         assert there == wanted
+
+
+@pytest.mark.parametrize(
+    ("keep", "at"),
+    [
+        (None, "end"),
+        (Keep(end=False), "end"),
+        (Keep(), "initial"),
+        (Keep(), "best"),
+        (Keep(loss_levels=(0.1,)), "loss 0.3"),
+    ],
+)
+def test_a_measurement_where_a_run_keeps_no_weights_is_refused_by_its_milestone(keep, at):
+    with pytest.raises(ValueError, match=f"measurements: '{at}' is no milestone"):
+        Setting(replace(SPEC, keep=keep), measurements=(Measurement(SMALL, (at,)),))
+
+
+@pytest.mark.parametrize("of", [Measurement(SMALL), NoiseMeasurement(8, 5, 20)], ids=lambda of: type(of).__name__)
+def test_a_measurement_is_taken_at_every_milestone_that_a_run_keeps(of):
+    everywhere = replace(of, at=("initial", "best", "end", "loss 0.1", "loss 2"))
+    keep = Keep(initial=True, best=True, loss_levels=(0.1, 2.0))
+    assert Setting(replace(SPEC, keep=keep), measurements=(everywhere,)).measurements == (everywhere,)
 
 
 def test_figure_6_follows_batch_sharpness_in_train_mode_where_all_data_are_used():

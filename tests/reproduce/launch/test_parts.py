@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.reproduce import script
 from tests.reproduce.figures import plan
 from three_factors.reproduce.engine.contract.job import Job
-from three_factors.reproduce.engine.contract.packs import shared
+from three_factors.reproduce.engine.contract.packs import same_stack
 from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.steps import cost_of
 from three_factors.reproduce.engine.launch.devices import Hardware
@@ -42,7 +42,7 @@ def test_what_is_stacked_stays_together(count):
     homes = {}
     for k in range(1, count + 1):
         for item in part_of(items, (k, count)):
-            homes.setdefault(shared(item.spec), set()).add(k)
+            homes.setdefault(same_stack(item.spec), set()).add(k)
     assert len(homes) == 5  # batch sizes
     assert all(len(of) == 1 for of in homes.values())
 

@@ -11,7 +11,7 @@ import pytest
 from tests.reproduce.figures import figure as named
 from tests.reproduce.figures import source
 from three_factors.datamodules.prepared import prepare
-from three_factors.reproduce.engine.experiment import PAPERS
+from three_factors.reproduce.engine.experiment import PAPERS, Experiment
 from three_factors.reproduce.engine.judge.looks import look
 from three_factors.reproduce.engine.judge.table import Table
 from three_factors.reproduce.engine.judge.verdicts import judge
@@ -91,6 +91,16 @@ def test_results_in_another_precision_than_the_scales_are_current_where_they_say
         assert is_current(figure, tmp_path, "smoke", tmp_path) is current, precision
     written(tmp_path, left(tmp_path, figure, MNIST) | {"precision": "float32"})
     assert is_current(figure, tmp_path, "smoke", tmp_path)
+
+
+def test_results_of_a_figure_that_imagines_no_world_are_current_by_their_keys(tmp_path, monkeypatch):
+    figure = named("fig15")
+    told = left(tmp_path, figure, MNIST)
+    monkeypatch.setattr(type(figure.experiment), "imagined", Experiment.imagined)
+    assert is_current(figure, tmp_path, "smoke", tmp_path)
+    for change in ({"measured": []}, {"runs": {}}):
+        written(tmp_path, told | change)
+        assert not is_current(figure, tmp_path, "smoke", tmp_path), change
 
 
 def test_of_a_tuned_figure_the_runs_that_its_table_chooses_count_too(tmp_path):

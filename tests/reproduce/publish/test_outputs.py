@@ -1,6 +1,7 @@
 """What a figure leaves behind when some of its runs diverged or are missing."""
 
 import json
+import re
 from dataclasses import replace
 from threading import Thread
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 from filelock import Timeout
 
 from tests.reproduce.figures import source
+from tests.reproduce.script import ROOT
 from tests.reproduce.specs import SPEC
 from three_factors.reproduce.engine.contract.files import lock, write_json
 from three_factors.reproduce.engine.contract.results import Results
@@ -32,6 +34,22 @@ from three_factors.reproduce.fig4 import FIGURE, panels
 
 CIFAR10 = source("cifar10")
 CONTEXT = Context(FIGURE, Options(), CIFAR10, 4, "")
+
+
+FOLDER = "SCALE[-DATA][-ARM][-PRECISION]"  # as it is told
+
+
+def test_a_results_folder_is_named_by_what_is_not_the_figures_first_choice():
+    assert CONTEXT.folder == "quick"
+    options = Options(arm="no-bn", precision="tf32")
+    other = replace(CONTEXT, options=options, source=source("mnist"), arm=FIGURE.arm("no-bn"))
+    assert other.folder == "quick-mnist-no-bn-tf32"
+
+
+@pytest.mark.parametrize("told", ["README.md", "engine/publish/outputs.py", "engine/publish/stored.py"])
+def test_a_results_folder_is_told_by_its_whole_name(told):
+    text = (ROOT / "reproduce" / told).read_text()
+    assert set(re.findall(r"/NAME/(SCALE[-\w\[\]]*)", text)) == {FOLDER}
 
 
 def write(results, run, status, losses):

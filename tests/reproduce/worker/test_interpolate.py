@@ -56,6 +56,20 @@ def test_the_ends_of_a_line_are_its_runs(line):
         assert found["final"][f"loss {name}"] == pytest.approx(result["final"]["train_subset/loss"], rel=0.25)
 
 
+def test_a_line_between_runs_of_the_square_loss_is_of_that_loss(tmp_path):
+    job, plain = Job(prepare("digits28")), replace(SPEC, network=MLPNetwork(hidden=(16,)), loss="square")
+    runs = [replace(plain, schedule=NoiseSchedule(0.02, size)) for size in (32, 80)]
+    path = PathSpec(*runs, ALPHAS, 320, 160, directions=0)
+    folder = PathFolder(tmp_path / "paths" / path.key)
+    folder.path.mkdir(parents=True)
+    for spec in runs:
+        folder.run(spec).path.mkdir(parents=True)
+    results = [train(spec, job, folder.run(spec)) for spec in runs]
+    found = follow(path, job, folder)["final"]
+    for name, result in zip(("θ1", "θ2"), results):
+        assert found[f"loss {name}"] == pytest.approx(result["final"]["train_subset/loss"], rel=1e-4)
+
+
 def test_widths_grow_with_the_rise_and_what_is_not_reached_is_missing(line):
     final = line[-1]["final"]
     for name in ("θ1", "θ2"):
@@ -95,7 +109,7 @@ def test_a_random_direction_has_each_filters_norm_and_leaves_vectors_alone():
         ({"alphas": (0.0, 0.5)}, "alphas: "),
         ({"examples": 0}, "examples: 0"),
         ({"batch_size": 1}, "batch_size: 1"),
-        ({"end": replace(SPEC, keep=None)}, "keep: a path needs"),
+        ({"end": replace(SPEC, keep=None)}, "keep: a line needs"),
     ],
 )
 def test_a_line_that_cannot_be_followed_is_refused(change, words):

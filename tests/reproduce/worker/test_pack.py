@@ -15,7 +15,7 @@ from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.measurements import Curvature, Measurement, NoiseMeasurement
 from three_factors.reproduce.engine.contract.networks import MLPNetwork
 from three_factors.reproduce.engine.contract.noise import GaussianNoise, HalfBatchNoise, Renewal
-from three_factors.reproduce.engine.contract.packs import Pack, shared, stackable
+from three_factors.reproduce.engine.contract.packs import Pack, same_stack, stackable
 from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import Data, Evaluations, Keep, RunSpec
 from three_factors.reproduce.engine.worker.measure import measure
@@ -140,7 +140,7 @@ def same(packed, single):
 def test_every_member_ends_as_its_own_run_does(name, job, tmp_path):
     specs = PACKS[name]
     assert all(map(stackable, specs))
-    assert len({shared(spec) for spec in specs}) == 1
+    assert len({same_stack(spec) for spec in specs}) == 1
     folders = together(specs, replace(job, every_step=True), tmp_path)
     for spec, folder in zip(specs, folders):
         single = alone(spec, replace(job, every_step=True), tmp_path / "alone")

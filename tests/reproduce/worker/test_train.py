@@ -1,19 +1,22 @@
 """One run: what it records, that it is a function of its spec, and what happens when it diverges."""
 
+import inspect
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 
+from three_factors import lightning_modules
+from three_factors.callbacks import HessianMonitor, KeepWeights
 from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, Triangle
 from three_factors.reproduce.engine.contract import provenance
 from three_factors.reproduce.engine.contract.files import write_json
 from three_factors.reproduce.engine.contract.job import ROUNDED
 from three_factors.reproduce.engine.contract.measurements import Curvature, Measurement, Watch
-from three_factors.reproduce.engine.contract.networks import MLPNetwork, VGG11Network
+from three_factors.reproduce.engine.contract.networks import MLPNetwork, ResNet56Network, VGG11Network
 from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import Data, Keep, RunSpec
 from three_factors.reproduce.engine.contract.steps import planned
@@ -39,6 +42,18 @@ def job():
 
 def train(spec, job, folder):
     return train_in(spec, job, RunFolder(folder))
+
+
+NETWORKS = {kind: getattr(lightning_modules, kind.module) for kind in (MLPNetwork, ResNet56Network, VGG11Network)}
+
+
+@pytest.mark.parametrize(
+    ("described", "made"),
+    [(Curvature, HessianMonitor), (Keep, KeepWeights), *NETWORKS.items()],
+    ids=lambda kind: kind.__name__,
+)
+def test_every_field_of_what_describes_is_a_keyword_of_what_is_made(described, made):
+    assert {field.name for field in fields(described)} <= inspect.signature(made).parameters.keys()
 
 
 def rows(folder):
