@@ -247,6 +247,9 @@ class PathSpec(Typed):
                 raise ValueError(f"{name}: {getattr(self, name)} is less than {smallest}")
         if self.until is not None and not (self.outward and self.until >= max(self.outward)):
             raise ValueError(f"until: {self.until!r} is not beyond the points of outward, {self.outward!r}")
+        for name in ("network", "loss"):
+            if getattr(self.start, name) != getattr(self.end, name):
+                raise ValueError(f"{name}: the ends of a line have two")
         for run in (self.start, self.end):
             if run.keep is None or not run.keep.end:
                 raise ValueError("keep: a line needs runs that keep their weights at the end")

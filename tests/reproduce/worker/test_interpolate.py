@@ -110,6 +110,8 @@ def test_a_random_direction_has_each_filters_norm_and_leaves_vectors_alone():
         ({"examples": 0}, "examples: 0"),
         ({"batch_size": 1}, "batch_size: 1"),
         ({"end": replace(SPEC, keep=None)}, "keep: a line needs"),
+        ({"end": replace(SPEC, loss="square")}, "loss: the ends of a line have two"),
+        ({"end": replace(SPEC, network=replace(SPEC.network, hidden=(8,)))}, "network: the ends of a line have two"),
     ],
 )
 def test_a_line_that_cannot_be_followed_is_refused(change, words):
