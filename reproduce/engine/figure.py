@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from three_factors.reproduce.engine.definition import Context, Definition, Figure
 from three_factors.reproduce.engine.launch import interrupts
 from three_factors.reproduce.engine.launch.ending import end_with
-from three_factors.reproduce.engine.options import EPOCHS, KEPT, OF_ALL, InputError, Options, check_place, parse
+from three_factors.reproduce.engine.options import (
+    ARCHIVED_SCALES,
+    EPOCHS,
+    OF_ALL,
+    InputError,
+    Options,
+    check_place,
+    parse,
+)
 
 if TYPE_CHECKING:
     from three_factors.datamodules.prepared import Prepared
@@ -63,7 +71,7 @@ class _Session:
         trains = isinstance(definition, Figure)
         self.slots = slots_of(options, trains=trains)
         self.hardware = self.slots.hardware
-        archive = archived.Archive() if options.archive or options.scale in KEPT else None
+        archive = archived.Archive() if options.archive or options.scale in ARCHIVED_SCALES else None
         self.server, self.results = Server(), Results(options.out, archive)
         self.source = resolve(definition, options, self.server, say, archive)
         self.plan: Plan = plan_of(definition, options, self.source, arm)
@@ -206,8 +214,8 @@ class _Session:
         """Returns what runs get besides their specs; `alone` on one device."""
         from three_factors.reproduce.engine.contract import provenance
 
-        place = place_of(self.options, self.source, self.slots, alone=alone)
-        return replace(place, made=provenance.bits(self.hardware.name))
+        job = job_of(self.options, self.source, self.slots, alone=alone)
+        return replace(job, made=provenance.bits(self.hardware.name))
 
     def _work(self, work: Sequence[Work], watcher: Watcher, *, alone: bool) -> None:
         """Does it here. Several single runs share a GPU, a pack has one to itself."""
@@ -262,9 +270,7 @@ class Slots:
     hardware: Hardware
 
 
-def place_of(
-    options: Options, source: Prepared | None, slots: Slots, threads: int | None = None, *, alone: bool
-) -> Job:
+def job_of(options: Options, source: Prepared | None, slots: Slots, threads: int | None = None, *, alone: bool) -> Job:
     """Returns what runs get without what the code is: that takes a second to find out, and forecasts do without."""
     from three_factors.reproduce.engine.contract.job import Job
 
@@ -285,7 +291,7 @@ def prospects_of(
     packs = None if options.no_packs else alone
 
     def job(threads: int | None) -> Job:
-        return place_of(options, source, slots, threads, alone=False)
+        return job_of(options, source, slots, threads, alone=False)
 
     return Prospects(server, results, slots.here, slots.at_once, job, packs, lanes)
 
