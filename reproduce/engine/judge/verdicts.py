@@ -209,7 +209,7 @@ def _worded(finding: Finding, look: Look, holm: dict[str, float], before: dict[s
         holm_refute=holm["not supported"],
     )
     spent, why_not = before[claim.id], finding.why_not(look.level)
-    stood = next((line for line in spent if line.word in DECISIVE), None)  # the first decision, whatever came later
+    stood = next((line for line in spent if line.verdict in DECISIVE), None)  # the first decision, whatever came later
     this = next((line for line in spent if look.counts and line.look == look.number), None)
     if stood is not None and (stood is not this or why_not or finding.estimate is None):
         return _kept(claim, stood, why_not)
@@ -218,7 +218,7 @@ def _worded(finding: Finding, look: Look, holm: dict[str, float], before: dict[s
     if not look.counts:
         return replace(claim, verdict="not judged", note=joined(BETWEEN_LOOKS.format(claim.n), claim.note))
     verdict, notes = _decided(finding, look, holm)
-    if this is not None and (this.word != verdict or not _same(this.value, claim.value)):
+    if this is not None and (this.verdict != verdict or not _same(this.value, claim.value)):
         return _kept(claim, this)
     short = isinstance(finding.rule, Direction) and finding.p_refute <= look.level
     small = verdict == "supported" and short
@@ -227,8 +227,8 @@ def _worded(finding: Finding, look: Look, holm: dict[str, float], before: dict[s
 
 def _kept(claim: Claim, line: Spent, why_not: str = "") -> Claim:
     """Returns a claim with the word of a look that was spent, and what is found now beside it."""
-    now = STANDS.format("decided" if line.word in DECISIVE else "judged", line.look, interval(claim.as_json()))
-    return replace(claim, verdict=line.word, note=joined(why_not, now, claim.note))  # type: ignore[arg-type]
+    now = STANDS.format("decided" if line.verdict in DECISIVE else "judged", line.look, interval(claim.as_json()))
+    return replace(claim, verdict=line.verdict, note=joined(why_not, now, claim.note))
 
 
 def _same(first: float | None, second: float | None) -> bool:

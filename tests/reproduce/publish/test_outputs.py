@@ -173,7 +173,7 @@ def test_a_look_is_spent_before_its_word_is_published(tmp_path):
     (spent,) = ledger.read(tmp_path).of(
         "fig4.cyclic.share", replace(CONTEXT, options=Options()).place, FIGURE.rules("epochs")
     )
-    assert (spent.look, spent.word) == (1, "supported")
+    assert (spent.look, spent.verdict) == (1, "supported")
     (claim,) = look_at(tmp_path, -1.0).claims
     assert claim["verdict"] == "supported"
     assert claim["note"].startswith("decided at look 1; now -0.98")
