@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from three_factors.reproduce.engine.contract.job import Job
     from three_factors.reproduce.engine.contract.results import Results
     from three_factors.reproduce.engine.contract.spec import Item
+    from three_factors.reproduce.engine.judge.power import Hope
     from three_factors.reproduce.engine.launch.devices import Hardware
     from three_factors.reproduce.engine.launch.packing import Work
     from three_factors.reproduce.engine.launch.runner import Watcher
@@ -84,7 +85,7 @@ class _Session:
 
     def run(self) -> int:
         """Does everything; returns the exit status."""
-        from three_factors.reproduce.engine import prospects
+        from three_factors.reproduce.engine import judging, prospects
 
         options = self.options
         self._say_where()
@@ -97,7 +98,7 @@ class _Session:
         if options.plot_only and not cached:
             self.say("nothing to draw: without --plot-only the runs are made")
             return 1
-        hopes = prospects.hopes(self.context, self.say)
+        hopes = judging.powers(self.context, self.say)
         mirror, items, made = self._mirror(), list[Any](), False
         try:
             for stage in map(self._only, self.plan.stages(self.results, self.say)):
@@ -191,8 +192,9 @@ class _Session:
                 mirror.copy(item, self.results.folder(item.spec), result)
         return bool(todo)
 
-    def _conclude(self, items: list[Item], hopes: Any, mirror: Any, *, made: bool) -> list[Item]:
-        """Draws, judges and writes what is there. Returns the items that are missing."""
+    def _conclude(self, items: list[Item], hopes: dict[str, Hope], mirror: Any, *, made: bool) -> list[Item]:
+        """Judges, draws and writes what is there. Returns the items that are missing."""
+        from three_factors.reproduce.engine import judging
         from three_factors.reproduce.engine.publish import outputs
 
         missing = self.results.missing(items, self.say)
@@ -202,7 +204,8 @@ class _Session:
             return missing
         seconds = time.monotonic() - self.started if made else 0.0
         hopes = {} if missing else hopes  # they are about the whole experiment
-        found = outputs.publish(self.context, items, evidence, missing, hopes, seconds)
+        judged = judging.looked_at(self.context, items, evidence, missing, hopes)
+        found = outputs.publish(self.context, items, evidence, missing, judged, seconds)
         name = self.definition.name
         self.say(f"written: {found.folder}/{{{name}.png,{name}.svg,{','.join(outputs.FILES)}}}")
         mirror.figure(found.picture, found.frame, found.claims)
