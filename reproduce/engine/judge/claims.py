@@ -61,11 +61,13 @@ class Finding:
         rule: by which it is judged.
         estimate: None where too few runs have a value.
         labels: the settings whose runs it is about; empty if it is about all of the figure's.
-        gate: the one-sided p of noise acting on the same outcome; without that, alike pairs show nothing. None where
+        gate: the one-sided p of noise acting on the same outcome, without which alike pairs show nothing. Where it is
+            above the look's level the claim is not supported but inconclusive, and may still be refuted; None where
             there is no such condition.
         unit: "share" for a share of 1, printed as percentage points.
         unjudged: why it is given no word, whatever was found; "" if it is.
-        needs: the one-sided p of what has to be shown before it is given a word, and why there is none where it is not.
+        needs: the one-sided p of what has to be shown before it is given any word, and why there is none where it is
+            not. Where it is above the look's level the claim is not judged, whatever was found, and spends no look.
     """
 
     about: Statement
