@@ -14,11 +14,9 @@ from typing import Any
 from three_factors.reproduce.engine.judge.claims import Finding, Quantity, Unit, check_ids, joined
 from three_factors.reproduce.engine.judge.looks import ALPHA, DECISIVE, LEVELS, Look, Spent
 from three_factors.reproduce.engine.judge.rules import Direction, Verdict, as_json
-from three_factors.reproduce.engine.judge.stored_claims import interval
+from three_factors.reproduce.engine.judge.stored_claims import GATED, HOLM, interval
 
-HOLM = "alone it would be {}; not with the figure's other primary claims counted (Holm)"
 SMALLER = "smaller than of interest"
-GATED = "no effect of noise on this outcome is shown, so that being alike says nothing"
 BETWEEN_LOOKS = "no word at {} seeds: it has the interval of the next look"
 STANDS = "{} at look {}; now {}"
 OTHER_RUNS = "look {} was spent by other runs"
@@ -40,9 +38,12 @@ class Claim:
         primary: whether it is given a word.
         look: the number of the look; None where there was none.
         confidence: of the interval.
-        p_support: one-sided, at this look alone.
-        p_refute: likewise.
-        holm_support: after the correction for looks and for the figure's other primary claims.
+        p_support: one-sided, at this look alone; the larger of the rule's p and the gate's (`Finding.gate`). A support
+            needs at most the look's level, (1 - confidence) / 2.
+        p_refute: likewise, by the rule alone.
+        holm_support: the least p_support over the looks, each on the scale of all, adjusted for the figure's other
+            primary claims. A support needs at most 5 % of it besides. Where p_support is above the level this is
+            large too, and not what was lacking: see `stored_claims.why_undecided`.
         holm_refute: likewise.
         small: whether the effect is shown to be smaller than of interest.
         spread: the sd of one replicate on the scale that it is averaged on.

@@ -13,7 +13,7 @@ from three_factors.reproduce.engine.contract.files import lock, read_cache, writ
 from three_factors.reproduce.engine.contract.folders import FOLDERS
 from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.definition import BESIDE, Context
-from three_factors.reproduce.engine.judge.stored_claims import interval
+from three_factors.reproduce.engine.judge.stored_claims import interval, why_undecided
 from three_factors.reproduce.engine.judge.verdicts import Claim
 from three_factors.reproduce.engine.options import EPOCHS
 from three_factors.reproduce.engine.publish.picture import KINDS, save
@@ -177,6 +177,8 @@ def _facts(claim: Claim) -> list[str]:
     facts = [interval(claim.as_json()) + level, f"n {claim.n}"]
     if claim.look is not None and claim.verdict != "not judged":
         facts.append(f"look {claim.look}")
+    if lacking := why_undecided(claim.as_json()):
+        facts.append(lacking)
     if claim.power is not None:
         facts.append(f"power {100 * claim.power[0]:.0f} %")
     return [*facts, *([f"paper: {claim.paper}"] if claim.paper else []), *([claim.note] if claim.note else [])]

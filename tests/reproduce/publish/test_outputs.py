@@ -184,6 +184,11 @@ def test_a_look_is_spent_before_its_word_is_published(tmp_path):
     assert claim["note"].startswith("decided at look 1; now -0.98")
 
 
+def test_an_undecided_claim_says_in_the_terminal_what_it_lacked(tmp_path, capsys):
+    look_at(tmp_path, 0.08)
+    assert " · look 1 · support: p 0.059, at most 0.025 needed" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("scale", ["quick", "paper"])
 def test_every_setting_that_is_trained_is_drawn_and_judged(scale):
     random = np.random.default_rng(0)
