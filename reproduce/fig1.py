@@ -43,7 +43,7 @@ FIGURE = Figure(
     primary=("norm", "accuracy", "wider"),
     draw=panels,
     beside=lambda table, axes: draw_beside(table, axes, BATCH_NORM_MLP),
-    arms=(*arms.CONSTANT, *arms.BATCH_NORM, *arms.EVERY, arms.SVAG),
+    arms=(*arms.CONSTANT, *arms.BATCH_NORM, *arms.FOR_ALL, arms.SVAG),
     later={arms.TIME.name: 2},  # t_eta differed by 9 %
 )
 

@@ -29,7 +29,7 @@ FIGURE = Figure(
     primary=("wider",),
     spread="one a panel",
     draw=lambda table, axes: draw_seeds(table, axes, SMALL_TO_BASE),
-    arms=(*arms.BATCH_NORM, *arms.EVERY),
+    arms=(*arms.BATCH_NORM, *arms.FOR_ALL),
 )
 
 if __name__ == "__main__":

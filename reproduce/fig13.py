@@ -82,7 +82,7 @@ FIGURE = Figure(
     primary=("cyclic.curves", "constant.curves"),
     draw=draw,
     edition=2,  # where a run ends was another stretch of epochs where S cycles
-    arms=(*arms.BATCH_NORM, *arms.EVERY, *arms.TRIPLET),
+    arms=(*arms.BATCH_NORM, *arms.FOR_ALL, *arms.TRIPLET),
 )
 
 

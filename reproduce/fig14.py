@@ -52,7 +52,7 @@ FIGURE = Figure(
     check=check,
     draw=draw,
     spread="means",
-    arms=(*arms.CONSTANT, *arms.EVERY),
+    arms=(*arms.CONSTANT, *arms.FOR_ALL),
 )
 
 

@@ -150,7 +150,7 @@ FIGURE = Figure(
     primary=("norm", "effective"),
     draw=draw,
     beside=draw_beside,
-    arms=arms.EVERY,  # the best epoch is before the end, and the others change that alone
+    arms=arms.FOR_ALL,  # the best epoch is before the end, and the others change that alone
 )
 
 

@@ -61,7 +61,7 @@ FIGURE = Figure(
     draw=draw,
     beside=draw_beside,
     edition=2,  # where a run ends was another stretch of epochs where S cycles
-    arms=(*arms.BATCH_NORM, *arms.EVERY, *arms.TRIPLET),
+    arms=(*arms.BATCH_NORM, *arms.FOR_ALL, *arms.TRIPLET),
 )
 
 

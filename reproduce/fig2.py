@@ -47,7 +47,7 @@ FIGURE = Figure(
     spread="mean and range",
     draw=lambda table, axes: draw(table, axes, list(LINES)),
     beside=lambda table, axes: draw(table, axes, [OTHER_START]),
-    arms=(*arms.CONSTANT, *arms.BATCH_NORM, *arms.EVERY, *arms.TRIPLET),
+    arms=(*arms.CONSTANT, *arms.BATCH_NORM, *arms.FOR_ALL, *arms.TRIPLET),
     later={arms.TIME.name: 3},  # t_eta differed by 20 %; ends that are no minima were judged
 )
 

@@ -32,7 +32,7 @@ FIGURE = Figure(
     primary=("wide", "deep"),
     spread="mean and range",
     draw=lambda table, axes: draw(table, axes, list(EQUAL_NOISE)),
-    arms=(*arms.BATCH_NORM, *arms.EVERY, *arms.TRIPLET),
+    arms=(*arms.BATCH_NORM, *arms.FOR_ALL, *arms.TRIPLET),
 )
 
 

@@ -55,7 +55,7 @@ def controls() -> list[tuple[claims.Statement, str, str]]:
     cycle = "a cycle ends higher than constant noise of its mean"
     small, cyclic = cycles.SMALL_S, cycles.CYCLIC_S
     return [
-        (claims.Statement("noise", noise, control_of=claims.EVERY), small, cycles.NOISE_CONTROL),
+        (claims.Statement("noise", noise, control_of=claims.ALL_CLAIMS), small, cycles.NOISE_CONTROL),
         (claims.Statement("root", root, control_of="constant"), small, cycles.ROOT_TIME),
         (claims.Statement("mean_noise", cycle, control_of="cyclic"), cyclic, cycles.MEAN_NOISE),
     ]
@@ -117,7 +117,7 @@ FIGURE = Figure(
     primary=("cyclic.share", "constant.share"),
     draw=draw,
     edition=2,  # where a run ends was another stretch of epochs where S cycles
-    arms=(*arms.BATCH_NORM, *arms.EVERY, *arms.TRIPLET),
+    arms=(*arms.BATCH_NORM, *arms.FOR_ALL, *arms.TRIPLET),
 )
 
 

@@ -61,7 +61,7 @@ FIGURE = Figure(
     primary=("endpoint", "after"),
     draw=draw,
     spread="a point a run",
-    arms=(*arms.CONSTANT, *arms.EVERY, arms.MEMORISED_ALL),
+    arms=(*arms.CONSTANT, *arms.FOR_ALL, arms.MEMORISED_ALL),
 )
 
 

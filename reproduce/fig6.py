@@ -147,7 +147,7 @@ FIGURE = Figure(
     primary=("rises", "half_noise", "edge"),
     draw=draw,
     beside=draw_beside,
-    arms=(*arms.BATCH_NORM, *arms.EVERY),
+    arms=(*arms.BATCH_NORM, *arms.FOR_ALL),
 )
 
 

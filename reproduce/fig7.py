@@ -51,7 +51,7 @@ FIGURE = Figure(
     check=check,
     primary=("factor",),
     draw=draw,
-    arms=(*arms.BATCH_NORM, *arms.EVERY),
+    arms=(*arms.BATCH_NORM, *arms.FOR_ALL),
 )
 
 

@@ -85,7 +85,7 @@ FIGURE = Figure(
     check=check,
     primary=("interior", "location", "slope"),
     draw=draw,
-    arms=(*arms.CONSTANT, *arms.BATCH_NORM, *arms.EVERY, arms.SVAG),
+    arms=(*arms.CONSTANT, *arms.BATCH_NORM, *arms.FOR_ALL, arms.SVAG),
     later={arms.TIME.name: 2},  # t_eta differed by up to 2.7
 )
 

@@ -81,7 +81,7 @@ FIGURE = Figure(
     primary=("norm", "accuracy"),
     draw=panels,
     beside=lambda table, axes: draw_beside(table, axes, DEEP_MLP),
-    arms=(*arms.CONSTANT, *arms.EVERY),
+    arms=(*arms.CONSTANT, *arms.FOR_ALL),
 )
 
 

@@ -289,7 +289,7 @@ FIGURE = Figure(
     primary=tuple(f"{PLAIN}.{name}" for name in PRIMARY),
     draw=draw,
     beside=draw_beside,
-    arms=(*arms.TRIPLET, arms.NO_BN, *arms.EVERY),
+    arms=(*arms.TRIPLET, arms.NO_BN, *arms.FOR_ALL),
 )
 
 

@@ -99,7 +99,7 @@ FIGURE = Figure(
     draw=draw,
     beside=draw_tuning,
     edition=2,  # where a run ends was another stretch of epochs where S cycles
-    arms=(*arms.BATCH_NORM, *arms.EVERY),  # its quench, of the constant alone, is one of its settings
+    arms=(*arms.BATCH_NORM, *arms.FOR_ALL),  # its quench, of the constant alone, is one of its settings
 )
 
 

@@ -91,7 +91,7 @@ FIGURE = Figure(
     check=check,
     primary=tuple(str(share) for share in SHARES),
     draw=draw,
-    arms=(arms.NO_BN, *arms.EVERY),
+    arms=(arms.NO_BN, *arms.FOR_ALL),
 )
 
 

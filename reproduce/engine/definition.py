@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 BESIDE = "controls"  # how the name of a figure's second picture ends
 SIMULATION = "simulation"  # what stands for a data set where there is none
-MOST = 4  # primary claims of a figure
+MOST_PRIMARY = 4  # primary claims of a figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +129,8 @@ class Figure(Definition):
     spread: str = "mean ± sd"
 
     def __post_init__(self) -> None:
-        if self.primary is None or len(self.primary) > MOST:
-            raise ValueError(f"primary: {self.name} names more than {MOST} primary claims")
+        if self.primary is None or len(self.primary) > MOST_PRIMARY:
+            raise ValueError(f"primary: {self.name} names more than {MOST_PRIMARY} primary claims")
 
     @property
     def flags(self) -> tuple[str, ...]:

@@ -14,13 +14,22 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from three_factors.reproduce.engine.definition import Context, Definition, Figure
 from three_factors.reproduce.engine.launch import interrupts
 from three_factors.reproduce.engine.launch.ending import end_with
-from three_factors.reproduce.engine.options import EPOCHS, KEPT, OF_ALL, InputError, Options, check_place, parse
+from three_factors.reproduce.engine.options import (
+    ARCHIVED_SCALES,
+    EPOCHS,
+    OF_ALL,
+    InputError,
+    Options,
+    check_place,
+    parse,
+)
 
 if TYPE_CHECKING:
     from three_factors.datamodules.prepared import Prepared
     from three_factors.reproduce.engine.contract.job import Job
     from three_factors.reproduce.engine.contract.results import Results
     from three_factors.reproduce.engine.contract.spec import Item
+    from three_factors.reproduce.engine.judge.power import Hope
     from three_factors.reproduce.engine.launch.devices import Hardware
     from three_factors.reproduce.engine.launch.packing import Work
     from three_factors.reproduce.engine.launch.runner import Watcher
@@ -63,7 +72,7 @@ class _Session:
         trains = isinstance(definition, Figure)
         self.slots = slots_of(options, trains=trains)
         self.hardware = self.slots.hardware
-        archive = archived.Archive() if options.archive or options.scale in KEPT else None
+        archive = archived.Archive() if options.archive or options.scale in ARCHIVED_SCALES else None
         self.server, self.results = Server(), Results(options.out, archive)
         self.source = resolve(definition, options, self.server, say, archive)
         self.plan: Plan = plan_of(definition, options, self.source, arm)
@@ -76,7 +85,7 @@ class _Session:
 
     def run(self) -> int:
         """Does everything; returns the exit status."""
-        from three_factors.reproduce.engine import prospects
+        from three_factors.reproduce.engine import judging, prospects
 
         options = self.options
         self._say_where()
@@ -89,7 +98,7 @@ class _Session:
         if options.plot_only and not cached:
             self.say("nothing to draw: without --plot-only the runs are made")
             return 1
-        hopes = prospects.hopes(self.context, self.say)
+        hopes = judging.powers(self.context, self.say)
         mirror, items, made = self._mirror(), list[Any](), False
         try:
             for stage in map(self._only, self.plan.stages(self.results, self.say)):
@@ -183,8 +192,9 @@ class _Session:
                 mirror.copy(item, self.results.folder(item.spec), result)
         return bool(todo)
 
-    def _conclude(self, items: list[Item], hopes: Any, mirror: Any, *, made: bool) -> list[Item]:
-        """Draws, judges and writes what is there. Returns the items that are missing."""
+    def _conclude(self, items: list[Item], hopes: dict[str, Hope], mirror: Any, *, made: bool) -> list[Item]:
+        """Judges, draws and writes what is there. Returns the items that are missing."""
+        from three_factors.reproduce.engine import judging
         from three_factors.reproduce.engine.publish import outputs
 
         missing = self.results.missing(items, self.say)
@@ -194,7 +204,8 @@ class _Session:
             return missing
         seconds = time.monotonic() - self.started if made else 0.0
         hopes = {} if missing else hopes  # they are about the whole experiment
-        found = outputs.publish(self.context, items, evidence, missing, hopes, seconds)
+        judged = judging.looked_at(self.context, items, evidence, missing, hopes)
+        found = outputs.publish(self.context, items, evidence, missing, judged, seconds)
         name = self.definition.name
         self.say(f"written: {found.folder}/{{{name}.png,{name}.svg,{','.join(outputs.FILES)}}}")
         mirror.figure(found.picture, found.frame, found.claims)
@@ -206,8 +217,8 @@ class _Session:
         """Returns what runs get besides their specs; `alone` on one device."""
         from three_factors.reproduce.engine.contract import provenance
 
-        place = place_of(self.options, self.source, self.slots, alone=alone)
-        return replace(place, made=provenance.bits(self.hardware.name))
+        job = job_of(self.options, self.source, self.slots, alone=alone)
+        return replace(job, made=provenance.bits(self.hardware.name))
 
     def _work(self, work: Sequence[Work], watcher: Watcher, *, alone: bool) -> None:
         """Does it here. Several single runs share a GPU, a pack has one to itself."""
@@ -262,9 +273,7 @@ class Slots:
     hardware: Hardware
 
 
-def place_of(
-    options: Options, source: Prepared | None, slots: Slots, threads: int | None = None, *, alone: bool
-) -> Job:
+def job_of(options: Options, source: Prepared | None, slots: Slots, threads: int | None = None, *, alone: bool) -> Job:
     """Returns what runs get without what the code is: that takes a second to find out, and forecasts do without."""
     from three_factors.reproduce.engine.contract.job import Job
 
@@ -285,7 +294,7 @@ def prospects_of(
     packs = None if options.no_packs else alone
 
     def job(threads: int | None) -> Job:
-        return place_of(options, source, slots, threads, alone=False)
+        return job_of(options, source, slots, threads, alone=False)
 
     return Prospects(server, results, slots.here, slots.at_once, job, packs, lanes)
 

@@ -16,7 +16,7 @@ from three_factors.reproduce.engine import surroundings
 
 Scale = Literal["smoke", "quick", "gpu", "paper"]
 SCALES: tuple[Scale, ...] = ("smoke", "quick", "gpu", "paper")
-KEPT: tuple[Scale, ...] = ("gpu", "paper")  # scales whose runs are taken from the archive, where it has them
+ARCHIVED_SCALES: tuple[Scale, ...] = ("gpu", "paper")  # whose runs are taken from the archive, where it has them
 EPOCHS = "epochs"  # the arm that keeps the paper's own protocol
 # It follows the scale, never the machine: the runs of the archive are those of any machine.
 PRECISION: dict[Scale, str] = {"smoke": "float32", "quick": "float32", "gpu": "tf32", "paper": "tf32"}
@@ -34,7 +34,7 @@ def flag(default: Any, words: str, metavar: str = "K") -> Any:
 
 
 SEEDS = 100  # at most: an edition of claims has a hundred seeds, 100 to 199 the first, and the next one's follow them
-PARTS = 1_000  # at most: with the paper's seeds no figure has more than 450 runs, and further parts would be empty
+MOST_PARTS = 1_000  # with the paper's seeds no figure has more than 450 runs, and further parts would be empty
 PLACES = ("runs", "paths", "simulations", "packs")  # of OUT: each `contract.folder.Folder.place`
 LEAST = 5  # minutes of an array task: SLURM keeps time by the minute, and a run takes some to begin
 DATA = (
@@ -114,8 +114,8 @@ class Options:
             return None
         match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", self.part)
         first, last = map(int, match.groups()) if match else (0, 0)
-        if not 1 <= first <= last <= PARTS:
-            raise InputError(f"--part: {self.part!r} is not K/N with K from 1 to N, and N at most {PARTS}")
+        if not 1 <= first <= last <= MOST_PARTS:
+            raise InputError(f"--part: {self.part!r} is not K/N with K from 1 to N, and N at most {MOST_PARTS}")
         return first, last
 
     @property

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from three_factors.reproduce.engine.definition import Contents, Figure
 from three_factors.reproduce.engine.experiment import PAPERS
-from three_factors.reproduce.engine.options import EPOCHS, KEPT, InputError, Options
+from three_factors.reproduce.engine.options import ARCHIVED_SCALES, EPOCHS, InputError, Options
 
 if TYPE_CHECKING:
     from three_factors.reproduce.engine.contract.spec import Item
@@ -40,7 +40,7 @@ def outlook(contents: Contents, options: Options, say: Callable[..., None]) -> i
     from three_factors.reproduce.engine.launch.server import Server
 
     server = Server()
-    results = Results(options.out, Archive() if options.archive or options.scale in KEPT else None)
+    results = Results(options.out, Archive() if options.archive or options.scale in ARCHIVED_SCALES else None)
     found, seen, all_of_it = list[Costs](), set[str](), 0.0
     for name in contents.page:
         definition = contents.load(name)

@@ -1,4 +1,4 @@
-"""What can be said before anything runs: devices, how much there is to do, how long it takes, what claims can hope for.
+"""What can be said before anything runs: devices, how much there is to do, how long it takes.
 
 Times come from timed training steps of the very networks (`launch.forecast`); those of simulations from the ones that
 are done.
@@ -6,11 +6,9 @@ are done.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from three_factors.reproduce.engine.console import duration, waiting
 from three_factors.reproduce.engine.contract.files import CHECKOUT
@@ -27,10 +25,6 @@ from three_factors.reproduce.engine.launch.task import Task, once
 from three_factors.reproduce.engine.options import EPOCHS, Scale
 from three_factors.reproduce.engine.planning import FigurePlan, Plan, Stage, values_of
 from three_factors.reproduce.theory.simulation import Simulation
-
-if TYPE_CHECKING:
-    from three_factors.reproduce.engine.definition import Context
-    from three_factors.reproduce.engine.judge.power import Hope
 
 START_UP = 8  # seconds: torch and Lightning are imported once, and the figure is drawn
 
@@ -234,26 +228,3 @@ def _command(
             say(f"{command}, about {total / 3600:,.0f} h ({duration(total)}) on this machine")
     except RuntimeError as error:  # the full network does not fit here, but the figure is done
         say(f"{command}, not timed here ({error})")
-
-
-def hopes(context: Context, say: Callable[..., None]) -> dict[str, Hope]:
-    """Returns each primary claim's power at this many seeds, by id, from the spread that the last judged call found."""
-    from three_factors.reproduce.engine.judge import power
-
-    first = context.definition.first_look(context.options.scale)
-    if first is None or context.options.scale == "smoke" or context.seeds < 2 or not context.own_data:
-        return {}
-    file = context.options.out / context.definition.name / context.folder / "claims.json"
-    try:
-        before = json.loads(file.read_text(encoding="utf-8"))
-        found = power.hopes(before, context.seeds, first)
-        told = [(claim["claim"], found[claim["id"]]) for claim in before if claim["id"] in found]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, of an earlier edition, or damaged
-        return {}
-    if found:
-        say(f"power at {context.seeds} seeds, by the spread between seeds that the last call found, and its range:")
-    for claim, hope in told:
-        middle, least, most = (100 * of for of in hope.power)
-        needs = f" (needs n {hope.needs_n})" if hope.needs_n is not None else ""
-        say(f"  {middle:>3.0f} % ({least:.0f} to {most:.0f} %)  {claim}{needs}")
-    return found

@@ -18,7 +18,16 @@ from three_factors.reproduce.engine.definition import Contents, Definition, Figu
 from three_factors.reproduce.engine.launch import interrupts
 from three_factors.reproduce.engine.launch.ending import end_with
 from three_factors.reproduce.engine.launch.scripts import run_scripts
-from three_factors.reproduce.engine.options import EPOCHS, KEPT, OF_ALL, InputError, Options, complain, flag, parse
+from three_factors.reproduce.engine.options import (
+    ARCHIVED_SCALES,
+    EPOCHS,
+    OF_ALL,
+    InputError,
+    Options,
+    complain,
+    flag,
+    parse,
+)
 from three_factors.reproduce.engine.outlook import outlook
 from three_factors.reproduce.engine.publish import ledger
 from three_factors.reproduce.engine.publish.current import is_current
@@ -71,7 +80,7 @@ def _draw_archived(contents: Contents, options: ReportOptions) -> list[str]:
 
     Returns those that failed; one of which the archive has nothing is none.
     """
-    archive = Archive() if options.archive or options.scale in KEPT else None
+    archive = Archive() if options.archive or options.scale in ARCHIVED_SCALES else None
     if archive is None or not any(
         archive.block(name).told["scale"] == options.scale for name in archive.index["blocks"]
     ):

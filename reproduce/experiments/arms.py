@@ -43,7 +43,7 @@ def constants(spec: RunSpec) -> tuple[float, int]:
     return lr.value, round(size.value)
 
 
-def noise(spec: RunSpec) -> float:
+def effective_noise(spec: RunSpec) -> float:
     """Returns eta/(S (1 - beta)): t_eta/(1 - beta) grows by N times this in an epoch."""
     lr, size = constants(spec)
     return lr / size / (1 - spec.momentum)
@@ -57,9 +57,11 @@ def at_equal_time(settings: Settings) -> Settings:
     """
     panels = _panels(settings)
     shortest = {label: min(settings[of].spec.epochs for of in labels) for labels in panels for label in labels}
-    ratios = [noise(setting.spec) for label, setting in settings.items() if setting.spec.epochs == shortest[label]]
+    ratios = [
+        effective_noise(setting.spec) for label, setting in settings.items() if setting.spec.epochs == shortest[label]
+    ]
     middle = math.sqrt(min(ratios) * max(ratios))
-    wanted = {label: shortest[label] * middle / noise(setting.spec) for label, setting in settings.items()}
+    wanted = {label: shortest[label] * middle / effective_noise(setting.spec) for label, setting in settings.items()}
     kept = [label for label, epochs in wanted.items() if 1 / CAP <= epochs / settings[label].spec.epochs <= CAP]
     found: dict[str, dict[str, int]] = {}
     for labels in panels:
@@ -71,7 +73,9 @@ def at_equal_time(settings: Settings) -> Settings:
 def _parted(settings: Settings) -> str:
     """Says how far t_eta differs within a network on its data, where whole epochs leave it further apart than 5 %."""
     ends = at_equal_time(settings)
-    times = ([ends[label].spec.epochs * noise(ends[label].spec) for label in labels] for labels in _panels(ends))
+    times = (
+        [ends[label].spec.epochs * effective_noise(ends[label].spec) for label in labels] for labels in _panels(ends)
+    )
     most = max((max(of) / min(of) for of in times), default=1.0)
     if most <= 1.01 * EQUAL:
         return ""
@@ -317,5 +321,5 @@ SVAG = Arm("svag", "SVAG at l = 1, 2, 4", with_svag, same_at_every_level, draw_l
 # Figures take them by what they have, so that one more of a kind reaches them all.
 CONSTANT = (TIME, LOSS)  # with eta and S that do not change
 BATCH_NORM = (GHOST, NO_BN)
-EVERY = (L2,)
+FOR_ALL = (L2,)
 TRIPLET = (QUENCHED,)  # with runs of equal t_eta that differ in their noise

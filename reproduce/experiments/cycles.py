@@ -93,8 +93,8 @@ SMOKE = replace(QUICK, width=1 / 32, train=240, validation=100, test=200, epochs
 # - five minutes on 2 cores of the slowest machine at hand, where 3200 images, S 32-160 and 15 epochs took seven;
 # - at least 20 steps an epoch at the largest S;
 # - the higher eta at most a quarter of the break: at S = 120 the training loss rises from eta = 0.2 to 0.4;
-# - both constant runs end at a loss on clean training images (eval mode) of at most 0.5: 3200 images end at 0.5-1.0
-#   in the 10 epochs that this time leaves, whatever eta, and with augmentation at more;
+# - both constant runs end at a loss on un-augmented training images (eval mode) of at most 0.5: 3200 images end at
+#   0.5-1.0 in the 10 epochs that this time leaves, whatever eta, and with augmentation at more;
 # - then the lowest validation loss of 1600, 2000, 2400 images (S from 16, 20, 24) at two eta each: 2.4, not 2.6-3.5.
 # paper | quick | why; Figure 16 has these as well
 SMALLER = [
@@ -206,8 +206,8 @@ PARTS = 3  # of t_eta
 def curve_shares(about: claims.Statement, table: Evidence, a: str, b: str) -> claims.Finding:
     """Returns the finding that the loss curves of a pair are alike in each third of t_eta, measured by what noise does.
 
-    The mean log loss on clean training images over a third, as a share of what five times less noise does to it in that
-    third of the constant pair's.
+    The mean log loss on un-augmented training images over a third, as a share of what five times less noise does to it
+    in that third of the constant pair's.
     """
     labels = (a, b, SMALL_S, LARGE_S, NOISE_CONTROL)
     about = replace(

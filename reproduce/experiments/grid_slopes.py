@@ -11,7 +11,8 @@ from three_factors.reproduce.engine import claims, seedwise, statistics
 from three_factors.reproduce.engine.judge.table import Evidence
 from three_factors.reproduce.experiments.metrics import LOSS
 
-TRAINED = 0.1  # a run counts as trained if its loss on clean training images ends at most here: PAPER's "≈ 100 %"
+# A run counts as trained if its loss on un-augmented training images ends at most here: the paper's "≈ 100 %".
+TRAINED = 0.1
 
 
 @dataclass(frozen=True)

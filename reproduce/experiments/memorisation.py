@@ -196,19 +196,19 @@ class Memorisation(Experiment):
         evaluated = rows.dropna(subset=[NOISY, VALID, WRONG])
         if evaluated.empty:
             return found
-        noisy, clean, wrong = (evaluated[metric].to_numpy(dtype=float) for metric in (NOISY, VALID, WRONG))
+        noisy, valid, wrong = (evaluated[metric].to_numpy(dtype=float) for metric in (NOISY, VALID, WRONG))
         rising = isotonic_regression(noisy).x  # the first passage of a noisy curve comes early
         for level in LEVELS:
             crossed = np.flatnonzero(rising >= level)
             if len(crossed):
                 around = slice(max(crossed[0] - 1, 0), crossed[0] + 1)
-                found[at_level(level)] = float(np.interp(level, rising[around], clean[around]))
+                found[at_level(level)] = float(np.interp(level, rising[around], valid[around]))
         if spec.evaluations is None or spec.evaluations.early < 2:
             return found  # which came first is not known to an epoch
         steps = evaluated["step"].to_numpy()
         at_end = float(wrong[steps > 0.9 * steps[-1]].mean())
         if at_end >= HALF:
-            found[EARLY] = float(wrong[generalised(clean, spec.data.validation)]) / at_end
+            found[EARLY] = float(wrong[generalised(valid, spec.data.validation)]) / at_end
         return found
 
     def imagined(self, scale: Scale, seeds: int, random: np.random.Generator) -> SyntheticTable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 TEST, VALID, VALID_LOSS = "test/accuracy", "val/accuracy", "val/loss"
-LOSS = "train_subset/loss"  # on clean training images, in eval mode
+LOSS = "train_subset/loss"  # on un-augmented training images, in eval mode
 STEP_LOSS = "train/loss"  # an epoch's mean of its steps' losses
 NORM, TRACE = "hessian/frobenius", "hessian/trace"
 DIFFERENCES = "hessian/finite_difference"  # the norm as the paper measures it

@@ -59,7 +59,7 @@ def write(out: Path, item: Any) -> None:
     """Writes the files of a finished run, with plausible numbers."""
     from three_factors.reproduce.engine.contract.files import digest
     from three_factors.reproduce.engine.contract.results import Results
-    from three_factors.reproduce.engine.contract.steps import BATCH_SIZE, DTYPE, KEPT, OF_STEPS, of_plan
+    from three_factors.reproduce.engine.contract.steps import BATCH_SIZE, DTYPE, OF_STEPS, STEP_LOSSES, of_plan
 
     folder, random = Results(out).folder(item.spec).path, np.random.default_rng(int(item.spec.key, 16))
     folder.mkdir(parents=True)
@@ -68,7 +68,7 @@ def write(out: Path, item: Any) -> None:
     if item.every_step:
         total = plan[-1]["step"]
         curve = 2.3 * np.exp(-np.arange(total) / total * 3)
-        (curve * random.uniform(0.9, 1.1, total)).astype(DTYPE).tofile(folder / KEPT)
+        (curve * random.uniform(0.9, 1.1, total)).astype(DTYPE).tofile(folder / STEP_LOSSES)
 
     def noisy(what: str) -> float:
         return float(np.exp(random.normal(0, NOISE[what])))
@@ -105,7 +105,9 @@ def write(out: Path, item: Any) -> None:
         "first_loss": 2.3,
         "final": {k: v for k, v in rows[-1].items() if k not in (*OF_STEPS, "between")},
         "bytes": (folder / "metrics.jsonl").stat().st_size,
-        "sha256": {file.name: digest(file) for file in (folder / "metrics.jsonl", folder / KEPT) if file.exists()},
+        "sha256": {
+            file.name: digest(file) for file in (folder / "metrics.jsonl", folder / STEP_LOSSES) if file.exists()
+        },
         "milestones": reached,
         "provenance": {"seconds": 1.0, "devices": 1, "num_nodes": 1},
     }

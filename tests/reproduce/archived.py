@@ -9,7 +9,7 @@ from tests.reproduce.specs import MEASURED, SPEC
 from three_factors.reproduce.engine.contract.archive import Archive
 from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.spec import Item
-from three_factors.reproduce.engine.contract.steps import DTYPE, KEPT, OF_STEPS, planned
+from three_factors.reproduce.engine.contract.steps import DTYPE, OF_STEPS, STEP_LOSSES, planned
 
 LONG = replace(SPEC, epochs=12)
 DATA = {"name": "cifar10", "fingerprint": "0123", "train": 50_000, "test": 10_000, "channels": 3, "size": 32}
@@ -28,7 +28,7 @@ def write(results, one, *, epochs=None, status="ok", measured=True, elsewhere=Fa
     steps = planned(one.spec, count)
     ends = np.searchsorted(steps.epoch, np.arange(1, count + 1), side="right").tolist()
     if one.every_step:
-        np.random.default_rng([one.seed, 1]).normal(1, 0.1, ends[-1]).astype(DTYPE).tofile(folder / KEPT)
+        np.random.default_rng([one.seed, 1]).normal(1, 0.1, ends[-1]).astype(DTYPE).tofile(folder / STEP_LOSSES)
     rows = []
     for epoch, end in enumerate(ends, start=1):
         row = {"epoch": epoch, "step": end, "t_eta": float(np.cumsum(steps.lr)[end - 1])}

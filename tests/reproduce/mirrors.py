@@ -7,7 +7,7 @@ import numpy as np
 from tests.reproduce.specs import SPEC
 from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import Item
-from three_factors.reproduce.engine.contract.steps import DTYPE, KEPT
+from three_factors.reproduce.engine.contract.steps import DTYPE, STEP_LOSSES
 from three_factors.reproduce.engine.watch.mirror import Mirror
 
 RUN = Item("a", 0, SPEC)
@@ -32,7 +32,7 @@ def mirror(tmp_path, mode="offline", said=None):
 def folder(tmp_path, rows=1):
     path = tmp_path / "runs" / "0123456789abcdef"
     path.mkdir(parents=True, exist_ok=True)
-    np.tile(LOSSES, rows).astype(DTYPE).tofile(path / KEPT)
+    np.tile(LOSSES, rows).astype(DTYPE).tofile(path / STEP_LOSSES)
     written = [ROW | {"epoch": i + 1, "step": len(LOSSES) * (i + 1)} for i in range(rows)]
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written))
     return RunFolder(path)

@@ -19,11 +19,11 @@ from three_factors.reproduce.engine.contract.files import lock, write_text
 from three_factors.reproduce.engine.contract.job import Job, environment_of
 from three_factors.reproduce.engine.contract.measurements import AnyMeasurement
 from three_factors.reproduce.engine.contract.spec import Spec
-from three_factors.reproduce.engine.contract.steps import KEPT
+from three_factors.reproduce.engine.contract.steps import STEP_LOSSES
 from three_factors.reproduce.engine.contract.stored import dumps
 
 PATIENCE = 20.0  # seconds
-SCRATCH = ("metrics.jsonl", KEPT, "progress.json", "result.json")
+SCRATCH = ("metrics.jsonl", STEP_LOSSES, "progress.json", "result.json")
 MIRRORED = "wandb.json"  # of a run that W&B has whole
 MADE = ("weights/*.pt", "measured-*.json", MIRRORED)  # of a training that is done
 DRAFTS = (".*.draft", ".*.json*.*", ".*.pt.*", ".*.npy.*")  # of what a kill broke off in its writing

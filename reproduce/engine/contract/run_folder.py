@@ -14,7 +14,7 @@ from three_factors.reproduce.engine.contract.folder import Folder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.measurements import AnyMeasurement
 from three_factors.reproduce.engine.contract.spec import RunSpec
-from three_factors.reproduce.engine.contract.steps import DTYPE, KEPT, expanded, light
+from three_factors.reproduce.engine.contract.steps import DTYPE, STEP_LOSSES, expanded, light
 
 
 class RunFolder(Folder):
@@ -37,9 +37,9 @@ class RunFolder(Folder):
                 raise ValueError(f"{rows.name} does not reach epoch {epochs}")
         elif rows.stat().st_size != result["bytes"]:
             raise ValueError(f"{rows.name} has not the {result['bytes']} bytes that were written")
-        kept = self.path / KEPT
+        kept = self.path / STEP_LOSSES
         if kept.exists() and kept.stat().st_size != DTYPE.itemsize * result["final"]["step"]:
-            raise ValueError(f"{KEPT} has not {result['final']['step']} steps")
+            raise ValueError(f"{STEP_LOSSES} has not {result['final']['step']} steps")
         written = result.get("sha256", {})  # not before 0.2
         for file in (rows, kept):
             if file.name in written and file.exists() and digest(file) != written[file.name]:
@@ -94,7 +94,7 @@ class RunFolder(Folder):
         return None if any(self.measured(m) is None for m in measurements) else result
 
     def _has_steps(self, result: dict[str, Any]) -> bool:
-        return (self.path / KEPT).exists() or "bytes" not in result
+        return (self.path / STEP_LOSSES).exists() or "bytes" not in result
 
     def _as_asked(self, job: Job) -> bool:
         result = self.result()
@@ -106,7 +106,7 @@ class RunFolder(Folder):
 
     def step_losses(self) -> np.ndarray | None:
         """Returns the loss of every step, float32 (steps,); None if they were not kept."""
-        file = self.path / KEPT
+        file = self.path / STEP_LOSSES
         if file.exists():
             return np.fromfile(file, DTYPE)
         rows = read_lines(self.path / "metrics.jsonl")

@@ -10,7 +10,7 @@ from typing import Literal
 from three_factors.reproduce.engine.judge.estimates import Estimate
 from three_factors.reproduce.engine.judge.rules import Rule
 
-EVERY = "*"
+ALL_CLAIMS = "*"
 
 Unit = Literal["", "share"]
 Quantity = Literal["", "g", "g at equal epochs"]
@@ -32,7 +32,7 @@ class Statement:
         quote: the paper's sentence, in few words.
         note: what else is to be said.
         control_of: the id of the claim of which it asks whether it survives a confound taken away, or the beginning of
-            several up to a dot (`EVERY`: all of the figure's); empty for a claim of its own.
+            several up to a dot (`ALL_CLAIMS`: all of the figure's); empty for a claim of its own.
         location: whether it says where something lies, which moves with t_eta.
         quantity: what is estimated, where several figures estimate the same: see `G` and `MIXED`.
     """
@@ -61,11 +61,13 @@ class Finding:
         rule: by which it is judged.
         estimate: None where too few runs have a value.
         labels: the settings whose runs it is about; empty if it is about all of the figure's.
-        gate: the one-sided p of noise acting on the same outcome; without that, alike pairs show nothing. None where
+        gate: the one-sided p of noise acting on the same outcome, without which alike pairs show nothing. Where it is
+            above the look's level the claim is not supported but inconclusive, and may still be refuted; None where
             there is no such condition.
         unit: "share" for a share of 1, printed as percentage points.
         unjudged: why it is given no word, whatever was found; "" if it is.
-        needs: the one-sided p of what has to be shown before it is given a word, and why there is none where it is not.
+        needs: the one-sided p of what has to be shown before it is given any word, and why there is none where it is
+            not. Where it is above the look's level the claim is not judged, whatever was found, and spends no look.
     """
 
     about: Statement
@@ -112,8 +114,8 @@ def joined(*notes: str) -> str:
 
 
 def refers(control_of: str, claim: str) -> bool:
-    """Tells whether a control's `control_of` means a claim's id: it, ids below it, or `EVERY`."""
-    return control_of == EVERY or claim == control_of or claim.startswith(f"{control_of}.")
+    """Tells whether a control's `control_of` means a claim's id: it, ids below it, or `ALL_CLAIMS`."""
+    return control_of == ALL_CLAIMS or claim == control_of or claim.startswith(f"{control_of}.")
 
 
 def check_ids(findings: Iterable[Finding]) -> None:

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # which has numpy with it
+    from three_factors.reproduce.engine.judge.rules import Verdict
 
 ALPHA = 0.05  # one-sided, of a claim over all of its looks
 TIMES = (1, 2, 4, 8)  # seeds of a look, over those of the first
 LEVELS = (0.025, 0.0125, 0.00625, 0.00625)
 DECISIVE = ("supported", "not supported")
+STORED = "word"  # how ledgers call the verdict; in claims.json that is what a verdict is called at its scale
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Spent:
         seeds: of each setting.
         p_support: one-sided, at this look alone.
         p_refute: likewise.
-        word: what it was judged to be.
+        verdict: what it was judged to be.
         value: the estimate.
         low: bounds it below, at the look's confidence; None if unbounded.
         high: likewise above.
@@ -80,7 +84,7 @@ class Spent:
     seeds: int
     p_support: float
     p_refute: float
-    word: str
+    verdict: Verdict
     value: float | None
     low: float | None
     high: float | None
@@ -92,15 +96,15 @@ class Spent:
         return self.claim, without_precision(self.place), self.rules
 
     def as_json(self) -> dict[str, Any]:
-        """Returns its fields."""
-        return asdict(self)
+        """Returns its fields as they are stored."""
+        return {STORED if name == "verdict" else name: value for name, value in asdict(self).items()}
 
 
 def spent(line: Mapping[str, Any]) -> Spent:
     """Returns a line of a ledger. Raises ValueError if it is none."""
     try:
-        found = Spent(**line)
-    except TypeError as error:
+        found = Spent(verdict=line[STORED], **{name: value for name, value in line.items() if name != STORED})
+    except (TypeError, KeyError) as error:
         raise ValueError(f"no look: {error}") from error
     if not isinstance(found.look, int) or not 1 <= found.look <= len(TIMES):
         raise ValueError(f"look: {found.look!r} is not one of 1 to {len(TIMES)}")

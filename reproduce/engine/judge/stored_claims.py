@@ -6,7 +6,11 @@ from collections import Counter
 from typing import Any, get_args
 
 from three_factors.reproduce.engine.judge.claims import refers
-from three_factors.reproduce.engine.judge.rules import BELOW, Verdict
+from three_factors.reproduce.engine.judge.looks import ALPHA
+from three_factors.reproduce.engine.judge.rules import BELOW, Direction, Verdict, from_json
+
+HOLM = "alone it would be {}; not with the figure's other primary claims counted (Holm)"
+GATED = "no effect of noise on this outcome is shown, so that being alike says nothing"
 
 
 def interval(claim: dict[str, Any]) -> str:
@@ -66,3 +70,41 @@ def tally(claims: list[dict[str, Any]]) -> dict[str, int]:
 def word(claim: dict[str, Any]) -> str:
     """Returns what a stored claim's verdict is called; until 0.1 that was its name everywhere."""
     return str(claim.get("word") or claim["verdict"])
+
+
+def why_undecided(claim: dict[str, Any]) -> str:
+    """Returns what a stored claim lacked for a word, "support: p 0.041, at most 0.025 needed".
+
+    Of support and refutation it is the one that came nearer. "" where the claim is not undecided, where its note says
+    it already, and where nothing is known of it: too many seeds have no value, or an earlier edition stored no p.
+    """
+    known: list[Any] = [claim.get(key) for key in ("confidence", "p_support", "p_refute")]
+    if claim["verdict"] != "inconclusive" or None in known:
+        return ""
+    confidence, support, refute = known
+    level = round((1 - confidence) / 2, 12)
+    for verdict, p, holm in (("supported", support, "holm_support"), ("not supported", refute, "holm_refute")):
+        if p <= level:
+            return "" if HOLM.format(verdict) in claim["note"] else _lacking("Holm", claim.get(holm), ALPHA)
+    if _interval_supports(claim):  # so that the rule's p is no larger than the level, and the larger one the gate's
+        return "" if GATED in claim["note"] else _lacking("noise acts", support, level)
+    return _lacking("support", support, level) if support <= refute else _lacking("refutation", refute, level)
+
+
+def _interval_supports(claim: dict[str, Any]) -> bool:
+    """Tells whether a stored claim's interval lies beyond its rule's null, or inside its range."""
+    if not claim.get("rule"):
+        return False
+    rule, low, high = from_json(claim["rule"]), claim["low"], claim["high"]
+    if isinstance(rule, Direction):
+        edge = low if rule.sign > 0 else high
+        return edge is not None and rule.holds(edge)
+    return low is not None and high is not None and rule.holds(low) and rule.holds(high)
+
+
+def _lacking(what: str, p: float | None, needed: float) -> str:
+    """Says which p was too large, with as many digits as show it; "" where it was not."""
+    if p is None or p <= needed:
+        return ""
+    shown = next((f"{p:.{digits}g}" for digits in range(2, 17) if float(f"{p:.{digits}g}") > needed), f"{p!r}")
+    return f"{what}: p {shown}, at most {needed:g} needed"

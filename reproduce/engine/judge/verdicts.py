@@ -14,11 +14,9 @@ from typing import Any
 from three_factors.reproduce.engine.judge.claims import Finding, Quantity, Unit, check_ids, joined
 from three_factors.reproduce.engine.judge.looks import ALPHA, DECISIVE, LEVELS, Look, Spent
 from three_factors.reproduce.engine.judge.rules import Direction, Verdict, as_json
-from three_factors.reproduce.engine.judge.stored_claims import interval
+from three_factors.reproduce.engine.judge.stored_claims import GATED, HOLM, interval
 
-HOLM = "alone it would be {}; not with the figure's other primary claims counted (Holm)"
 SMALLER = "smaller than of interest"
-GATED = "no effect of noise on this outcome is shown, so that being alike says nothing"
 BETWEEN_LOOKS = "no word at {} seeds: it has the interval of the next look"
 STANDS = "{} at look {}; now {}"
 OTHER_RUNS = "look {} was spent by other runs"
@@ -40,9 +38,12 @@ class Claim:
         primary: whether it is given a word.
         look: the number of the look; None where there was none.
         confidence: of the interval.
-        p_support: one-sided, at this look alone.
-        p_refute: likewise.
-        holm_support: after the correction for looks and for the figure's other primary claims.
+        p_support: one-sided, at this look alone; the larger of the rule's p and the gate's (`Finding.gate`). A support
+            needs at most the look's level, (1 - confidence) / 2.
+        p_refute: likewise, by the rule alone.
+        holm_support: the least p_support over the looks, each on the scale of all, adjusted for the figure's other
+            primary claims. A support needs at most 5 % of it besides. Where p_support is above the level this is
+            large too, and not what was lacking: see `stored_claims.why_undecided`.
         holm_refute: likewise.
         small: whether the effect is shown to be smaller than of interest.
         spread: the sd of one replicate on the scale that it is averaged on.
@@ -209,7 +210,7 @@ def _worded(finding: Finding, look: Look, holm: dict[str, float], before: dict[s
         holm_refute=holm["not supported"],
     )
     spent, why_not = before[claim.id], finding.why_not(look.level)
-    stood = next((line for line in spent if line.word in DECISIVE), None)  # the first decision, whatever came later
+    stood = next((line for line in spent if line.verdict in DECISIVE), None)  # the first decision, whatever came later
     this = next((line for line in spent if look.counts and line.look == look.number), None)
     if stood is not None and (stood is not this or why_not or finding.estimate is None):
         return _kept(claim, stood, why_not)
@@ -218,7 +219,7 @@ def _worded(finding: Finding, look: Look, holm: dict[str, float], before: dict[s
     if not look.counts:
         return replace(claim, verdict="not judged", note=joined(BETWEEN_LOOKS.format(claim.n), claim.note))
     verdict, notes = _decided(finding, look, holm)
-    if this is not None and (this.word != verdict or not _same(this.value, claim.value)):
+    if this is not None and (this.verdict != verdict or not _same(this.value, claim.value)):
         return _kept(claim, this)
     short = isinstance(finding.rule, Direction) and finding.p_refute <= look.level
     small = verdict == "supported" and short
@@ -227,8 +228,8 @@ def _worded(finding: Finding, look: Look, holm: dict[str, float], before: dict[s
 
 def _kept(claim: Claim, line: Spent, why_not: str = "") -> Claim:
     """Returns a claim with the word of a look that was spent, and what is found now beside it."""
-    now = STANDS.format("decided" if line.word in DECISIVE else "judged", line.look, interval(claim.as_json()))
-    return replace(claim, verdict=line.word, note=joined(why_not, now, claim.note))  # type: ignore[arg-type]
+    now = STANDS.format("decided" if line.verdict in DECISIVE else "judged", line.look, interval(claim.as_json()))
+    return replace(claim, verdict=line.verdict, note=joined(why_not, now, claim.note))
 
 
 def _same(first: float | None, second: float | None) -> bool:

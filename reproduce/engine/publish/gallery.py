@@ -42,7 +42,7 @@ SCALES: tuple[Scale, ...] = ("paper", "gpu", "quick")  # the highest first
 COLOURS = 256  # of a picture's palette
 WIDTH = 1500  # pixels at most
 LIMIT = 3_000_000  # bytes of all pictures together
-KEPT = (TABLE, CLAIMS)  # of each figure, as they are
+COPIED = (TABLE, CLAIMS)  # of each figure, as they are
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _at(options: GalleryOptions, definition: Definition, data: str | None, scale
         arms={arm: of.claims for arm, of in arms.items()},
         provenance=found.told,
         theory=isinstance(definition, Theory),
-        kept={f"{of.folder.name}/{file}": of.files[file] for of in (found, *arms.values()) for file in KEPT},
+        kept={f"{of.folder.name}/{file}": of.files[file] for of in (found, *arms.values()) for file in COPIED},
     )
 
 

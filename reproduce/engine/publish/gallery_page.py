@@ -9,7 +9,16 @@ from typing import Any
 
 from three_factors.reproduce.engine.console import duration
 from three_factors.reproduce.engine.definition import SIMULATION
-from three_factors.reproduce.engine.judge.stored_claims import elsewhere, interval, primaries, survives, tally, word
+from three_factors.reproduce.engine.judge.claims import joined
+from three_factors.reproduce.engine.judge.stored_claims import (
+    elsewhere,
+    interval,
+    primaries,
+    survives,
+    tally,
+    why_undecided,
+    word,
+)
 from three_factors.reproduce.engine.options import PRECISION, Scale
 from three_factors.reproduce.engine.publish import forest
 from three_factors.reproduce.engine.publish.page import indices
@@ -20,12 +29,14 @@ Written by `python reproduce/gallery.py`; each figure's tables and claims lie in
 scale that was run is shown; lower ones are folded behind it.
 
 A figure names at most four primary claims, which are given a word: by the interval of their look (95 % at the first,
-wider ones later) and by Holm's p over the family. *Undecided*: so few seeds cannot tell; they are not added until they
-can. Everything else is estimated, with no word. *Control*: the same statement with a confound taken away. A claim
-that is seen *survives* the arms, the same runs with a confound taken away, if it is seen in each of them; it *falls* if
-in one it is not supported (not seen); else it is *open*. *Not judged*: no value, because too few runs trained or
-crossed a level, or chains from different starts did not agree. *Checks* are of the simulators. *Shares runs*: with the
-figure above it that has a time. The hours of the paper scale are a forecast; `--dry-run` makes it for your machine.
+wider ones later) and by Holm's p over the family. *Undecided*, or *inconclusive*: neither shown nor excluded at the
+look's level, or not with the family counted, or noise is not shown to act; what was lacking stands beside the word or
+in the note. Everything else is estimated, with no word. *Control*: the same statement with a confound taken away. A
+claim that is seen *survives* the arms, the same runs with a confound taken away, if it is seen in each of them; it
+*falls* if in one it is not supported (not seen); else it is *open*. *Not judged*: no value, because too few runs
+trained or crossed a level, or chains from different starts did not agree. *Checks* are of the simulators. *Shares
+runs*: with the figure above it that has a time. The hours of the paper scale are a forecast; `--dry-run` makes it for
+your machine.
 """
 
 
@@ -157,7 +168,7 @@ def _told(one: Shown) -> list[str]:
             interval(claim),
             f"{claim['n']}, {look}" if primary and look else claim["n"],
             claim["paper"] or "",
-            word(claim) if primary else "–",
+            _worded(claim) if primary else "–",
             _in_arms(one, claim) if primary else "",
             claim["note"],
         )
@@ -169,14 +180,18 @@ def _told(one: Shown) -> list[str]:
     return [*rows, f"\n{told['data']['name']}, {one.scale} scale, {regime}{told['hardware']}, commit {commit}.\n"]
 
 
+def _worded(claim: dict[str, Any], note: str = "") -> str:
+    """Returns a claim's word, with what it lacked and a note in brackets."""
+    told = joined(why_undecided(claim), note)
+    return word(claim) + (f" ({told})" if told else "")
+
+
 def _in_arms(one: Shown, claim: dict[str, Any]) -> str:
     """Says what became of a primary claim in every arm that was run, and whether it survives them."""
     others = elsewhere(claim, one.arms)
     if not others:
         return ""
-    each = ", ".join(
-        f"{arm} {interval(of)} {word(of)}" + (f" ({of['note']})" if of["note"] else "") for arm, of in others.items()
-    )
+    each = ", ".join(f"{arm} {interval(of)} {_worded(of, of['note'])}" for arm, of in others.items())
     return f"{survives(claim, [*others.values()])}: {each}"
 
 

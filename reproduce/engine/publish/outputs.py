@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +13,9 @@ from three_factors.reproduce.engine.contract.files import lock, read_cache, writ
 from three_factors.reproduce.engine.contract.folders import FOLDERS
 from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.definition import BESIDE, Context
-from three_factors.reproduce.engine.judge import verdicts
-from three_factors.reproduce.engine.judge.claims import joined
-from three_factors.reproduce.engine.judge.looks import Ledger, Spent
-from three_factors.reproduce.engine.judge.power import Hope
-from three_factors.reproduce.engine.judge.rules import BELOW
-from three_factors.reproduce.engine.judge.stored_claims import interval
+from three_factors.reproduce.engine.judge.stored_claims import interval, why_undecided
+from three_factors.reproduce.engine.judge.verdicts import Claim
 from three_factors.reproduce.engine.options import EPOCHS
-from three_factors.reproduce.engine.publish import ledger
 from three_factors.reproduce.engine.publish.picture import KINDS, save
 from three_factors.reproduce.engine.source import described
 
@@ -29,7 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILES = ("table.csv", "claims.json", "provenance.json")
-ONLY_AT = "looked at once, at {} seeds"
 COLOURS = {
     "supported": "green",
     "not supported": "red",
@@ -61,7 +54,7 @@ def publish(
     items: Sequence[Item],
     evidence: Any,
     missing: Sequence[Item],
-    hopes: Mapping[str, Hope],
+    judged: Sequence[Claim],
     seconds: float = 0.0,
 ) -> Published:
     """Writes OUT/NAME/SCALE[-DATA][-ARM][-PRECISION]/ and prints the verdicts.
@@ -69,9 +62,6 @@ def publish(
     `seconds` that this call has spent on runs are added to those of earlier calls.
     """
     definition, smoke = context.definition, context.options.scale == "smoke"
-    why_not = "smoke scale" if smoke else f"on {context.other_data}" if context.other_data else None
-    why_not = why_not or ("runs are missing" if missing else None)
-    judged = _looked_at(context, items, evidence, hopes, why_not)
     folder, frame = context.options.out / definition.name / context.folder, definition.frame(evidence)
     drawings = {definition.name: context.draw}
     if definition.beside is not None and context.arm.draw is None:
@@ -95,88 +85,6 @@ def publish(
         seeds = ", ".join(map(str, others))
         console.print(f"seeds {seeds} are in this folder from other calls, and are neither drawn nor judged here")
     return Published(folder, frame, found, drawn[definition.name])
-
-
-def _looked_at(
-    context: Context, items: Sequence[Item], evidence: Any, hopes: Mapping[str, Hope], why_not: str | None
-) -> list[verdicts.Claim]:
-    """Returns the claims with their words, and spends the look before a word is published: it cannot be lost then."""
-    runs, out = runs_of(items), context.options.out
-    if why_not is not None or context.definition.first_look(context.options.scale) is None:
-        return judge(context, evidence, hopes, why_not, ledger.read(out), runs)
-    with ledger.held(out):
-        judged = judge(context, evidence, hopes, None, ledger.read(out), runs)
-        ledger.add(out, _spent(context, judged, runs))
-    return judged
-
-
-def judge(
-    context: Context,
-    evidence: Any,
-    hopes: Mapping[str, Hope],
-    why_not: str | None,
-    earlier: Ledger | None = None,
-    runs: str = "",
-) -> list[verdicts.Claim]:
-    """Returns all claims with their words; where nothing may be judged, the values stay and the verdict says why.
-
-    Args:
-        earlier: the looks that were spent.
-        runs: by which this one is (`runs_of`).
-    """
-    spent, look, rules = earlier or Ledger(), context.look, context.definition.rules(context.arm.name)
-    found, only = [], context.definition.only_at(context.options.scale)
-    why_not = why_not or (ONLY_AT.format(only) if only not in (None, context.seeds) else "")
-    for finding in context.check(evidence):
-        name = _name(context, finding.about.id)
-        reasons = [why_not]
-        if look.counts and spent.other_runs(name, context.place, rules, look.number, runs):
-            reasons.append(verdicts.OTHER_RUNS.format(look.number))
-        if finding.about.location and not context.near:
-            reasons.append("where it lies moves with t_eta: judged within a factor of 3 of the paper's")
-        found.append(finding.without(joined(*reasons)) if any(reasons) else finding)
-
-    def before(claim: str) -> list[Spent]:
-        looks = spent.of(_name(context, claim), context.place, rules)
-        # What others than these runs were judged to be at this very look is not these runs' word.
-        return [of for of in looks if not look.counts or of.look != look.number or of.runs == runs]
-
-    judged = verdicts.judge(found, look, context.primary, before)
-    return [_told(claim, context, evidence, hopes.get(claim.id)) for claim in judged]
-
-
-def runs_of(items: Sequence[Item]) -> str:
-    """Returns a hash of the runs' keys: which runs a look was spent by. What calibrates is given no word."""
-    keys = sorted(item.spec.key for item in items if "calibration" not in item.factors)
-    return hashlib.sha256(" ".join(keys).encode()).hexdigest()[:16]
-
-
-def _name(context: Context, claim: str) -> str:
-    return f"{context.definition.name}.{claim}"
-
-
-def _spent(context: Context, judged: Sequence[verdicts.Claim], runs: str) -> list[Spent]:
-    """Returns the looks that this judgement spends: of primary claims that were given a word at a look that counts."""
-    made, rules = provenance.environment()["made"][:10], context.definition.rules(context.arm.name)
-    return [
-        claim.spent(_name(context, claim.id), context.place, rules, runs, context.seeds, made)
-        for claim in judged
-        if claim.primary and claim.look is not None and claim.verdict != "not judged"
-    ]
-
-
-def _told(claim: verdicts.Claim, context: Context, evidence: Any, hope: Hope | None) -> verdicts.Claim:
-    """Adds to a claim what it was judged on, and what stands in its way."""
-    notes = [claim.note]
-    for label in claim.labels:
-        if lost := evidence.diverged(label):
-            notes.append(f"{lost} run{'s' if lost > 1 else ''} of '{label}' diverged")
-    lost = sum(map(evidence.diverged, evidence.labels))
-    if lost and not claim.labels:
-        notes.append(f"{lost} run{'s' if lost > 1 else ''} of the figure diverged")
-    word = claim.verdict if context.papers_words else BELOW.get(claim.verdict, claim.verdict)
-    claim = replace(claim, word=word, data=context.data, arm=context.arm.name, note=joined(*notes))
-    return claim if hope is None else replace(claim, power=hope.power, needs_n=hope.needs_n)
 
 
 def report(items: Sequence[Item], evidence: Any, missing: Sequence[Item], say: Callable[..., None]) -> None:
@@ -248,7 +156,7 @@ def _write_provenance(
     return others
 
 
-def _print(judged: list[verdicts.Claim]) -> None:
+def _print(judged: Sequence[Claim]) -> None:
     """Prints two lines a primary claim: the word, and what it rests on, with the paper's own value beside ours.
 
     What is only estimated has a line each, below.
@@ -264,11 +172,13 @@ def _print(judged: list[verdicts.Claim]) -> None:
         console.print(f"  {interval(c.as_json())}  {c.claim}", markup=False, style="bright_black")
 
 
-def _facts(claim: verdicts.Claim) -> list[str]:
+def _facts(claim: Claim) -> list[str]:
     level = f" at {100 * (claim.confidence or 0):g} %" if claim.value is not None else ""
     facts = [interval(claim.as_json()) + level, f"n {claim.n}"]
     if claim.look is not None and claim.verdict != "not judged":
         facts.append(f"look {claim.look}")
+    if lacking := why_undecided(claim.as_json()):
+        facts.append(lacking)
     if claim.power is not None:
         facts.append(f"power {100 * claim.power[0]:.0f} %")
     return [*facts, *([f"paper: {claim.paper}"] if claim.paper else []), *([claim.note] if claim.note else [])]

@@ -12,7 +12,14 @@ from typing import Any
 from three_factors.reproduce.engine.contract.files import write_text
 from three_factors.reproduce.engine.definition import SIMULATION, Contents, Definition
 from three_factors.reproduce.engine.judge.claims import AT_EQUAL_EPOCHS, MIXED, G
-from three_factors.reproduce.engine.judge.stored_claims import elsewhere, interval, primaries, survives, word
+from three_factors.reproduce.engine.judge.stored_claims import (
+    elsewhere,
+    interval,
+    primaries,
+    survives,
+    why_undecided,
+    word,
+)
 from three_factors.reproduce.engine.options import EPOCHS, InputError, Options
 from three_factors.reproduce.engine.publish import forest
 from three_factors.reproduce.engine.publish.current import is_current, of_precision
@@ -94,7 +101,7 @@ def write(contents: Contents, options: Options) -> tuple[Path, list[Entry], list
         nothing = InputError(f"--out: {str(options.out)!r} holds no figure {sought}; --run makes them")
         raise damaged[0] if damaged else nothing
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
-    environment.filters |= {"interval": interval, "word": word}
+    environment.filters |= {"interval": interval, "word": word, "why_undecided": why_undecided}
     displayed = {entry.script for entry in entries}
     text = environment.get_template("page.html.j2").render(
         title="Three factors influencing minima in SGD: what the figures show",

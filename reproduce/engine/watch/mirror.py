@@ -42,9 +42,9 @@ LOSS_POINTS = 20  # per epoch at most: a log call costs about 0.2 ms
 TIMEOUT = 20  # seconds without an answer
 
 # Every metric's exact name; the dashboard is built from these.
-PARTS = ("train", "val", "test", "train_subset", "train_clean", "train_wrong")
-ACCURACIES = tuple(f"{part}/accuracy" for part in PARTS)
-LOSSES = tuple(f"{part}/loss" for part in PARTS)
+DATA_PARTS = ("train", "val", "test", "train_subset", "train_clean", "train_wrong")  # with losses and accuracies
+ACCURACIES = tuple(f"{part}/accuracy" for part in DATA_PARTS)
+LOSSES = tuple(f"{part}/loss" for part in DATA_PARTS)
 SELECTED = ("val/accuracy", "test/accuracy")  # whose best is of interest
 CURVATURE = (
     *((f"hessian/{measure}", f"hessian/{measure}_error") for measure in COSTS),

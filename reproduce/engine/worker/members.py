@@ -15,7 +15,7 @@ from torch import Tensor
 from three_factors.callbacks.milestones import Milestones
 from three_factors.reproduce.engine.contract.files import digest, read_lines, write_text
 from three_factors.reproduce.engine.contract.spec import Keep, RunSpec
-from three_factors.reproduce.engine.contract.steps import BETWEEN, DTYPE, KEPT, OF_STEPS, evaluated, variance
+from three_factors.reproduce.engine.contract.steps import BETWEEN, DTYPE, OF_STEPS, STEP_LOSSES, evaluated, variance
 
 LOSS, ACCURACY, BEST_OF = "train_subset/loss", "train_subset/accuracy", "val/accuracy"
 EARLY = ("val", "train_subset", "train_clean", "train_wrong")  # what is evaluated early in a run
@@ -48,7 +48,7 @@ class Member:
         self, path: Path, spec: RunSpec | None = None, *, every_step: bool = False, world_size: int = 1
     ) -> None:
         self.path, self.spec = path, spec
-        self.kept = path.with_name(KEPT) if every_step else None
+        self.kept = path.with_name(STEP_LOSSES) if every_step else None
         self.points = {} if spec is None else evaluated(spec, world_size)
         keep = (None if spec is None else spec.keep) or Keep(end=False)
         self.milestones = Milestones(best=keep.best, loss_levels=keep.loss_levels)
@@ -142,7 +142,7 @@ class Member:
         What a killed attempt wrote after its last checkpoint is cut off.
         """
         if self.kept is None:
-            self.path.with_name(KEPT).unlink(missing_ok=True)  # of an attempt that was asked for them
+            self.path.with_name(STEP_LOSSES).unlink(missing_ok=True)  # of an attempt that was asked for them
         else:
             self._steps = self.kept.open("ab")
             self._steps.truncate(DTYPE.itemsize * (self.rows[-1]["step"] if self.rows else 0))

@@ -13,7 +13,7 @@ from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import Item
-from three_factors.reproduce.engine.contract.steps import DTYPE, KEPT, first_lr, planned, variance
+from three_factors.reproduce.engine.contract.steps import DTYPE, STEP_LOSSES, first_lr, planned, variance
 
 CYCLIC = NoiseSchedule(0.1, Cyclic(high=160, low=32, period=4, phase=0.5))
 SCHEDULES = {
@@ -84,10 +84,10 @@ def finished(folder, *, every_step, hashed=False):
     file = folder.path / "metrics.jsonl"
     file.write_text(json.dumps(row) + "\n" + json.dumps(last) + "\n")
     if every_step:
-        np.array([3, 2, 1], DTYPE).tofile(folder.path / KEPT)
+        np.array([3, 2, 1], DTYPE).tofile(folder.path / STEP_LOSSES)
     result = {"key": folder.path.name, "status": "ok", "final": last, "bytes": file.stat().st_size}
     if hashed:
-        result["sha256"] = {name: digest(folder.path / name) for name in ("metrics.jsonl", KEPT)}
+        result["sha256"] = {name: digest(folder.path / name) for name in ("metrics.jsonl", STEP_LOSSES)}
     (folder.path / "result.json").write_text(json.dumps(result))
     return folder
 
@@ -103,7 +103,7 @@ def test_a_finished_run_without_its_steps_is_trained_again_where_they_are_asked_
     assert folder.result() is None
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", KEPT])
+@pytest.mark.parametrize("name", ["metrics.jsonl", STEP_LOSSES])
 def test_whether_a_run_is_whole_is_known_without_parsing_its_files(name, tmp_path, monkeypatch):
     folder = finished(RunFolder(tmp_path / SPEC.key), every_step=True)
     monkeypatch.setattr(folder.__class__, "rows", lambda self: pytest.fail("was parsed"))
@@ -126,7 +126,7 @@ DAMAGE = {  # file, from, to, whether the result has hashes
     "all rows": ("metrics.jsonl", 0, None, False),
     "a row before the last": ("metrics.jsonl", 10, 30, False),
     "the last row, with hashes": ("metrics.jsonl", -20, None, True),
-    "the last steps": (KEPT, -4, None, True),
+    "the last steps": (STEP_LOSSES, -4, None, True),
 }
 
 
@@ -146,6 +146,6 @@ def test_what_a_power_loss_has_left_blank_is_set_aside_by_name(what, tmp_path):
 
 def test_steps_that_are_thrown_away_are_no_damage_where_none_are_asked_for(tmp_path):
     folder = finished(RunFolder(tmp_path / SPEC.key), every_step=True, hashed=True)
-    (folder.path / KEPT).unlink()
+    (folder.path / STEP_LOSSES).unlink()
     assert folder.complete()["status"] == "ok"
     assert folder.complete(every_step=True) is None

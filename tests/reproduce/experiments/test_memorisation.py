@@ -16,12 +16,12 @@ from three_factors.reproduce.experiments import (
 )
 
 
-def epochs(noisy, clean, wrong=None):
+def epochs(noisy, valid, wrong=None):
     wrong = [0.1] * len(noisy) if wrong is None else wrong
     index = range(1, len(noisy) + 1)
     columns = {
         memorisation.NOISY: noisy,
-        metrics.VALID: clean,
+        metrics.VALID: valid,
         memorisation.WRONG: wrong,
         "step": [24 * i for i in index],
     }
@@ -61,13 +61,13 @@ def test_validation_accuracy_is_there_where_its_mean_of_three_is_within_an_error
 
 
 def test_what_is_memorised_at_the_best_accuracy_is_a_share_of_what_is_at_the_end():
-    clean = [0.5, 0.8, 0.8, 0.8] + [0.7] * 16
+    valid = [0.5, 0.8, 0.8, 0.8] + [0.7] * 16
     wrong = [0.0, 0.02, 0.04, 0.1] + [0.2] * 14 + [0.7, 0.9]
-    found = memorised(epochs([0.8] * 20, clean, wrong))
+    found = memorised(epochs([0.8] * 20, valid, wrong))
     assert found[memorisation.EARLY] == pytest.approx(0.04 / 0.8)
-    assert memorisation.EARLY not in memorised(epochs([0.8] * 20, clean, [0.1] * 20))  # it never memorises
+    assert memorisation.EARLY not in memorised(epochs([0.8] * 20, valid, [0.1] * 20))  # it never memorises
     seldom = replace(SPEC, evaluations=None)  # once an epoch: which came first is not known
-    assert memorisation.EARLY not in memorisation.MEMORISATION.derive(epochs([0.8] * 20, clean, wrong), seldom)
+    assert memorisation.EARLY not in memorisation.MEMORISATION.derive(epochs([0.8] * 20, valid, wrong), seldom)
 
 
 CELLS = {cell.label: cell.factors for cell in memorisation.MEMORISATION._cells("quick")}

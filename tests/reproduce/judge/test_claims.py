@@ -96,7 +96,7 @@ def test_what_is_alike_where_noise_does_nothing_is_inconclusive():
     nothing = replace(alike, gate=gate(SPREAD))
     (claim,) = judge([nothing], look(5, 5), ["a"])
     assert claim.verdict == "inconclusive"
-    assert verdicts.GATED in claim.note
+    assert stored_claims.GATED in claim.note
     assert word(replace(found(SPREAD + 3, within(0.5)), gate=1.0)) == ["not supported"]  # apart all the same
 
 
@@ -172,7 +172,7 @@ def test_a_direction_from_a_null_that_a_logarithm_does_not_have_is_refused():
         ("norm.all", "norm", True),
         ("norms", "norm", False),
         ("norm", "norm.all", False),
-        ("anything", claims.EVERY, True),
+        ("anything", claims.ALL_CLAIMS, True),
         ("anything", "", False),
     ],
 )
@@ -226,3 +226,60 @@ def test_a_stored_claim_tells_bounds_that_there_are_not():
     assert stored_claims.interval(claim | {"low": None}) == "3 [unbounded]"
     assert stored_claims.interval(claim | {"value": None}) == "no value"
     assert stored_claims.interval({"value": 0.012, "low": 0.0, "high": 0.02, "unit": "share"}) == "1.20 [0.00, 2.00] pp"
+
+
+UNDECIDED = {
+    "verdict": "inconclusive",
+    "confidence": 0.95,
+    "p_support": 0.0408,
+    "p_refute": 0.9592,
+    "holm_support": 0.163,
+    "holm_refute": 1.0,
+    "rule": as_json(within(1 / 3)),
+    "low": -0.488,
+    "high": 0.264,
+    "note": "",
+}
+INSIDE = {"low": -0.1, "high": 0.1}
+ALONE = {"p_support": 0.02} | INSIDE
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "support: p 0.041, at most 0.025 needed"),
+        ({"confidence": 0.975}, "support: p 0.041, at most 0.0125 needed"),
+        ({"p_support": 0.02503}, "support: p 0.02503, at most 0.025 needed"),  # as many digits as show it
+        ({"p_support": 0.97, "p_refute": 0.03}, "refutation: p 0.03, at most 0.025 needed"),  # which came nearer
+        (INSIDE, "noise acts: p 0.041, at most 0.025 needed"),
+        (INSIDE | {"note": stored_claims.GATED}, ""),
+        (
+            {"rule": as_json(Direction(-1, 0.1, null=1.0)), "low": 0.5, "high": 0.9},
+            "noise acts: p 0.041, at most 0.025 needed",
+        ),
+        ({"rule": as_json(Direction(1, 0.1)), "high": None}, "support: p 0.041, at most 0.025 needed"),
+        ({"low": None, "high": None}, "support: p 0.041, at most 0.025 needed"),
+        (ALONE, "Holm: p 0.16, at most 0.05 needed"),
+        (ALONE | {"note": "; ".join([stored_claims.HOLM.format("supported"), "11 of 24 cells"])}, ""),
+        (ALONE | {"holm_support": 0.04}, ""),  # an earlier look stands, as its note says
+        ({"p_support": None, "p_refute": None}, ""),  # too many lost
+        ({"verdict": "not judged"}, ""),
+        ({"verdict": "supported"}, ""),
+    ],
+)
+def test_an_undecided_claim_says_what_it_lacked(changes, told):
+    assert stored_claims.why_undecided(UNDECIDED | changes) == told
+
+
+def test_what_a_claim_lacked_is_not_known_of_folders_without_ps():
+    assert stored_claims.why_undecided({"verdict": "inconclusive", "note": ""}) == ""
+
+
+@pytest.mark.parametrize(("shift", "noise"), [(0.3, 0.0), (0.6, 0.0), (1.0, 0.0), (1.0, 2.0), (0.83, 2.0)])
+def test_every_undecided_claim_has_a_note_or_a_reason(shift, noise):
+    """Of two in a family, one of which noise may not reach."""
+    values = SPREAD * 4 + shift
+    pair = found(values, within(1), "a", gate=gate(SPREAD + noise)), found(values, Direction(1, 1.2), "b")
+    undecided = [claim for claim in judge(pair, look(5, 5), ["a", "b"]) if claim.verdict == "inconclusive"]
+    assert undecided
+    assert all(bool(claim.note) != bool(stored_claims.why_undecided(claim.as_json())) for claim in undecided)

@@ -126,7 +126,7 @@ def test_an_undecided_look_costs_the_later_ones_nothing_but_its_level():
 def line(**changes):
     fields = {"claim": "fig1.norm", "place": "quick", "rules": TAG, "look": 1, "runs": "x", "seeds": 4}
     return Spent(
-        **(fields | {"p_support": 0.5, "p_refute": 0.5, "word": "inconclusive"} | changes), value=1, low=0, high=2
+        **(fields | {"p_support": 0.5, "p_refute": 0.5, "verdict": "inconclusive"} | changes), value=1, low=0, high=2
     )
 
 
@@ -195,3 +195,9 @@ def test_a_damaged_ledger_is_refused_by_name(tmp_path, damage):
 
 def test_a_line_of_the_ledger_is_what_it_was():
     assert spent(json.loads(json.dumps(line().as_json()))) == line()
+
+
+def test_the_archives_lines_are_stored_again_as_they_are():
+    there = (ledger.HOME / ledger.LOOKS).read_text().splitlines()
+    assert there
+    assert [json.dumps(spent(json.loads(of)).as_json()) for of in there] == there

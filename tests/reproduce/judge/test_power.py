@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.reproduce.figures import source
-from three_factors.reproduce.engine import prospects
+from three_factors.reproduce.engine import judging
 from three_factors.reproduce.engine.definition import Context
 from three_factors.reproduce.engine.judge import power
 from three_factors.reproduce.engine.judge.estimates import OverSeeds
@@ -73,16 +73,16 @@ def test_on_a_logarithmic_scale_distances_are_ratios():
 
 def test_it_is_told_before_the_runs_from_the_last_call_and_not_where_there_was_none(tmp_path):
     context, told = Context(FIGURE, Options(out=tmp_path), source("cifar10"), 4, ""), []
-    assert prospects.hopes(context, told.append) == {}
+    assert judging.powers(context, told.append) == {}
     folder = tmp_path / "fig4" / "quick"
     folder.mkdir(parents=True)
     (folder / "claims.json").write_text(json.dumps([claim(within(1 / 3), 0.5), {"id": "b", "n": 4, "claim": ""}]))
-    found = prospects.hopes(context, told.append)
+    found = judging.powers(context, told.append)
     assert found.keys() == {"a"}
     assert "by the spread between seeds that the last call found" in told[0]
     assert "a claim (needs n" in told[1]
     (folder / "claims.json").write_text("[{}]")
-    assert prospects.hopes(context, told.append) == {}
+    assert judging.powers(context, told.append) == {}
 
 
 @pytest.mark.parametrize(
@@ -102,5 +102,5 @@ def test_claims_of_an_earlier_edition_and_damaged_ones_tell_nothing(stored, tmp_
     folder = tmp_path / "fig4" / "quick"
     folder.mkdir(parents=True)
     (folder / "claims.json").write_text(json.dumps(stored))
-    assert prospects.hopes(context, told.append) == {}
+    assert judging.powers(context, told.append) == {}
     assert told == []

@@ -208,13 +208,14 @@ def test_the_highest_scale_is_shown_with_its_arms_and_the_lower_ones_behind_it(p
         shutil.copytree(results, results.parent / name)
     mixed = CLAIM | {"quantity": "g at equal epochs", "value": 0.9, "unit": ""}
     (results.parent / "paper-time" / "claims.json").write_text(json.dumps([mixed | {"verdict": "not supported"}]))
-    (results / "claims.json").write_text(json.dumps([CLAIM | {"verdict": "inconclusive", "word": "undecided"}]))
+    ps = {"confidence": 0.95, "p_support": 0.041, "p_refute": 0.9, "low": -0.01}
+    (results / "claims.json").write_text(json.dumps([CLAIM | {"verdict": "inconclusive", "word": "undecided"} | ps]))
     make(results)
     page = (folder / "README.md").read_text()
     shown, behind = page.split("<details><summary>At quick scale</summary>")
     assert "| falls: time 0.9 [0, 0.02] not supported |" in shown
-    assert "| undecided |" in behind
-    assert "| undecided |" not in shown
+    assert "| undecided (support: p 0.041, at most 0.025 needed) |" in behind
+    assert "| undecided" not in shown
     told = readme.read_text()
     assert "- 1 primary claims about trained networks, at paper scale: 1 supported.\n" in told
     assert "(arms): of 1 seen ones 0 survive it, 1 fall, 0 are open; of the other 0, 0 fall.\n" in told

@@ -14,6 +14,7 @@ from filelock import Timeout
 from tests.reproduce.figures import source
 from tests.reproduce.script import ROOT
 from tests.reproduce.specs import SPEC
+from three_factors.reproduce.engine import judging
 from three_factors.reproduce.engine.contract.files import lock, write_json
 from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.spec import Item
@@ -99,16 +100,22 @@ def test_a_figure_with_missing_arms_is_drawn_with_what_is_there(tmp_path):
     first = (tmp_path / "fig4.svg").read_bytes()
     save(FIGURE.draw, table, tmp_path, "fig4", footer="", watermark=None)
     assert (tmp_path / "fig4.svg").read_bytes() == first  # equal results give equal files
-    judged = outputs.judge(CONTEXT, table, {}, None)
+    judged = judging.judge(CONTEXT, table, {})
     assert {claim.verdict for claim in judged} == {"not judged", "estimated"}
     assert isinstance(table.frame, pd.DataFrame)
+
+
+def conclude(context, items, seconds=0.0):
+    """Judges and publishes a figure that has no table."""
+    table = Table(pd.DataFrame(columns=["label", "seed", "status"]), {})
+    judged = judging.looked_at(context, items, table, [], {})
+    return outputs.publish(context, items, table, [], judged, seconds)
 
 
 def publish(out, items, seconds, draw=lambda table, axes: axes(1, 1)):
     """Publishes a figure without claims, and no run of it."""
     context = replace(CONTEXT, definition=replace(FIGURE, check=lambda table: [], draw=draw), options=Options(out=out))
-    table = Table(pd.DataFrame(columns=["label", "seed", "status"]), {})
-    return outputs.publish(context, items, table, [], {}, seconds).folder
+    return conclude(context, items, seconds).folder
 
 
 def test_the_time_of_several_calls_is_added_up_until_the_settings_change(tmp_path):
@@ -122,11 +129,10 @@ def test_the_time_of_several_calls_is_added_up_until_the_settings_change(tmp_pat
 
 def test_seeds_of_other_calls_are_named(tmp_path, capsys):
     context = replace(CONTEXT, options=Options(out=tmp_path))
-    empty = Table(pd.DataFrame(columns=["label", "seed", "status"]), {})
     item = Item("constant, small S", 3, SPEC)
     for seeds, told in (((3,), ""), ((100, 101), "seeds 3 are"), ((100,), "seeds 3, 101 are")):
         items = [replace(item, seed=seed) for seed in seeds]
-        outputs.publish(context, items, empty, [], {})
+        conclude(context, items)
         assert (told in capsys.readouterr().out) == bool(told) or not told
     told = json.loads((tmp_path / "fig4" / "quick" / "provenance.json").read_text())
     assert told["other_seeds"] == [3, 101]
@@ -136,8 +142,7 @@ def test_seeds_of_other_calls_are_named(tmp_path, capsys):
 def test_results_say_their_precision(precision, tmp_path):
     options = Options(out=tmp_path, precision=precision)
     context = replace(CONTEXT, definition=replace(FIGURE, check=lambda table: []), options=options)
-    empty = Table(pd.DataFrame(columns=["label", "seed", "status"]), {})
-    folder = outputs.publish(context, [Item("constant, small S", 3, SPEC)], empty, [], {}).folder
+    folder = conclude(context, [Item("constant, small S", 3, SPEC)]).folder
     assert json.loads((folder / "provenance.json").read_text())["precision"] == (precision or "float32")
 
 
@@ -177,7 +182,7 @@ def look_at(tmp_path, value, draw=lambda table, axes: axes(1, 1)):
     definition = replace(FIGURE, check=lambda table: [found], primary=("cyclic.share",), draw=draw)
     context = replace(CONTEXT, definition=definition, options=Options(out=tmp_path))
     items = [Item("constant, small S", seed, replace(SPEC, seed=seed)) for seed in range(4)]
-    return outputs.publish(context, items, Table(pd.DataFrame(columns=["label", "seed", "status"]), {}), [], {})
+    return conclude(context, items)
 
 
 def test_a_look_is_spent_before_its_word_is_published(tmp_path):
@@ -191,10 +196,15 @@ def test_a_look_is_spent_before_its_word_is_published(tmp_path):
     (spent,) = ledger.read(tmp_path).of(
         "fig4.cyclic.share", replace(CONTEXT, options=Options()).place, FIGURE.rules("epochs")
     )
-    assert (spent.look, spent.word) == (1, "supported")
+    assert (spent.look, spent.verdict) == (1, "supported")
     (claim,) = look_at(tmp_path, -1.0).claims
     assert claim["verdict"] == "supported"
     assert claim["note"].startswith("decided at look 1; now -0.98")
+
+
+def test_an_undecided_claim_says_in_the_terminal_what_it_lacked(tmp_path, capsys):
+    look_at(tmp_path, 0.08)
+    assert " · look 1 · support: p 0.059, at most 0.025 needed" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("scale", ["quick", "paper"])
@@ -246,7 +256,7 @@ def test_a_claim_says_which_of_its_runs_diverged():
 
     drawn = FIGURE.experiment.imagined("quick", 4, np.random.default_rng(0))
     table = OneLost(drawn.finals, drawn.series)
-    notes = {claim.claim: claim.note for claim in outputs.judge(CONTEXT, table, {}, None)}
+    notes = {claim.claim: claim.note for claim in judging.judge(CONTEXT, table, {})}
     touched = notes["constant pair: end test accuracies within 0.5 points"]
     assert "1 run of 'constant, large S' diverged" in touched
     assert "diverged" not in notes["cyclic pair: end test accuracies within 0.5 points"]

@@ -108,6 +108,17 @@ def test_the_page_is_of_one_precision(asked, value, tmp_path, monkeypatch):
     assert len(write(CONTENTS, options)[2]) == (asked == "float32")
 
 
+def test_an_undecided_claim_says_on_the_page_what_it_lacked(tmp_path, monkeypatch):
+    current(monkeypatch)
+    ps = {"p_support": 0.041, "p_refute": 0.9, "holm_support": 0.2, "holm_refute": 1.0}
+    undecided = CLAIM | {"verdict": "inconclusive", "word": "undecided", "low": -0.2} | ps
+    results(tmp_path, "fig1", undecided)
+    arm(tmp_path, "time", undecided)
+    page = write(CONTENTS, ReportOptions(out=tmp_path))[0].read_text()
+    lacked = r'undecided</span>[^<]* <span class="soft">support: p 0\.041, at most 0\.025 needed</span>'
+    assert len(re.findall(lacked, page)) == 3  # in the overview, there in the arm, and in the figure's table
+
+
 def test_what_is_only_estimated_has_no_word_on_the_page(page):
     section = page.split('<section id="fig1">')[1].split("</section>")[0]
     assert "Estimated, without a word: 1" in section

@@ -9,6 +9,7 @@ import pytest
 
 from tests.reproduce.script import PATIENCE, ROOT, alive, descendants, kill, run, start, until
 from three_factors.reproduce import finite_step
+from three_factors.reproduce.engine import judging
 from three_factors.reproduce.engine.definition import Context
 from three_factors.reproduce.engine.judge.chains import Chains
 from three_factors.reproduce.engine.judge.claims import Finding, Statement
@@ -17,7 +18,6 @@ from three_factors.reproduce.engine.judge.looks import ONLY
 from three_factors.reproduce.engine.judge.rules import Range
 from three_factors.reproduce.engine.judge.verdicts import judge
 from three_factors.reproduce.engine.options import SCALES, Options
-from three_factors.reproduce.engine.publish import outputs
 from three_factors.reproduce.theory.simulate import simulate
 from three_factors.reproduce.theory.simulation import Simulation
 
@@ -177,7 +177,7 @@ def test_a_theory_is_looked_at_once_at_the_scales_number_of_seeds():
     seeds = theory.seeds["quick"]
     chains = Chains({}, {}, None)
     words = [
-        outputs.judge(Context(theory, Options(scale="quick"), None, n, ""), chains, {}, None)[0].verdict
+        judging.judge(Context(theory, Options(scale="quick"), None, n, ""), chains, {})[0].verdict
         for n in (seeds, seeds + 1)
     ]
     assert words == ["supported", "not judged"]

@@ -24,7 +24,7 @@ from three_factors.reproduce.engine.contract.files import write_json, write_text
 from three_factors.reproduce.engine.contract.job import environment_of
 from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import Item
-from three_factors.reproduce.engine.contract.steps import DTYPE, KEPT
+from three_factors.reproduce.engine.contract.steps import DTYPE, STEP_LOSSES
 from three_factors.reproduce.engine.options import InputError
 from three_factors.reproduce.engine.watch import mirror as wandb_mirror
 
@@ -190,7 +190,7 @@ def test_every_metric_has_its_axis_and_its_summary(tmp_path):
 
 
 def test_the_metrics_are_what_runs_log():
-    assert set(wandb_mirror.PARTS) == {"train", *WITH_LABEL_NOISE}
+    assert set(wandb_mirror.DATA_PARTS) == {"train", *WITH_LABEL_NOISE}
     module = torch.nn.Linear(4, 3)
     batches = [(torch.randn(8, 4), torch.randint(0, 3, (8,))) for _ in range(3)]
     monitor = HessianMonitor(measures=COSTS, loss=torch.nn.functional.cross_entropy)
@@ -213,7 +213,7 @@ def test_rows_are_mirrored_as_they_come_and_only_once(tmp_path):
         file.flush()
         m.poll()  # half a line is left for later
         file.write(text[30:])
-    np.tile(LOSSES, 2).astype(DTYPE).tofile(f.path / KEPT)
+    np.tile(LOSSES, 2).astype(DTYPE).tofile(f.path / STEP_LOSSES)
     m.poll()
     m.finish(f, "ok")
     assert [row["epoch"] for row in logged if "epoch" in row] == [1, 2]

@@ -13,7 +13,7 @@ from three_factors.reproduce.engine.contract.folders import PackFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.packs import Pack
 from three_factors.reproduce.engine.contract.run_folder import RunFolder
-from three_factors.reproduce.engine.contract.steps import KEPT
+from three_factors.reproduce.engine.contract.steps import STEP_LOSSES
 from three_factors.reproduce.engine.worker.process import run_folder
 
 SPECS = [replace(MLP, seed=seed, epochs=2, keep=None) for seed in range(2)]
@@ -49,7 +49,7 @@ def test_all_rows_and_steps_are_on_the_disk_before_there_is_a_result(packed, sto
         run_folder(folder.path)
         result = json.loads((folder.path / "result.json").read_text())
         before = stored[: stored.index(place(folder.path / "result.json"))]
-        for name in ("metrics.jsonl", KEPT):
+        for name in ("metrics.jsonl", STEP_LOSSES):
             assert place(folder.path / name) in before, name
             assert result["sha256"][name] == digest(folder.path / name)
 
