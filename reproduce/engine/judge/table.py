@@ -205,6 +205,11 @@ class SyntheticTable(Evidence):
     factors: Factors = field(default_factory=dict)
     measured = False
 
+    def among(self, factors: Factors) -> SyntheticTable:
+        """Returns what is drawn of these settings alone, taken for made of these factors."""
+        finals, series = ({k: v for k, v in of.items() if k in factors} for of in (self.finals, self.series))
+        return SyntheticTable(finals, series, factors)
+
     @property
     def labels(self) -> list[str]:
         return list(self.finals)

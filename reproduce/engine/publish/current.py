@@ -15,7 +15,7 @@ from three_factors.reproduce.engine.contract.files import read_cache
 from three_factors.reproduce.engine.contract.spec import Item
 from three_factors.reproduce.engine.definition import Definition, Figure, Theory
 from three_factors.reproduce.engine.judge.rules import as_json
-from three_factors.reproduce.engine.judge.table import Table
+from three_factors.reproduce.engine.judge.table import SyntheticTable, Table
 from three_factors.reproduce.engine.options import PRECISION, Options, Scale
 from three_factors.reproduce.engine.planning import FigurePlan, TheoryPlan
 from three_factors.reproduce.engine.publish.outputs import measured
@@ -78,6 +78,9 @@ def _of_figure(figure: Figure, told: dict[str, Any], folder: Path, scale: Scale)
         imagined = figure.experiment.imagined(scale, seeds, np.random.default_rng(0))
     except NotImplementedError:
         return True  # its claims are not known without a table: runs and measurements alone tell
+    if len(figure.data) > 1:  # on each of them it has other settings, and claims of these
+        assert isinstance(imagined, SyntheticTable)
+        imagined = imagined.among({run.label: run.factors for run in runs})
     written = _claims(folder)
     claims = [(finding.about.id, as_json(finding.rule)) for finding in figure.check(imagined)]
     primary = [c["id"] for c in written if c.get("primary")]

@@ -51,6 +51,21 @@ def written(folder, told):
     return told
 
 
+def test_results_on_a_second_data_set_are_current_with_claims_of_their_own(tmp_path):
+    figure = named("noise_only")
+
+    def frame(runs):
+        return pd.DataFrame([{"label": run.label, "seed": run.seed, "status": "ok"} for run in runs])
+
+    left(tmp_path, figure, CIFAR, frame)
+    runs = FigurePlan(figure, Options(scale="smoke", seeds=2), CIFAR, PAPERS).runs()
+    table = Table(frame(runs), {}, factors={run.label: run.factors for run in runs})
+    assert not is_current(figure, tmp_path, "smoke", tmp_path)  # the claims are of the first one's networks
+    found = [claim.as_json() for claim in judge(figure.check(table), look(2, 2), figure.primary)]
+    (tmp_path / "claims.json").write_text(json.dumps(found))
+    assert is_current(figure, tmp_path, "smoke", tmp_path)
+
+
 def test_results_are_current_until_a_setting_a_measurement_or_the_data_change(tmp_path, monkeypatch):
     figure = named("fig15")
     told = left(tmp_path, figure, MNIST)
