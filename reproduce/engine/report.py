@@ -8,13 +8,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from itertools import product
 from pathlib import Path
 from typing import Any, NoReturn
 
+from three_factors.datamodules.prepared import Prepared
 from three_factors.reproduce.engine.console import say
-from three_factors.reproduce.engine.contract.archive import HOME, Archive
+from three_factors.reproduce.engine.contract.archive import Archive
 from three_factors.reproduce.engine.contract.files import CHECKOUT
 from three_factors.reproduce.engine.definition import Contents, Definition, Figure
+from three_factors.reproduce.engine.experiment import Arm
 from three_factors.reproduce.engine.launch import interrupts
 from three_factors.reproduce.engine.launch.ending import end_with
 from three_factors.reproduce.engine.launch.scripts import run_scripts
@@ -29,7 +32,7 @@ from three_factors.reproduce.engine.options import (
     parse,
 )
 from three_factors.reproduce.engine.outlook import outlook
-from three_factors.reproduce.engine.publish import ledger
+from three_factors.reproduce.engine.planning import FigurePlan
 from three_factors.reproduce.engine.publish.current import is_current
 from three_factors.reproduce.engine.publish.page import folders, papers, write
 
@@ -86,7 +89,7 @@ def _draw_archived(contents: Contents, options: ReportOptions) -> list[str]:
     ):
         return []
     figures = [(of, data, EPOCHS) for of, data in _missing(contents, options) if isinstance(of, Figure)]
-    arms = [one for name in contents.page for one in _missing_arms(contents.load(name), options)]
+    arms = [one for name in contents.page for one in _missing_arms(contents.load(name), options, archive)]
     left = [[*_command(*one, options), "--plot-only"] for one in (*figures, *arms)]
     say(f"from the archive: what it has of {len(figures)} figures and {len(arms)} of their arms")
     ended = run_scripts(left, at_once=os.cpu_count() or 1)
@@ -111,16 +114,29 @@ def _missing(contents: Contents, options: ReportOptions) -> Iterator[tuple[Defin
                 yield definition, data
 
 
-def _missing_arms(definition: Definition, options: ReportOptions) -> Iterator[tuple[Definition, str | None, str]]:
-    """Yields the arms of a figure that were looked at for the archive, and whose results are not complete."""
+def _missing_arms(
+    definition: Definition, options: ReportOptions, archive: Archive
+) -> Iterator[tuple[Definition, str | None, str]]:
+    """Yields the arms of a figure whose runs are all in the archive, and whose results are not complete."""
+    if not isinstance(definition, Figure):
+        return
     there, _ = folders(definition, options)
     done = {(one.data, one.arm) for one in there if _complete(definition, one.folder, one.told, options)}
-    looked = {tuple(line.place.split()[1:3]) for line in ledger.of_figure(HOME, definition.name, options.scale)}
-    for source, arm in sorted(looked):
-        data = source.rpartition("-")[0]
-        ours = arm in {one.name for one in definition.arms} and data in definition.data
-        if ours and arm != EPOCHS and options.data in (None, data) and (data, arm) not in done:
-            yield definition, None if data == definition.data[0] else data, arm
+    for data in definition.data:
+        if options.data not in (None, data):
+            continue
+        for source, arm in product(archive.sources([data]), definition.arms):
+            if (data, arm.name) not in done and _archived(definition, arm, source, options, archive):
+                yield definition, None if data == definition.data[0] else data, arm.name
+
+
+def _archived(figure: Figure, arm: Arm, source: Prepared, options: ReportOptions, archive: Archive) -> bool:
+    of = Options(scale=options.scale, seeds=options.seeds, precision=options.precision)
+    try:
+        runs = FigurePlan(figure, of, source, arm).runs()
+    except InputError:  # the arm leaves no run at this scale
+        return False
+    return all(run.spec.key in archive.index["keys"] for run in runs)
 
 
 def _command(definition: Definition, data: str | None, arm: str, options: ReportOptions) -> list[str]:

@@ -8,12 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.reproduce.figures import source
 from tests.reproduce.publish.pages import CLAIM, arm, current, halve, report, results
 from tests.reproduce.script import ROOT
 from three_factors.reproduce.contents import CONTENTS
 from three_factors.reproduce.engine import report as command_line
 from three_factors.reproduce.engine.launch.scripts import Ended
-from three_factors.reproduce.engine.options import EPOCHS, parse
+from three_factors.reproduce.engine.options import EPOCHS, Options, parse
+from three_factors.reproduce.engine.planning import FigurePlan
 from three_factors.reproduce.engine.publish.page import write
 from three_factors.reproduce.engine.report import ReportOptions, _command, _complete, _run_missing
 
@@ -86,9 +88,10 @@ def test_what_the_archive_has_is_drawn_first(tmp_path, monkeypatch, capsys):
     current(monkeypatch)
     results(tmp_path, "fig1", CLAIM)
     block = SimpleNamespace(told={"scale": "quick"})
-    archive = SimpleNamespace(index={"blocks": {"one": {}}}, block=lambda name: block)
+    archive = SimpleNamespace(
+        index={"blocks": {"one": {}}}, block=lambda name: block, sources=lambda names: []
+    )  # no arm
     monkeypatch.setattr(command_line, "Archive", lambda: archive)
-    monkeypatch.setattr(command_line, "HOME", tmp_path / "nowhere")  # no arm
     ran = {}
 
     def run(commands, at_once):
@@ -106,32 +109,29 @@ def test_what_the_archive_has_is_drawn_first(tmp_path, monkeypatch, capsys):
     assert all({"--plot-only", "--archive"} < set(command) and "--run" not in command for command in ran.values())
 
 
-def test_the_arms_that_the_archive_has_words_of_are_drawn_too(tmp_path, monkeypatch):
+def test_the_arms_whose_runs_the_archive_has_are_drawn_too_whether_they_were_given_a_word_or_not(tmp_path, monkeypatch):
     current(monkeypatch)
     arm(tmp_path / "out", "time", CLAIM | {"data": "fashionmnist"})  # of fig1, which is there
-    of = {"rules": "r", "look": 1, "runs": "k", "seeds": 4, "p_support": 0.1, "p_refute": 0.9, "word": "inconclusive"}
-    of |= {"value": 0.0, "low": None, "high": None}
-    looked = [
-        ("fig1.norm", "quick fashionmnist-3918145f time float32"),
-        ("fig1.norm", "quick fashionmnist-3918145f epochs float32"),
-        ("fig1.norm", "quick fashionmnist-3918145f gone float32"),
-        ("fig1.norm", "quick pets-1234 loss float32"),
-        ("fig1.norm", "paper fashionmnist-3918145f loss tf32"),
-        ("noise_only.norm", "quick cifar10-0741df60 quench float32"),
-        ("noise_only.norm", "quick fashionmnist-3918145f quench float32"),
-        ("noise_only.loss", "quick fashionmnist-3918145f quench float32"),
-    ]
-    (tmp_path / "looks.jsonl").write_text("".join(json.dumps({"claim": c, "place": p} | of) + "\n" for c, p in looked))
-    monkeypatch.setattr(command_line, "HOME", tmp_path)
+    kept = [("fig1", "fashionmnist", "time"), ("fig6", "cifar10", "no-bn"), ("fig5", "mnist", "loss")]
+    kept += [("noise_only", name, "quench") for name in ("cifar10", "fashionmnist")]
+    keys, of = dict[str, list[str]](), {name: source(name) for name in ("cifar10", "mnist", "fashionmnist")}
+    for name, data, changed in kept:
+        figure = CONTENTS.load(name)
+        runs = FigurePlan(figure, Options(scale="quick"), of[data], figure.arm(changed)).runs()
+        keys |= {run.spec.key: [name] for run in runs[: -1 if name == "fig5" else None]}  # of fig5 one is lost
+    archive = SimpleNamespace(index={"keys": keys}, sources=lambda names: [of[name] for name in names])
 
     def arms(name, **options):
-        there = command_line._missing_arms(CONTENTS.load(name), ReportOptions(out=tmp_path / "out", **options))
-        return [(data, arm) for _, data, arm in there]
+        asked = ReportOptions(out=tmp_path / "out", **options)
+        return [(data, arm) for _, data, arm in command_line._missing_arms(CONTENTS.load(name), asked, archive)]
 
     assert arms("fig1") == []
-    assert arms("fig1", scale="paper") == [(None, "loss")]
-    assert arms("noise_only") == [("cifar10", "quench"), (None, "quench")]
+    assert arms("fig5") == []
+    assert arms("fig6") == [(None, "no-bn")]
+    assert arms("fig6", scale="paper") == []
+    assert arms("noise_only") == [(None, "quench"), ("cifar10", "quench")]
     assert arms("noise_only", data="cifar10") == [("cifar10", "quench")]
+    assert arms("theorem1") == []
     command = _command(CONTENTS.load("noise_only"), "cifar10", "quench", ReportOptions(out=tmp_path))
     assert {("--arm", "quench"), ("--data", "cifar10")} <= set(pairwise(command))
 
