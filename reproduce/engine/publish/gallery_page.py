@@ -98,7 +98,10 @@ def outcome(shown: Sequence[Shown]) -> str:
         for claim in primaries(one.claims):
             if others := elsewhere(claim, one.arms):
                 became[claim["verdict"] == "supported", survives(claim, [*others.values()])] += 1
-    lines = {f"primary claims about trained networks, at {scale} scale": of for scale, of in networks.items()}
+    lines = {
+        f"primary claims about trained networks, at {scale} scale, without their arms": of
+        for scale, of in networks.items()
+    }
     lines["checks of the theory's simulators"] = checks
     told = [f"- {len(claims)} {words}: {_counted(claims)}." for words, claims in lines.items() if claims]
     if became:

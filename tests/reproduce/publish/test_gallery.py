@@ -87,7 +87,7 @@ def test_pictures_shrink_and_the_table_stands_between_the_markers(places):
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
-    assert "- 1 primary claims about trained networks, at quick scale: 1 supported.\n" in text
+    assert "- 1 primary claims about trained networks, at quick scale, without their arms: 1 supported.\n" in text
     page = (folder / "README.md").read_text()
     row = next(line for line in page.splitlines() if "[fig1]" in line)
     hours = json.loads(gallery.PAPER_SCALE.read_text())["hours"]["fig1"]
@@ -217,7 +217,7 @@ def test_the_highest_scale_is_shown_with_its_arms_and_the_lower_ones_behind_it(p
     assert "| undecided (support: p 0.041, at most 0.025 needed) |" in behind
     assert "| undecided" not in shown
     told = readme.read_text()
-    assert "- 1 primary claims about trained networks, at paper scale: 1 supported.\n" in told
+    assert "- 1 primary claims about trained networks, at paper scale, without their arms: 1 supported.\n" in told
     assert "(arms): of 1 seen ones 0 survive it, 1 fall, 0 are open; of the other 0, 0 fall.\n" in told
     assert (folder / gallery.INDICES).read_bytes()[:4] == b"\x89PNG"
     for place in ("paper", "paper-time", "quick"):
