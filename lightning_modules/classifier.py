@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, cast, get_args
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -14,57 +14,17 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
 from three_factors.lightning_modules.criterion import Criterion
+from three_factors.lightning_modules.losses import (
+    IGNORED,
+    DoubleMean,
+    check_criterion,
+    example_losses,
+    which_count,
+)
 from three_factors.lightning_modules.noise_injection import FromDifference, GradientNoise
 
 Batch = tuple[Tensor, Tensor]
-IGNORED = -100  # the label of examples that count nowhere: torch's `ignore_index`
 EVALUATED = ("val", "test", "train_subset", "train_clean", "train_wrong")  # what the validation loaders hold, in order
-
-
-def example_losses(criterion: Criterion, output: Tensor, target: Tensor) -> Tensor:
-    """Returns the losses of examples, (...), of outputs (..., classes) and labels (...).
-
-    Raises ValueError for another criterion.
-    """
-    _check_criterion(criterion)
-    if criterion == "cross_entropy":
-        flat = F.cross_entropy(output.flatten(0, -2), target.flatten(), reduction="none")
-        return flat.view(target.shape)
-    output = output.to(torch.promote_types(output.dtype, torch.float32))  # as autocast has cross-entropy
-    return (output - F.one_hot(target, output.shape[-1]).to(output.dtype)).square().sum(-1) / 2
-
-
-def _counted(targets: Tensor) -> Tensor:
-    """Returns which examples count, bool (B,)."""
-    return targets.long() != IGNORED  # of 8 bits, -100 would be 156
-
-
-def _check_criterion(value: object) -> None:
-    if value in get_args(Criterion):
-        return
-    neither = "is neither 'cross_entropy' nor 'square'"
-    if isinstance(value, str):
-        raise ValueError(f"criterion: {value!r} {neither}")
-    raise ValueError(f"criterion: a {type(value).__name__} {neither}; a loss of your own overrides `loss`")
-
-
-class DoubleMean(MeanMetric):
-    """A mean whose sums are of float64, wherever it is moved: torchmetrics forgets the type on the way to a device."""
-
-    def __init__(self) -> None:
-        super().__init__(nan_strategy="disable")
-        self.set_dtype(torch.float64)
-
-    def _apply(self, fn: Any, exclude_state: Sequence[str] = "") -> Any:
-        moved = super()._apply(fn, exclude_state)
-        self._dtype = self.mean_value.dtype
-        return moved
-
-    def update(self, value: Any, weight: Any = None) -> None:
-        """Adds values (...) with weights (...), 1 by default, which torchmetrics forgets beside "disable"."""
-        value = value.to(self.dtype)
-        self.mean_value += (value if weight is None else value * weight.to(self.dtype)).sum()
-        self.weight += value.numel() if weight is None else weight.to(self.dtype).sum()
 
 
 class SGDClassifier(pl.LightningModule):
@@ -123,7 +83,7 @@ class SGDClassifier(pl.LightningModule):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "criterion":  # here, since torch registers a module and leaves out the property's setter
-            _check_criterion(value)
+            check_criterion(value)
         super().__setattr__(name, value)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -153,7 +113,7 @@ class SGDClassifier(pl.LightningModule):
         logits = self.network(inputs)
         loss = self.loss(logits, targets)
         self._accumulate(loss.detach(), logits.detach(), targets)
-        share = self._share(_counted(targets).sum()) if self._ranks > 1 else 1.0
+        share = self._share(which_count(targets).sum()) if self._ranks > 1 else 1.0
         if self.gradient_noise is None:
             return loss * share if self._ranks > 1 else loss
         losses = self.losses(logits, targets)
@@ -177,7 +137,7 @@ class SGDClassifier(pl.LightningModule):
 
         The noise's weights are balanced over all examples: over those that count its covariance is another.
         """
-        ignored = (~_counted(targets)).sum()
+        ignored = (~which_count(targets)).sum()
         count = int(self._global(ignored) if self._ranks > 1 else ignored)
         if count:
             raise ValueError(
@@ -241,7 +201,7 @@ class SGDClassifier(pl.LightningModule):
         # In place and in few operations: a `self.log` or a torchmetrics update costs more than a small network's step.
         if self.epoch_sums.device != loss.device:  # where no Trainer leads
             self.epoch_sums = self.epoch_sums.to(loss.device)
-        counted = _counted(targets).sum()
+        counted = which_count(targets).sum()
         self.epoch_sums[0].addcmul_(loss.to(torch.float64), counted.to(torch.float64))
         self.epoch_sums[1].add_((logits.argmax(1) == targets).sum())
         self.epoch_sums[2].add_(counted)
@@ -264,7 +224,7 @@ class SGDClassifier(pl.LightningModule):
             ValueError: the module was given another criterion than the checkpoint's, or this is none.
         """
         criterion = checkpoint.get("criterion", self.criterion)
-        _check_criterion(criterion)
+        check_criterion(criterion)
         if criterion != self.criterion and self.criterion != "cross_entropy":
             raise ValueError(f"criterion: {self.criterion!r} is not the checkpoint's {criterion!r}")
         self.criterion = criterion
@@ -288,7 +248,7 @@ class SGDClassifier(pl.LightningModule):
         inputs, targets = batch
         logits = self.network(inputs)
         loss, accuracy = (cast(MeanMetric, self.evaluations[f"{part}/{what}"]) for what in ("loss", "accuracy"))
-        counted = _counted(targets)
+        counted = which_count(targets)
         loss.update(self.losses(logits, targets), counted)
         accuracy.update((logits.argmax(1) == targets).to(logits.dtype), counted)
 

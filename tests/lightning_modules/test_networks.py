@@ -13,7 +13,7 @@ from tests.ranks import on_ranks
 from three_factors.datamodules import DigitsDataModule
 from three_factors.datamodules.batches import EvaluationLoader
 from three_factors.lightning_modules import MLP, VGG11, MLPNet, ResNet56Net, VGG11Net
-from three_factors.lightning_modules.classifier import example_losses
+from three_factors.lightning_modules.losses import example_losses
 
 
 def parameters(module):

@@ -10,7 +10,7 @@ import torch
 from three_factors.callbacks import GradientNoiseMonitor
 from three_factors.callbacks.functional.stacked import MemberGradients, MemberOperator, StackedOperator, together
 from three_factors.datamodules.stacked import StackedData
-from three_factors.lightning_modules.classifier import example_losses
+from three_factors.lightning_modules.losses import example_losses
 from three_factors.lightning_modules.stack import StackedMLP
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.measurements import AnyMeasurement, Measurement, NoiseMeasurement

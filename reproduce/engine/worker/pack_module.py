@@ -21,7 +21,7 @@ from torch import Tensor
 from three_factors.callbacks import ExactResume
 from three_factors.datamodules.batches import resumed_at
 from three_factors.datamodules.vision import MARKED, WATCHED
-from three_factors.lightning_modules.classifier import example_losses
+from three_factors.lightning_modules.losses import example_losses
 from three_factors.lightning_modules.stack import StackedMLP, StackedSGD, flat
 from three_factors.reproduce.engine.contract.files import write_json
 from three_factors.reproduce.engine.contract.job import Job

@@ -26,7 +26,7 @@ from three_factors.callbacks import ExactResume, HessianMonitor, KeepWeights, No
 from three_factors.datamodules.schedules import as_schedule
 from three_factors.datamodules.streams import integer_seed
 from three_factors.datamodules.vision import WATCHED, WITH_LABEL_NOISE, ImageDataModule
-from three_factors.lightning_modules.classifier import example_losses
+from three_factors.lightning_modules.losses import example_losses
 from three_factors.lightning_modules.noise_injection import (
     GaussianOfItsShape,
     GradientNoise,

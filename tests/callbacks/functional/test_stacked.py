@@ -11,7 +11,7 @@ from three_factors.callbacks import GradientNoiseMonitor, HessianMonitor
 from three_factors.callbacks.functional import HessianOperator, top_eigenvalues, trace
 from three_factors.callbacks.functional.stacked import MemberGradients, StackedOperator, together
 from three_factors.callbacks.measures import Measure
-from three_factors.lightning_modules.classifier import example_losses
+from three_factors.lightning_modules.losses import example_losses
 from three_factors.lightning_modules.stack import StackedMLP
 
 MEASURES = get_args(Measure)
