@@ -61,6 +61,7 @@ FIGURE = Figure(
     draw=draw,
     beside=draw_beside,
     edition=2,  # where a run ends was another stretch of epochs where S cycles
+    later={arms.QUENCHED.name: 3},  # a quench of odd length left the norm at its end unmeasured
     arms=(*arms.BATCH_NORM, *arms.FOR_ALL, *arms.TRIPLET),
 )
 

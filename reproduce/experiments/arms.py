@@ -106,11 +106,18 @@ def lengths(wanted: Mapping[str, float], every: Mapping[str, int]) -> dict[str, 
     }
 
 
-def common(wanted: Mapping[str, float]) -> dict[str, int]:
-    """Returns whole epochs, multiples of what is wanted within 5 %: by the factor nearest to 1; else the nearest."""
+def common(wanted: Mapping[str, float], units: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Returns whole epochs, multiples of what is wanted within 5 %: by the factor nearest to 1; else the nearest.
+
+    units: label -> of what number of epochs they are multiples; 1 by default.
+    """
+    unit = dict.fromkeys(wanted, 1) if units is None else units
     factors = np.exp(np.linspace(-1, 1, 401) * math.log(FURTHER))
     factors = factors[np.argsort(np.abs(np.log(factors)), kind="stable")]
-    tried = [{label: max(1, round(factor * epochs)) for label, epochs in wanted.items()} for factor in factors]
+    tried = [
+        {label: max(1, round(factor * epochs / unit[label])) * unit[label] for label, epochs in wanted.items()}
+        for factor in factors
+    ]
     spreads = np.array([_spread(of, wanted) for of in tried])
     return tried[int((spreads <= max(EQUAL, spreads.min())).argmax())]
 
@@ -146,7 +153,9 @@ def quenched(settings: Settings) -> Settings:
     longer: dict[str, int] = {}
     for labels in _of_one_time(settings):
         before = math.exp(np.mean([math.log(t_eta(settings[label].spec)) for label in labels]))
-        longer |= common({label: _epochs_of_quench(settings[label].spec, QUENCH * before) for label in labels})
+        watches = {label: settings[label].spec.watch for label in labels}
+        every = {label: 1 if watch is None else watch.every for label, watch in watches.items()}  # so is the end
+        longer |= common({label: _epochs_of_quench(settings[label].spec, QUENCH * before) for label in labels}, every)
     return {label: setting.changed(**_quench(setting.spec, longer[label])) for label, setting in settings.items()}
 
 

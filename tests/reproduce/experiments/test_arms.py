@@ -103,6 +103,16 @@ def test_a_stretched_control_ends_with_the_others_and_does_not_set_where():
 
 
 @pytest.mark.parametrize("scale", ["quick", "gpu", "paper"])
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_what_is_watched_is_measured_at_the_end_in_every_arm_too(name, scale):
+    settings = figure(name).experiment.runs(scale, source(figure(name).data[0]))
+    for arm in (PAPERS, *figure(name).arms):
+        for label, setting in (settings if arm.change is None else arm.change(settings)).items():
+            watch = setting.spec.watch
+            assert watch is None or setting.spec.epochs % watch.every == 0, (arm.name, label)
+
+
+@pytest.mark.parametrize("scale", ["quick", "gpu", "paper"])
 def test_the_three_exponents_end_at_one_t_eta(scale):
     settings = figure("noise_only").experiment.runs(scale, source("fashionmnist"))
     ends = [t_eta(of.spec) for of in settings.values() if of.factors["part"] == "exponents"]
