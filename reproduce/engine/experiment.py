@@ -72,16 +72,16 @@ def often_enough(spec: RunSpec) -> Evaluations | None:
     """Returns when a run is evaluated within epochs: as it says, and at least `AT_THE_END` times where it ends."""
     from three_factors.datamodules.schedules import as_schedule, known_bounds
     from three_factors.reproduce.engine.contract.spec import Evaluations
-    from three_factors.reproduce.engine.contract.steps import ends_from, lengths, of_what
+    from three_factors.reproduce.engine.contract.steps import TAIL, ends_from, lengths, of_what
 
-    tenth, start = of_what(spec), int(0.9 * spec.epochs)
+    tenth, start = of_what(spec), int((1 - TAIL) * spec.epochs)
     if tenth != "steps":
         start = math.floor(ends_from(spec))
     ends = spec.epochs // spec.evaluate_every - start // spec.evaluate_every
     low, high = known_bounds(as_schedule(spec.schedule.batch_size)) or (1.0, float(spec.data.train))
     if tenth == "steps" and low != high and AT_THE_END <= ends < AT_THE_END * high / low:  # other than that of epochs
         steps = lengths(spec).cumsum()
-        ends = int((steps[spec.evaluate_every - 1 :: spec.evaluate_every] > 0.9 * steps[-1]).sum())
+        ends = int((steps[spec.evaluate_every - 1 :: spec.evaluate_every] > (1 - TAIL) * steps[-1]).sum())
     if ends >= AT_THE_END:
         return spec.evaluations
     return replace(spec.evaluations or Evaluations(), last=AT_THE_END, tenth=tenth)

@@ -13,6 +13,7 @@ from three_factors.reproduce.engine import claims, seedwise, statistics
 from three_factors.reproduce.engine.contract.measurements import Curvature, Watch
 from three_factors.reproduce.engine.contract.networks import VGG11Network
 from three_factors.reproduce.engine.contract.spec import Keep, RunSpec
+from three_factors.reproduce.engine.contract.steps import NEAR
 from three_factors.reproduce.engine.experiment import Experiment, Setting
 from three_factors.reproduce.engine.judge.table import NOISE, Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale
@@ -29,7 +30,6 @@ LOW_ETA, HIGH_ETA = "constant, low eta", "constant, high eta"
 SCHEDULES = (DISCRETE_S, DISCRETE_ETA, TRIANGLE_ETA, LOW_ETA, HIGH_ETA)  # the order of the paper's panels
 CYCLICAL = SCHEDULES[:3]
 PHASES = "log norm at high noise less that at low noise"
-NEAR = 1.5  # times the lowest eta/S, or the highest over it: a phase
 IDS = {DISCRETE_S: "discrete_s", DISCRETE_ETA: "discrete_eta", TRIANGLE_ETA: "triangle_eta"}  # in claims
 
 

@@ -34,7 +34,7 @@ WEIGHT_NORM, DISTANCE = "weights/norm", "weights/distance"  # |θ| and |θ - θ0
 STEP_LOSSES = "steps.f32"  # the loss of every step, little-endian float32
 DTYPE = np.dtype("<f4")
 TAIL = 0.1  # of a run: evaluations in it make the endpoint
-NEAR = 1.5  # times the lowest eta/S: the low-noise phase of a cycle
+NEAR = 1.5  # times the lowest eta/S, or the highest over it: a phase of a cycle
 GRID = 500  # places in the last tenth at which eta/S is compared
 
 
