@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from three_factors.callbacks.functional.state import measuring
+from three_factors.callbacks.functional.wide_products import wide_products
 
 T = TypeVar("T")
 Losses = Callable[[Tensor, Tensor], Tensor]
@@ -28,6 +29,8 @@ ROWS = 32  # gradients of single examples that are taken at a time
 
 class StackedOperator:
     """The Hessians of M networks, each of its own mean loss over its own batches.
+
+    The graph of a gradient is kept between products if there is one batch: no more memory than a product takes.
 
     Args:
         module: maps inputs (M, B, …) to outputs (M, B, classes) with parameters (M, …), of which a member is a row.
@@ -53,6 +56,7 @@ class StackedOperator:
         self.num_params = sum(self.lengths)
         self.sizes = [targets.shape[1] for _, targets in self.batches]
         self.rounds = 0
+        self._kept: _Graph | None = None
 
     def weights(self) -> Tensor:
         """Returns θ of every member, (M, q), a copy."""
@@ -96,11 +100,9 @@ class StackedOperator:
         return torch.stack(rows)
 
     def _add_products(self, index: int, vectors: Tensor, result: Tensor, weight: float) -> None:
-        leaves = self._leaves()
-        own = list(leaves.values())
-        loss = self._loss(index, leaves).mean(1).sum()
-        gradients = torch.autograd.grad(loss, own, create_graph=True, allow_unused=True)
-        used = [(i, g) for i, g in enumerate(gradients) if g is not None and g.requires_grad]
+        graph = self._gradient_graph(index)
+        own = list(graph.leaves.values())
+        used = [(i, g) for i, g in enumerate(graph.gradients) if g is not None and g.requires_grad]
         if not used:
             return
         for k, rows in enumerate(vectors):
@@ -109,11 +111,25 @@ class StackedOperator:
                 [g for _, g in used],
                 own,
                 [pieces[i].reshape(self.shapes[i]) for i, _ in used],
-                retain_graph=k + 1 < len(vectors),
+                retain_graph=graph is self._kept or k + 1 < len(vectors),
                 allow_unused=True,
             )
             result[k].add_(self._flat(self._whole(curved)), alpha=weight)
             self.rounds += 1
+
+    def _gradient_graph(self, index: int) -> _Graph:
+        """Returns the gradient of a batch's loss, differentiable."""
+        buffers = dict(self.module.named_buffers())
+        if self._kept is not None and self._kept.of(self.parameters | buffers):
+            return self._kept
+        self._kept = None
+        leaves, before = self._leaves(), {name: value.clone() for name, value in buffers.items()}
+        loss = self._loss(index, leaves).mean(1).sum()
+        gradients = torch.autograd.grad(loss, list(leaves.values()), create_graph=True, allow_unused=True)
+        graph = _Graph(leaves, before, gradients)
+        if len(self.batches) == 1:
+            self._kept = graph
+        return graph
 
     def _loss(self, index: int, leaves: dict[str, Tensor]) -> Tensor:
         return self._on(leaves, *self.batches[index])
@@ -139,6 +155,19 @@ class StackedOperator:
 
     def _flat(self, parts: Sequence[Tensor]) -> Tensor:
         return torch.cat([part.reshape(self.members, -1) for part in parts], 1)
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A differentiable gradient, and the weights and buffers that it is of."""
+
+    leaves: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    gradients: Sequence[Tensor | None]
+
+    def of(self, tensors: dict[str, Tensor]) -> bool:
+        """Tells whether it is that of these tensors, by their values: version counters miss changes through `.data`."""
+        return all(torch.equal(value, tensors[name]) for name, value in (self.leaves | self.buffers).items())
 
 
 @dataclass(frozen=True)
@@ -299,7 +328,8 @@ def _serve(waiting: dict[int, _Request], answers: dict[int, queue.SimpleQueue[An
     try:
         given: dict[int, Any] = {}
         for stack in dict.fromkeys(of.stack for of in waiting.values()):
-            given |= _answered(stack, {i: of for i, of in waiting.items() if of.stack is stack})
+            with wide_products(shape[1:] for shape in stack.shapes):
+                given |= _answered(stack, {i: of for i, of in waiting.items() if of.stack is stack})
     except Exception as error:  # every member hears it, or would wait for ever
         given = dict.fromkeys(waiting, error)
     for i, answer in given.items():

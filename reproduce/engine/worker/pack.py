@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from three_factors.callbacks import ExactResume, ProgressFile
+from three_factors.callbacks.functional.wide_products import wide_products
 from three_factors.reproduce.engine.contract.files import read_lines
 from three_factors.reproduce.engine.contract.folders import PackFolder
 from three_factors.reproduce.engine.contract.job import Job
@@ -30,7 +31,8 @@ def train_pack(specs: Sequence[RunSpec], job: Job, folder: PackFolder, folders: 
     callbacks = [ProgressFile(folder.path / "progress.json"), checkpoints]
     longest = max(spec.epochs for spec in specs)
     trainer = build_trainer(job, where, longest, callbacks, specs[0].precision)
-    trainer.fit(module, **(checkpoints.where() if _readable(folder, module.places) else {}))
+    with wide_products(p.shape[1:] for p in module.stack.parameters()):
+        trainer.fit(module, **(checkpoints.where() if _readable(folder, module.places) else {}))
 
 
 def _readable(folder: PackFolder, places: Sequence[Place]) -> bool:

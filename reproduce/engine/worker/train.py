@@ -23,6 +23,7 @@ from torch import Tensor
 
 from three_factors import lightning_modules
 from three_factors.callbacks import ExactResume, HessianMonitor, KeepWeights, NoiseScheduler, ProgressFile
+from three_factors.callbacks.functional.wide_products import by_onednn, wide_products
 from three_factors.datamodules.schedules import as_schedule
 from three_factors.datamodules.streams import integer_seed
 from three_factors.datamodules.vision import WATCHED, WITH_LABEL_NOISE, ImageDataModule
@@ -216,7 +217,8 @@ def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) ->
             module.configure_optimizers = steps.optimizer
             callbacks.append(steps)
     trainer = build_trainer(job, where, spec.epochs, callbacks, spec.precision, spec.evaluate_every)
-    trainer.fit(module, datamodule=build_data(spec, job), **(checkpoints.where() if resume else {}))
+    with wide_products(p.shape for p in module.parameters()):
+        trainer.fit(module, datamodule=build_data(spec, job), **(checkpoints.where() if resume else {}))
     if not trainer.is_global_zero:
         return None
     for milestone, weights in keep.weights.items():
@@ -286,6 +288,7 @@ def provenance(job: Job, trainer: pl.Trainer, seconds: float) -> dict[str, Any]:
         "processes": torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1,
         "started_by": _starter(trainer),
         "threads": job.threads,
+        "wide_products": "oneDNN" if job.accelerator == "cpu" and by_onednn() else "torch's default",
         "parameters": sum(p.numel() for p in trainer.lightning_module.parameters()),
         "data_origin": job.source.origin,
         "versions": {
@@ -314,12 +317,13 @@ def seconds_per_batch(
         # As a run makes them; what the trials leave in the weights is nobody's.
         made = Repeated(lambda _: step(images, labels), lambda: (), graphs=where.type == "cuda")  # noqa: B023
         elapsed: list[float] = []
-        while len(elapsed) < 3 or (len(elapsed) < 10 and sum(elapsed) < 0.5):
-            start = time.perf_counter()
-            made.run([size])
-            if where.type == "cuda":
-                torch.cuda.synchronize()
-            elapsed.append(time.perf_counter() - start)
+        with wide_products(p.shape for p in build_module(network).parameters()):
+            while len(elapsed) < 3 or (len(elapsed) < 10 and sum(elapsed) < 0.5):
+                start = time.perf_counter()
+                made.run([size])
+                if where.type == "cuda":
+                    torch.cuda.synchronize()
+                elapsed.append(time.perf_counter() - start)
         times.append(statistics.median(elapsed[1:]))
     per_example = max((times[1] - times[0]) / (sizes[1] - sizes[0]), 1e-9)
     return max(times[0] - sizes[0] * per_example, 2e-4), per_example

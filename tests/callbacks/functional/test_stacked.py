@@ -135,3 +135,28 @@ def test_products_are_counted_for_each_member_and_computed_once_for_all():
     operator = StackedOperator(stack, losses, batches[:1])
     counts = together(operator, lambda member: (trace(member, max_products=20), member.products)[1])
     assert operator.rounds == max(counts)
+
+
+def test_the_graph_of_one_batch_is_kept_until_weights_or_statistics_change():
+    _, stack, batches = made("batch norm", count=1)
+    operator = StackedOperator(stack, losses, batches)
+    vectors = torch.randn(1, 3, operator.num_params, dtype=torch.float64)
+    first = operator.products(vectors)
+    kept = operator._kept
+    assert kept is not None
+    assert torch.equal(operator.products(vectors), first)
+    assert operator._kept is kept
+    for changed in (next(stack.parameters()), next(stack.buffers())):
+        changed.data.add_(0.5)  # not seen by its version
+        after = operator.products(vectors)
+        assert not torch.equal(after, first)
+        fresh = StackedOperator(stack, losses, batches)
+        assert torch.equal(after, fresh.products(vectors))
+        first = after
+
+
+def test_graphs_of_several_batches_are_not_kept():
+    _, stack, batches = made("plain", count=2)
+    operator = StackedOperator(stack, losses, batches)
+    operator.products(torch.randn(1, 3, operator.num_params, dtype=torch.float64))
+    assert operator._kept is None
