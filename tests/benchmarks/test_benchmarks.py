@@ -21,6 +21,7 @@ ROWS = {  # what lines of the printed table begin with
         "MLP         InterpolationMonitor",
         "MLP         all on     bare Trainer",
     ),
+    "products": ("oneDNN is ", "step of  1, 256 x 256, S 50", "one vector "),
     "records": ("fig1 ", "fig13 ", "fig5 in the archive"),
     "scaling": ("members  ", "width  ", "S  ", "runs at a time  "),
     "simulation": ("quartic, q = 1 ", "double well, q = 2", "softmax regression, S = 32"),

@@ -308,7 +308,7 @@ def seconds_per_batch(
         members: of a stack, if several; an example is then one of every member.
     """
     where = configure_device(job, precision if job.accelerator == "cuda" else "float32")
-    step = _step(network, where, precision) if members == 1 else _stacked_step(network, members, where)
+    step = timed_step(network, where, members, precision)
     stack = () if members == 1 else (members,)
     times = []
     for size in sizes:
@@ -327,6 +327,13 @@ def seconds_per_batch(
         times.append(statistics.median(elapsed[1:]))
     per_example = max((times[1] - times[0]) / (sizes[1] - sizes[0]), 1e-9)
     return max(times[0] - sizes[0] * per_example, 2e-4), per_example
+
+
+def timed_step(
+    network: Network, where: torch.device, members: int = 1, precision: str = "float32"
+) -> Callable[[Tensor, Tensor], None]:
+    """Returns what makes a step on images and labels, of a network or of a stack of so many."""
+    return _step(network, where, precision) if members == 1 else _stacked_step(network, members, where)
 
 
 def _step(network: Network, where: torch.device, precision: str) -> Callable[[Tensor, Tensor], None]:
