@@ -15,22 +15,13 @@ import numpy as np
 import pandas as pd
 
 from three_factors.reproduce.engine.contract.compact import four_digits, is_rough
+from three_factors.reproduce.engine.contract.ends import TAIL, ends_from, of_what
 from three_factors.reproduce.engine.contract.folder import Say
 from three_factors.reproduce.engine.contract.folders import PathFolder, SimulationFolder
 from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.run_folder import RunFolder
 from three_factors.reproduce.engine.contract.spec import Item, RunSpec
-from three_factors.reproduce.engine.contract.steps import (
-    BATCH_SIZE,
-    LR,
-    OF_PLAN,
-    TAIL,
-    ends_from,
-    first_lr,
-    of_what,
-    planned,
-    whole,
-)
+from three_factors.reproduce.engine.contract.steps import BATCH_SIZE, LR, OF_PLAN, first_lr, planned, whole
 from three_factors.reproduce.engine.judge.chains import Chains
 from three_factors.reproduce.engine.judge.table import ACCURACIES, NOISE, PARTS, STABILITIES, Table
 
@@ -79,7 +70,7 @@ EVALUATED = tuple(f"{part}/{what}" for part in PARTS for what in ("accuracy", "l
 
 
 def endpoint(rows: pd.DataFrame, spec: RunSpec) -> dict[str, float]:
-    """Returns losses and accuracies where a run ended: means over the evaluations there (`steps.of_what`).
+    """Returns losses and accuracies where a run ended: means over the evaluations there (`ends.of_what`).
 
     A run that was stopped at a level ended there: its last evaluation counts alone.
     """

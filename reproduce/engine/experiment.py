@@ -71,8 +71,9 @@ AT_THE_END = 5  # evaluations in the last tenth of a run, at least: what it ends
 def often_enough(spec: RunSpec) -> Evaluations | None:
     """Returns when a run is evaluated within epochs: as it says, and at least `AT_THE_END` times where it ends."""
     from three_factors.datamodules.schedules import as_schedule, known_bounds
+    from three_factors.reproduce.engine.contract.ends import TAIL, ends_from, of_what
     from three_factors.reproduce.engine.contract.spec import Evaluations
-    from three_factors.reproduce.engine.contract.steps import TAIL, ends_from, lengths, of_what
+    from three_factors.reproduce.engine.contract.steps import lengths
 
     tenth, start = of_what(spec), int((1 - TAIL) * spec.epochs)
     if tenth != "steps":

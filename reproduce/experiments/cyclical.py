@@ -10,10 +10,10 @@ import numpy as np
 from three_factors.datamodules.prepared import Prepared
 from three_factors.datamodules.schedules import Cyclic, NoiseSchedule, Triangle, exchange
 from three_factors.reproduce.engine import claims, seedwise, statistics
+from three_factors.reproduce.engine.contract.ends import NEAR
 from three_factors.reproduce.engine.contract.measurements import Curvature, Watch
 from three_factors.reproduce.engine.contract.networks import VGG11Network
 from three_factors.reproduce.engine.contract.spec import Keep, RunSpec
-from three_factors.reproduce.engine.contract.steps import NEAR
 from three_factors.reproduce.engine.experiment import Experiment, Setting
 from three_factors.reproduce.engine.judge.table import NOISE, Evidence, SyntheticTable
 from three_factors.reproduce.engine.options import Scale

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from tests.reproduce.figures import figure, source
-from three_factors.reproduce.engine.contract.steps import NEAR, ends_from, evaluated, lengths, of_plan, of_what, planned
+from three_factors.reproduce.engine.contract.ends import NEAR, ends_from, of_what
+from three_factors.reproduce.engine.contract.steps import evaluated, lengths, of_plan, planned
 from three_factors.reproduce.engine.evidence import endpoint
 from three_factors.reproduce.engine.experiment import AT_THE_END
 

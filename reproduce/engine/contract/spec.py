@@ -73,7 +73,7 @@ class Evaluations(Typed):
             alone, without the test set: what memorisation is judged by.
         last: how many, as far as there are steps, where the run ends: at its end, and evenly before it.
         tenth: where that is: in the last tenth of its steps, of its epochs, or at a cycle's low noise in the latter
-            (`steps.of_what`).
+            (`ends.of_what`).
     """
 
     early: int = 1

@@ -9,9 +9,10 @@ import pytest
 from tests.reproduce.figures import SCRIPTS, figure, pair, plan, source, specs
 from tests.reproduce.specs import SMALL, SPEC
 from three_factors.datamodules.schedules import as_schedule
+from three_factors.reproduce.engine.contract.ends import ends_from, of_what
 from three_factors.reproduce.engine.contract.measurements import Measurement, NoiseMeasurement
 from three_factors.reproduce.engine.contract.spec import Keep
-from three_factors.reproduce.engine.contract.steps import ends_from, evaluated, lengths, of_what
+from three_factors.reproduce.engine.contract.steps import evaluated, lengths
 from three_factors.reproduce.engine.experiment import Setting
 from three_factors.reproduce.engine.options import Options
 from three_factors.reproduce.engine.planning import FigurePlan
