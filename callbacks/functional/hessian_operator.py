@@ -205,7 +205,7 @@ class HessianOperator:
 
     @contextmanager
     def _measuring(self) -> Iterator[None]:
-        with measuring(self.module, training=self.training), wide_products(self.shapes):
+        with measuring(self.module, training=self.training), wide_products(self.device, self.shapes):
             yield
 
     def _weighed(self, batches: Sequence[Any], sizes: Sequence[int]) -> list[float]:

@@ -328,7 +328,7 @@ def _serve(waiting: dict[int, _Request], answers: dict[int, queue.SimpleQueue[An
     try:
         given: dict[int, Any] = {}
         for stack in dict.fromkeys(of.stack for of in waiting.values()):
-            with wide_products(shape[1:] for shape in stack.shapes):
+            with wide_products(stack.device, [shape[1:] for shape in stack.shapes]):
                 given |= _answered(stack, {i: of for i, of in waiting.items() if of.stack is stack})
     except Exception as error:  # every member hears it, or would wait for ever
         given = dict.fromkeys(waiting, error)

@@ -32,13 +32,15 @@ PRODUCTS: tuple[Product, ...] = (
 
 
 @contextmanager
-def wide_products(shapes: Iterable[Sequence[int]]) -> Iterator[bool]:
+def wide_products(device: torch.device, shapes: Iterable[Sequence[int]]) -> Iterator[bool]:
     """Multiplies by the faster library within it, and tells whether that is oneDNN.
 
     Args:
-        shapes: of a network's parameters; only if one is a matrix of `WIDE` rows and columns or more.
+        device: of the network; on a GPU nothing is done.
+        shapes: of its parameters; nothing is done unless one is a matrix of `WIDE` rows and columns or more.
     """
-    if not (any(len(shape) == 2 and min(shape) >= WIDE for shape in shapes) and by_onednn()):
+    wide = device.type == "cpu" and any(len(shape) == 2 and min(shape) >= WIDE for shape in shapes)
+    if not (wide and by_onednn()):
         yield False
         return
     matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # its stubs lack what it makes by name

@@ -217,7 +217,7 @@ def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) ->
             module.configure_optimizers = steps.optimizer
             callbacks.append(steps)
     trainer = build_trainer(job, where, spec.epochs, callbacks, spec.precision, spec.evaluate_every)
-    with wide_products(p.shape for p in module.parameters()):
+    with wide_products(where, [p.shape for p in module.parameters()]):
         trainer.fit(module, datamodule=build_data(spec, job), **(checkpoints.where() if resume else {}))
     if not trainer.is_global_zero:
         return None
@@ -317,7 +317,7 @@ def seconds_per_batch(
         # As a run makes them; what the trials leave in the weights is nobody's.
         made = Repeated(lambda _: step(images, labels), lambda: (), graphs=where.type == "cuda")  # noqa: B023
         elapsed: list[float] = []
-        with wide_products(p.shape for p in build_module(network).parameters()):
+        with wide_products(where, [p.shape for p in build_module(network).parameters()]):
             while len(elapsed) < 3 or (len(elapsed) < 10 and sum(elapsed) < 0.5):
                 start = time.perf_counter()
                 made.run([size])

@@ -6,6 +6,7 @@ import torch
 from three_factors.callbacks.functional import HessianOperator, wide_products
 from three_factors.callbacks.functional.wide_products import PRODUCTS, WIDE, by_onednn, exact
 
+CPU = torch.device("cpu")
 WIDE_LAYER = [(128, 784), (128,)]
 
 
@@ -59,14 +60,14 @@ def test_it_is_taken_on_amd_with_avx512_where_it_is_exact_alone(capability, amd,
 
 def test_the_setting_is_as_before_also_after_an_error(faster):
     before = setting()
-    with wide_products.wide_products(WIDE_LAYER) as taken:
+    with wide_products.wide_products(CPU, WIDE_LAYER) as taken:
         assert taken
         assert setting() == "bf16"
-        with wide_products.wide_products(WIDE_LAYER):
+        with wide_products.wide_products(CPU, WIDE_LAYER):
             pass
         assert setting() == "bf16"
     assert setting() == before
-    with pytest.raises(RuntimeError, match="of the work"), wide_products.wide_products(WIDE_LAYER):
+    with pytest.raises(RuntimeError, match="of the work"), wide_products.wide_products(CPU, WIDE_LAYER):
         raise RuntimeError("of the work")
     assert setting() == before
 
@@ -74,7 +75,14 @@ def test_the_setting_is_as_before_also_after_an_error(faster):
 @pytest.mark.parametrize("shapes", [[], [(WIDE - 1, 784), (784,)], [(512,)], [(64, 64, 3, 3)], [(128, 128, 3)]])
 def test_narrow_layers_and_convolutions_are_left_alone(shapes, faster):
     before = setting()
-    with wide_products.wide_products(shapes) as taken:
+    with wide_products.wide_products(CPU, shapes) as taken:
+        assert not taken
+        assert setting() == before
+
+
+def test_on_a_gpu_nothing_is_set(faster):
+    before = setting()
+    with wide_products.wide_products(torch.device("cuda"), WIDE_LAYER) as taken:
         assert not taken
         assert setting() == before
 
@@ -94,7 +102,7 @@ def test_a_hessian_of_wide_layers_is_that_of_double_precision():
 def test_it_is_another_library_that_multiplies():
     a, b = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in ((200, 784), (784, 256)))
     usual = a @ b
-    with wide_products.wide_products(WIDE_LAYER):
+    with wide_products.wide_products(CPU, WIDE_LAYER):
         other = a @ b
     assert not torch.equal(usual, other)  # in the last bits
     torch.testing.assert_close(usual, other, rtol=1e-5, atol=1e-4)
