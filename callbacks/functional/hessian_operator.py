@@ -7,7 +7,7 @@ by `autograd.grad`: no `.grad` is read or written, and no hook of a distributed 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,6 @@ from three_factors.callbacks.functional.objective import BatchLoss, Loss, Object
 from three_factors.callbacks.functional.probes import Probe, probes
 from three_factors.callbacks.functional.shares import check_parts, shares, try_on
 from three_factors.callbacks.functional.state import device_of, measuring, plain
-from three_factors.callbacks.functional.wide_products import wide_products
 
 FEW = 4  # examples that second derivatives are compared on
 
@@ -203,10 +202,8 @@ class HessianOperator:
         self.sizes = [self.sizes[i] for i in counting]
         self._shares = [self._shares[i] for i in counting]
 
-    @contextmanager
-    def _measuring(self) -> Iterator[None]:
-        with measuring(self.module, training=self.training), wide_products(self.device, self.shapes):
-            yield
+    def _measuring(self) -> AbstractContextManager[None]:
+        return measuring(self.module, training=self.training)
 
     def _weighed(self, batches: Sequence[Any], sizes: Sequence[int]) -> list[float]:
         with self._measuring():

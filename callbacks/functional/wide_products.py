@@ -1,9 +1,12 @@
 """Products of wide float32 matrices on AMD's processors, by the faster of torch's two libraries for them.
 
 MKL, which torch takes, keeps to AVX2 on processors that are not Intel's. oneDNN uses AVX-512 there, in the same
-float32: it trains wide MLPs 1.3 to 2.1 times as fast, and is slower with narrow ones and with a single vector
+float32: it trains wide MLPs 1.1 to 2.1 times as fast, and is slower with narrow ones and with a single vector
 (tests/benchmarks/README.md). torch takes it for float32 only where it may round to bfloat16 as well, as it does on
 processors with AMX, which are Intel's; that nothing is rounded here is tried out, once a process.
+
+For networks of our own alone: with that setting torch's `baddbmm` and `addmv` are wrong with alpha=0, and to ask for
+its older setting (`torch.get_float32_matmul_precision`) is an error.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-WIDE = 100  # rows and columns of a layer's matrix; with fewer oneDNN's overhead is more than it saves
+WIDE = 200  # rows and columns of a layer's matrix: with fewer oneDNN's overhead is more than it saves in small batches
+WIDE_IN_STACK = 100  # where it is one overhead for all members
 
 Product = Callable[[Tensor, Tensor], Tensor]
 PRODUCTS: tuple[Product, ...] = (
@@ -28,18 +32,22 @@ PRODUCTS: tuple[Product, ...] = (
     lambda a, b: torch.addmm(a.new_zeros(b.shape[1]), a, b),
     lambda a, b: torch.bmm(a.expand(2, -1, -1), b.expand(2, -1, -1))[1],
     lambda a, b: torch.baddbmm(a.new_zeros(2, 1, 1), a.expand(2, -1, -1), b.T.contiguous().T.expand(2, -1, -1))[1],
+    lambda a, b: torch.stack([torch.mv(a, column) for column in b.T[:3]], 1),
+    lambda a, b: torch.stack([torch.stack([row @ column for column in b.T[:3].contiguous()]) for row in a[:3]]),
 )
 
 
 @contextmanager
-def wide_products(device: torch.device, shapes: Iterable[Sequence[int]]) -> Iterator[bool]:
+def wide_products(device: torch.device, shapes: Iterable[Sequence[int]], *, stack: bool = False) -> Iterator[bool]:
     """Multiplies by the faster library within it, and tells whether that is oneDNN.
 
     Args:
         device: of the network; on a GPU nothing is done.
-        shapes: of its parameters; nothing is done unless one is a matrix of `WIDE` rows and columns or more.
+        shapes: of the parameters of one network; nothing is done unless one is a matrix of so many rows and columns.
+        stack: whether several networks are multiplied at once.
     """
-    wide = device.type == "cpu" and any(len(shape) == 2 and min(shape) >= WIDE for shape in shapes)
+    least = WIDE_IN_STACK if stack else WIDE
+    wide = device.type == "cpu" and any(len(shape) == 2 and min(shape) >= least for shape in shapes)
     if not (wide and by_onednn()):
         yield False
         return
@@ -66,9 +74,10 @@ def _amd() -> bool:
 
 
 def exact(products: Sequence[Product] = PRODUCTS) -> bool:
-    """Tells whether products by oneDNN are those of float32, of numbers that bfloat16 and TF32 would round.
+    """Tells whether products by oneDNN are those of float32, of numbers that two or three of bfloat16 would not hold.
 
-    Whole numbers of 13 bits times -1, 0 and 1: every sum of them is exact in float32, in any order.
+    Whole numbers of 13 bits times -1, 0 and 1, and of 24 bits times a one in every column: every sum is exact in
+    float32, in any order.
     """
     generator = torch.Generator().manual_seed(0)
     matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
@@ -78,10 +87,14 @@ def exact(products: Sequence[Product] = PRODUCTS) -> bool:
         for rows, inner, columns in ((50, 784, 256), (256, 100, 128), (1000, 128, 10)):
             numbers = 4097 + 2 * torch.randint(0, 2000, (rows, inner), generator=generator)
             signs = torch.randint(-1, 2, (inner, columns), generator=generator)
-            for a, b in ((numbers, signs), (signs.T, numbers.T)):
-                truth = a.double() @ b.double()
-                if not all(torch.equal(product(a.float(), b.float()).double(), truth) for product in products):
-                    return False
+            full = 2**23 + 1 + 2 * torch.randint(0, 2**22, (rows, inner), generator=generator)
+            chosen = F.one_hot(torch.randint(0, inner, (columns,), generator=generator), inner).T
+            for a, b in ((numbers, signs), (full, chosen)):
+                for left, right in ((a, b), (b.T, a.T)):
+                    truth = left.double() @ right.double()
+                    made = (product(left.float(), right.float()).double() for product in products)
+                    if not all(torch.equal(one, truth[: one.shape[0], : one.shape[1]]) for one in made):
+                        return False
     finally:
         matmul.fp32_precision = before
     return True

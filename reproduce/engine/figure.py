@@ -218,7 +218,7 @@ class _Session:
         from three_factors.reproduce.engine.contract import provenance
 
         job = job_of(self.options, self.source, self.slots, alone=alone)
-        return replace(job, made=provenance.bits(self.hardware.name))
+        return replace(job, made=provenance.bits(self.hardware.arithmetic))
 
     def _work(self, work: Sequence[Work], watcher: Watcher, *, alone: bool) -> None:
         """Does it here. Several single runs share a GPU, a pack has one to itself."""

@@ -17,7 +17,7 @@ import _code  # noqa: F401
 import torch
 from _timing import clocked, command_line, interleaved, parsed, ratio
 
-from three_factors.callbacks.functional.wide_products import WIDE, by_onednn
+from three_factors.callbacks.functional.wide_products import WIDE, WIDE_IN_STACK, by_onednn
 from three_factors.reproduce.engine.contract.networks import MLPNetwork
 from three_factors.reproduce.engine.worker.train import timed_step
 
@@ -53,15 +53,16 @@ def row(name: str, run: Callable[[], object], rounds: int, seconds: float) -> No
     times = interleaved({by: lambda by=by: candidate(by) for by in ("oneDNN", "default")}, rounds)
     one, default = (sorted(times[by])[len(times[by]) // 2] for by in ("oneDNN", "default"))
     faster = ratio(times, "default", "oneDNN")
-    print(f"{name:45} {1e6 * default:9.0f} {1e6 * one:9.0f} {faster:6.2f}", flush=True)
+    print(f"{name:45} {1e6 * default:10.0f} {1e6 * one:10.0f} {faster:7.2f}", flush=True)
 
 
 if __name__ == "__main__":
     options = parsed(command_line(__doc__, smallest="one network, two steps", rounds=7))
     torch.set_num_threads(1)
     seconds = 0.0 if options.smallest else SECONDS
-    print(f"oneDNN is {'taken' if by_onednn() else 'not taken'} here, from {WIDE} rows and columns")
-    print(f"{'':45} {'default us':>9} {'oneDNN us':>9}  faster")
+    taken = "taken" if by_onednn() else "not taken"
+    print(f"oneDNN is {taken} here, from {WIDE} rows and columns, in a stack from {WIDE_IN_STACK}")
+    print(f"{'':45} {'default us':>10} {'oneDNN us':>10} {'faster':>7}")
     for name, network in list(NETWORKS.items())[: 1 if options.smallest else None]:
         for members in (1,) if options.smallest else (1, 4, 24):
             step = timed_step(network, torch.device("cpu"), members)

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from three_factors.reproduce.engine.launch import sharing
 from three_factors.reproduce.engine.options import InputError
 
+# What tells libraries to choose other kernels.
+KERNELS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 LARGE = 39 * 2**30  # bytes: an A100 of 40 GB says a little less than that
 OF_A_RUN = 9 * 2**30  # bytes of a GPU at most: CUDA's own, a graph of each batch size, measurements in batches
 MOST_LANES = 8  # runs on one GPU: more of them are no faster
@@ -50,6 +52,14 @@ class Hardware:
             return 1
         free = self.memory if self.free is None else self.free
         return max(1, min(MOST_LANES, free // OF_A_RUN))
+
+    @property
+    def arithmetic(self) -> str:
+        """Names what of it may change the bits of a result: libraries choose kernels by a processor's vector units."""
+        if self.accelerator == "cuda":
+            return self.name
+        asked = [f"{name}={os.environ[name]}" for name in KERNELS if os.environ.get(name)]
+        return " ".join([self.name, *_vector_units(), *asked])
 
     def describe(self) -> str:
         if self.name.startswith("SLURM"):
@@ -154,11 +164,19 @@ def _gpu(nvml: Any, handle: ctypes.c_void_p) -> Gpu:
     return Gpu(name, memory.total, memory.free)
 
 
-def _cpu_name() -> str:
+def _vector_units() -> list[str]:
+    """Returns those that the processor has, where the system tells it."""
+    return sorted({flag for flag in _of_cpu("flags").split() if flag.startswith(("avx", "amx", "fma"))})
+
+
+def _of_cpu(field: str) -> str:
+    """Returns a field of Linux's description of the first core; "" where there is none."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
+
+
+def _cpu_name() -> str:
+    return _of_cpu("model name") or platform.processor() or platform.machine()

@@ -81,7 +81,7 @@ class Runs:
         hardware = devices.detect()
         if self.gpus and hardware.accelerator != "cuda":
             raise RuntimeError(f"--gpus: asked for, here is {hardware.describe()}")
-        made = provenance.bits(hardware.name)
+        made = provenance.bits(hardware.arithmetic)
         tasks = [task.under(replace(task.job, made=made)) for task in self.tasks]
         job = tasks[0].job
         self.runner = Runner(Server(), 1, job.devices, job.devices if self.gpus else 0, job.num_nodes)

@@ -31,7 +31,8 @@ def train_pack(specs: Sequence[RunSpec], job: Job, folder: PackFolder, folders: 
     callbacks = [ProgressFile(folder.path / "progress.json"), checkpoints]
     longest = max(spec.epochs for spec in specs)
     trainer = build_trainer(job, where, longest, callbacks, specs[0].precision)
-    with wide_products(where, [p.shape[1:] for p in module.stack.parameters()]):
+    shapes = [p.shape[1:] for p in module.stack.parameters() if p.dtype == torch.float32]
+    with wide_products(where, shapes, stack=True) as module.wide:
         trainer.fit(module, **(checkpoints.where() if _readable(folder, module.places) else {}))
 
 

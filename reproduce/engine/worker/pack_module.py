@@ -92,6 +92,9 @@ class PackModule(pl.LightningModule):
         specs: the members' runs.
         folders: those of their results.
         drafts: below it a folder a member is written until it ends.
+
+    Attributes:
+        wide: whether its matrices are multiplied by oneDNN, which results say.
     """
 
     def __init__(
@@ -99,7 +102,7 @@ class PackModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.job, self.where = job, device
+        self.job, self.where, self.wide = job, device, False
         first = specs[0]
         self.criterion = first.loss
         self.real = real(first)
@@ -286,7 +289,7 @@ class PackModule(pl.LightningModule):
 
     def _provenance(self) -> dict[str, Any]:
         seconds = next(one for one in self.trainer.callbacks if isinstance(one, ExactResume)).seconds  # type: ignore[attr-defined]
-        made = provenance(self.job, self.trainer, seconds / len(self.places))
+        made = provenance(self.job, self.trainer, seconds / len(self.places), self.wide)
         return made | {"parameters": self.start.shape[1], "pack": len(self.places)}
 
     # -- checkpoints

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from three_factors import lightning_modules
 from three_factors.callbacks import ExactResume, HessianMonitor, KeepWeights, NoiseScheduler, ProgressFile
-from three_factors.callbacks.functional.wide_products import by_onednn, wide_products
+from three_factors.callbacks.functional.wide_products import wide_products
 from three_factors.datamodules.schedules import as_schedule
 from three_factors.datamodules.streams import integer_seed
 from three_factors.datamodules.vision import WATCHED, WITH_LABEL_NOISE, ImageDataModule
@@ -217,7 +217,9 @@ def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) ->
             module.configure_optimizers = steps.optimizer
             callbacks.append(steps)
     trainer = build_trainer(job, where, spec.epochs, callbacks, spec.precision, spec.evaluate_every)
-    with wide_products(where, [p.shape for p in module.parameters()]):
+    # A noise of its own shape multiplies single vectors at every step, which is slower.
+    shapes = [p.shape for p in module.parameters() if spec.noise is None and spec.precision == "float32"]
+    with wide_products(where, shapes) as wide:
         trainer.fit(module, datamodule=build_data(spec, job), **(checkpoints.where() if resume else {}))
     if not trainer.is_global_zero:
         return None
@@ -226,7 +228,7 @@ def train(spec: RunSpec, job: Job, folder: RunFolder, *, resume: bool = True) ->
     finite = all(bool(torch.isfinite(p).all()) for p in module.parameters())
     return member.result(finite) | {
         "milestones": member.reached(at_start, keep.reached),
-        "provenance": provenance(job, trainer, checkpoints.seconds)
+        "provenance": provenance(job, trainer, checkpoints.seconds, wide)
         | {"checkpoint_seconds": round(checkpoints.spent, 3)},
     }
 
@@ -277,9 +279,14 @@ def _starter(trainer: pl.Trainer) -> str:
     return type(known or LightningEnvironment()).__name__
 
 
-def provenance(job: Job, trainer: pl.Trainer, seconds: float) -> dict[str, Any]:
-    """Returns where a result was made: what may differ between two results of one spec."""
+def provenance(job: Job, trainer: pl.Trainer, seconds: float, wide: bool) -> dict[str, Any]:
+    """Returns where a result was made: what may differ between two results of one spec.
+
+    Args:
+        wide: whether its matrices were multiplied by oneDNN.
+    """
     return {
+        **({"products": "oneDNN"} if wide else {}),
         "seconds": round(seconds, 2),
         "accelerator": job.accelerator,
         "device": torch.cuda.get_device_name() if job.accelerator == "cuda" else platform.machine(),
@@ -288,7 +295,6 @@ def provenance(job: Job, trainer: pl.Trainer, seconds: float) -> dict[str, Any]:
         "processes": torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1,
         "started_by": _starter(trainer),
         "threads": job.threads,
-        "wide_products": "oneDNN" if job.accelerator == "cpu" and by_onednn() else "torch's default",
         "parameters": sum(p.numel() for p in trainer.lightning_module.parameters()),
         "data_origin": job.source.origin,
         "versions": {
@@ -310,14 +316,14 @@ def seconds_per_batch(
     where = configure_device(job, precision if job.accelerator == "cuda" else "float32")
     step = timed_step(network, where, members, precision)
     stack = () if members == 1 else (members,)
-    times = []
+    times, shapes = [], [p.shape for p in build_module(network).parameters()]
     for size in sizes:
         images = torch.randn(*stack, size, job.source.channels, job.source.size, job.source.size, device=where)
         labels = torch.zeros(*stack, size, dtype=torch.long, device=where)
         # As a run makes them; what the trials leave in the weights is nobody's.
         made = Repeated(lambda _: step(images, labels), lambda: (), graphs=where.type == "cuda")  # noqa: B023
         elapsed: list[float] = []
-        with wide_products(where, [p.shape for p in build_module(network).parameters()]):
+        with wide_products(where, shapes, stack=members > 1):
             while len(elapsed) < 3 or (len(elapsed) < 10 and sum(elapsed) < 0.5):
                 start = time.perf_counter()
                 made.run([size])

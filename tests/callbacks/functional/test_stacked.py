@@ -12,7 +12,7 @@ from three_factors.callbacks.functional import HessianOperator, top_eigenvalues,
 from three_factors.callbacks.functional.stacked import MemberGradients, StackedOperator, together
 from three_factors.callbacks.measures import Measure
 from three_factors.lightning_modules.losses import example_losses
-from three_factors.lightning_modules.stack import StackedMLP
+from three_factors.lightning_modules.stack import StackedBatchNorm, StackedMLP
 
 MEASURES = get_args(Measure)
 
@@ -153,6 +153,36 @@ def test_the_graph_of_one_batch_is_kept_until_weights_or_statistics_change():
         fresh = StackedOperator(stack, losses, batches)
         assert torch.equal(after, fresh.products(vectors))
         first = after
+
+
+def test_a_graph_is_of_its_modes_too():
+    _, stack, batches = made("batch norm", count=1)
+    operator = StackedOperator(stack, losses, batches, training=True)
+    vectors = torch.randn(1, 3, operator.num_params, dtype=torch.float64)
+    first = operator.products(vectors)
+    for part in stack.modules():
+        if isinstance(part, StackedBatchNorm):
+            part.eval()  # kept so in train mode, as a user's frozen statistics are
+    after = operator.products(vectors)
+    assert not torch.equal(after, first)
+    assert torch.equal(after, StackedOperator(stack, losses, batches, training=True).products(vectors))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_graph_is_left_when_all_members_are_done(fails):
+    _, stack, batches = made("plain", count=1)
+    operator, other = (StackedOperator(stack, losses, batches, training=mode) for mode in (False, True))
+    held = []
+
+    def work(member):
+        trace(member, max_products=20), trace(member.beside(other), max_products=20)
+        held.append(operator._kept is not None and other._kept is not None)
+        if fails:
+            raise ValueError("after its products")
+
+    together(operator, work)
+    assert held == [True] * 3
+    assert operator._kept is other._kept is None
 
 
 def test_graphs_of_several_batches_are_not_kept():

@@ -2,12 +2,17 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from three_factors.callbacks.functional import HessianOperator, wide_products
-from three_factors.callbacks.functional.wide_products import PRODUCTS, WIDE, by_onednn, exact
+from three_factors.callbacks.functional.stacked import StackedOperator, together
+from three_factors.callbacks.functional.wide_products import PRODUCTS, WIDE, WIDE_IN_STACK, by_onednn, exact
+from three_factors.lightning_modules.losses import example_losses
+from three_factors.lightning_modules.mlp import MLPNet
+from three_factors.lightning_modules.stack import StackedMLP
 
 CPU = torch.device("cpu")
-WIDE_LAYER = [(128, 784), (128,)]
+WIDE_LAYER = [(256, 784), (256,)]
 
 
 def setting():
@@ -38,24 +43,34 @@ def test_a_library_that_rounds_is_found_out(product):
     assert not exact([*PRODUCTS, product])
 
 
-def test_products_of_float32_itself_are_exact_by_either_way_of_writing_them():
-    before = setting()
-    torch.backends.mkldnn.matmul.fp32_precision = "ieee"
-    try:
-        truthful = [lambda a, b, p=p: (p(a.double(), b.double())).float() for p in PRODUCTS]
-        assert exact(truthful)
-    finally:
-        torch.backends.mkldnn.matmul.fp32_precision = before
+def split(a, b):
+    """Returns a product of numbers of 16 bits: two of bfloat16 each."""
+    parts = [(x.bfloat16().float(), (x - x.bfloat16().float()).bfloat16().float()) for x in (a, b)]
+    return sum(one @ other for one in parts[0] for other in parts[1])
+
+
+def test_two_of_bfloat16_are_found_out_too():
+    assert not exact([split])
+
+
+def test_products_in_double_precision_are_exact_by_every_way_of_writing_them():
+    assert exact([lambda a, b, p=p: p(a.double(), b.double()).float() for p in PRODUCTS])
 
 
 @pytest.mark.parametrize(
-    ("capability", "amd", "right"), [("AVX2", True, True), ("AVX512", False, True), ("AVX512", True, False)]
+    ("capability", "amd", "right", "taken"),
+    [
+        ("AVX512", True, True, True),
+        ("AVX2", True, True, False),
+        ("AVX512", False, True, False),
+        ("AVX512", True, False, False),
+    ],
 )
-def test_it_is_taken_on_amd_with_avx512_where_it_is_exact_alone(capability, amd, right, monkeypatch):
+def test_it_is_taken_on_amd_with_avx512_where_it_is_exact_alone(capability, amd, right, taken, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(wide_products, "_amd", lambda: amd)
     monkeypatch.setattr(wide_products, "exact", lambda: right)
-    assert not by_onednn.__wrapped__()
+    assert by_onednn.__wrapped__() is taken
 
 
 def test_the_setting_is_as_before_also_after_an_error(faster):
@@ -72,12 +87,21 @@ def test_the_setting_is_as_before_also_after_an_error(faster):
     assert setting() == before
 
 
-@pytest.mark.parametrize("shapes", [[], [(WIDE - 1, 784), (784,)], [(512,)], [(64, 64, 3, 3)], [(128, 128, 3)]])
-def test_narrow_layers_and_convolutions_are_left_alone(shapes, faster):
+@pytest.mark.parametrize("stack", [False, True])
+@pytest.mark.parametrize(
+    "shapes", [[], [(WIDE_IN_STACK - 1, 784), (784,)], [(512,)], [(256, 256, 3, 3)], [(256, 256, 3)]]
+)
+def test_narrow_layers_and_convolutions_are_left_alone(shapes, stack, faster):
     before = setting()
-    with wide_products.wide_products(CPU, shapes) as taken:
+    with wide_products.wide_products(CPU, shapes, stack=stack) as taken:
         assert not taken
         assert setting() == before
+
+
+@pytest.mark.parametrize("stack", [False, True])
+def test_layers_between_the_two_widths_are_wide_in_a_stack_alone(stack, faster):
+    with wide_products.wide_products(CPU, [((WIDE + WIDE_IN_STACK) // 2, 784)], stack=stack) as taken:
+        assert taken is stack
 
 
 def test_on_a_gpu_nothing_is_set(faster):
@@ -87,15 +111,23 @@ def test_on_a_gpu_nothing_is_set(faster):
         assert setting() == before
 
 
-def test_a_hessian_of_wide_layers_is_that_of_double_precision():
+def test_a_stack_of_wide_layers_is_multiplied_so_and_measures_what_a_single_network_does(faster):
     torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Linear(120, 110), torch.nn.Tanh(), torch.nn.Linear(110, 10))
-    x, y = torch.randn(60, 120), torch.randint(0, 10, (60,))
-    vector = torch.randn(sum(p.numel() for p in net.parameters()))
-    found = HessianOperator(net, torch.nn.functional.cross_entropy, [(x, y)]).matvec(vector)
-    double = HessianOperator(net.double(), torch.nn.functional.cross_entropy, [(x.double(), y)])
-    truth = double.matvec(vector.double())
-    assert float((found - truth).norm() / truth.norm()) < 2e-6
+    nets = [MLPNet(hidden=(110,), in_features=120, num_classes=10) for _ in range(2)]
+    x, y = torch.randn(2, 60, 120), torch.randint(0, 10, (2, 60))
+    seen = set()
+
+    def losses(outputs, targets):
+        seen.add(setting())
+        return example_losses("cross_entropy", outputs, targets)
+
+    stack = StackedOperator(StackedMLP(nets), losses, [(x, y)])
+    vector = torch.randn(stack.num_params)
+    for i, found in enumerate(together(stack, lambda member: member.matvec(vector))):
+        alone = HessianOperator(nets[i].double(), F.cross_entropy, [(x[i].double(), y[i])])
+        truth = alone.matvec(vector.double())
+        assert not exact() or float((found - truth).norm() / truth.norm()) < 2e-6
+    assert seen == {"bf16"}
 
 
 @pytest.mark.skipif(not by_onednn(), reason="an AMD processor with AVX-512")

@@ -94,3 +94,18 @@ def test_runs_share_a_gpu_as_far_as_its_free_memory_goes_and_a_slice_not_at_all(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     found = devices.detect()
     assert (found.count, found.lanes, found.large) == (count, lanes, large)
+
+
+def test_a_processor_is_told_from_one_of_its_name_with_other_vector_units(monkeypatch):
+    there = {"model name": "AMD EPYC", "flags": "fpu sse2 avx2 fma avx512f"}
+    monkeypatch.setattr(devices, "_of_cpu", there.get)
+    first = devices.cpu().arithmetic
+    assert first == devices.cpu().arithmetic
+    there["flags"] = "fpu sse2 avx2 fma"
+    second = devices.cpu().arithmetic
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert len({first, second, devices.cpu().arithmetic}) == 3
+    there["flags"] = "fpu avx2 fma sse2 md_clear"  # what changes no bit
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    assert devices.cpu().arithmetic == second
+    assert devices.Hardware("cuda", 1, "NVIDIA H100").arithmetic == "NVIDIA H100"
