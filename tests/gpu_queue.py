@@ -4,9 +4,11 @@
     python tests/gpu_queue.py OUT --block 3 --data-dir D # on the GPU: makes block 3, adds it to the archive there
     python tests/gpu_queue.py OUT --take                 # here: takes blocks that were brought back into the archive
 
+    python tests/gpu_queue.py OUT --block 1 --data-dir D --precision float32 --minutes 150  # on CPU cores
+
 A block is a part of a figure's runs (`--part`). What is done when its time is over is exported: OUT is then an archive
 of few small files; a run that was cut off begins again with the next call, on a bare machine. `--toy` makes a block at
-smoke scale on the embedded digits, on a CPU too.
+smoke scale on the embedded digits. Runs of another precision are others: `--precision` lists and makes theirs.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "reproduce" / "_name"), str(ROOT)]
 
+from three_factors.reproduce.engine.options import CHOICES  # once it can be found
+
 SECONDS = 480  # of a block; nine minutes with the export and the start
 GRACE = 30  # for runs to save themselves
 
@@ -42,6 +46,7 @@ class Part:
         place: (k, n), part k of n.
         arm: of the figure.
         data: its data set.
+        precision: of its runs; None for that of the scale.
     """
 
     figure: str
@@ -49,11 +54,13 @@ class Part:
     place: tuple[int, int]
     arm: str = "epochs"
     data: str = "cifar10"
+    precision: str | None = None
 
     def flags(self) -> list[str]:
         """Returns the flags that the figure and its export have in common, without folders."""
         arm = [] if self.arm == "epochs" else ["--arm", self.arm]
-        return ["--scale", self.scale, *arm, "--data", self.data]
+        precision = [] if self.precision is None else ["--precision", self.precision]
+        return ["--scale", self.scale, *arm, "--data", self.data, *precision]
 
 
 def parts(figure: str, scale: str, count: int, arms: Sequence[str] = ("epochs",), data: str = "cifar10") -> list[Part]:
@@ -100,7 +107,7 @@ def called(script: str, *flags: str, seconds: float | None = None) -> int:
                 return process.wait()
 
 
-def made(block: Part, out: Path, data_dir: Path, *, toy: bool) -> int:
+def made(block: Part, out: Path, data_dir: Path, *, toy: bool, seconds: float = SECONDS) -> int:
     """Makes a block, and an archive of what is done in OUT; returns the status of the export."""
     where = ["--out", str(out / "results")]
     if toy:
@@ -108,7 +115,7 @@ def made(block: Part, out: Path, data_dir: Path, *, toy: bool) -> int:
     else:
         where += ["--data-dir", str(data_dir)]
     part = ["--part", f"{block.place[0]}/{block.place[1]}", "--wandb", "disabled"]
-    status = called(block.figure, *block.flags(), *where, *part, seconds=SECONDS)
+    status = called(block.figure, *block.flags(), *where, *part, seconds=seconds)
     print(f"status {status}", flush=True)
     return called("export", block.figure, *block.flags(), *where, "--to", str(out))
 
@@ -117,7 +124,7 @@ def lacking(block: Part) -> tuple[int, int]:
     """Returns how many of a block's runs the archive lacks, and how many there are."""
     from three_factors.reproduce.engine.launch.parts import part_of
 
-    archive, items = _archive(), part_of(_runs(block.figure, block.scale, block.arm, block.data), block.place)
+    archive, items = _archive(), part_of(_runs(replace(block, place=(1, 1))), block.place)
     return sum(archive.folder_of(item.spec) is None for item in items), len(items)
 
 
@@ -129,20 +136,21 @@ def _archive() -> Archive:
 
 
 @cache
-def _runs(name: str, scale: str, arm: str, data: str) -> list[Item]:
-    """Returns the runs of a figure, of which a block is a part."""
+def _runs(block: Part) -> list[Item]:
+    """Returns all runs of a block's figure."""
     from tests.reproduce.figures import figure, source
     from three_factors.reproduce.engine.options import Options
     from three_factors.reproduce.engine.planning import FigurePlan
 
-    definition, known = figure(name), _archive().sources([data])
-    options = Options(scale=scale, arm=arm)  # type: ignore[arg-type]
-    return FigurePlan(definition, options, known[0] if known else source(data), definition.arm(arm)).runs()
+    definition, known = figure(block.figure), _archive().sources([block.data])
+    options = Options(scale=block.scale, arm=block.arm, precision=block.precision)  # type: ignore[arg-type]
+    there = known[0] if known else source(block.data)
+    return FigurePlan(definition, options, there, definition.arm(block.arm)).runs()
 
 
-def listed() -> Iterator[str]:
+def listed(precision: str | None = None) -> Iterator[str]:
     """Yields a line a block: its number, its command, what the archive has of it."""
-    for number, block in enumerate(QUEUE, 1):
+    for number, block in enumerate((replace(one, precision=precision) for one in QUEUE), 1):
         left, count = lacking(block)
         state = "in the archive" if not left else f"{count - left} of {count} runs in the archive"
         part = f"--part {block.place[0]}/{block.place[1]}"
@@ -154,11 +162,13 @@ def main() -> None:
     parser.add_argument("out", type=Path, nargs="?", metavar="OUT")
     parser.add_argument("--block", type=int, help="make this block of the queue")
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    parser.add_argument("--precision", choices=CHOICES, help="of the runs; by default that of their scale, TF32")
+    parser.add_argument("--minutes", type=float, default=SECONDS / 60, help="after which a block is ended")
     parser.add_argument("--toy", action="store_true", help="at smoke scale, to see that it works")
     parser.add_argument("--take", action="store_true", help="take the blocks in OUT into the archive")
     options = parser.parse_args()
     if options.out is None:
-        print(*listed(), sep="\n")
+        print(*listed(options.precision), sep="\n")
         return
     if options.take:
         for figure in dict.fromkeys(block.figure for block in QUEUE):
@@ -167,7 +177,8 @@ def main() -> None:
     if options.block is None or not 1 <= options.block <= len(QUEUE):
         parser.error(f"--block: {options.block} is not one of 1 to {len(QUEUE)}")
     options.out.mkdir(parents=True, exist_ok=True)
-    raise SystemExit(made(QUEUE[options.block - 1], options.out, options.data_dir, toy=options.toy))
+    block = replace(QUEUE[options.block - 1], precision=options.precision)
+    raise SystemExit(made(block, options.out, options.data_dir, toy=options.toy, seconds=60 * options.minutes))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
+from tests import gpu_queue
 from tests.gpu_queue import QUEUE, ROOT, called, lacking, listed
 from tests.reproduce.figures import figure
 
@@ -20,6 +22,16 @@ def test_every_block_is_a_part_of_a_figure_with_runs():
         assert 0 <= left <= count
         assert count
     assert len(list(listed())) == len(QUEUE)
+    assert all(" --precision float32 --part " in line for line in listed("float32"))
+
+
+def test_a_block_of_another_precision_has_runs_of_its_own():
+    ours, other = (
+        {item.spec.key for item in gpu_queue._runs(replace(QUEUE[0], precision=precision, place=(1, 1)))}
+        for precision in (None, "float32")
+    )
+    assert len(ours) == len(other)
+    assert not ours & other
 
 
 def test_a_script_that_takes_too_long_is_ended(tmp_path):

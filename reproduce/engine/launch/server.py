@@ -24,6 +24,13 @@ from three_factors.reproduce.engine.contract.job import SCHEDULERS, Job
 from three_factors.reproduce.engine.contract.networks import Network
 from three_factors.reproduce.engine.launch import interrupts
 
+# For glibc's malloc, which else gives the tensors of a step back to the system at its end, and gets them anew, page by
+# page, in the next: a step of a small VGG-11 is 1.05 to 1.3 times as fast, with the same bits.
+MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": 32 << 20,
+    "MALLOC_TRIM_THRESHOLD_": 256 << 20,
+}  # bytes; the first is the most it takes
+
 
 class Server:
     """The fork server. It starts on first use, in about the time that importing torch and Lightning takes.
@@ -40,17 +47,22 @@ class Server:
         self._context.set_forkserver_preload(list(loaded))
 
     @contextmanager
-    def _importable(self) -> Iterator[None]:
-        """Passes our place on to the server, by PYTHONPATH before its start: sys.path does not reach it."""
-        before = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(IMPORTABLE), *([before] if before else [])])
+    def _environment(self) -> Iterator[None]:
+        """Passes on to the server what must be there at its start: our place, since sys.path does not reach it, and
+        how it keeps memory, if the user has not said so.
+        """
+        before = {name: os.environ.get(name) for name in ("PYTHONPATH", *MEMORY)}
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(IMPORTABLE), *filter(None, [before["PYTHONPATH"]])])
+        for name, value in MEMORY.items():
+            os.environ.setdefault(name, str(value))
         try:
             yield
         finally:
-            if before is None:
-                del os.environ["PYTHONPATH"]
-            else:
-                os.environ["PYTHONPATH"] = before
+            for name, text in before.items():
+                if text is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = text
 
     def start(self, function: str, *arguments: Any) -> Any:
         """Starts `worker.process.<function>` in a forked process."""
@@ -62,7 +74,7 @@ class Server:
     @contextmanager
     def running(self) -> Iterator[Any]:
         """Returns the multiprocessing context of the server, which runs and finds this checkout's modules."""
-        with self._importable():
+        with self._environment():
             self._ensure_running()
             yield self._context
 
