@@ -26,9 +26,15 @@ def test_the_environment_is_the_servers_while_it_starts_and_as_before_afterwards
     for name, value in (own | ({"PYTHONPATH": place} if place else {})).items():
         monkeypatch.setenv(name, value)
     before = variables()
-    with pytest.raises(RuntimeError, match="while it starts"), Server()._environment():
-        found = variables()
-        raise RuntimeError("while it starts")
+    found = {}
+
+    def fails():
+        with Server()._environment():
+            found.update(variables())
+            raise RuntimeError("while it starts")
+
+    with pytest.raises(RuntimeError, match="while it starts"):
+        fails()
     assert found["PYTHONPATH"].split(os.pathsep) == [str(IMPORTABLE), *filter(None, [place])]
     assert {name: found[name] for name in MEMORY} == {name: str(value) for name, value in MEMORY.items()} | own
     assert variables() == before
