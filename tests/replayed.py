@@ -26,12 +26,16 @@ sys.path[:0] = [str(ROOT / "reproduce" / "_name"), str(ROOT)]
 COMPARED = ("train/loss", "train_subset/loss", "val/accuracy", "test/accuracy")
 
 
+def ends(run: Any) -> dict[str, float]:
+    """Returns what a run ended at; without what has no value, as after a divergence."""
+    return {name: value for name, value in run.result()["final"].items() if value is not None}
+
+
 def same(kept: Any, made: Any) -> bool:
     """Tells whether a run made again is the archive's, to the bit where it ends."""
     from three_factors.reproduce.engine.contract.compact import four_digits
 
-    first, second = kept.result()["final"], made.result()["final"]
-    if any(first[name] != second.get(name) for name in first):
+    if ends(kept) != ends(made):
         return False
     for one, other in zip(kept.rows(), made.rows(), strict=True):
         if any(four_digits(np.array(other[name], dtype=float)) != of for name, of in one.items() if name in COMPARED):
@@ -87,17 +91,27 @@ def main() -> None:
             continue
         median, usual = np.median(gaps, axis=0)
         far = far or median > usual
-        print(f"{name}: {len(gaps)} runs off by {median:.2f} of two seeds' sd at the median, {usual:.2f} between seeds")
+        alone = sum(math.isinf(gap) for gap, _ in gaps)
+        print(
+            f"{name}: {len(gaps)} runs off by {median:.2f} of two seeds' sd at the median, {usual:.2f} between seeds"
+            + (f"; {alone} have a value in one of the two alone" if alone else "")
+        )
     raise SystemExit(int(far or not pairs))
 
 
 def _gap(block: Any, kept: Any, made: Any, name: str) -> tuple[float, float] | None:
-    """Returns how far apart two ends are, in sds of a difference of two seeds, and what is usual; None without both."""
-    first, second = kept.result()["final"], made.result()["final"]
+    """Returns how far apart two ends are, in sds of a difference of two seeds, and what is usual.
+
+    Endlessly far where one of them alone has a value; None where neither has, or seeds do not differ.
+    """
+    first, second = ends(kept).get(name), ends(made).get(name)
     sd, seeds = spread(block, made.path.name, name)
-    if name not in first or name not in second or not sd > 0:
+    usual = float(stats.t.ppf(0.75, max(seeds - 1, 1)))
+    if (first is None) != (second is None):
+        return math.inf, usual
+    if first is None or second is None or not sd > 0:
         return None
-    return abs(first[name] - second[name]) / (math.sqrt(2) * sd), float(stats.t.ppf(0.75, seeds - 1))
+    return abs(first - second) / (math.sqrt(2) * sd), usual
 
 
 if __name__ == "__main__":
