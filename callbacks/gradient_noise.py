@@ -22,10 +22,10 @@ from three_factors.callbacks.functional.fields import positive_whole
 from three_factors.callbacks.functional.fluctuation import Stationarity
 from three_factors.callbacks.functional.gradients import ESTIMATORS, Estimator, Gradients
 from three_factors.callbacks.functional.inputs import as_batches, gathered
+from three_factors.callbacks.functional.members import MemberGradients, MemberOperator
 from three_factors.callbacks.functional.nests import size_of
 from three_factors.callbacks.functional.noise import FEWEST, noise_of
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Reduction
-from three_factors.callbacks.functional.stacked import MemberGradients, MemberOperator
 from three_factors.callbacks.functional.state import measuring, plain
 from three_factors.callbacks.made_steps import Gathered, MadeStep, clips, measured_groups, noise_rates, rates_of
 from three_factors.callbacks.measurement import Batches, Monitor, OnError

@@ -20,9 +20,9 @@ from three_factors.callbacks.functional.hessian_operator import HessianOperator
 from three_factors.callbacks.functional.hutchinson import frobenius_norm, trace
 from three_factors.callbacks.functional.inputs import as_batches
 from three_factors.callbacks.functional.lanczos import Lanczos, seeded
+from three_factors.callbacks.functional.members import MemberGradients
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction
 from three_factors.callbacks.functional.operators import LossHessian
-from three_factors.callbacks.functional.stacked import MemberGradients
 from three_factors.callbacks.functional.state import measuring, plain
 
 Rows = Gradients | MemberGradients

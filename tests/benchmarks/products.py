@@ -19,7 +19,7 @@ from _timing import clocked, command_line, interleaved, parsed, ratio
 
 from three_factors.callbacks.functional.wide_products import WIDE, WIDE_IN_STACK, by_onednn
 from three_factors.reproduce.engine.contract.networks import MLPNetwork
-from three_factors.reproduce.engine.worker.train import timed_step
+from three_factors.reproduce.engine.worker.timing import timed_step
 
 NETWORKS = {
     "256 x 256": MLPNetwork(hidden=(256, 256), batch_norm=False),

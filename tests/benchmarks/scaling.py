@@ -25,7 +25,7 @@ MEMBERS, WIDTHS, SIZES, LANES = (1, 2, 4, 8, 16, 32, 64), (32, 64, 128, 256, 512
 def stacked(hidden: tuple[int, ...], members: int, size: int, job: Any, precision: str) -> float:
     """Returns microseconds of a step a member."""
     from three_factors.reproduce.engine.contract.networks import MLPNetwork
-    from three_factors.reproduce.engine.worker.train import seconds_per_batch
+    from three_factors.reproduce.engine.worker.timing import seconds_per_batch
 
     network = MLPNetwork(hidden=hidden, in_features=784)
     per_step, per_example = seconds_per_batch(network, job, members, precision, (max(1, size // 2), size))

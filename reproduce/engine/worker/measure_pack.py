@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from three_factors.callbacks import GradientNoiseMonitor
-from three_factors.callbacks.functional.stacked import MemberGradients, MemberOperator, StackedOperator, together
+from three_factors.callbacks.functional.members import MemberGradients, MemberOperator, together
+from three_factors.callbacks.functional.stacked import StackedOperator
 from three_factors.datamodules.stacked import StackedData
 from three_factors.lightning_modules.losses import example_losses
 from three_factors.lightning_modules.stack import StackedMLP

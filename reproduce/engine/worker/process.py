@@ -48,7 +48,7 @@ from three_factors.reproduce.engine.worker import interpolate as interpolating
 from three_factors.reproduce.engine.worker import measure as measuring
 from three_factors.reproduce.engine.worker import measure_pack as measuring_pack
 from three_factors.reproduce.engine.worker import pack as packing
-from three_factors.reproduce.engine.worker import ranks
+from three_factors.reproduce.engine.worker import ranks, timing
 from three_factors.reproduce.engine.worker import train as training
 from three_factors.reproduce.theory.classifier import SoftmaxRegression
 from three_factors.reproduce.theory.simulate import simulate
@@ -250,7 +250,7 @@ def serve_timing(
     """Times training steps for the forecast: of a network, or of so many as a stack."""
     os.environ.update(environment)
     _detach(None, 0 if job.accelerator == "cuda" else None)
-    answer.send(training.seconds_per_batch(network, job, members, precision))
+    answer.send(timing.seconds_per_batch(network, job, members, precision))
 
 
 def _detach(log: Path | None, gpu: int | None) -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from three_factors.callbacks.functional.stacked import Losses, MemberOperator, StackedOperator, together
+from three_factors.callbacks.functional.members import MemberOperator, together
+from three_factors.callbacks.functional.stacked import Losses, StackedOperator
 from three_factors.datamodules.stacked import StackedData
 from three_factors.lightning_modules.noise_injection import FromDifference, Projected
 from three_factors.lightning_modules.stack import StackedMLP, flat

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from tests.lightning_modules.test_stack import SHAPES
 from three_factors.callbacks import GradientNoiseMonitor, HessianMonitor
 from three_factors.callbacks.functional import HessianOperator, top_eigenvalues, trace
-from three_factors.callbacks.functional.stacked import MemberGradients, StackedOperator, together
+from three_factors.callbacks.functional.members import MemberGradients, together
+from three_factors.callbacks.functional.stacked import StackedOperator
 from three_factors.callbacks.measures import Measure
 from three_factors.lightning_modules.losses import example_losses
 from three_factors.lightning_modules.stack import StackedBatchNorm, StackedMLP

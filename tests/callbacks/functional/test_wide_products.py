@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from three_factors.callbacks.functional import HessianOperator, wide_products
-from three_factors.callbacks.functional.stacked import StackedOperator, together
+from three_factors.callbacks.functional.members import together
+from three_factors.callbacks.functional.stacked import StackedOperator
 from three_factors.callbacks.functional.wide_products import PRODUCTS, WIDE, WIDE_IN_STACK, by_onednn, exact
 from three_factors.lightning_modules.losses import example_losses
 from three_factors.lightning_modules.mlp import MLPNet
