@@ -77,12 +77,15 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
     def _over_ghosts(self, input: Tensor, size: int) -> Tensor:
         """Normalises groups of neighbours apart; see `ghosts`."""
         self._check_input_dim(input)
-        groups = ghosts(input, size)
-        dims = [d for d in range(input.dim()) if d != 1]
-        with torch.no_grad():
-            exact = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in groups]  # as torch's under autocast
-            self._update([(g.mean(dims), g.var(dims)) for g in exact])
-        normalised = [F.batch_norm(g, None, None, self.weight, self.bias, training=True, eps=self.eps) for g in groups]
+        # Each group's statistics from the kernel that normalises it, as running ones of which nothing is older.
+        weight = self.weight
+        real = torch.promote_types(input.dtype, torch.float32) if weight is None else weight.dtype  # as the kernel asks
+        found, normalised = [], []
+        for group in ghosts(input, size):
+            mean, variance = group.new_zeros((2, input.shape[1]), dtype=real)
+            normalised.append(F.batch_norm(group, mean, variance, weight, self.bias, True, 1.0, self.eps))
+            found.append((mean, variance))
+        self._update(found)
         return torch.cat(normalised)
 
     def _over_ranks(self, input: Tensor) -> Tensor:

@@ -10,9 +10,51 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from three_factors.lightning_modules.mlp import MLPNet
 from three_factors.lightning_modules.normalization import BatchNorm1d, ghosts, move_running
+
+
+class _Affine(Function):
+    """x W' + b of (M, B, in), (M, out, in) and (M, out): (M, B, out).
+
+    torch's own derivative in W has its columns side by side where W has its rows, and whatever is done with both, a
+    step, a product with a vector, goes through memory in two orders at once. That of every order has W's order here.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        return torch.baddbmm(bias.unsqueeze(1), inputs, weight.transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        inputs, weight = ctx.saved_tensors
+        of_inputs, of_weight, of_bias = ctx.needs_input_grad
+        return (
+            torch.bmm(slopes, weight) if of_inputs else None,
+            _Outer.apply(slopes, inputs) if of_weight else None,
+            slopes.sum(1) if of_bias else None,
+        )
+
+
+class _Outer(Function):
+    """g' x of (M, B, out) and (M, B, in): (M, out, in); it and its derivatives lie in memory as they are written."""
+
+    @staticmethod
+    def forward(ctx: Any, slopes: Tensor, inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(slopes, inputs)
+        return torch.bmm(slopes.transpose(1, 2), inputs)
+
+    @staticmethod
+    def backward(ctx: Any, changes: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        slopes, inputs = ctx.saved_tensors
+        of_slopes, of_inputs = ctx.needs_input_grad
+        return (
+            torch.bmm(inputs, changes.transpose(1, 2)) if of_slopes else None,
+            torch.bmm(slopes, changes) if of_inputs else None,
+        )
 
 
 class StackedLinear(nn.Module):
@@ -24,7 +66,8 @@ class StackedLinear(nn.Module):
         self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias.unsqueeze(1), inputs, self.weight.transpose(1, 2))
+        found: Tensor = _Affine.apply(inputs, self.weight, self.bias)
+        return found
 
 
 class StackedBatchNorm(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,33 @@ from three_factors.callbacks.functional.hessian_operator import HessianOperator
 from three_factors.callbacks.functional.inputs import as_batches, flat
 from three_factors.callbacks.functional.nests import rebuilt, tensors_of
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction, Weights
+
+
+@dataclass(frozen=True)
+class _Pulled:
+    """J' u of the leaves as a graph in u: linear in it, so that its derivative along v is J v, wherever u is.
+
+    Attributes:
+        dummies: u, of the outputs' shapes.
+        slopes: J' u; None for leaves that no output depends on.
+    """
+
+    dummies: list[Tensor]
+    slopes: Sequence[Tensor | None]
+
+    @classmethod
+    def of(cls, leaves: list[Tensor], outputs: list[Tensor]) -> _Pulled:
+        dummies = [torch.zeros_like(o, requires_grad=True) for o in outputs]
+        slopes = torch.autograd.grad(outputs, leaves, dummies, create_graph=True, allow_unused=True)
+        check_differentiable([p for p in slopes if p is not None])
+        return cls(dummies, slopes)
+
+    def pushed(self, pieces: Sequence[Tensor]) -> list[Tensor]:
+        """Returns J v of every output, v in the leaves' pieces; the graph is kept."""
+        used = [(p, piece) for p, piece in zip(self.slopes, pieces) if p is not None]
+        slopes, changes = zip(*used)
+        pushed = torch.autograd.grad(slopes, self.dummies, changes, retain_graph=True, allow_unused=True)
+        return [torch.zeros_like(u) if p is None else p for u, p in zip(self.dummies, pushed)]
 
 
 class GGNOperator(HessianOperator):
@@ -72,8 +100,9 @@ class GGNOperator(HessianOperator):
         curving = [(i, s) for i, s in enumerate(slopes) if s is not None and s.requires_grad]
         if not curving:  # the loss is linear in the outputs
             return
+        pulled = self._pulled(leaves, outputs)
         for k, row in enumerate(rows):
-            pushed = self._pushed(index, leaves, outputs, row)
+            pushed = self._pushed(index, leaves, pulled, row)
             curved = torch.autograd.grad(
                 [s for _, s in curving], free, [pushed[i] for i, _ in curving], retain_graph=True, allow_unused=True
             )
@@ -85,27 +114,24 @@ class GGNOperator(HessianOperator):
             )
             result[k].add_(flat(back, leaves), alpha=self._shares[index])
 
-    def _pushed(self, index: int, leaves: list[Tensor], outputs: list[Tensor], row: Tensor) -> list[Tensor]:
-        """Returns J v of every output."""
-        pieces = [piece.view(shape) for piece, shape in zip(row.split(self.lengths), self.shapes)]
+    def _pulled(self, leaves: list[Tensor], outputs: list[Tensor]) -> _Pulled | None:
+        """Returns J' u, from which J v of every v is derived; None where the layers have no second derivative."""
         if not self._forward_mode:
             try:
-                return self._pushed_by_reverse(leaves, outputs, pieces)
+                return _Pulled.of(leaves, outputs)
+            except (RuntimeError, NotImplementedError):
+                self._forward_mode = True
+        return None
+
+    def _pushed(self, index: int, leaves: list[Tensor], pulled: _Pulled | None, row: Tensor) -> list[Tensor]:
+        """Returns J v of every output."""
+        pieces = [piece.view(shape) for piece, shape in zip(row.split(self.lengths), self.shapes)]
+        if pulled is not None and not self._forward_mode:
+            try:
+                return pulled.pushed(pieces)
             except (RuntimeError, NotImplementedError):
                 self._forward_mode = True
         return self._pushed_forward(index, leaves, pieces)
-
-    @staticmethod
-    def _pushed_by_reverse(leaves: list[Tensor], outputs: list[Tensor], pieces: list[Tensor]) -> list[Tensor]:
-        """Returns J v as the derivative of J' u with respect to u."""
-        dummies = [torch.zeros_like(o, requires_grad=True) for o in outputs]
-        pulled = torch.autograd.grad(outputs, leaves, dummies, create_graph=True, allow_unused=True)
-        used = [(i, p) for i, p in enumerate(pulled) if p is not None]
-        check_differentiable([p for _, p in used])
-        pushed = torch.autograd.grad(
-            [p for _, p in used], dummies, [pieces[i] for i, _ in used], retain_graph=True, allow_unused=True
-        )
-        return [torch.zeros_like(o) if p is None else p for o, p in zip(outputs, pushed)]
 
     def _pushed_forward(self, index: int, leaves: list[Tensor], pieces: list[Tensor]) -> list[Tensor]:
         with self._second_derivatives(index), forward_ad.dual_level():
