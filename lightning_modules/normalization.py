@@ -1,18 +1,22 @@
 """Batch normalisation over the global batch on any backend, or over ghost batches of a fixed size.
 
 torch's SyncBatchNorm refuses CPU tensors; here the statistics of all ranks come from one differentiable all_reduce
-of (sum, sum of squares, count). In eval mode, and on one rank without ghost batches, this is torch's own kernel.
+of (sum, sum of squares, count). In eval mode, and on one rank without ghost batches, this is torch's own kernel;
+behind a convolution it is a part of that in eval mode (`normalised`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
+
+LISTENING = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "forward")  # of a layer
 
 
 class _AllReduceSum(torch.autograd.Function):
@@ -78,12 +82,12 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
         """Normalises groups of neighbours apart; see `ghosts`."""
         self._check_input_dim(input)
         # Each group's statistics from the kernel that normalises it, as running ones of which nothing is older.
-        weight = self.weight
-        real = torch.promote_types(input.dtype, torch.float32) if weight is None else weight.dtype  # as the kernel asks
+        kept = self.running_mean if self.weight is None else self.weight  # in whose type the kernel wants them
+        real = torch.promote_types(input.dtype, torch.float32) if kept is None else kept.dtype
         found, normalised = [], []
         for group in ghosts(input, size):
             mean, variance = group.new_zeros((2, input.shape[1]), dtype=real)
-            normalised.append(F.batch_norm(group, mean, variance, weight, self.bias, True, 1.0, self.eps))
+            normalised.append(F.batch_norm(group, mean, variance, self.weight, self.bias, True, 1.0, self.eps))
             found.append((mean, variance))
         self._update(found)
         return torch.cat(normalised)
@@ -141,3 +145,43 @@ class BatchNorm1d(_BatchNorm):
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() != 2:
             raise ValueError(f"input: {input.dim()} dimensions, 2 expected")
+
+
+def normalised(convolution: nn.Conv2d, norm: nn.Module, inputs: Tensor) -> Tensor:
+    """Returns norm(convolution(inputs)); by one convolution in eval mode, where batch norm is two numbers a channel.
+
+    So it takes no pass over the activations, neither forward nor in first and second derivatives: a Hessian product of
+    VGG-11 at 1/8 of its width takes two thirds of the time. Layers that are changed or listened to are called in turn.
+    """
+    if not _folds(norm, convolution) or norm.running_mean is None or norm.running_var is None:
+        found: Tensor = norm(convolution(inputs))
+        return found
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    scale = scale if norm.weight is None else scale * norm.weight
+    shift = -norm.running_mean if convolution.bias is None else convolution.bias - norm.running_mean
+    shift = shift * scale if norm.bias is None else torch.addcmul(norm.bias, shift, scale)
+    return convolution._conv_forward(inputs, convolution.weight * scale.view(-1, 1, 1, 1), shift)
+
+
+def _folds(norm: nn.Module, convolution: nn.Conv2d) -> TypeGuard[BatchNorm2d]:
+    """Tells whether two layers may be one: as they were made, in eval mode, with nobody who waits for their call."""
+    if type(norm) is not BatchNorm2d or type(convolution) is not nn.Conv2d or norm.training:
+        return False
+    heard = any(vars(layer).get(name) for layer in (convolution, norm) for name in LISTENING)
+    return not heard and not _has_any_global_hook()
+
+
+class Layers(nn.Sequential):
+    """Layers one after another, of which a convolution and batch norm behind it go through `normalised`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        layers = iter(self)
+        layer = next(layers, None)
+        while layer is not None:
+            following = next(layers, None)
+            if isinstance(layer, nn.Conv2d) and isinstance(following, BatchNorm2d):
+                input, following = normalised(layer, following, input), next(layers, None)
+            else:
+                input = layer(input)
+            layer = following
+        return input

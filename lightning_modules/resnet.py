@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from three_factors.lightning_modules.classifier import SGDClassifier
 from three_factors.lightning_modules.initialisation import check_width
-from three_factors.lightning_modules.normalization import BatchNorm2d
+from three_factors.lightning_modules.normalization import BatchNorm2d, Layers, normalised
 
 Form = Literal["preactivation", "original"]
 FILTERS = (16, 32, 64)  # of the three stages, each at half the resolution of the one before
@@ -58,7 +58,7 @@ class ResNet56Net(nn.Module):
         filters = [max(1, round(count * width)) for count in FILTERS]
         block = PreactivationBlock if form == "preactivation" else OriginalBlock
         first = filters[0]
-        self.stem = nn.Sequential(_conv3(in_channels, first, 1, bias=not batch_norm))
+        self.stem = Layers(_conv3(in_channels, first, 1, bias=not batch_norm))
         if form == "original":
             self.stem.extend([norm(first), nn.ReLU(inplace=True)])
         blocks: list[nn.Module] = []
@@ -102,7 +102,7 @@ class PreactivationBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         active = F.relu(self.norm1(x))
         shortcut = x if self.shortcut is None else self.shortcut(active)
-        return shortcut + self.conv2(F.relu(self.norm2(self.conv1(active))))
+        return shortcut + self.conv2(F.relu(normalised(self.conv1, self.norm2, active)))
 
 
 class OriginalBlock(nn.Module):
@@ -115,7 +115,8 @@ class OriginalBlock(nn.Module):
         self.stride, self.added = stride, out - channels
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        active = F.relu(normalised(self.conv1, self.norm1, x))
+        residual = normalised(self.conv2, self.norm2, active)
         shortcut = x[:, :, :: self.stride, :: self.stride]
         if self.added:
             before = self.added // 2

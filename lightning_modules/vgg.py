@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from three_factors.lightning_modules.classifier import SGDClassifier
 from three_factors.lightning_modules.initialisation import Init, check_width, initialise
-from three_factors.lightning_modules.normalization import BatchNorm1d, BatchNorm2d
+from three_factors.lightning_modules.normalization import BatchNorm1d, BatchNorm2d, Layers
 
 LAYOUT = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 
@@ -53,7 +53,7 @@ class VGG11Net(nn.Module):
                 layers.append(BatchNorm2d(out, ghost_batch_size))
             layers.append(nn.ReLU(inplace=True))
             channels = out
-        self.features = nn.Sequential(*layers)
+        self.features = Layers(*layers)
         hidden: list[nn.Module] = []
         for _ in range(2):
             if dropout and dense_batch_norm:

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 
 from three_factors.callbacks.functional.differentiable import check_differentiable
 from three_factors.callbacks.functional.hessian_operator import HessianOperator
-from three_factors.callbacks.functional.inputs import as_batches, flat
+from three_factors.callbacks.functional.inputs import as_batches, flat, parted
 from three_factors.callbacks.functional.nests import rebuilt, tensors_of
 from three_factors.callbacks.functional.objective import BatchLoss, Loss, Objective, Reduction, Weights
 
@@ -125,7 +125,7 @@ class GGNOperator(HessianOperator):
 
     def _pushed(self, index: int, leaves: list[Tensor], pulled: _Pulled | None, row: Tensor) -> list[Tensor]:
         """Returns J v of every output."""
-        pieces = [piece.view(shape) for piece, shape in zip(row.split(self.lengths), self.shapes)]
+        pieces = parted(row, leaves)
         if pulled is not None and not self._forward_mode:
             try:
                 return pulled.pushed(pieces)

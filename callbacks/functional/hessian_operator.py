@@ -35,6 +35,7 @@ from three_factors.callbacks.functional.inputs import (
     distributed,
     flat,
     of_all_ranks,
+    parted,
     stored,
     summed,
 )
@@ -244,12 +245,12 @@ class HessianOperator:
             return
         weight, keep = self._shares[index], self._kept is not None
         for k, row in enumerate(rows):
-            pieces = row.split(self.lengths)
+            pieces = parted(row, leaves)
             with self._second_derivatives(index):
                 curved = torch.autograd.grad(
                     [g for _, g in used],
                     leaves,
-                    [pieces[i].view(self.shapes[i]) for i, _ in used],
+                    [pieces[i] for i, _ in used],
                     retain_graph=keep or k + 1 < len(rows),
                     allow_unused=True,
                 )

@@ -197,3 +197,13 @@ def flat(pieces: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
     """Returns all of them in one vector; zeros for those that are None."""
     dense = (None if p is None else p.to_dense() if p.layout is not torch.strided else p for p in pieces)
     return torch.cat([(torch.zeros_like(x) if p is None else p).reshape(-1) for p, x in zip(dense, like)])
+
+
+def parted(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Returns a vector (q,) in pieces of these shapes, each in memory as what it is like.
+
+    Convolutions take after their weights: with channels last in them and not in a piece, what is made of both goes
+    through memory in two orders at once.
+    """
+    pieces = [piece.view(x.shape) for piece, x in zip(vector.split([x.numel() for x in like]), like)]
+    return [p if x.is_contiguous() else torch.empty_like(x).copy_(p) for p, x in zip(pieces, like)]

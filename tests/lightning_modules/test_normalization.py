@@ -1,11 +1,14 @@
-"""Batch norm over ranks is batch norm over the whole batch; ghost batches are normalised apart."""
+"""Batch norm over ranks is that of the whole batch; ghosts are normalised apart; behind a convolution it is folded."""
 
 import pytest
 import torch
 from torch import nn
 
 from tests.ranks import on_ranks
-from three_factors.lightning_modules.normalization import BatchNorm1d, BatchNorm2d
+from three_factors.lightning_modules import normalization
+from three_factors.lightning_modules.normalization import BatchNorm1d, BatchNorm2d, normalised
+from three_factors.lightning_modules.resnet import ResNet56Net
+from three_factors.lightning_modules.vgg import VGG11Net
 
 
 def forward_backward(norm, inputs, weights):
@@ -67,8 +70,22 @@ def test_ghost_batches_are_normalised_apart():
     parts = [forward_backward(plain, inputs[i : i + 4], weights[i : i + 4]) for i in (0, 4, 8)]
     torch.testing.assert_close(output, torch.cat([p[0] for p in parts]))
     torch.testing.assert_close(gradient, torch.cat([p[1] for p in parts]))
-    expected = 0.1 * torch.stack([inputs[i : i + 4].mean((0, 2, 3)) for i in (0, 4, 8)]).mean(0)
-    torch.testing.assert_close(ghost.running_mean, expected)
+    means, variances = (
+        torch.stack([getattr(inputs[i : i + 4], of)((0, 2, 3)) for i in (0, 4, 8)]).mean(0) for of in ("mean", "var")
+    )
+    torch.testing.assert_close(ghost.running_mean, 0.1 * means)
+    torch.testing.assert_close(ghost.running_var, 0.9 + 0.1 * variances)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_ghosts_take_what_torchs_own_layer_takes(dtype, affine):
+    inputs = 3 + torch.randn(8, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    for layers in (torch.float32, dtype):
+        ghost, whole = (kind(3, affine=affine).to(layers) for kind in (BatchNorm2d, nn.BatchNorm2d))
+        ghost.ghost_batch_size = 8
+        torch.testing.assert_close(ghost(inputs.to(dtype)), whole(inputs.to(dtype)))
+        torch.testing.assert_close(ghost.running_var, whole.running_var)
 
 
 def test_a_remainder_makes_no_small_group():
@@ -120,3 +137,73 @@ def test_statistics_of_ghosts_are_full_under_half_precision():
     mean = torch.stack([part.mean((0, 2, 3)) for part in parts]).mean(0)
     torch.testing.assert_close(layer.running_mean, 0.1 * mean, rtol=1e-6, atol=0)
     assert layer.running_var.dtype == twin.running_var.dtype == torch.float32
+
+
+def convolved(affine=True, bias=True):
+    """A convolution with a batch norm that has seen something, in eval mode, and images."""
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(3, 4, 3, padding=1, bias=bias).double(), BatchNorm2d(4, affine=affine).double()
+    norm(3 + torch.randn(6, 4, 5, 5, dtype=torch.float64))
+    if affine:
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    return conv, norm.eval(), torch.randn(5, 3, 6, 6, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+def test_what_is_folded_has_the_derivatives_of_both_layers(affine, bias):
+    conv, norm, images = convolved(affine, bias)
+    parameters = [*conv.parameters(), *norm.parameters()]
+    found = []
+    for output in (normalised(conv, norm, images), norm(conv(images))):
+        first = torch.autograd.grad(output.tanh().square().sum(), parameters, create_graph=True)
+        directions = [torch.ones_like(g) for g in first]
+        found.append([output, *first, *torch.autograd.grad(first, parameters, directions)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_only_layers_that_nobody_listens_to_are_folded():
+    conv, norm, images = convolved()
+    wanted, calls = norm(conv(images)), []
+
+    def heard(listening, times):
+        before = len(calls)
+        assert torch.equal(normalised(conv, norm, images), wanted)
+        listening.remove()
+        assert len(calls) == before + times
+
+    for layer in (conv, norm):
+        heard(layer.register_forward_hook(lambda *_: calls.append(1)), 1)
+        heard(layer.register_forward_pre_hook(lambda *_: calls.append(1)), 1)
+    heard(nn.modules.module.register_module_forward_hook(lambda *_: calls.append(1)), 2)
+    conv.forward = torch.zeros_like  # as a tool that wraps layers does
+    assert torch.equal(
+        normalised(conv, norm, images[:, :1].expand(-1, 4, -1, -1)), norm(torch.zeros(5, 4, 6, 6).double())
+    )
+
+
+def test_in_train_mode_and_without_running_statistics_batch_norm_takes_the_batchs():
+    conv, norm, images = convolved()
+    norm.train()
+    torch.testing.assert_close(normalised(conv, norm, images).mean((0, 2, 3)), norm.bias, rtol=0, atol=1e-12)
+    bare = BatchNorm2d(4, track_running_stats=False).double().eval()
+    assert torch.equal(normalised(conv, bare, images), bare(conv(images)))
+
+
+@pytest.mark.parametrize(
+    ("network", "left"),  # batch norms that no convolution is before
+    [(VGG11Net(width=1 / 16), 0), (ResNet56Net(depth=8), 4), (ResNet56Net(depth=8, form="original"), 0)],
+)
+def test_networks_are_folded_in_eval_mode_alone(network, left, monkeypatch):
+    images, called = torch.randn(4, 3, 32, 32, dtype=torch.float64), []
+    forward = BatchNorm2d.forward
+    monkeypatch.setattr(BatchNorm2d, "forward", lambda self, x: called.append(self) or forward(self, x))
+    network.double()(images)
+    assert len(called) == sum(isinstance(layer, BatchNorm2d) for layer in network.modules())
+    called.clear()
+    folded = network.eval()(images)
+    assert len(called) == left
+    monkeypatch.setattr(normalization, "_folds", lambda *_: False)
+    torch.testing.assert_close(folded, network(images))

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from three_factors.lightning_modules.mlp import MLPNet
-from three_factors.lightning_modules.stack import StackedMLP, StackedSGD, flat
+from three_factors.lightning_modules.stack import StackedLinear, StackedMLP, StackedSGD, flat
 
 SHAPES = {
     "plain": partial(MLPNet, hidden=(7, 5), in_features=6, num_classes=3),
@@ -49,6 +49,22 @@ def test_outputs_gradients_and_running_statistics_are_each_members_own(shape, tr
             torch.testing.assert_close(gradients[i], torch.cat([g.flatten() for g in wanted]))
             for (name, found), value in zip(stack.member(i).items(), net.state_dict().values(), strict=True):
                 torch.testing.assert_close(found, value, msg=name)
+
+
+def test_derivatives_of_every_order_are_right_and_lie_in_memory_as_the_weights_do():
+    layer = StackedLinear([torch.nn.Linear(4, 3).double() for _ in range(2)])
+    inputs = torch.randn(2, 5, 4, dtype=torch.float64, requires_grad=True)
+
+    def of(inputs, weight, bias):
+        return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (inputs,)).tanh()
+
+    tensors = (inputs, *(p.detach().requires_grad_() for p in layer.parameters()))
+    assert torch.autograd.gradcheck(of, tensors)
+    assert torch.autograd.gradgradcheck(of, tensors)
+    first = torch.autograd.grad(of(*tensors).square().sum(), tensors, create_graph=True)
+    second = torch.autograd.grad(first, tensors, [torch.randn_like(g) for g in first], create_graph=True)
+    third = torch.autograd.grad(second, tensors, [torch.randn_like(g) for g in second])
+    assert all(of_order[1].stride() == layer.weight.stride() for of_order in (first, second, third))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

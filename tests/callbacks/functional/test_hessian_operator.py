@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.callbacks.functional.dense import KINDS, batches, data, hessian, network
-from three_factors.callbacks.functional import HessianOperator, frobenius_norm, top_eigenvalues, trace
+from three_factors.callbacks.functional import GGNOperator, HessianOperator, frobenius_norm, top_eigenvalues, trace
+from three_factors.callbacks.functional.inputs import flat, parted
 
 
 def error(operator, dense):
@@ -42,6 +43,47 @@ def test_logistic_regression_has_its_closed_form():
     p = torch.sigmoid(module(inputs)).detach()
     closed = inputs.T @ (p * (1 - p) * inputs) / len(inputs)
     assert error(HessianOperator(module, F.binary_cross_entropy_with_logits, (inputs, targets)), closed) < 1e-12
+
+
+@pytest.mark.parametrize("kind", [HessianOperator, GGNOperator])
+@pytest.mark.parametrize("count", [1, 2])
+def test_channels_last_is_another_order_in_memory_of_the_same_products(kind, count):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.Flatten()).double()
+    given = [(torch.randn(4, 3, 10, 10, dtype=torch.float64), torch.randint(0, 32, (4,))) for _ in range(count)]
+    vectors = torch.randn(sum(p.numel() for p in module.parameters()), 3, dtype=torch.float64)
+    wanted = kind(module, F.cross_entropy, given).matmat(vectors)
+    last = copy.deepcopy(module).to(memory_format=torch.channels_last)
+    assert not last[0].weight.is_contiguous()
+    torch.testing.assert_close(kind(last, F.cross_entropy, given).matmat(vectors), wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_the_pieces_of_a_vector_lie_in_memory_as_what_they_are_like():
+    like = [torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last), torch.zeros(5), torch.zeros(3, 2).T]
+    vector = torch.arange(float(sum(x.numel() for x in like)))
+    pieces = parted(vector, like)
+    assert [p.stride() for p in pieces] == [x.stride() for x in like]
+    assert torch.equal(flat(pieces, like), vector)
+
+
+@pytest.mark.parametrize("kind", [HessianOperator, GGNOperator])
+def test_what_does_not_hang_on_the_vector_is_differentiated_once_for_all_of_them(kind, monkeypatch):
+    operator, grad, graphs = kind(network("tanh"), F.cross_entropy, batches(20, 20)), torch.autograd.grad, []
+
+    def counted(*arguments, create_graph=False, **options):
+        graphs.append(create_graph)
+        return grad(*arguments, create_graph=create_graph, **options)
+
+    operator.matvec(torch.ones(operator.num_params))  # what is tried out once is
+    monkeypatch.setattr(torch.autograd, "grad", counted)
+    made = []
+    for columns in (1, 7):
+        graphs.clear()
+        operator.matmat(torch.ones(operator.num_params, columns))
+        made.append((sum(graphs), len(graphs) - sum(graphs)))
+    (graph, plain), (graph_of_many, plain_of_many) = made
+    assert graph == graph_of_many > 0
+    assert plain_of_many == 7 * plain
 
 
 @pytest.mark.parametrize("source", ["tensors", "list", "loader", "generator"])
