@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from three_factors.lightning_modules.mlp import MLPNet
 from three_factors.lightning_modules.normalization import BatchNorm1d, ghosts, move_running
@@ -19,14 +19,17 @@ from three_factors.lightning_modules.normalization import BatchNorm1d, ghosts, m
 class _Affine(Function):
     """x W' + b of (M, B, in), (M, out, in) and (M, out): (M, B, out).
 
-    torch's own derivative in W has its columns side by side where W has its rows, and whatever is done with both, a
-    step, a product with a vector, goes through memory in two orders at once. That of every order has W's order here.
+    torch's own derivative in W is written in columns where W is written in rows, and whatever is done with both, an
+    SGD step or a product with a vector, jumps through memory. Here derivatives of every order have W's order.
     """
+
+    of_every_order = True  # what autograd makes of `backward` is right: it is made of the inputs alone
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(inputs, weight)
-        return torch.baddbmm(bias.unsqueeze(1), inputs, weight.transpose(1, 2))
+        of_inputs, of_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(inputs if of_weight else None, weight if of_inputs else None)
+        return _affine(inputs, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -34,17 +37,20 @@ class _Affine(Function):
         of_inputs, of_weight, of_bias = ctx.needs_input_grad
         return (
             torch.bmm(slopes, weight) if of_inputs else None,
-            _Outer.apply(slopes, inputs) if of_weight else None,
+            _outer(slopes, inputs) if of_weight else None,
             slopes.sum(1) if of_bias else None,
         )
 
 
 class _Outer(Function):
-    """g' x of (M, B, out) and (M, B, in): (M, out, in); it and its derivatives lie in memory as they are written."""
+    """g' x of (M, B, out) and (M, B, in): (M, out, in); no derivative of it is written transposed either."""
+
+    of_every_order = True
 
     @staticmethod
     def forward(ctx: Any, slopes: Tensor, inputs: Tensor) -> Tensor:
-        ctx.save_for_backward(slopes, inputs)
+        of_slopes, of_inputs = ctx.needs_input_grad
+        ctx.save_for_backward(slopes if of_inputs else None, inputs if of_slopes else None)
         return torch.bmm(slopes.transpose(1, 2), inputs)
 
     @staticmethod
@@ -57,6 +63,22 @@ class _Outer(Function):
         )
 
 
+def _affine(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.baddbmm(bias.unsqueeze(1), inputs, weight.transpose(1, 2))
+
+
+def _outer(slopes: Tensor, inputs: Tensor) -> Tensor:
+    if _plain():
+        return torch.bmm(slopes.transpose(1, 2), inputs)
+    found: Tensor = _Outer.apply(slopes, inputs)
+    return found
+
+
+def _plain() -> bool:
+    """Tells whether torch's own derivatives are wanted: of torch.func, of batched gradients, or in forward mode."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
 class StackedLinear(nn.Module):
     """M linear layers: (M, B, in) to (M, B, out). Its tensors are those of `nn.Linear`, a member a row."""
 
@@ -66,6 +88,8 @@ class StackedLinear(nn.Module):
         self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
 
     def forward(self, inputs: Tensor) -> Tensor:
+        if _plain() or torch.is_autocast_enabled(inputs.device.type):
+            return _affine(inputs, self.weight, self.bias)
         found: Tensor = _Affine.apply(inputs, self.weight, self.bias)
         return found
 

@@ -69,11 +69,14 @@ def check_differentiable(gradients: list[Tensor]) -> None:
 
 
 def own_functions(loss: Tensor) -> list[str]:
-    """Returns the names of the `torch.autograd.Function`s in a loss's graph. What torch makes of their `backward` is
-    right only
-    if that computes everything from its saved inputs: what `forward` has computed and saved counts as a constant."""
-    made = {type(n).__name__.removesuffix("Backward") for n in _nodes([loss]) if isinstance(n, BackwardCFunction)}
-    return sorted(made)
+    """Returns the names of the `torch.autograd.Function`s in a loss's graph, but for those that say `of_every_order`.
+
+    What torch makes of their `backward` is right only if that computes everything from its saved inputs: what `forward`
+    has computed and saved counts as a constant.
+    """
+    made = [type(n) for n in _nodes([loss]) if isinstance(n, BackwardCFunction)]
+    doubtful = (of for of in made if not getattr(getattr(of, "_forward_cls", None), "of_every_order", False))
+    return sorted({of.__name__.removesuffix("Backward") for of in doubtful})
 
 
 def check_exchanged(results: Iterable[Tensor], parameters: Mapping[str, nn.Parameter]) -> None:

@@ -39,6 +39,8 @@ class _Pulled:
     def pushed(self, pieces: Sequence[Tensor]) -> list[Tensor]:
         """Returns J v of every output, v in the leaves' pieces; the graph is kept."""
         used = [(p, piece) for p, piece in zip(self.slopes, pieces) if p is not None]
+        if not used:  # no output depends on the leaves
+            return [torch.zeros_like(u) for u in self.dummies]
         slopes, changes = zip(*used)
         pushed = torch.autograd.grad(slopes, self.dummies, changes, retain_graph=True, allow_unused=True)
         return [torch.zeros_like(u) if p is None else p for u, p in zip(self.dummies, pushed)]

@@ -200,10 +200,10 @@ def flat(pieces: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
 
 
 def parted(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Returns a vector (q,) in pieces of these shapes, each in memory as what it is like.
+    """Returns a vector (q,) in pieces of these shapes and, where they are dense, of these memory formats.
 
-    Convolutions take after their weights: with channels last in them and not in a piece, what is made of both goes
-    through memory in two orders at once.
+    What a convolution gives has channels last if its weights have: in second derivatives a piece stands for them, and
+    with another format every layer that follows would read one tensor in two orders.
     """
     pieces = [piece.view(x.shape) for piece, x in zip(vector.split([x.numel() for x in like]), like)]
     return [p if x.is_contiguous() else torch.empty_like(x).copy_(p) for p, x in zip(pieces, like)]

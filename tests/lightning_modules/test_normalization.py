@@ -1,12 +1,17 @@
 """Batch norm over ranks is that of the whole batch; ghosts are normalised apart; behind a convolution it is folded."""
 
+from unittest import mock
+
 import pytest
 import torch
+import torch.fx
 from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from tests.ranks import on_ranks
 from three_factors.lightning_modules import normalization
-from three_factors.lightning_modules.normalization import BatchNorm1d, BatchNorm2d, normalised
+from three_factors.lightning_modules.normalization import BatchNorm1d, BatchNorm2d, Layers, normalised
 from three_factors.lightning_modules.resnet import ResNet56Net
 from three_factors.lightning_modules.vgg import VGG11Net
 
@@ -139,49 +144,119 @@ def test_statistics_of_ghosts_are_full_under_half_precision():
     assert layer.running_var.dtype == twin.running_var.dtype == torch.float32
 
 
-def convolved(affine=True, bias=True):
+def convolved(affine=True, dtype=torch.float64, **options):
     """A convolution with a batch norm that has seen something, in eval mode, and images."""
     torch.manual_seed(0)
-    conv, norm = nn.Conv2d(3, 4, 3, padding=1, bias=bias).double(), BatchNorm2d(4, affine=affine).double()
-    norm(3 + torch.randn(6, 4, 5, 5, dtype=torch.float64))
+    conv, norm = nn.Conv2d(4, 4, 3, **options).to(dtype), BatchNorm2d(4, affine=affine).to(dtype)
+    norm(3 + torch.randn(6, 4, 5, 5, dtype=dtype))
     if affine:
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
-    return conv, norm.eval(), torch.randn(5, 3, 6, 6, dtype=torch.float64)
+    return conv, norm.eval(), torch.randn(5, 4, 6, 6, dtype=dtype)
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("affine", [True, False])
-def test_what_is_folded_has_the_derivatives_of_both_layers(affine, bias):
-    conv, norm, images = convolved(affine, bias)
-    parameters = [*conv.parameters(), *norm.parameters()]
+def folds(conv, norm, images):
+    """Whether two layers are one convolution, which gives what both give."""
+    with mock.patch.object(normalization.F, "batch_norm", wraps=F.batch_norm) as called:
+        found = normalised(conv, norm, images)
+    torch.testing.assert_close(found, norm(conv(images)))
+    return called.call_count == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"bias": False},
+        {"affine": False},
+        {"affine": False, "bias": False},
+        {"groups": 2, "stride": 2, "dilation": 2, "padding": 2, "padding_mode": "circular"},
+        {"dtype": torch.float32, "padding": 1},
+    ],
+)
+def test_what_is_folded_has_the_derivatives_of_both_layers(options):
+    conv, norm, images = convolved(**options)
+    assert folds(conv, norm, images)
+    tensors = [images.requires_grad_(), *conv.parameters(), *norm.parameters()]
     found = []
     for output in (normalised(conv, norm, images), norm(conv(images))):
-        first = torch.autograd.grad(output.tanh().square().sum(), parameters, create_graph=True)
+        first = torch.autograd.grad(output.tanh().square().sum(), tensors, create_graph=True)
         directions = [torch.ones_like(g) for g in first]
-        found.append([output, *first, *torch.autograd.grad(first, parameters, directions)])
+        found.append([output, *first, *torch.autograd.grad(first, tensors, directions)])
+    tolerance = {"rtol": 1e-3, "atol": 1e-3} if images.dtype == torch.float32 else {}
     for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(one, other, **tolerance)
 
 
-def test_only_layers_that_nobody_listens_to_are_folded():
+LISTENING = ("forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook")
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("listening", LISTENING)
+def test_layers_that_somebody_listens_to_are_not_folded(layer, listening):
     conv, norm, images = convolved()
-    wanted, calls = norm(conv(images)), []
+    calls = []
+    handle = getattr((conv, norm)[layer], f"register_{listening}")(lambda *_: calls.append(1))
+    normalised(conv, norm, images).sum().backward()
+    assert len(calls) == 1
+    handle.remove()
+    handle = getattr(nn.modules.module, f"register_module_{listening}")(lambda *_: calls.append(1))  # of all modules
+    normalised(conv, norm, images).sum().backward()
+    handle.remove()
+    assert len(calls) == 3
+    assert folds(conv, norm, images)
 
-    def heard(listening, times):
-        before = len(calls)
-        assert torch.equal(normalised(conv, norm, images), wanted)
-        listening.remove()
-        assert len(calls) == before + times
 
-    for layer in (conv, norm):
-        heard(layer.register_forward_hook(lambda *_: calls.append(1)), 1)
-        heard(layer.register_forward_pre_hook(lambda *_: calls.append(1)), 1)
-    heard(nn.modules.module.register_module_forward_hook(lambda *_: calls.append(1)), 2)
-    conv.forward = torch.zeros_like  # as a tool that wraps layers does
-    assert torch.equal(
-        normalised(conv, norm, images[:, :1].expand(-1, 4, -1, -1)), norm(torch.zeros(5, 4, 6, 6).double())
-    )
+def test_layers_that_are_changed_are_not_folded(monkeypatch):
+    class Own(nn.Conv2d):
+        pass
+
+    conv, norm, images = convolved()
+    assert not folds(Own(4, 4, 3).double(), norm, images)
+    for change in (
+        lambda conv, norm: setattr(conv, "forward", torch.zeros_like),  # as tools do that wrap layers
+        lambda conv, norm: setattr(norm, "forward", torch.zeros_like),
+        lambda conv, norm: nn.utils.parametrizations.weight_norm(conv),
+        lambda conv, norm: nn.utils.spectral_norm(conv),
+        lambda conv, norm: prune.l1_unstructured(conv, "weight", 3),
+    ):
+        conv, norm, images = convolved(padding=1)
+        change(conv, norm)
+        for layer in (conv, norm):
+            layer.eval()
+        assert not normalization._folds(norm, conv, images)
+        assert torch.equal(normalised(conv, norm, images), norm(conv(images)))
+    conv, norm, images = convolved(padding=1)
+    for layer in (nn.Conv2d, BatchNorm2d):
+        with monkeypatch.context() as patched:
+            patched.setattr(layer, "forward", lambda self, x: torch.zeros_like(x))
+            assert torch.equal(normalised(conv, norm, images), norm(conv(images)))
+
+
+def test_sixteen_bits_are_not_folded():
+    conv, norm, images = convolved(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not folds(conv, norm, images)
+    assert not folds(conv.bfloat16(), norm, images.bfloat16())
+    assert not folds(conv, norm.bfloat16(), images.bfloat16())
+
+
+def test_what_the_layers_refuse_is_refused():
+    conv, norm, images = convolved()
+    with pytest.raises(RuntimeError):
+        normalised(conv, BatchNorm2d(1).double().eval(), images)
+    with pytest.raises(ValueError, match="3 dimensions, 4 expected"):
+        normalised(conv, norm, images[0])
+    with pytest.raises(torch.fx.proxy.TraceError):  # the statistics of today would be constants of the graph
+        torch.fx.symbolic_trace(VGG11Net(width=1 / 16).eval())
+
+
+def test_a_compiled_network_sees_layers_that_are_changed_later():
+    network, images = Layers(*convolved()[:2]), convolved()[2]
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(images), network(images))
+    network[0].forward = lambda images: images
+    torch.testing.assert_close(compiled(images), network[1](images))
 
 
 def test_in_train_mode_and_without_running_statistics_batch_norm_takes_the_batchs():
@@ -190,6 +265,8 @@ def test_in_train_mode_and_without_running_statistics_batch_norm_takes_the_batch
     torch.testing.assert_close(normalised(conv, norm, images).mean((0, 2, 3)), norm.bias, rtol=0, atol=1e-12)
     bare = BatchNorm2d(4, track_running_stats=False).double().eval()
     assert torch.equal(normalised(conv, bare, images), bare(conv(images)))
+    no_shift = BatchNorm2d(4, bias=False).double().eval()
+    assert folds(conv, no_shift, images)
 
 
 @pytest.mark.parametrize(
@@ -197,13 +274,12 @@ def test_in_train_mode_and_without_running_statistics_batch_norm_takes_the_batch
     [(VGG11Net(width=1 / 16), 0), (ResNet56Net(depth=8), 4), (ResNet56Net(depth=8, form="original"), 0)],
 )
 def test_networks_are_folded_in_eval_mode_alone(network, left, monkeypatch):
-    images, called = torch.randn(4, 3, 32, 32, dtype=torch.float64), []
-    forward = BatchNorm2d.forward
-    monkeypatch.setattr(BatchNorm2d, "forward", lambda self, x: called.append(self) or forward(self, x))
-    network.double()(images)
-    assert len(called) == sum(isinstance(layer, BatchNorm2d) for layer in network.modules())
-    called.clear()
-    folded = network.eval()(images)
-    assert len(called) == left
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    with mock.patch.object(F, "batch_norm", wraps=F.batch_norm) as called:
+        network.double()(images)
+        assert called.call_count == sum(isinstance(layer, BatchNorm2d) for layer in network.modules())
+        called.reset_mock()
+        folded = network.eval()(images)
+        assert called.call_count == left
     monkeypatch.setattr(normalization, "_folds", lambda *_: False)
     torch.testing.assert_close(folded, network(images))

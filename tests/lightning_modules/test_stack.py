@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from three_factors.callbacks.functional import HessianOperator
 from three_factors.lightning_modules.mlp import MLPNet
 from three_factors.lightning_modules.stack import StackedLinear, StackedMLP, StackedSGD, flat
 
@@ -51,20 +52,79 @@ def test_outputs_gradients_and_running_statistics_are_each_members_own(shape, tr
                 torch.testing.assert_close(found, value, msg=name)
 
 
-def test_derivatives_of_every_order_are_right_and_lie_in_memory_as_the_weights_do():
-    layer = StackedLinear([torch.nn.Linear(4, 3).double() for _ in range(2)])
-    inputs = torch.randn(2, 5, 4, dtype=torch.float64, requires_grad=True)
+def of_a_layer(members=2):
+    """A stacked layer as a function of inputs, weight and bias, and those."""
+    torch.manual_seed(0)
+    layer = StackedLinear([torch.nn.Linear(4, 3).double() for _ in range(members)])
 
     def of(inputs, weight, bias):
         return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (inputs,)).tanh()
 
-    tensors = (inputs, *(p.detach().requires_grad_() for p in layer.parameters()))
-    assert torch.autograd.gradcheck(of, tensors)
-    assert torch.autograd.gradgradcheck(of, tensors)
+    inputs = torch.randn(members, 5, 4, dtype=torch.float64)
+    return of, [t.detach().requires_grad_() for t in (inputs, layer.weight, layer.bias)]
+
+
+def test_derivatives_of_every_order_are_right_and_lie_in_memory_as_the_weights_do():
+    of, tensors = of_a_layer()
+    assert torch.autograd.gradcheck(of, tensors, check_batched_grad=True, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(of, tensors, check_batched_grad=True)
     first = torch.autograd.grad(of(*tensors).square().sum(), tensors, create_graph=True)
     second = torch.autograd.grad(first, tensors, [torch.randn_like(g) for g in first], create_graph=True)
     third = torch.autograd.grad(second, tensors, [torch.randn_like(g) for g in second])
-    assert all(of_order[1].stride() == layer.weight.stride() for of_order in (first, second, third))
+    assert all(of_order[1].stride() == tensors[1].stride() for of_order in (first, second, third))
+
+
+@pytest.mark.parametrize("frozen", range(3))
+def test_what_is_frozen_has_no_derivative_and_may_change(frozen):
+    of, tensors = of_a_layer()
+    free = [t for i, t in enumerate(tensors) if i != frozen]
+    wanted = torch.autograd.grad(of(*tensors).square().sum(), free)
+    tensors[frozen].requires_grad_(False)
+    assert all(map(torch.equal, torch.autograd.grad(of(*tensors).square().sum(), free), wanted))
+
+
+def test_the_first_layers_weights_may_change_before_its_derivative_is_taken():
+    of, (inputs, weight, bias) = of_a_layer()
+    output = of(inputs.detach(), weight, bias).sum()
+    wanted = torch.autograd.grad(output, weight, retain_graph=True)[0]
+    with torch.no_grad():
+        weight.zero_()
+    assert torch.equal(torch.autograd.grad(output, weight)[0], wanted)
+
+
+def test_torchs_transforms_and_autocast_go_through_a_layer():
+    of, tensors = of_a_layer()
+    inputs, weight, bias = (t.detach() for t in tensors)
+
+    def loss(weight):
+        return of(inputs, weight, bias).square().sum()
+
+    wanted = torch.autograd.grad(loss(tensors[1]), tensors[1])[0]
+    torch.testing.assert_close(torch.func.grad(loss)(weight), wanted)
+    torch.testing.assert_close(torch.func.jacfwd(loss)(weight), wanted)
+    dense = torch.autograd.functional.hessian(loss, weight)
+    torch.testing.assert_close(torch.func.hessian(loss)(weight), dense)
+    many = torch.func.vmap(of, (0, None, None))(torch.stack([inputs, 2 * inputs]), weight, bias)
+    torch.testing.assert_close(many[1], of(2 * inputs, weight, bias))
+    weight = weight.float().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = of(inputs.float(), weight, bias.float()).square().sum()
+    torch.testing.assert_close(torch.autograd.grad(output, weight)[0].double(), wanted, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_operator_of_one_network_takes_a_stack_of_many(training):
+    stack = made("plain", members=6)[1]
+    images, labels = drawn(members=6)
+
+    def loss(module, batch):
+        return F.cross_entropy(module(batch[0]).flatten(0, 1), batch[1].flatten())
+
+    operator = HessianOperator(stack, None, [(images, labels)], batch_loss=loss, reduction="batch", training=training)
+    direction = torch.randn(operator.num_params, dtype=torch.float64)
+    step = 1e-6 * direction
+    moved = (operator.gradient(step) - operator.gradient(-step)) / 2e-6
+    torch.testing.assert_close(operator.matvec(direction), moved, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -1,6 +1,7 @@
 """Products against dense Hessians; whatever state it is called in; the state afterwards; bad input."""
 
 import copy
+from unittest import mock
 
 import pytest
 import pytorch_lightning as pl
@@ -55,7 +56,9 @@ def test_channels_last_is_another_order_in_memory_of_the_same_products(kind, cou
     wanted = kind(module, F.cross_entropy, given).matmat(vectors)
     last = copy.deepcopy(module).to(memory_format=torch.channels_last)
     assert not last[0].weight.is_contiguous()
-    torch.testing.assert_close(kind(last, F.cross_entropy, given).matmat(vectors), wanted, rtol=1e-10, atol=1e-12)
+    with mock.patch(f"{kind.__module__}.parted", wraps=parted) as pieces:
+        torch.testing.assert_close(kind(last, F.cross_entropy, given).matmat(vectors), wanted, rtol=1e-10, atol=1e-12)
+    assert pieces.call_count == 3 * count
 
 
 def test_the_pieces_of_a_vector_lie_in_memory_as_what_they_are_like():
@@ -64,6 +67,19 @@ def test_the_pieces_of_a_vector_lie_in_memory_as_what_they_are_like():
     pieces = parted(vector, like)
     assert [p.stride() for p in pieces] == [x.stride() for x in like]
     assert torch.equal(flat(pieces, like), vector)
+
+
+def test_outputs_that_no_chosen_parameter_enters_have_no_curvature():
+    class Physical(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = nn.Linear(8, 4).double(), nn.Linear(2, 2).double()
+
+        def forward(self, inputs):
+            return self.used(inputs.requires_grad_())  # as networks do that differentiate in their inputs
+
+    operator = GGNOperator(Physical(), F.cross_entropy, data(), params=["unused.weight"])
+    assert torch.equal(operator.matvec(torch.ones(4)), torch.zeros(4, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("kind", [HessianOperator, GGNOperator])
