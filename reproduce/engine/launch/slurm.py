@@ -158,7 +158,9 @@ class SlurmRunner:
             if queued is None:
                 raise InputError("--slurm: squeue does not answer")
             place = {task.item.name: _submitted(task, known) for task in tasks}
-            new = [task for task in tasks if place[task.item.name] not in queued]
+            gone = [task for task in tasks if place[task.item.name] not in queued]
+            # An earlier call's run may have ended, and left the queue, since this call looked for its result.
+            new = [task for task in gone if not (place[task.item.name] and _done(task))]
             work: list[Work] = formed(new, self.out, 1) if self.packs else list(new)
             if new:
                 groups = self._groups(work)
@@ -282,6 +284,12 @@ def _key(folder: Folder) -> str:
 
 def _measured(task: Task) -> list[str]:
     return [measurement.key for measurement in task.item.measurements]
+
+
+def _done(task: Task) -> bool:
+    with suppress(ValueError):  # damaged: as if it were not there
+        return task.complete() is not None
+    return False
 
 
 def _submitted(task: Task, known: dict[str, Any]) -> str:

@@ -16,13 +16,14 @@ from tests.slurm_cluster import Cluster, why_not
 from three_factors.datamodules.prepared import prepare
 from three_factors.datamodules.schedules import NoiseSchedule, Triangle
 from three_factors.reproduce.engine.contract import provenance
+from three_factors.reproduce.engine.contract.files import write_json
 from three_factors.reproduce.engine.contract.folders import PackFolder
 from three_factors.reproduce.engine.contract.job import Job
 from three_factors.reproduce.engine.contract.networks import MLPNetwork
 from three_factors.reproduce.engine.contract.packs import Pack
 from three_factors.reproduce.engine.contract.results import Results
 from three_factors.reproduce.engine.contract.spec import Data, Item, Keep, RunSpec
-from three_factors.reproduce.engine.launch import packing, slurm
+from three_factors.reproduce.engine.launch import interrupts, packing, slurm
 from three_factors.reproduce.engine.launch.runner import Runner, Watcher
 from three_factors.reproduce.engine.launch.server import Server
 from three_factors.reproduce.engine.launch.slurm import Allocation, SlurmRunner
@@ -315,6 +316,20 @@ def test_several_nodes_need_slurm(tmp_path, monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(InputError, match="--num-nodes: 2 nodes need --slurm"):
         Options(out=tmp_path, num_nodes=2)
+
+
+@pytest.mark.parametrize("result", [None, {"status": "ok"}])
+def test_a_run_that_has_ended_since_the_call_looked_is_not_submitted_again(result, tmp_path, monkeypatch):
+    (task,) = tasks(tmp_path, run=RUN)
+    (tmp_path / "slurm").mkdir()
+    write_json(tmp_path / "slurm" / "jobs.json", {slurm._key(task.folder): {"element": "7", "measured": []}})
+    submitted = []
+    monkeypatch.setattr(slurm, "queue", dict)  # it has left
+    monkeypatch.setattr(SlurmRunner, "_submit", lambda self, groups: submitted.extend(groups) or ["8"])
+    monkeypatch.setattr(Task, "complete", lambda self: result)
+    with pytest.raises(interrupts.Submitted):
+        SlurmRunner(tmp_path, Allocation(), {task.item.name: 200.0}, detach=True).run([task], Watched())
+    assert len(submitted) == (result is None)
 
 
 def test_short_runs_share_an_array_task_and_long_ones_do_not(tmp_path):
