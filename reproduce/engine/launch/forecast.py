@@ -16,7 +16,7 @@ from three_factors.reproduce.engine.contract.steps import evaluated, lengths
 from three_factors.reproduce.engine.contract.stored import dumps
 from three_factors.reproduce.engine.launch.devices import Hardware
 
-TIMED = 2  # raise it when a step takes another time than it did: what is kept in the file is then timed anew
+TIMED = 3  # raise it when a step takes another time than it did: what is kept in the file is then timed anew
 EVALUATION = 1 / 3  # the cost of an example that is only evaluated, in examples trained on
 OVERHEAD = 1.15  # augmentation, and the other core's work
 TRAINER = 7e-4  # seconds a step: Lightning's loop and our callbacks
