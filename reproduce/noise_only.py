@@ -163,7 +163,7 @@ class Outcome:
 
     @property
     def shown(self) -> str:
-        """The metric on its scale."""
+        """Returns the metric on its scale."""
         return f"{'log ' if self.scale is seedwise.LOG else ''}{self.metric}"
 
 

@@ -119,7 +119,7 @@ class _Memory(ctypes.Structure):
 
 
 def _gpus() -> list[Gpu]:
-    """The visible GPUs by NVML, which starts no CUDA context."""
+    """Returns the visible GPUs, by NVML, which starts no CUDA context."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1"):
         return []

@@ -160,7 +160,7 @@ class SlurmRunner:
             place = {task.item.name: _submitted(task, known) for task in tasks}
             gone = [task for task in tasks if place[task.item.name] not in queued]
             # An earlier call's run may have ended, and left the queue, since this call looked for its result.
-            new = [task for task in gone if not (place[task.item.name] and _done(task))]
+            new = [task for task in gone if not place[task.item.name] or _result(task) is None]
             work: list[Work] = formed(new, self.out, 1) if self.packs else list(new)
             if new:
                 groups = self._groups(work)
@@ -253,14 +253,13 @@ class SlurmRunner:
                 if slot not in since and (work[slot].folder.path / "log.txt").exists():
                     since[slot] = now
                     watcher.started(work[slot], slot, 1)
-                with suppress(ValueError):  # damaged: as if it were not there
-                    if (result := task.complete()) is not None:
-                        if slot in since:
-                            watcher.finished(task, slot, now - since[slot], result)
-                        else:
-                            watcher.found(task, result)
-                        del waiting[label]
-                        continue
+                if (result := _result(task)) is not None:
+                    if slot in since:
+                        watcher.finished(task, slot, now - since[slot], result)
+                    else:
+                        watcher.found(task, result)
+                    del waiting[label]
+                    continue
                 if now - gone.get(element, now) > LINGER:
                     if slot not in since:
                         watcher.started(task, slot, 1)
@@ -286,10 +285,11 @@ def _measured(task: Task) -> list[str]:
     return [measurement.key for measurement in task.item.measurements]
 
 
-def _done(task: Task) -> bool:
-    with suppress(ValueError):  # damaged: as if it were not there
-        return task.complete() is not None
-    return False
+def _result(task: Task) -> dict[str, Any] | None:
+    """Returns what `Task.complete` does; a damaged result is as good as none."""
+    with suppress(ValueError):
+        return task.complete()
+    return None
 
 
 def _submitted(task: Task, known: dict[str, Any]) -> str:

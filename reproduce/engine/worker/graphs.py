@@ -33,7 +33,7 @@ def record(step: Callable[[int], None], size: int, count: int, pool: Any) -> Any
 
 @lru_cache(1)
 def _stream() -> torch.cuda.Stream:
-    """The stream of all trials: each has memory of its own."""
+    """Returns the stream of all trials: each has memory of its own."""
     return torch.cuda.Stream()
 
 
